@@ -1,0 +1,38 @@
+# Everything here sets itself up: `make demo`, `make test`, `make bench`, `make check`.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+
+.PHONY: demo test test-long check bench notebooks clean
+
+# One stamp an extra, so that each target installs what it needs and no more.
+$(VENV)/.made:
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.with-%: $(VENV)/.made pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$*]'
+	@touch $@
+
+demo: $(VENV)/.with-demo
+	$(BIN)/mmsb demo
+
+test: $(VENV)/.with-dev
+	$(BIN)/python -m pytest -n 2
+
+test-long: $(VENV)/.with-dev
+	$(BIN)/python -m pytest -m long -s
+
+check: $(VENV)/.with-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+bench: $(VENV)/.with-bench
+	$(BIN)/python -m benchmarks
+
+notebooks: $(VENV)/.with-docs
+	$(BIN)/python notebooks/run.py
+
+clean:
+	rm -rf .venv .venv-* build dist .pytest_cache .hypothesis .ruff_cache

@@ -1,0 +1,57 @@
+"""The exception tree. Every error says what arrived, what was expected, and what to do."""
+
+
+class MMSBError(Exception):
+    """Base of every error that this library raises on purpose."""
+
+
+class ArrayNotFoundError(MMSBError, KeyError):
+    """A name that no array has (or had, at the version asked for)."""
+
+    def __str__(self) -> str:
+        # KeyError shows the repr of its argument, which makes a sentence unreadable.
+        return str(self.args[0]) if self.args else ""
+
+
+class StructureError(MMSBError, ValueError):
+    """A tree, shape, dtype or leaf that differs from what is recorded, or that cannot be recorded."""
+
+
+class InvalidDeltaError(MMSBError, ValueError):
+    """A delta that does not fit the arrays it is meant for, or that overflowed its capacity."""
+
+
+class DeviceMemoryError(MMSBError, MemoryError):
+    """The device or the host has no room for what was asked."""
+
+
+class LocationError(MMSBError, OSError):
+    """A path that cannot hold a log: a URL, a network file system, no permission, not a log."""
+
+
+class FormatError(MMSBError, ValueError):
+    """A log written by a newer format, or with a feature that this version must not ignore."""
+
+
+class CorruptionError(MMSBError):
+    """Bytes that were written durably and do not read back as they were written."""
+
+
+class GraphCycleError(MMSBError, ValueError):
+    """An edge that would close a cycle; the message shows the cycle."""
+
+
+class RecomputeError(MMSBError):
+    """A derived array whose function failed; the message names the array and the function."""
+
+
+class LockedError(MMSBError):
+    """Another live process is writing this log; the message names it."""
+
+
+class ClosedError(MMSBError):
+    """A bus that was closed, poisoned by a failed write, or inherited through a fork."""
+
+
+class VersionError(MMSBError, LookupError):
+    """A version, step or time that the log does not have; the message names the nearest."""

@@ -1,0 +1,156 @@
+"""Arrays by name: what `create`, `write`, `delete`, `resize` and `apply` ask of the log."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from mmsb_jax._dtypes import dtype_name, parse_dtype
+from mmsb_jax._errors import InvalidDeltaError, StructureError
+from mmsb_jax.bus._staging import raw_bytes
+from mmsb_jax.bus._tree import is_same_kind, spec_of
+from mmsb_jax.core._delta import Delta
+from mmsb_jax.core._layout import Layout, Region
+from mmsb_jax.core._leaves import PYTHON_NUMBERS, Constant, LeafSpec, describe
+from mmsb_jax.store._change import WORD_BYTES
+from mmsb_jax.store._record import MAX_DIMENSIONS, MAX_NAME_BYTES, ArrayInfo
+from mmsb_jax.store._state import MAX_ARRAY_BYTES
+
+_NUMPY_ONLY = "SUMm"
+
+
+def new_spec(
+    name: str, shape: Sequence[int] | None, dtype: Any, nbytes: int | None
+) -> LeafSpec:
+    """What ``bus.create`` was asked to make.
+
+    Raises:
+        StructureError: neither or both of ``shape`` and ``nbytes``; a shape, size, dtype or name
+            that no array can have.
+    """
+    if not isinstance(name, str) or not name or len(name.encode()) > MAX_NAME_BYTES:
+        raise StructureError(f"name={name!r}: expected a string of 1 to {MAX_NAME_BYTES} bytes")
+    if (shape is None) == (nbytes is None):
+        raise StructureError(
+            f"create({name!r}) needs either shape=(…) and dtype, or nbytes=…; it got "
+            f"shape={shape!r} and nbytes={nbytes!r}"
+        )
+    if nbytes is not None:
+        shape, dtype = (nbytes,), "uint8"
+    assert shape is not None
+    dimensions = tuple(shape)
+    if len(dimensions) > MAX_DIMENSIONS or not all(
+        isinstance(n, int | np.integer) and n >= 0 for n in dimensions
+    ):
+        raise StructureError(f"create({name!r}): {dimensions} is not the shape of an array")
+    spec = LeafSpec("jax", _dtype_name(name, dtype), dimensions)
+    if spec.nbytes > MAX_ARRAY_BYTES:
+        raise StructureError(
+            f"create({name!r}): {spec.nbytes:,} bytes; an array has at most {MAX_ARRAY_BYTES:,}"
+        )
+    if parse_dtype(spec.dtype).kind in _NUMPY_ONLY:
+        return LeafSpec("numpy", spec.dtype, dimensions)
+    return spec
+
+
+def _dtype_name(name: str, dtype: Any) -> str:
+    try:
+        known = parse_dtype(dtype) if isinstance(dtype, str) else np.dtype(dtype)
+        return dtype_name(known)
+    except (TypeError, ValueError):
+        raise StructureError(
+            f"create({name!r}): {dtype!r} is not a dtype. Expected one such as 'float32', "
+            f"'bfloat16' or np.int8."
+        ) from None
+
+
+def bytes_for(info: ArrayInfo, value: Any) -> np.ndarray:
+    """The bytes of ``value`` (uint8[nbytes]) as a new content of an array.
+
+    Raises:
+        StructureError: its shape or dtype is not the array's; nothing is cast.
+    """
+    if isinstance(value, bytes | bytearray | memoryview):
+        value = np.frombuffer(value, np.uint8)
+    elif type(value) in PYTHON_NUMBERS and info.shape == ():
+        value = np.asarray(value, parse_dtype(info.dtype))
+    spec = describe(value, info.name)
+    recorded = spec_of(info)
+    if isinstance(spec, Constant) or spec.dtype != recorded.dtype or (
+        spec.shape != recorded.shape or not is_same_kind(recorded, spec)
+    ):
+        raise StructureError(
+            f"write to {info.name!r}: {spec} arrived, {recorded} was expected. Cast or reshape it "
+            f"first, or make the array anew with bus.resize."
+        )
+    return raw_bytes(value, info.name)
+
+
+def patches_of(
+    delta: Delta, layout: Layout, ids: dict[str, int]
+) -> dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Array id → (words, masks, values) of a delta: what it writes where.
+
+    Raises:
+        InvalidDeltaError: it overflowed, or reaches outside the arrays of ``layout``.
+    """
+    host = jax.device_get(delta)
+    if host.page.ndim != 1:
+        raise InvalidDeltaError(
+            f"the delta has a batch of shape {host.page.shape[:-1]}. Pick one of it first: "
+            f"jax.tree.map(lambda x: x[i], delta)."
+        )
+    if host.overflow:
+        raise InvalidDeltaError(
+            "the delta overflowed: more blocks changed than its capacity. Make it again with a "
+            "larger capacity."
+        )
+    count, block_words = int(host.count), host.block_words
+    if layout.page_words % block_words:
+        raise InvalidDeltaError(
+            f"the delta has blocks of {block_words} words, which do not divide this bus's pages "
+            f"of {layout.page_words} words"
+        )
+    pages = host.page[:count].astype(np.int64)
+    starts = host.block[:count].astype(np.int64) * block_words
+    wrong = np.flatnonzero((pages < 0) | (pages >= layout.pages))
+    if wrong.size:
+        raise InvalidDeltaError(
+            f"block {wrong[0]} of the delta is in page {pages[wrong[0]]}; the layout has "
+            f"{layout.pages} pages"
+        )
+    found = {}
+    regions = [region for region in layout.regions if region.pages]
+    firsts = np.array([region.page for region in regions])
+    owners = np.searchsorted(firsts, pages, side="right") - 1
+    for owner in np.unique(owners):
+        mine = owners == owner
+        region = regions[owner]
+        first = (pages[mine] - region.page) * layout.page_words + starts[mine]
+        words = (first[:, None] + np.arange(block_words)).reshape(-1)
+        mask = np.ascontiguousarray(host.mask[:count][mine]).reshape(-1)
+        data = np.ascontiguousarray(host.data[:count][mine]).reshape(-1)
+        live = mask != 0
+        _check_inside(region, words[live], mask[live])
+        order = np.argsort(words[live])
+        words, mask, data = words[live][order], mask[live][order], data[live][order]
+        if (words[1:] == words[:-1]).any():
+            raise InvalidDeltaError(f"the delta holds a block of {region.name!r} twice")
+        found[ids[region.name]] = (words, mask, data)
+    return found
+
+
+def _check_inside(region: Region, words: np.ndarray, mask: np.ndarray) -> None:
+    """Refuse a byte behind the end of the array."""
+    outside = words >= -(-region.nbytes // WORD_BYTES)
+    tail = region.nbytes % WORD_BYTES
+    last = words == region.nbytes // WORD_BYTES
+    if tail:
+        outside |= last & (mask >> np.uint32(8 * tail) != 0)
+    if outside.any():
+        byte = int(words[outside][0]) * WORD_BYTES
+        raise InvalidDeltaError(
+            f"the delta writes at byte {max(byte, region.nbytes)} of {region.name!r}, which has "
+            f"{region.nbytes} bytes"
+        )

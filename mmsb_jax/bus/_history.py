@@ -1,0 +1,89 @@
+"""The history of one array, read from the log as it is asked for."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from mmsb_jax._errors import VersionError
+from mmsb_jax.bus._checkout import read_array
+from mmsb_jax.store._log import Log
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayVersion:
+    """One version of an array.
+
+    Attributes:
+        version: the commit that changed it.
+        step: that commit's step.
+        time_ns: when it was committed, in nanoseconds since 1970.
+        value: the array after it.
+    """
+
+    version: int
+    step: int | None
+    time_ns: int
+    value: Any
+
+
+class History:
+    """The versions of one array, oldest first.
+
+    Iterating replays the log once, holding this array alone; indexing by position reads from the
+    nearest snapshot.
+
+    Attributes:
+        name: the array.
+        versions: the commits that touched it, ascending.
+    """
+
+    def __init__(self, log: Log, name: str) -> None:
+        self.name = name
+        self.versions = list(log.select(array=name))
+        self._log = log
+
+    def __len__(self) -> int:
+        return len(self.versions)
+
+    def __repr__(self) -> str:
+        span = f" from {self.versions[0]} to {self.versions[-1]}" if self.versions else ""
+        return f"<history of {self.name!r}: {len(self)} versions{span}>"
+
+    def __getitem__(self, position: int) -> ArrayVersion:
+        version = self.versions[position]
+        return self._entry(version, self._log.state(version, wanted=self._is_mine))
+
+    def __iter__(self) -> Iterator[ArrayVersion]:
+        state = None
+        for version in self.versions:
+            if state is None:
+                state = self._log.state(version, wanted=self._is_mine, check=False)
+            else:
+                self._log.advance(state, version)
+            state.check_digest()
+            yield self._entry(version, state)
+
+    def at(self, version: int) -> ArrayVersion:
+        """The array as it was after ``version``, which need not have touched it.
+
+        Raises:
+            VersionError: the array was not there yet, or the log ends before.
+        """
+        earlier = [v for v in self.versions if v <= version]
+        if not earlier or version > self._log.version:
+            raise VersionError(
+                f"{self.name!r} has no value at version {version}; it has versions "
+                f"{self.versions[0] if self.versions else '–'} to {self._log.version}"
+            )
+        return self[len(earlier) - 1]
+
+    def _is_mine(self, name: str) -> bool:
+        return name == self.name
+
+    def _entry(self, version: int, state: Any) -> ArrayVersion:
+        row = self._log.row(version)
+        table = state.table
+        value = None
+        if self.name in table.ids:
+            value = read_array(state, table.arrays[table.ids[self.name]])
+        return ArrayVersion(version, row.step, row.time_ns, value)

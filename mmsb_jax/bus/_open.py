@@ -1,0 +1,166 @@
+"""Opening a bus: where its log is, who may write it, and whether it is open here already."""
+
+import os
+import threading
+import weakref
+from pathlib import Path
+from typing import Any, Literal
+
+from mmsb_jax._errors import LocationError
+from mmsb_jax.bus._bus import Bus
+from mmsb_jax.bus._engine import Engine
+from mmsb_jax.core._layout import DEFAULT_PAGE_BYTES, check_page_bytes
+from mmsb_jax.store._files import DiskFiles, Files, MemoryFiles
+from mmsb_jax.store._fork import create_log
+from mmsb_jax.store._lock import WriterLock
+from mmsb_jax.store._log import Log
+from mmsb_jax.store._manifest import NAME as MANIFEST_NAME
+from mmsb_jax.store._place import check_local
+from mmsb_jax.store._writer import Durability, check_durability, disk_error
+
+# One process has one lock on a log: opening it again must give the bus that holds it.
+_open_here: "weakref.WeakValueDictionary[str, Bus]" = weakref.WeakValueDictionary()
+_opening = threading.RLock()
+
+
+def open(  # noqa: A001
+    path: str | os.PathLike[str] | None = None,
+    mode: Literal["a", "r"] = "a",
+    *,
+    page_bytes: int | None = None,
+    durability: Durability = "os",
+    snapshots: bool = True,
+    salvage: bool = False,
+) -> Bus:
+    """A bus: in memory without ``path``, else durable in that directory, made or recovered.
+
+    Args:
+        path: a directory ``….mmsb`` on a local file system. Opened twice in one process for
+            writing, it is the same bus; closing it closes it for both.
+        mode: ``"a"`` to write (one process at a time), ``"r"`` to read beside the writer.
+        page_bytes: bytes of a page, a multiple of 128; 4096 for a new log. A log keeps its own.
+        durability: when a commit returns: ``"os"`` after the write (survives the process),
+            ``("group", ms)`` after the write and synced within ``ms`` milliseconds, ``"fsync"``
+            after the sync (survives the machine).
+        snapshots: whether snapshots are made by themselves, by logged bytes.
+        salvage: with ``mode="r"``, open what is whole before a damage instead of refusing.
+
+    Raises:
+        LocationError: a URL, a network file system, no permission, a directory that is no log.
+        LockedError: another live process writes it.
+        CorruptionError: what was durable does not read back.
+        FormatError: a newer format wrote it.
+
+    Cost: reads the newest snapshot and the log behind it.
+
+    >>> import mmsb_jax as mmsb
+    >>> bus = mmsb.open()
+    >>> bus.commit({"w": 1.0}).version
+    1
+    """
+    if mode not in ("a", "r"):
+        raise ValueError(f"mode={mode!r}: expected 'a' (write) or 'r' (read)")
+    if salvage and mode != "r":
+        raise ValueError("salvage=True needs mode='r': a damaged log is not written to")
+    check_durability(durability)
+    if page_bytes is not None:
+        check_page_bytes(page_bytes)
+    if path is None:
+        files = MemoryFiles()
+        create_log(files, page_bytes or DEFAULT_PAGE_BYTES)
+        return _writing_bus(files, "the log in memory", None, durability, snapshots)
+    place = check_local(path)
+    if mode == "r":
+        return _reading_bus(place, salvage)
+    with _opening:
+        known = _open_here.get(os.path.realpath(place))
+        if known is not None and not known.closed:
+            _check_same(known, page_bytes, durability)
+            return known
+        bus = _open_to_write(place, page_bytes, durability, snapshots)
+        _open_here[os.path.realpath(place)] = bus
+        return bus
+
+
+def _check_same(bus: Bus, page_bytes: int | None, durability: Any) -> None:
+    if page_bytes is not None and page_bytes != bus.page_bytes:
+        raise ValueError(
+            f"{bus.path} is open in this process with page_bytes={bus.page_bytes}; it cannot be "
+            f"opened with page_bytes={page_bytes}"
+        )
+    if durability != "os" and durability != bus.durability:
+        raise ValueError(
+            f"{bus.path} is open in this process with durability={bus.durability!r}; close it "
+            f"there before opening it with {durability!r}"
+        )
+
+
+def _reading_bus(place: Path, salvage: bool) -> Bus:
+    if not place.is_dir():
+        raise LocationError(
+            f"{place} is not a directory. A log is read where mmsb.open(path) made one."
+        )
+    files = DiskFiles(place)
+    try:
+        return Bus(Log(files, str(place), salvage), None, files, place)
+    except PermissionError as error:
+        raise disk_error(error, str(place)) from error
+
+
+def _open_to_write(
+    place: Path, page_bytes: int | None, durability: Durability, snapshots: bool
+) -> Bus:
+    try:
+        _make_directory(place)
+        lock = WriterLock(place)
+    except OSError as error:
+        raise disk_error(error, str(place)) from error
+    try:
+        files = DiskFiles(place)
+        if not (place / MANIFEST_NAME).exists():
+            create_log(files, page_bytes or DEFAULT_PAGE_BYTES)
+        bus = _writing_bus(files, str(place), lock, durability, snapshots, place)
+        if page_bytes is not None and page_bytes != bus.page_bytes:
+            bus.close()
+            raise ValueError(
+                f"{place} has pages of {bus.page_bytes} bytes, and page_bytes={page_bytes} was "
+                f"asked for. Leave it out: a log keeps the size that it was made with."
+            )
+    except OSError as error:
+        lock.release()
+        raise error if isinstance(error, LocationError) else disk_error(
+            error, str(place)
+        ) from error
+    except BaseException:
+        lock.release()
+        raise
+    return bus
+
+
+def _make_directory(place: Path) -> None:
+    """An empty directory to make a log in, unless there is a log already."""
+    if place.exists() and not place.is_dir():
+        raise LocationError(f"{place} is a file. Expected a directory, or a path without anything.")
+    place.mkdir(parents=True, exist_ok=True)
+    if (place / MANIFEST_NAME).exists():
+        return
+    known = {"lock", "lock.holder", MANIFEST_NAME + ".draft"}
+    strange = sorted(entry.name for entry in place.iterdir() if entry.name not in known)
+    if strange:
+        raise LocationError(
+            f"{place} is not a log (it has no manifest) and not empty: it holds {strange[0]!r}. "
+            f"Expected a directory that mmsb.open made, or a path without anything."
+        )
+
+
+def _writing_bus(
+    files: Files,
+    name: str,
+    lock: WriterLock | None,
+    durability: Durability,
+    snapshots: bool,
+    place: Path | None = None,
+) -> Bus:
+    log = Log(files, name)
+    engine = Engine(files, log, lock, durability, snapshots)
+    return Bus(log, engine, files, place)

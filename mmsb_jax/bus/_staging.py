@@ -1,0 +1,205 @@
+"""Staging: copies of a tree's leaves that are the bus's own, made without waiting for them.
+
+A commit with ``wait=False`` returns before its bytes are compared, and the caller may donate or
+overwrite every array at once. JAX leaves are copied by one program, dispatched before the call
+returns, into buffers that are used again and again: fresh ones would cost a page fault for every
+4 KiB, several times the copy. The program adds a zero that is known only when it runs: a plain copy
+is so cheap in XLA's eyes that it would run in the caller's thread.
+"""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from mmsb_jax._errors import StructureError
+from mmsb_jax.core._leaves import host_array
+
+_SETS_KEPT = 3  # one being compared, one waiting, one being filled
+
+
+def raw_bytes(leaf: Any, name: str) -> np.ndarray:
+    """The bytes of a concrete data leaf (uint8[nbytes]); a view where the leaf allows one.
+
+    Raises:
+        StructureError: the array was donated or deleted, or is not held by this process alone.
+    """
+    if isinstance(leaf, jax.Array):
+        check_readable(leaf, name)
+    return host_array(leaf).reshape(-1).view(np.uint8)
+
+
+def check_readable(leaf: Any, name: str) -> None:
+    """Refuse what cannot be read here: tracers, deleted arrays, arrays of several processes."""
+    if isinstance(leaf, jax.core.Tracer):
+        raise StructureError(
+            f"{name} is traced: commit was called inside jit, grad, vmap or scan. Call it outside, "
+            f"with the arrays that come out; inside a scan, collect deltas in a TLog."
+        )
+    if leaf.is_deleted():
+        raise StructureError(
+            f"{name} was donated or deleted before it was committed. Commit before the call that "
+            f"donates it, or commit what that call returned."
+        )
+    if not leaf.is_fully_addressable:
+        raise StructureError(
+            f"{name} lies partly on devices of other processes. Expected arrays that this process "
+            f"holds whole: gather it first (jax.experimental.multihost_utils.process_allgather)."
+        )
+
+
+@dataclass(slots=True)
+class Staged:
+    """Leaves that nobody else can change. Read each one once, then `release`."""
+
+    host: list[Any]
+    device: list[tuple["_Copier", list[Any]]]
+    places: list[tuple[int, int] | None]
+
+    def bytes_of(self, leaf: int) -> np.ndarray:
+        """The bytes of a leaf (uint8[nbytes]); waits until they are there."""
+        place = self.places[leaf]
+        if place is None:
+            return self.host[leaf]
+        copier, outputs = self.device[place[0]]
+        return copier.bytes_of(outputs, place[1])
+
+    def value_of(self, leaf: int) -> np.ndarray:
+        """A leaf as the array that it was."""
+        place = self.places[leaf]
+        if place is None:
+            return self.host[leaf]
+        copier, outputs = self.device[place[0]]
+        return copier.bytes_of(outputs, place[1]).view(copier.dtypes[place[1]])
+
+    def release(self) -> None:
+        """Give the buffers back to be filled again; no view of them may be alive."""
+        for copier, outputs in self.device:
+            copier.give_back(outputs)
+        self.device = []
+
+
+class Stager:
+    """Makes staged copies; one program a structure and set of devices, compiled once.
+
+    Attributes:
+        compiled: programs compiled so far.
+    """
+
+    def __init__(self) -> None:
+        self._copiers: dict[Any, _Copier] = {}
+
+    @property
+    def compiled(self) -> int:
+        """Programs compiled so far."""
+        return len(self._copiers)
+
+    def stage(self, leaves: Sequence[Any], names: Sequence[str]) -> Staged:
+        """Copies of ``leaves``: dispatched (JAX arrays) or made (the others) when this returns."""
+        groups: dict[Any, list[int]] = {}
+        host: list[Any] = [None] * len(leaves)
+        inputs = list(leaves)
+        for i, leaf in enumerate(leaves):
+            if not isinstance(leaf, jax.Array):
+                host[i] = raw_bytes(leaf, names[i]).copy()
+                continue
+            check_readable(leaf, names[i])
+            if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+                inputs[i] = jax.random.key_data(leaf)
+            groups.setdefault(_devices_of(leaf), []).append(i)
+        staged = Staged(host, [], [None] * len(leaves))
+        for group in groups.values():
+            arrays = [inputs[i] for i in group]
+            copier = self._copier(arrays)
+            for place, i in enumerate(group):
+                staged.places[i] = (len(staged.device), place)
+            staged.device.append((copier, copier.copy(arrays)))
+        return staged
+
+    def _copier(self, arrays: list[Any]) -> "_Copier":
+        key = tuple((a.shape, a.dtype, a.sharding) for a in arrays)
+        copier = self._copiers.get(key)
+        if copier is None:
+            copier = self._copiers[key] = _Copier(arrays)
+        return copier
+
+
+def _devices_of(leaf: Any) -> Any:
+    return leaf.sharding._device_assignment  # noqa: SLF001
+
+
+class _Copier:
+    """One program that copies arrays of fixed shapes into donated buffers."""
+
+    def __init__(self, arrays: list[Any]) -> None:
+        self.dtypes = [np.dtype(a.dtype) for a in arrays]
+        self._lock = threading.Lock()
+        self._free: list[list[Any]] = []
+        self._shardings = [a.sharding for a in arrays]
+        with jax.enable_x64(True):
+            avals = [jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding) for a in arrays]
+            outputs = jax.eval_shape(_copy, jax.ShapeDtypeStruct((), np.uint8), avals, None)
+            self._outputs = [
+                jax.ShapeDtypeStruct(out.shape, out.dtype, sharding=a.sharding)
+                if len(out.shape) == len(a.shape)
+                else jax.ShapeDtypeStruct(out.shape, out.dtype)
+                for out, a in zip(outputs, arrays, strict=True)
+            ]
+            zero = jax.ShapeDtypeStruct((), np.uint8)
+            program = jax.jit(_copy, donate_argnums=2, keep_unused=True)
+            self._program = program.lower(zero, avals, self._outputs).compile()
+        self._zero = np.uint8(0)
+
+    def copy(self, arrays: list[Any]) -> list[Any]:
+        """Dispatch the copy; waits for nothing."""
+        with self._lock:
+            buffers = self._free.pop() if self._free else None
+        with jax.transfer_guard("allow"):
+            if buffers is None:
+                buffers = self._allocate()
+            return self._program(self._zero, arrays, buffers)
+
+    def _allocate(self) -> list[Any]:
+        with jax.enable_x64(True):
+            return [
+                jax.device_put(np.zeros(out.shape, out.dtype), out.sharding, may_alias=False)
+                for out in self._outputs
+            ]
+
+    def bytes_of(self, outputs: list[Any], place: int) -> np.ndarray:
+        """The bytes of one copy (uint8[nbytes])."""
+        with jax.transfer_guard("allow"):
+            return np.ascontiguousarray(outputs[place]).reshape(-1).view(np.uint8)
+
+    def give_back(self, outputs: list[Any]) -> None:
+        """Take buffers back, to be filled again."""
+        with self._lock:
+            if len(self._free) < _SETS_KEPT:
+                self._free.append(outputs)
+
+
+def _copy(zero: Any, leaves: list[Any], buffers: Any) -> list[Any]:
+    del buffers  # donated: the results take their place
+    return [_copied(leaf, zero) for leaf in leaves]
+
+
+def _copied(leaf: Any, zero: Any) -> Any:
+    """The bytes of ``leaf`` as unsigned integers of its item size, in a buffer of their own."""
+    if leaf.dtype == jnp.bool_:
+        return leaf.astype(jnp.uint8) ^ zero
+    if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+        parts = jnp.stack([lax.real(leaf), lax.imag(leaf)], axis=-1)
+        return _copied(parts, zero)
+    bits = jnp.iinfo(leaf.dtype).bits if jnp.issubdtype(leaf.dtype, jnp.integer) else 0
+    bits = bits or jnp.finfo(leaf.dtype).bits
+    if bits < 8:
+        # In NumPy an element narrower than a byte is a byte of its own, the high bits zero.
+        narrow = jnp.dtype(f"uint{bits}")
+        return lax.bitcast_convert_type(leaf, narrow).astype(jnp.uint8) ^ zero
+    unsigned = jnp.dtype(f"uint{bits}")
+    return lax.bitcast_convert_type(leaf, unsigned) ^ zero.astype(unsigned)

@@ -1,0 +1,168 @@
+"""Leaves of a pytree: what each one is, its bytes, and the same leaf back from its bytes.
+
+A leaf is *data* (it has bytes: arrays, NumPy scalars, Python numbers, PRNG keys) or a
+*constant* (kept by value: strings, ``None``, integers beyond 64 bits, functions).
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+
+from mmsb_jax._dtypes import dtype_name, parse_dtype
+from mmsb_jax._errors import StructureError
+
+PYTHON_NUMBERS: dict[type, tuple[str, str]] = {
+    bool: ("bool", "bool"),
+    int: ("int", "int64"),
+    float: ("float", "float64"),
+    complex: ("complex", "complex128"),
+}
+"""Python number type → (kind, dtype of its bytes)."""
+
+_INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class LeafSpec:
+    """What a data leaf is, without its bytes.
+
+    Attributes:
+        kind: ``jax``, ``key:<implementation>``, ``numpy``, ``scalar`` (a NumPy scalar),
+            ``bool``, ``int``, ``float`` or ``complex`` (Python numbers).
+        dtype: name of the dtype of the bytes; for a PRNG key that of its data.
+        shape: shape of the array of bytes; for a PRNG key that of its data.
+    """
+
+    kind: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the leaf."""
+        return int(np.prod(self.shape, dtype=np.int64)) * parse_dtype(self.dtype).itemsize
+
+    def __str__(self) -> str:
+        shape = ",".join(map(str, self.shape))
+        return f"{self.dtype}[{shape}] ({self.kind})"
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """A leaf that is kept by value: ``kind`` is ``none``, ``str``, ``int`` or ``function``.
+
+    ``value`` is ``None``, the string, the integer, or the qualified name of the function.
+    """
+
+    kind: str
+    value: str | int | None
+
+    def __str__(self) -> str:
+        return "None" if self.kind == "none" else f"{self.kind} {self.value!r}"
+
+
+def describe(leaf: Any, name: str) -> LeafSpec | Constant:
+    """What ``leaf`` is: a `LeafSpec` for data, a `Constant` for what is kept by value.
+
+    Raises:
+        StructureError: the leaf is neither data nor a function.
+    """
+    if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return _describe_key(leaf)
+        return LeafSpec("jax", dtype_name(np.dtype(leaf.dtype)), tuple(leaf.shape))
+    if type(leaf) is int and not _INT64_MIN <= leaf <= _INT64_MAX:
+        return Constant("int", leaf)
+    if type(leaf) in PYTHON_NUMBERS:
+        kind, dtype = PYTHON_NUMBERS[type(leaf)]
+        return LeafSpec(kind, dtype, ())
+    if isinstance(leaf, np.ndarray | np.generic):
+        if leaf.dtype.hasobject or leaf.dtype.names is not None:
+            raise StructureError(
+                f"{name}: a NumPy array of dtype {leaf.dtype} cannot be recorded. Expected a "
+                f"dtype of plain numbers or fixed-size strings: split it into plain arrays."
+            )
+        kind = "numpy" if isinstance(leaf, np.ndarray) else "scalar"
+        return LeafSpec(kind, dtype_name(leaf.dtype), leaf.shape)
+    if leaf is None:
+        return Constant("none", None)
+    if type(leaf) is str:
+        return Constant("str", leaf)
+    if callable(leaf):
+        return Constant("function", qualified_name(leaf))
+    raise StructureError(
+        f"{name}: a leaf of type {qualified_name(type(leaf))} is neither data nor a function. "
+        f"Expected arrays, Python numbers, strings, None or functions: leave it out, or register "
+        f"its type as a pytree (jax.tree_util.register_dataclass, or make it an eqx.Module)."
+    )
+
+
+def _describe_key(key: Any) -> LeafSpec:
+    """Spec of a typed PRNG key, from its data."""
+    data = jax.eval_shape(jax.random.key_data, key)
+    return LeafSpec(f"key:{key.dtype._impl.name}", "uint32", tuple(data.shape))  # noqa: SLF001
+
+
+def qualified_name(function: Callable[..., Any]) -> str:
+    """Name by which two functions are compared: ``module.qualname``, through ``partial``."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    module = getattr(function, "__module__", None) or type(function).__module__
+    name = getattr(function, "__qualname__", None) or type(function).__qualname__
+    return f"{module}.{name}"
+
+
+def host_array(leaf: Any) -> np.ndarray:
+    """A concrete data leaf as a C-contiguous NumPy array; a view where the leaf allows one.
+
+    Cost: nothing for a contiguous NumPy array or a JAX array on a CPU device; else one copy.
+    """
+    if isinstance(leaf, jax.Array):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        return np.ascontiguousarray(leaf).reshape(leaf.shape)
+    if type(leaf) in PYTHON_NUMBERS:
+        return np.array(leaf, dtype=PYTHON_NUMBERS[type(leaf)][1])
+    # ascontiguousarray makes a 0-d array 1-d.
+    return np.ascontiguousarray(leaf).reshape(np.shape(leaf))
+
+
+def rebuild(spec: LeafSpec, array: np.ndarray, sharding: Any = None) -> Any:
+    """The leaf that ``spec`` describes, from an array of its bytes that nobody else holds.
+
+    The inverse of `host_array`: same bytes, dtype, shape and Python type. JAX arrays are placed
+    by ``sharding`` (the default device when None), with their dtype kept even where JAX's 64-bit
+    types are off.
+
+    Cost: for JAX arrays one copy of the bytes; else none.
+    """
+    if spec.kind == "numpy":
+        return array
+    if spec.kind == "scalar":
+        return array[()]
+    if spec.kind in ("bool", "int", "float", "complex"):
+        return array.item()
+    is_key = spec.kind.startswith("key:")
+    with jax.enable_x64(True), jax.transfer_guard("allow"):
+        # may_alias=False: JAX's own buffer, so that the caller may donate it.
+        placed = jax.device_put(array, None if is_key else sharding, may_alias=False)
+        if is_key:
+            placed = jax.random.wrap_key_data(placed, impl=spec.kind.removeprefix("key:"))
+            placed = placed if sharding is None else jax.device_put(placed, sharding)
+        return jax.block_until_ready(placed)
+
+
+def is_holdable(dtype: np.dtype) -> bool:
+    """Whether JAX can hold ``dtype`` on a device as things stand (64-bit types may be off)."""
+    if dtype.kind in "SUMmO" or not dtype.isnative:
+        return False
+    custom = dtype.kind == "V" and hasattr(ml_dtypes, dtype.name)
+    if dtype.kind == "V" and not custom:
+        return False
+    return jax.dtypes.canonicalize_dtype(dtype) == dtype

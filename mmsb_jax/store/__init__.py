@@ -1,0 +1,1 @@
+"""The log on disk: frames, segments, snapshots, recovery. It imports no JAX."""

@@ -1,0 +1,269 @@
+"""Changes: what a commit does to each array, found by comparing words and encoded for the log.
+
+Everything here is a fixed rule of the bytes before and after, so that the same commits give the
+same log. Nothing is altered until `Change.put`, which runs when the log has the commit.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from mmsb_jax._dtypes import parse_dtype
+from mmsb_jax.store._codec import Chunk, encode_dense, encode_sparse, prefers_sparse, unit_of
+from mmsb_jax.store._digest import Lanes, add, digest_scattered, digest_words, subtract
+from mmsb_jax.store._record import FULL, ArrayInfo
+
+_TILE_WORDS = 1 << 16
+"""Words compared at a time: both sides and the flags stay in the second-level cache."""
+_JOB_WORDS = 1 << 20
+"""Words a thread takes at a time."""
+
+WORD_BYTES = 4
+
+
+def as_words(raw: np.ndarray) -> np.ndarray:
+    """The bytes of an array (uint8[n]) as words, the last one filled with zeros.
+
+    Cost: nothing where n is a multiple of 4; else one copy.
+    """
+    if raw.size % WORD_BYTES == 0:
+        return raw.view(np.uint32)
+    words = np.zeros(-(-raw.size // WORD_BYTES), np.uint32)
+    words.view(np.uint8)[: raw.size] = raw
+    return words
+
+
+@dataclass(slots=True)
+class Change:
+    """What a commit does to one array.
+
+    Attributes:
+        info: the array.
+        old: its words before (uint32[n]); they belong to the head.
+        new: its words after; None where only a patch of it is known.
+        fresh: whether the log holds no record of the array yet.
+        spans: (first word, end, words changed) of the tiles with a change.
+        words: changed words, ascending (int64[m]); None where the change is dense.
+        values: the changed words after (uint32[m]).
+        places: which elements of ``values`` changed (int64[k]).
+        changed_bytes: bytes that differ; known after `finish`.
+        lanes: the digest after it; known after `finish`.
+        pages: pages with a changed byte; known after `finish`.
+    """
+
+    info: ArrayInfo
+    old: np.ndarray
+    new: np.ndarray | None
+    fresh: bool = False
+    spans: list[tuple[int, int, int]] = field(default_factory=list)
+    words: np.ndarray | None = None
+    values: np.ndarray | None = None
+    places: np.ndarray | None = None
+    changed_bytes: int = 0
+    lanes: Lanes = (0, 0)
+    pages: np.ndarray | None = None
+
+    @property
+    def unit(self) -> int:
+        """Bytes of an element for the codec."""
+        return unit_of(parse_dtype(self.info.dtype).itemsize)
+
+    def locate(self) -> None:
+        """Find the changed elements, where they are few enough to be written one by one."""
+        fewest = sum(count for *_, count in self.spans)
+        if self._is_sparse(fewest):
+            self.set_words(self._changed_words())
+
+    def _is_sparse(self, elements: int) -> bool:
+        return prefers_sparse(elements, self.unit, self.info.nbytes)
+
+    def _changed_words(self) -> np.ndarray:
+        new = self._whole()
+        found = []
+        for start, stop, _ in self.spans:
+            hits = np.flatnonzero(self.old[start:stop] != new[start:stop])
+            hits += start
+            found.append(hits)
+        return found[0] if len(found) == 1 else np.concatenate(found)
+
+    def set_words(self, words: np.ndarray, values: np.ndarray | None = None) -> None:
+        """Take ``words`` as those that differ, unless they are too many to be written so."""
+        values = self._whole()[words] if values is None else values
+        mixed = self.old[words] ^ values
+        places = np.flatnonzero(mixed.view(f"u{self.unit}"))
+        if self._is_sparse(places.size):
+            self.words, self.values, self.places = words, values, places
+            self.changed_bytes = int(np.count_nonzero(mixed.view(np.uint8)))
+
+    def _whole(self) -> np.ndarray:
+        assert self.new is not None
+        return self.new
+
+    def encode(self, delta_bytes: int, executor: Callable[[], Executor]) -> tuple[list[Chunk], int]:
+        """Chunks and record flags.
+
+        Args:
+            delta_bytes: stored bytes of the deltas that this one would stand on; a full record
+                is due once they have grown past the array's own size.
+            executor: where to compress side by side.
+        """
+        is_full_due = delta_bytes > self.info.nbytes
+        if self.words is not None and not is_full_due:
+            return encode_sparse(*self._elements(), self.unit), 0
+        raw = self._bytes_after()
+        before = None if self.fresh or is_full_due else self.old.view(np.uint8)[: raw.size]
+        chunks, is_full = encode_dense(raw, before, self.unit, executor)
+        return chunks, FULL if is_full else 0
+
+    def _elements(self) -> tuple[np.ndarray, np.ndarray]:
+        """The changed elements (int64[k]) and their bytes after (uint8[k, unit])."""
+        assert self.words is not None
+        assert self.values is not None
+        assert self.places is not None
+        unit, each = self.unit, WORD_BYTES // self.unit
+        places = self.places
+        elements = self.words
+        if each > 1:
+            elements = self.words[places // each] * each + places % each
+        values = self.values.view(f"u{unit}")[places]
+        return elements, values.view(np.uint8).reshape(-1, unit)
+
+    def _bytes_after(self) -> np.ndarray:
+        new = self.new
+        if new is None:
+            assert self.words is not None
+            new = self.old.copy()
+            new[self.words] = self.values
+        return new.view(np.uint8)[: self.info.nbytes]
+
+    def finish(self, before: Lanes, page_bytes: int) -> None:
+        """Compute the digest after, the bytes changed and the pages changed."""
+        page_words = page_bytes // WORD_BYTES
+        if self.words is not None and self.values is not None:
+            gone = digest_scattered(self.old[self.words], self.words)
+            come = digest_scattered(self.values, self.words)
+            self.lanes = subtract(add(before, come), gone)
+            self.pages = np.unique(self.words // page_words)
+            return
+        new = self._whole()
+        self.lanes = digest_words(new)
+        flags = np.zeros(-(-new.size // page_words), bool)
+        for start, stop, _ in self.spans:
+            mixed = self.old[start:stop] ^ new[start:stop]
+            pages = np.logical_or.reduceat(mixed != 0, np.arange(0, stop - start, page_words))
+            flags[start // page_words :][: pages.size] = pages
+            self.changed_bytes += int(np.count_nonzero(mixed.view(np.uint8)))
+        self.pages = np.flatnonzero(flags)
+
+    def put(self) -> None:
+        """Make the words of the head those after the change."""
+        if self.words is not None:
+            self.old[self.words] = self.values
+        else:
+            self.old[...] = self._whole()
+
+
+def patch(change: Change, words: np.ndarray, values: np.ndarray) -> bool:
+    """Make ``change`` that of ``words`` (ascending) to ``values``; whether a byte differs.
+
+    Cost: what is patched, not the array; a patch of most of an array is taken as a whole array.
+    """
+    differ = change.old[words] != values
+    words, values = words[differ], values[differ]
+    if words.size:
+        change.set_words(words, values)
+        if change.words is None:
+            change.new = change.old.copy()
+            change.new[words] = values
+            change.spans = [(0, change.new.size, words.size)]
+    return bool(words.size)
+
+
+def compare(
+    changes: Sequence[Change], page_bytes: int, executor: Callable[[], Executor]
+) -> list[Change]:
+    """Those of ``changes`` in which a byte differs, with what differs found.
+
+    Cost: one read of both sides, shared among the executor's threads where they are large.
+    """
+    page_words = page_bytes // WORD_BYTES
+    tile = max(1, _TILE_WORDS // page_words) * page_words
+    total = sum(change.old.size for change in changes)
+    if total <= _JOB_WORDS:
+        for change in changes:
+            change.spans = _compare_span(change, 0, change.old.size, tile)
+            if change.spans:
+                change.locate()
+        return [change for change in changes if change.spans]
+    jobs = list(_bundle(changes, tile))
+    for bundle, results in zip(jobs, executor().map(_compare_bundle, jobs), strict=True):
+        for (change, *_), spans in zip(bundle, results, strict=True):
+            change.spans += spans
+    differing = [change for change in changes if change.spans]
+    for _ in executor().map(Change.locate, differing):
+        pass
+    return differing
+
+
+_Job = tuple[Change, int, int, int]  # change, first word, end, words a tile
+
+
+def _bundle(changes: Iterable[Change], tile: int) -> Iterator[list[_Job]]:
+    """Spans of about `_JOB_WORDS` words together, each within one array."""
+    job_words = _JOB_WORDS // tile * tile or tile
+    bundle: list[_Job] = []
+    size = 0
+    for change in changes:
+        for start in range(0, change.old.size, job_words):
+            stop = min(start + job_words, change.old.size)
+            bundle.append((change, start, stop, tile))
+            size += stop - start
+            if size >= job_words:
+                yield bundle
+                bundle, size = [], 0
+    if bundle:
+        yield bundle
+
+
+def _compare_bundle(bundle: list[_Job]) -> list[list[tuple[int, int, int]]]:
+    return [_compare_span(*job) for job in bundle]
+
+
+def _compare_span(change: Change, start: int, stop: int, tile: int) -> list[tuple[int, int, int]]:
+    """(first word, end, words changed) of the tiles of ``start … stop`` with a change."""
+    assert change.new is not None
+    old, new, found = change.old, change.new, []
+    for first in range(start, stop, tile):
+        end = min(first + tile, stop)
+        count = int(np.count_nonzero(old[first:end] != new[first:end]))
+        if count:
+            found.append((first, end, count))
+    return found
+
+
+def finish_all(
+    changes: Sequence[Change],
+    lanes_before: Callable[[int], Lanes],
+    page_bytes: int,
+    executor: Callable[[], Executor],
+) -> Callable[[], None]:
+    """Begin to finish ``changes``; the function returned waits until that is done.
+
+    Large ones are finished in the executor's threads, so that writing goes on meanwhile.
+    """
+    waiting: list[Future[None]] = []
+    for change in changes:
+        before = lanes_before(change.info.id)
+        work = change.old.size if change.words is None else change.words.size
+        if work < _TILE_WORDS:
+            change.finish(before, page_bytes)
+        else:
+            waiting.append(executor().submit(change.finish, before, page_bytes))
+
+    def wait() -> None:
+        for future in waiting:
+            future.result()
+
+    return wait

@@ -1,0 +1,287 @@
+"""Encodings of the bytes of one array: how a change is written, and how it is put back.
+
+Chosen by a fixed rule, from counts and a sample, so that the same change gives the same bytes:
+
+- *sparse*: gaps between the changed elements, and their new values;
+- *xor*: exclusive or with the array's previous bytes, transposed to byte planes, compressed;
+- *full, compressed*: every byte, transposed to byte planes, compressed;
+- *full*: every byte as it is.
+
+An element is ``unit`` bytes: the item size of the dtype where that is 1, 2 or 4, else the largest
+of these that divides it.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+import zstandard
+
+from mmsb_jax.store._files import Buffer
+from mmsb_jax.store._format import BadFrameError
+
+CHUNK_BYTES = 1 << 20
+"""Bytes of an array in one dense chunk."""
+SPARSE_ITEMS = 1 << 18
+"""Changed elements in one sparse chunk."""
+_SPARSE_SPAN_BYTES = 1 << 30
+_COMPRESS_BELOW = 0.85
+"""A dense record is compressed when a sample shrinks below this share of its size."""
+_SAMPLES, _SAMPLE_BYTES = 4, 1 << 14
+_ZSTD_LEVEL = 1
+
+
+class Coding(IntEnum):
+    """How a chunk is stored. Numbers are never used again."""
+
+    SPARSE = 1
+    SPARSE_ZSTD = 2
+    FULL = 3
+    FULL_ZSTD = 4
+    XOR_ZSTD = 5
+
+
+@dataclass(slots=True)
+class Chunk:
+    """One encoded piece of an array: `offset` and `raw_bytes` say what of it the piece covers."""
+
+    offset: int
+    raw_bytes: int
+    items: int
+    coding: Coding
+    unit: int
+    data: Buffer
+
+
+class _Local(threading.local):
+    """zstd contexts: costly to make, and not to be shared between threads."""
+
+    def __init__(self) -> None:
+        self.compressor = zstandard.ZstdCompressor(level=_ZSTD_LEVEL, write_checksum=False)
+        self.decompressor = zstandard.ZstdDecompressor()
+
+
+_local = _Local()
+
+
+def unit_of(itemsize: int) -> int:
+    """Bytes of an element for the codec: of what is larger than a word, a word."""
+    return next(unit for unit in (4, 2, 1) if itemsize % unit == 0)
+
+
+def sparse_bytes(items: int, unit: int) -> int:
+    """About what a sparse record of ``items`` changed elements takes."""
+    return items * (unit + 1)
+
+
+def prefers_sparse(items: int, unit: int, nbytes: int) -> bool:
+    """The rule: sparse when it takes less than half of the array's bytes."""
+    return 2 * sparse_bytes(items, unit) < nbytes
+
+
+def encode_sparse(index: np.ndarray, values: np.ndarray, unit: int) -> list[Chunk]:
+    """Chunks that set element ``index`` (int64[n], ascending) to ``values`` (uint8[n, unit])."""
+    chunks = []
+    start = 0
+    while start < index.size:
+        first = int(index[start])
+        stop = min(start + SPARSE_ITEMS, index.size)
+        if int(index[stop - 1]) - first >= _SPARSE_SPAN_BYTES // unit:
+            stop = start + int(
+                np.searchsorted(index[start:stop], first + _SPARSE_SPAN_BYTES // unit)
+            )
+        part = index[start:stop]
+        gaps = _encode_gaps(part, first)
+        planes = values[start:stop]
+        planes = np.ascontiguousarray(planes.T) if unit > 1 else planes
+        payload = gaps.tobytes() + planes.tobytes()
+        coding = Coding.SPARSE
+        if len(payload) > 64:
+            squeezed = _local.compressor.compress(payload)
+            if len(squeezed) < len(payload) - len(payload) // 32:
+                payload, coding = squeezed, Coding.SPARSE_ZSTD
+        span = (int(part[-1]) - first + 1) * unit
+        chunks.append(Chunk(first * unit, span, part.size, coding, unit, payload))
+        start = stop
+    return chunks
+
+
+def _encode_gaps(index: np.ndarray, first: int) -> np.ndarray:
+    """A byte a gap; 255 stands for a gap of 255 without an element behind it."""
+    gaps = np.diff(index, prepend=first - 1) - 1
+    escapes = gaps // 255
+    if not escapes.any():
+        return gaps.astype(np.uint8)
+    total = index.size + int(escapes.sum())
+    coded = np.full(total, 255, np.uint8)
+    coded[np.arange(index.size) + np.cumsum(escapes)] = gaps - 255 * escapes
+    return coded
+
+
+def encode_dense(
+    new: np.ndarray,
+    old: np.ndarray | None,
+    unit: int,
+    executor: Callable[[], Executor] | None = None,
+) -> tuple[list[Chunk], bool]:
+    """Chunks of every byte of ``new`` (uint8[n]), and whether they need no earlier bytes.
+
+    ``old`` (uint8[n]) are the bytes before; None where the record must stand alone. Several chunks
+    are compressed side by side in the threads that ``executor`` makes.
+    """
+    coding = _choose_dense(new, old, unit)
+    starts = range(0, new.size, CHUNK_BYTES)
+
+    def encode(start: int) -> Chunk:
+        piece = new[start : start + CHUNK_BYTES]
+        if coding is Coding.FULL:
+            return Chunk(start, piece.size, 0, coding, unit, piece.data)
+        if coding is Coding.XOR_ZSTD:
+            assert old is not None
+            piece = piece ^ old[start : start + CHUNK_BYTES]
+        data = _local.compressor.compress(_to_planes(piece, unit))
+        return Chunk(start, piece.size, 0, coding, unit, data)
+
+    if executor is None or coding is Coding.FULL or len(starts) == 1:
+        chunks = list(map(encode, starts))
+    else:
+        chunks = list(executor().map(encode, starts))
+    return chunks, coding is not Coding.XOR_ZSTD
+
+
+def _choose_dense(new: np.ndarray, old: np.ndarray | None, unit: int) -> Coding:
+    """The coding that makes a sample smallest; plain bytes where none helps enough."""
+    size = min(_SAMPLE_BYTES, new.size)
+    step = max(1, (new.size - size) // max(1, _SAMPLES - 1) // unit * unit)
+    starts = sorted({min(step * i, new.size - size) // unit * unit for i in range(_SAMPLES)})
+    new_sample = np.concatenate([new[s : s + size] for s in starts])
+    full = len(_local.compressor.compress(_to_planes(new_sample, unit))) / new_sample.size
+    xor = np.inf
+    if old is not None:
+        mixed = new_sample ^ np.concatenate([old[s : s + size] for s in starts])
+        xor = len(_local.compressor.compress(_to_planes(mixed, unit))) / mixed.size
+    if min(full, xor) > _COMPRESS_BELOW:
+        return Coding.FULL
+    return Coding.XOR_ZSTD if xor < full else Coding.FULL_ZSTD
+
+
+def _to_planes(piece: np.ndarray, unit: int) -> Buffer:
+    """Bytes with the first byte of every element first, then the second …; a rest at the end."""
+    if unit == 1:
+        return np.ascontiguousarray(piece).data
+    whole = piece.size // unit * unit
+    planes = np.ascontiguousarray(piece[:whole].reshape(-1, unit).T)
+    return planes.tobytes() + piece[whole:].tobytes()
+
+
+def _from_planes(raw: np.ndarray, unit: int) -> np.ndarray:
+    if unit == 1:
+        return raw
+    whole = raw.size // unit * unit
+    piece = np.empty_like(raw)
+    piece[:whole].reshape(-1, unit)[...] = raw[:whole].reshape(unit, -1).T
+    piece[whole:] = raw[whole:]
+    return piece
+
+
+def read_sparse(chunk: np.void, data: memoryview) -> tuple[np.ndarray, np.ndarray]:
+    """(element index int64[n], values uint8[unit, n]) of a sparse chunk, in planes.
+
+    Raises:
+        BadFrameError: the payload does not hold what the chunk says.
+    """
+    items, unit, raw_bytes = int(chunk["items"]), int(chunk["unit"]), int(chunk["raw"])
+    if unit not in (1, 2, 4, 8) or raw_bytes % unit or not items:
+        raise BadFrameError(f"a sparse chunk of {items} elements of {unit} bytes")
+    if chunk["coding"] == Coding.SPARSE_ZSTD:
+        # A gap takes a byte, and an escape one more for every 255 elements of the span.
+        limit = items * (unit + 1) + raw_bytes // unit // 255 + 1
+        data = _decompress(data, None, limit)
+    coded = len(data) - items * unit
+    if coded < items:
+        raise BadFrameError("a sparse chunk is shorter than its elements")
+    raw = np.frombuffer(data, np.uint8)
+    gaps = raw[:coded]
+    if coded == items:
+        steps = gaps.astype(np.int64)
+        steps += 1
+        index = np.cumsum(steps) - 1
+    else:
+        ends = gaps != 255
+        steps = gaps.astype(np.int64)
+        steps += ends
+        index = np.cumsum(steps)[ends] - 1
+        if index.size != items:
+            raise BadFrameError("a sparse chunk has another number of elements than it says")
+    if (int(index[-1]) + 1) * unit != raw_bytes:
+        raise BadFrameError("a sparse chunk covers other bytes than it says")
+    return index, raw[coded:].reshape(unit, items)
+
+
+def decode_into(target: np.ndarray, chunk: np.void, data: memoryview) -> None:
+    """Put one chunk back: ``target`` (uint8[n], the array before) becomes the array after.
+
+    Raises:
+        BadFrameError: the chunk reaches outside the array, or does not hold what it says.
+    """
+    offset, raw_bytes, unit = int(chunk["offset"]), int(chunk["raw"]), int(chunk["unit"])
+    if offset + raw_bytes > target.size:
+        raise BadFrameError(f"a chunk of {raw_bytes} bytes at {offset} of {target.size}")
+    span = target[offset : offset + raw_bytes]
+    coding = int(chunk["coding"])
+    if coding in (Coding.SPARSE, Coding.SPARSE_ZSTD):
+        index, planes = read_sparse(chunk, data)
+        if unit == 1:
+            span[index] = planes[0]
+        else:
+            values = np.ascontiguousarray(planes.T).view(f"u{unit}")[:, 0]
+            span.view(f"u{unit}")[index] = values
+    elif coding == Coding.FULL:
+        if len(data) != raw_bytes:
+            raise BadFrameError(f"{len(data)} bytes where {raw_bytes} should be")
+        span[...] = np.frombuffer(data, np.uint8)
+    elif coding in (Coding.FULL_ZSTD, Coding.XOR_ZSTD):
+        raw = np.frombuffer(_decompress(data, raw_bytes, raw_bytes), np.uint8)
+        piece = _from_planes(raw, unit if unit in (1, 2, 4, 8) else 1)
+        if coding == Coding.XOR_ZSTD:
+            np.bitwise_xor(span, piece, out=span)
+        else:
+            span[...] = piece
+    else:
+        raise BadFrameError(f"a chunk of unknown coding {coding}")
+
+
+def _decompress(data: memoryview, size: int | None, limit: int) -> memoryview:
+    """Decompressed bytes, never more than ``limit`` whatever the data claim."""
+    try:
+        claimed = zstandard.frame_content_size(data)
+        if claimed < 0 or claimed > limit or (size is not None and claimed != size):
+            raise BadFrameError(f"compressed data claim {claimed} bytes; at most {limit} expected")
+        raw = _local.decompressor.decompress(data, allow_extra_data=False)
+    except zstandard.ZstdError as error:
+        raise BadFrameError(f"compressed data do not decompress: {error}") from error
+    return memoryview(raw)
+
+
+def compress_blob(blob: bytes) -> list[Chunk]:
+    """Chunks of the caller's ``extra``: full, compressed where that helps."""
+    raw = np.frombuffer(blob, np.uint8)
+    return encode_dense(raw, None, 1)[0] if raw.size else []
+
+
+def read_blob(chunks: np.ndarray, parts: Sequence[memoryview], size_limit: int) -> bytes:
+    """The blob that `compress_blob` encoded.
+
+    Raises:
+        BadFrameError: the chunks do not follow each other or do not hold what they say.
+    """
+    total = int(chunks["raw"].sum(dtype=np.uint64))
+    if total > size_limit:
+        raise BadFrameError(f"extra of {total} bytes; at most {size_limit} expected")
+    target = np.zeros(total, np.uint8)
+    for chunk, part in zip(chunks, parts, strict=True):
+        decode_into(target, chunk, part)
+    return target.tobytes()

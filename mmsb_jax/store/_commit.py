@@ -1,0 +1,116 @@
+"""A commit as users see it."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from mmsb_jax.store._log import Log
+from mmsb_jax.store._record import EXTRA_IS_JSON
+
+MAX_NOTE_BYTES = 1 << 16
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Commit:
+    """One atomic entry of the log.
+
+    Attributes:
+        version: its number, from 1 on, without gaps.
+        step: the caller's own number; None where none was given.
+        time_ns: when it was committed, in nanoseconds since 1970.
+        source: who committed it; empty where nothing was said.
+        note: what the caller wrote down; None where nothing was.
+        changed: names of the arrays with a changed byte, sorted.
+        changed_bytes: bytes that differ from the version before.
+        logged_bytes: bytes that it takes in the log, all its frames together.
+    """
+
+    version: int
+    step: int | None
+    time_ns: int
+    source: str
+    note: Any
+    changed: tuple[str, ...]
+    changed_bytes: int
+    logged_bytes: int
+    _extra: Callable[[], Any] = field(repr=False)
+    _durable_version: Callable[[], int] = field(repr=False)
+
+    @property
+    def extra(self) -> Any:
+        """The JSON value or bytes that the caller gave beside the tree; None for none.
+
+        Read from the log each time it is asked for.
+        """
+        return self._extra()
+
+    @property
+    def durable(self) -> bool:
+        """Whether it would survive a power cut now."""
+        return self.version <= self._durable_version()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Commit) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash((self.version, self.time_ns))
+
+    def _key(self) -> tuple[Any, ...]:
+        note = encode_json(self.note, "note")
+        return (self.version, self.step, self.time_ns, self.source, note, self.changed)
+
+
+def encode_json(value: Any, name: str) -> str:
+    """``value`` as JSON; 0-d arrays and NumPy scalars become numbers.
+
+    Raises:
+        TypeError: it holds something that JSON has no word for; the message names it.
+    """
+    if value is None:
+        return ""
+
+    def number(item: Any) -> Any:
+        if getattr(item, "shape", None) == () and hasattr(item, "item"):
+            return item.item()
+        raise TypeError(
+            f"{name} holds a {type(item).__name__}. Expected JSON (None, bool, int, float, str, "
+            f"lists, dicts with str keys) and 0-d arrays."
+        )
+
+    return json.dumps(value, default=number, separators=(",", ":"))
+
+
+def decode_json(text: str) -> Any:
+    """The value that `encode_json` wrote."""
+    return json.loads(text) if text else None
+
+
+def read_commit(log: Log, version: int, durable_version: Callable[[], int]) -> Commit:
+    """The commit of ``version``; reads its frame's meta and no payload.
+
+    Raises:
+        VersionError: no such version.
+        CorruptionError: its frame does not read back.
+    """
+    record, row = log.record(version), log.row(version)
+    return Commit(
+        version=version,
+        step=record.step,
+        time_ns=record.time_ns,
+        source=record.source,
+        note=decode_json(record.note),
+        changed=tuple(log.arrays_of(record)),
+        changed_bytes=record.changed_bytes,
+        logged_bytes=row.logged_bytes,
+        _extra=lambda: read_extra(log, version),
+        _durable_version=durable_version,
+    )
+
+
+def read_extra(log: Log, version: int) -> Any:
+    """What the caller gave beside the tree of ``version``: JSON, bytes, or None."""
+    blob, flags = log.extra(version)
+    if blob is None:
+        return None
+    return json.loads(blob) if flags & EXTRA_IS_JSON else blob

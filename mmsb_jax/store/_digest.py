@@ -1,0 +1,119 @@
+"""The digest of an array, in NumPy: two sums of a strong mix over its words.
+
+The mix is lowbias32 (C. Wellons, "Prospecting for hash functions", 2018). Word ``w`` at index ``i``
+of its array adds ``mix(w ^ k)`` to the first lane and ``mix((w + k) ^ SALT)`` to the second, with
+``k = mix(i + GOLDEN)``, all modulo 2³²; a zero word adds nothing. Being sums, the lanes can be
+kept up from changed words alone, and they survive a move of the array in the pool. A digest
+finds drift and damage. It is not a signature: who wants a collision can make one.
+"""
+
+from concurrent.futures import Executor
+
+import numpy as np
+import xxhash
+
+GOLDEN = np.uint32(0x9E3779B9)
+SALT = np.uint32(0x85EBCA6B)
+_FIRST, _SECOND = np.uint32(0x7FEB352D), np.uint32(0x846CA68B)
+_TILE_WORDS = 1 << 15  # 128 KiB a temporary: the whole mix stays in the second-level cache
+_PART_WORDS = 1 << 20
+
+Lanes = tuple[int, int]
+"""Two sums modulo 2³²."""
+
+ZERO: Lanes = (0, 0)
+"""Digest of an array of zeros, of any size."""
+
+
+def mix(words: np.ndarray, scratch: np.ndarray) -> None:
+    """lowbias32 of ``words`` in place; ``scratch`` has the same shape."""
+    for shift, factor in ((16, _FIRST), (15, _SECOND)):
+        np.right_shift(words, shift, out=scratch)
+        np.bitwise_xor(words, scratch, out=words)
+        np.multiply(words, factor, out=words)
+    np.right_shift(words, 16, out=scratch)
+    np.bitwise_xor(words, scratch, out=words)
+
+
+def _lanes_of_tile(words: np.ndarray, index: np.ndarray) -> Lanes:
+    """Lanes of one tile; ``index`` (uint32) is overwritten."""
+    scratch = np.empty_like(index)
+    np.add(index, GOLDEN, out=index)
+    mix(index, scratch)
+    live = words != 0
+    mixed = np.bitwise_xor(words, index)
+    mix(mixed, scratch)
+    np.multiply(mixed, live, out=mixed)
+    first = int(mixed.sum(dtype=np.uint64))
+    np.add(words, index, out=mixed)
+    np.bitwise_xor(mixed, SALT, out=mixed)
+    mix(mixed, scratch)
+    np.multiply(mixed, live, out=mixed)
+    return first & 0xFFFFFFFF, int(mixed.sum(dtype=np.uint64)) & 0xFFFFFFFF
+
+
+def _lanes_of_part(words: np.ndarray, start: int) -> Lanes:
+    total = ZERO
+    for tile in range(0, words.size, _TILE_WORDS):
+        piece = words[tile : tile + _TILE_WORDS]
+        first = start + tile
+        index = np.arange(first, first + piece.size, dtype=np.uint64).astype(np.uint32)
+        total = add(total, _lanes_of_tile(piece, index))
+    return total
+
+
+def digest_words(words: np.ndarray, start: int = 0, executor: Executor | None = None) -> Lanes:
+    """Lanes of ``words`` (uint32[n]) that stand at indices ``start …`` of their array.
+
+    Cost: about 1 ns a word and core; an ``executor`` shares parts of 4 MiB among its threads.
+    """
+    if executor is None or words.size <= _PART_WORDS:
+        return _lanes_of_part(words, start)
+    parts = range(0, words.size, _PART_WORDS)
+    total = ZERO
+    for lanes in executor.map(
+        lambda part: _lanes_of_part(words[part : part + _PART_WORDS], start + part), parts
+    ):
+        total = add(total, lanes)
+    return total
+
+
+def digest_scattered(words: np.ndarray, index: np.ndarray) -> Lanes:
+    """Lanes of ``words`` (uint32[n]) that stand at ``index`` (int64[n]) of their array."""
+    total = ZERO
+    for tile in range(0, words.size, _TILE_WORDS):
+        piece = slice(tile, tile + _TILE_WORDS)
+        total = add(total, _lanes_of_tile(words[piece], index[piece].astype(np.uint32)))
+    return total
+
+
+def add(left: Lanes, right: Lanes) -> Lanes:
+    """Sum of two digests."""
+    return (left[0] + right[0]) & 0xFFFFFFFF, (left[1] + right[1]) & 0xFFFFFFFF
+
+
+def subtract(left: Lanes, right: Lanes) -> Lanes:
+    """Difference of two digests."""
+    return (left[0] - right[0]) & 0xFFFFFFFF, (left[1] - right[1]) & 0xFFFFFFFF
+
+
+_STATE_MASK = (1 << 128) - 1
+
+
+def state_term(array_id: int, schema: bytes, lanes: Lanes) -> int:
+    """What one array adds to the digest of a state: xxh3-128 of its id, schema and lanes."""
+    key = b"%d %d %d " % (array_id, lanes[0], lanes[1])
+    return xxhash.xxh3_128_intdigest(key + schema)
+
+
+def constant_term(name: str, value: str) -> int:
+    """What one constant (a leaf kept by value) adds to the digest of a state."""
+    return xxhash.xxh3_128_intdigest(b"constant " + name.encode() + b"\0" + value.encode())
+
+
+def state_sum(total: int, added: int, removed: int = 0) -> int:
+    """Digest of a state with one term put in and one taken out, modulo 2¹²⁸.
+
+    A sum, so that a commit costs what changed and not the number of arrays.
+    """
+    return (total + added - removed) & _STATE_MASK

@@ -1,0 +1,319 @@
+"""The head: the state after the newest commit, in memory, and the making of the next commit."""
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from mmsb_jax.store._change import Change, as_words, compare, finish_all, patch
+from mmsb_jax.store._codec import Chunk, compress_blob
+from mmsb_jax.store._digest import (
+    ZERO,
+    Lanes,
+    constant_term,
+    digest_words,
+    state_sum,
+    state_term,
+)
+from mmsb_jax.store._record import (
+    EXTRA_ID,
+    EXTRA_IS_JSON,
+    FULL,
+    STRUCTURE_CHANGED,
+    ArrayInfo,
+    CommitRecord,
+    Op,
+    OpCode,
+    records_of,
+)
+from mmsb_jax.store._state import StoredState, words_for
+from mmsb_jax.store._writer import LogWriter
+
+
+@dataclass(slots=True)
+class Draft:
+    """What a commit is asked to do.
+
+    Attributes:
+        ops: changes of the table of arrays, in order.
+        contents: array id → its bytes after (uint8[nbytes]), for the arrays to compare.
+        patches: array id → (words (int64[n], ascending), mask of the bytes written (uint32[n]),
+            bytes written (uint32[n])).
+        values: constants: name → tagged value, None for one that goes.
+        step, source, note, time_ns: what the caller says of it (`CommitRecord`).
+        extra: the caller's blob.
+        extra_is_json: whether the blob is JSON.
+    """
+
+    ops: list[Op] = field(default_factory=list)
+    contents: dict[int, np.ndarray] = field(default_factory=dict)
+    patches: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = field(default_factory=dict)
+    values: dict[str, str | None] = field(default_factory=dict)
+    step: int | None = None
+    source: str = ""
+    note: str = ""
+    time_ns: int | None = None
+    extra: bytes | None = None
+    extra_is_json: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Landed:
+    """What became of a draft."""
+
+    version: int
+    time_ns: int
+    changed: tuple[str, ...]
+    changed_bytes: int
+    logged_bytes: int
+
+
+_LEAST_SPARSE_BYTES = 4 << 20
+_LEAST_TOTAL_BYTES = 64 << 20
+
+
+class _Plan:
+    """A draft against the state it meets: what goes, what is made, what is compared.
+
+    Attributes:
+        made: id → (array after its operation, digest before the commit's bytes, words).
+        gone: ids of the arrays whose present term leaves the digest of the state.
+        compared: changes to find by comparing whole arrays.
+        patched: changes that are known, those without a differing byte left out.
+        next_id: the next id that is free.
+    """
+
+    def __init__(self, state: StoredState, draft: Draft) -> None:
+        self._state = state
+        self.made: dict[int, tuple[ArrayInfo, Lanes, np.ndarray]] = {}
+        self.gone: list[int] = []
+        self.next_id = state.table.next_id
+        for op in draft.ops:
+            self._operate(op)
+        self.compared = []
+        for array_id, raw in draft.contents.items():
+            change = self._change(array_id)
+            change.new = as_words(raw)
+            self.compared.append(change)
+        self.patched = []
+        for array_id, (words, mask, data) in draft.patches.items():
+            change = self._change(array_id)
+            if patch(change, words, (change.old[words] & ~mask) | (data & mask)):
+                self.patched.append(change)
+
+    def _operate(self, op: Op) -> None:
+        info, table = op.info, self._state.table
+        self.next_id = max(self.next_id, info.id + 1)
+        if op.code is OpCode.CREATE:
+            self.made[info.id] = (info, ZERO, np.zeros(words_for(info.nbytes), np.uint32))
+            return
+        if info.id in table.arrays:
+            self.gone.append(info.id)
+        if op.code is OpCode.DELETE:
+            self.made.pop(info.id, None)
+            return
+        old, old_words = table.arrays[info.id], self._state.words[info.id]
+        words = np.zeros(words_for(info.nbytes), np.uint32)
+        kept = min(old.nbytes, info.nbytes)
+        words.view(np.uint8)[:kept] = old_words.view(np.uint8)[:kept]
+        lanes = table.lanes.get(info.id, ZERO)
+        self.made[info.id] = (
+            info,
+            lanes if kept == old.nbytes else digest_words(words),
+            words,
+        )
+
+    def _change(self, array_id: int) -> Change:
+        table = self._state.table
+        if array_id in self.made:
+            info, _, words = self.made[array_id]
+        else:
+            info, words = table.arrays[array_id], self._state.words[array_id]
+        return Change(info, words, None, fresh=array_id not in table.bases)
+
+    def lanes_before(self, array_id: int) -> Lanes:
+        """Digest of an array as it is when the commit's bytes meet it."""
+        if array_id in self.made:
+            return self.made[array_id][1]
+        return self._state.table.lanes.get(array_id, ZERO)
+
+
+class Head:
+    """The state after the newest commit, and the only way to the next.
+
+    Args:
+        state: all arrays at the log's newest version, with the versions of their pages.
+        writer: the log's writer.
+        page_bytes: bytes of a page.
+        executor: makes the threads for large commits when they are first needed.
+    """
+
+    def __init__(
+        self,
+        state: StoredState,
+        writer: LogWriter,
+        page_bytes: int,
+        executor: Callable[[], Executor],
+    ) -> None:
+        self.state = state
+        self.writer = writer
+        self.page_bytes = page_bytes
+        self._executor = executor
+        self._delta_bytes: dict[int, int] = {}
+        self._terms: dict[int, int] = {}
+        self._sparse_bytes = 0
+        self._total_bytes = 0
+        self._state_bytes = state.nbytes
+        self._recount()
+
+    def _recount(self) -> None:
+        """Take up the schedule where the last segment left it."""
+        log = self.writer.log
+        first = log.pieces[-1].segment.first_version if log.pieces else 1
+        for version in range(first, log.version + 1):
+            self._count(log.record(version), log.row(version).logged_bytes)
+
+    def _count(self, record: CommitRecord, logged_bytes: int) -> None:
+        self._total_bytes += logged_bytes
+        stop = 0
+        full_bytes = 0
+        for row in record.records:
+            start, stop = stop, stop + int(row["chunks"])
+            stored = int(record.chunks["stored"][start:stop].sum())
+            array_id = int(row["id"])
+            if row["flags"] & FULL:
+                self._delta_bytes[array_id] = 0
+                full_bytes += stored
+            elif array_id != EXTRA_ID:
+                self._delta_bytes[array_id] = self._delta_bytes.get(array_id, 0) + stored
+        self._sparse_bytes += logged_bytes - full_bytes
+
+    @property
+    def snapshot_is_due(self) -> bool:
+        """By logged bytes: deltas as large as the state, or eight states of anything.
+
+        The rule knows nothing of time, so that the same commits give the same log.
+        """
+        return self._sparse_bytes > max(self._state_bytes, _LEAST_SPARSE_BYTES) or (
+            self._total_bytes > max(8 * self._state_bytes, _LEAST_TOTAL_BYTES)
+        )
+
+    def begin_segment(self) -> None:
+        """Start the schedule anew: a snapshot of the newest version is on its way."""
+        self._sparse_bytes = self._total_bytes = 0
+        self._delta_bytes.clear()
+
+    def commit(self, draft: Draft) -> Landed:
+        """Compare, append to the log, and only then change the head.
+
+        Raises:
+            LocationError, ClosedError: the log could not be written; the head is as it was.
+        """
+        plan = _Plan(self.state, draft)
+        changes = compare(plan.compared, self.page_bytes, self._executor) + plan.patched
+        wait = finish_all(changes, plan.lanes_before, self.page_bytes, self._executor)
+        chunks: list[Chunk] = []
+        encoded: list[tuple[Change, int, int]] = []
+        for change in changes:
+            delta_bytes = self._delta_bytes.get(change.info.id, 0)
+            pieces, flags = change.encode(delta_bytes, self._executor)
+            encoded.append((change, len(pieces), flags))
+            chunks += pieces
+        extra_chunks = compress_blob(draft.extra) if draft.extra else []
+        record = CommitRecord(
+            log_id=b"",
+            previous_chain=b"",
+            state_digest=0,
+            version=0,
+            time_ns=time.time_ns() if draft.time_ns is None else draft.time_ns,
+            step=draft.step,
+            source=draft.source,
+            note=draft.note,
+            values=draft.values,
+            next_id=plan.next_id,
+            ops=draft.ops,
+        )
+        if draft.ops:
+            record.flags |= STRUCTURE_CHANGED
+
+        def complete() -> CommitRecord:
+            wait()
+            self._describe(record, plan, encoded)
+            if draft.extra is not None:
+                rows = [(EXTRA_ID, 0, 0, 0, 0, len(extra_chunks), FULL)]
+                record.records = np.concatenate([record.records, records_of(rows)])
+                record.flags |= EXTRA_IS_JSON if draft.extra_is_json else 0
+            return record
+
+        try:
+            logged_bytes = self.writer.append([*chunks, *extra_chunks], complete)
+        finally:
+            wait()
+        self._adopt(plan, record, changes)
+        self._count(record, logged_bytes)
+        changed = tuple(sorted(change.info.name for change in changes))
+        return Landed(record.version, record.time_ns, changed, record.changed_bytes, logged_bytes)
+
+    def _describe(
+        self, record: CommitRecord, plan: "_Plan", encoded: Sequence[tuple[Change, int, int]]
+    ) -> None:
+        """Enter digests and counts, once they are known."""
+        table = self.state.table
+        rows, digest = [], table.state_digest
+        for array_id in plan.gone:
+            digest = state_sum(digest, 0, self._term(array_id))
+        for change, chunks, flags in encoded:
+            info = change.info
+            base = table.bases.get(info.id, 0)
+            rows.append((info.id, base, *change.lanes, change.changed_bytes, chunks, flags))
+            record.changed_bytes += change.changed_bytes
+            before = 0 if info.id in plan.made else self._term(info.id)
+            after = state_term(info.id, info.schema(), change.lanes)
+            digest = state_sum(digest, after, before)
+        touched = {change.info.id for change, *_ in encoded}
+        for array_id, (info, lanes, _) in plan.made.items():
+            if array_id in touched:
+                continue
+            if lanes != table.lanes.get(array_id, ZERO):  # a resize that cut words off
+                rows.append((array_id, table.bases.get(array_id, 0), *lanes, 0, 0, 0))
+            digest = state_sum(digest, state_term(array_id, info.schema(), lanes))
+        for name, value in record.values.items():
+            before = table.values.get(name)
+            digest = state_sum(
+                digest,
+                0 if value is None else constant_term(name, value),
+                0 if before is None else constant_term(name, before),
+            )
+        record.records = records_of(rows)
+        record.state_digest = digest
+
+    def _term(self, array_id: int) -> int:
+        """What an array of the head adds to the digest of the state."""
+        term = self._terms.get(array_id)
+        if term is None:
+            table = self.state.table
+            lanes = table.lanes.get(array_id, ZERO)
+            term = state_term(array_id, table.arrays[array_id].schema(), lanes)
+            self._terms[array_id] = term
+        return term
+
+    def _adopt(self, plan: _Plan, record: CommitRecord, changes: Sequence[Change]) -> None:
+        """Change the head to what the log now says; nothing in here can fail on its own."""
+        state, table = self.state, self.state.table
+        for code, info, _ in table.apply_ops(record):
+            self._terms.pop(info.id, None)
+            if code is OpCode.DELETE:
+                state.drop(info.id)
+                self._delta_bytes.pop(info.id, None)
+            else:
+                state.adopt_words(info, plan.made[info.id][2])
+        if record.ops:
+            self._state_bytes = state.nbytes
+        table.apply_values(record)
+        for change in changes:
+            change.put()
+            self._terms.pop(change.info.id, None)
+            state.page_versions[change.info.id][change.pages] = record.version
+        table.apply_head(record, self.writer.log.scan.chain)

@@ -1,0 +1,50 @@
+"""Where a log may lie: on a local file system, where locks and syncs mean what they say."""
+
+import os
+import re
+from pathlib import Path
+
+from mmsb_jax._errors import LocationError
+
+_NETWORK = {
+    "9p", "afs", "ceph", "cifs", "fuse.gcsfuse", "fuse.rclone", "fuse.s3fs", "fuse.sshfs",
+    "glusterfs", "gpfs", "lustre", "ncpfs", "nfs", "nfs4", "smb3", "smbfs", "beegfs",
+}  # fmt: skip
+
+
+def check_local(path: str | os.PathLike[str]) -> Path:
+    """``path`` as an absolute path on a local file system.
+
+    Raises:
+        LocationError: a URL, or a network file system; refused by name until they work.
+    """
+    text = os.fspath(path)
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text):
+        raise LocationError(
+            f"{text} is a URL. A log lies in a directory of a local file system: give its path."
+        )
+    place = Path(text).expanduser().absolute()
+    kind = file_system_of(place)
+    if kind in _NETWORK:
+        raise LocationError(
+            f"{place} lies on {kind}, a network file system, where a lock and a sync do not mean "
+            f"what they say. Use a local disk, and copy the directory when it is closed."
+        )
+    return place
+
+
+def file_system_of(place: Path) -> str:
+    """Name of the file system that holds ``place``; empty where it cannot be told."""
+    resolved = os.path.realpath(place)
+    best, kind = "", ""
+    try:
+        mounts = Path("/proc/self/mounts").read_text().splitlines()
+    except OSError:
+        return ""
+    for line in mounts:
+        fields = line.split(" ")
+        point = fields[1].encode().decode("unicode_escape")
+        inside = resolved == point or resolved.startswith(point.rstrip("/") + "/")
+        if inside and len(point) >= len(best):
+            best, kind = point, fields[2]
+    return kind

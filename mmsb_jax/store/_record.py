@@ -1,0 +1,281 @@
+"""The meta of a commit frame: what changed, in which arrays, and what the caller said of it.
+
+A snapshot's frame has the same meta: it is the commit that makes the whole state from nothing.
+"""
+
+import json
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+import numpy as np
+
+from mmsb_jax._dtypes import parse_dtype
+from mmsb_jax.store._format import BadFrameError
+
+RECORD = np.dtype(
+    [
+        ("id", "<u8"),
+        ("base", "<u8"),
+        ("lane0", "<u4"),
+        ("lane1", "<u4"),
+        ("changed", "<u8"),
+        ("chunks", "<u4"),
+        ("flags", "<u4"),
+    ]
+)
+"""One array of a commit: its id, the version that the record builds on, the digest after it, the
+bytes that changed, how many chunks follow, and flags."""
+
+CHUNK = np.dtype(
+    [
+        ("offset", "<u8"),
+        ("raw", "<u4"),
+        ("stored", "<u4"),
+        ("items", "<u4"),
+        ("coding", "u1"),
+        ("unit", "u1"),
+        ("reserved", "<u2"),
+    ]
+)
+"""One piece of a record: the bytes of the array that it covers, and how they are stored."""
+
+FULL = 1
+"""Record flag: the chunks give every byte of the array; what was there before does not matter."""
+PAGE_VERSIONS = 2
+"""Record flag, in snapshots: the data are the versions of the array's pages (uint64 each)."""
+
+EXTRA_ID = 0
+"""Array id of the record that holds the caller's ``extra``."""
+
+HAS_STEP, DIGEST_ONLY, EXTRA_IS_JSON, VALUES_REPLACE, STRUCTURE_CHANGED = 1, 2, 4, 8, 16
+"""Flags of a commit. DIGEST_ONLY is reserved for commits that hold no data on purpose."""
+
+_FIXED = struct.Struct("<16s16s16s16sQqqQQIIIIIIIHH")
+_OP = struct.Struct("<BBHHHQ")
+MAX_DIMENSIONS = 64
+
+
+class OpCode(IntEnum):
+    """What an operation does to the table of arrays. Numbers are never used again."""
+
+    CREATE = 1
+    DELETE = 2
+    UPDATE = 3
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayInfo:
+    """One array of the table.
+
+    Attributes:
+        id: number of the array, never used again after it is deleted.
+        name: path, unique among the live arrays.
+        kind: what the leaf was (see `mmsb_jax.core._leaves.LeafSpec`).
+        dtype: name of the dtype.
+        shape: shape.
+        member: whether it belongs to the committed tree (else it was created by name).
+    """
+
+    id: int
+    name: str
+    kind: str
+    dtype: str
+    shape: tuple[int, ...]
+    member: bool
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the array."""
+        size = parse_dtype(self.dtype).itemsize
+        for length in self.shape:
+            size *= length
+        return size
+
+    def schema(self) -> bytes:
+        """What the array is, for the digest of the state."""
+        return f"{self.name}\0{self.kind}\0{self.dtype}\0{self.shape}".encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """A change of the table of arrays, in the order in which the commit makes them."""
+
+    code: OpCode
+    info: ArrayInfo
+
+
+@dataclass(slots=True)
+class CommitRecord:
+    """The meta of a commit or snapshot frame, decoded."""
+
+    log_id: bytes
+    previous_chain: bytes
+    state_digest: int
+    version: int
+    time_ns: int
+    step: int | None = None
+    source: str = ""
+    note: str = ""
+    values: dict[str, str | None] = field(default_factory=dict)
+    flags: int = 0
+    changed_bytes: int = 0
+    next_id: int = 1
+    frame_sizes: list[int] = field(default_factory=list)
+    frames_hash: bytes = bytes(16)
+    records: np.ndarray = field(default_factory=lambda: np.empty(0, RECORD))
+    chunks: np.ndarray = field(default_factory=lambda: np.empty(0, CHUNK))
+    ops: list[Op] = field(default_factory=list)
+
+    def encode(self) -> bytes:
+        """The meta's bytes."""
+        source, note = self.source.encode(), self.note.encode()
+        values = json.dumps(self.values, sort_keys=True).encode() if self.values else b""
+        ops = b"".join(map(_encode_op, self.ops))
+        flags = self.flags | (HAS_STEP if self.step is not None else 0)
+        fixed = _FIXED.pack(
+            self.log_id,
+            self.previous_chain,
+            self.state_digest.to_bytes(16, "little"),
+            self.frames_hash,
+            self.version,
+            self.step or 0,
+            self.time_ns,
+            self.changed_bytes,
+            self.next_id,
+            flags,
+            len(self.frame_sizes),
+            len(self.records),
+            len(self.chunks),
+            len(ops),
+            len(note),
+            len(values),
+            len(source),
+            0,
+        )
+        sizes = struct.pack(f"<{len(self.frame_sizes)}Q", *self.frame_sizes)
+        tables = self.records.tobytes() + self.chunks.tobytes()
+        return b"".join((fixed, sizes, tables, ops, source, note, values))
+
+    @classmethod
+    def decode(cls, meta: bytes) -> "CommitRecord":
+        """The record in ``meta``, every size checked against the bytes there are.
+
+        Raises:
+            BadFrameError: the parts do not fill the meta exactly, or contradict each other.
+        """
+        if len(meta) < _FIXED.size:
+            raise BadFrameError("the commit is shorter than its fixed part")
+        (
+            *hashes,
+            version,
+            step,
+            time_ns,
+            changed_bytes,
+            next_id,
+            flags,
+            frames,
+            records,
+            chunks,
+            ops_bytes,
+            note_bytes,
+            values_bytes,
+            source_bytes,
+            _,
+        ) = _FIXED.unpack_from(meta)
+        sizes = (
+            frames * 8,
+            records * RECORD.itemsize,
+            chunks * CHUNK.itemsize,
+            ops_bytes,
+            source_bytes,
+            note_bytes,
+            values_bytes,
+        )
+        if _FIXED.size + sum(sizes) != len(meta):
+            raise BadFrameError("the parts of the commit do not fill its meta")
+        parts, start = [], _FIXED.size
+        for size in sizes:
+            parts.append(meta[start : start + size])
+            start += size
+        record_table = np.frombuffer(parts[1], RECORD)
+        if int(record_table["chunks"].sum(dtype=np.uint64)) != chunks:
+            raise BadFrameError("the records of the commit do not share out its chunks")
+        log_id, previous_chain, state_digest, frames_hash = hashes
+        try:
+            return cls(
+                log_id=log_id,
+                previous_chain=previous_chain,
+                state_digest=int.from_bytes(state_digest, "little"),
+                version=version,
+                time_ns=time_ns,
+                step=step if flags & HAS_STEP else None,
+                source=parts[4].decode(),
+                note=parts[5].decode(),
+                values=_decode_values(parts[6]),
+                flags=flags & ~HAS_STEP,
+                changed_bytes=changed_bytes,
+                next_id=next_id,
+                frame_sizes=list(struct.unpack(f"<{frames}Q", parts[0])),
+                frames_hash=frames_hash,
+                records=record_table,
+                chunks=np.frombuffer(parts[2], CHUNK),
+                ops=_decode_ops(parts[3]),
+            )
+        except (UnicodeDecodeError, ValueError) as error:
+            raise BadFrameError(f"the commit does not parse: {error}") from error
+
+    def touched(self) -> list[int]:
+        """Ids of the arrays that the commit has bytes of."""
+        ids = self.records["id"]
+        return [int(i) for i in ids if i != EXTRA_ID]
+
+
+def _encode_op(op: Op) -> bytes:
+    info = op.info
+    kind, dtype, name = info.kind.encode(), info.dtype.encode(), info.name.encode()
+    head = _OP.pack(
+        op.code, len(info.shape), len(kind), len(dtype), len(name) | (info.member << 15), info.id
+    )
+    return head + struct.pack(f"<{len(info.shape)}Q", *info.shape) + kind + dtype + name
+
+
+MAX_NAME_BYTES = (1 << 15) - 1
+
+
+def _decode_ops(raw: bytes) -> list[Op]:
+    ops, start = [], 0
+    while start < len(raw):
+        if len(raw) - start < _OP.size:
+            raise ValueError("an operation is cut short")
+        code, dimensions, *lengths, array_id = _OP.unpack_from(raw, start)
+        start += _OP.size
+        member = bool(lengths[2] >> 15)
+        lengths[2] &= MAX_NAME_BYTES
+        if dimensions > MAX_DIMENSIONS or len(raw) - start < dimensions * 8 + sum(lengths):
+            raise ValueError("an operation is cut short")
+        shape = struct.unpack_from(f"<{dimensions}Q", raw, start)
+        start += dimensions * 8
+        texts = []
+        for length in lengths:
+            texts.append(raw[start : start + length].decode())
+            start += length
+        kind, dtype, name = texts
+        parse_dtype(dtype)
+        ops.append(Op(OpCode(code), ArrayInfo(array_id, name, kind, dtype, shape, member)))
+    return ops
+
+
+def _decode_values(raw: bytes) -> dict[str, str | None]:
+    values = json.loads(raw) if raw else {}
+    if not isinstance(values, dict) or not all(
+        value is None or isinstance(value, str) for value in values.values()
+    ):
+        raise ValueError("the constants are not a table of strings")
+    return values
+
+
+def records_of(rows: Sequence[tuple[int, int, int, int, int, int, int]]) -> np.ndarray:
+    """A record table from (id, base, lane0, lane1, changed, chunks, flags)."""
+    return np.array(rows, RECORD) if rows else np.empty(0, RECORD)

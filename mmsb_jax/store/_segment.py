@@ -1,0 +1,276 @@
+"""Segments: the files of the log, and the walk over the frames in one.
+
+A segment begins with a frame that says which segment it continues, from which version, position
+and chain on. What stands in the old one behind that position is not part of the log: recovery
+never truncates, it continues elsewhere.
+"""
+
+import re
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import xxhash
+
+from mmsb_jax._errors import FormatError
+from mmsb_jax.store._files import Files
+from mmsb_jax.store._format import (
+    ALIGNMENT_BYTES,
+    HEADER_BYTES,
+    MAGIC,
+    BadFrameError,
+    Buffer,
+    Header,
+    Kind,
+    Reader,
+    build_frame,
+    padded,
+    read_data,
+    read_header,
+    read_meta,
+)
+from mmsb_jax.store._record import CommitRecord
+
+FOLDER = "log"
+_META = struct.Struct("<16sQQQ16s")
+_NAME = re.compile(r"log/(\d{8,})-(\d{20})\.seg")
+NO_SEGMENT = 0
+"""Number that stands for "none before"; segments count from 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One file of the log.
+
+    Attributes:
+        log_id: id of the log that wrote it.
+        number: its number; never used again.
+        previous: number of the segment that it continues.
+        first_version: version of its first commit.
+        base: position of its first byte.
+        chain: chain before its first commit.
+        synced: position up to which the log was durable when it was made.
+    """
+
+    log_id: bytes
+    number: int
+    previous: int
+    first_version: int
+    base: int
+    chain: bytes
+    synced: int
+
+    @property
+    def name(self) -> str:
+        """Name of its file."""
+        return f"{FOLDER}/{self.number:08d}-{self.first_version:020d}.seg"
+
+    @property
+    def index_name(self) -> str:
+        """Name of its index's sidecar."""
+        return self.name.removesuffix(".seg") + ".idx"
+
+    def frame(self) -> list[Buffer]:
+        """Its first frame."""
+        meta = _META.pack(self.log_id, self.number, self.previous, self.first_version, self.chain)
+        return build_frame(Kind.SEGMENT, self.base, self.synced, meta)[1]
+
+
+SEGMENT_FRAME_BYTES = HEADER_BYTES + padded(_META.size)
+"""Bytes of the first frame of a segment."""
+
+
+def list_segments(files: Files) -> list[tuple[int, int, str]]:
+    """(number, first version, name) of the segment files, ascending."""
+    found = ((_NAME.fullmatch(name), name) for name in files.names(FOLDER))
+    return sorted((int(m[1]), int(m[2]), name) for m, name in found if m)
+
+
+def read_segment(files: Files, name: str) -> Segment:
+    """The segment that a file's first frame declares.
+
+    Raises:
+        BadFrameError: the frame is damaged or cut short, or is not that of this file.
+    """
+    read = reader_of(files, name)
+    header = read_header(read, 0, None)
+    if header.kind != Kind.SEGMENT or header.meta_bytes != _META.size:
+        raise BadFrameError("the file does not begin with the frame of a segment")
+    log_id, number, previous, first_version, chain = _META.unpack(read_meta(read, 0, header))
+    segment = Segment(
+        log_id, number, previous, first_version, header.position, chain, header.synced
+    )
+    if segment.name != name:
+        raise BadFrameError(f"the file declares itself to be {segment.name}")
+    return segment
+
+
+def reader_of(files: Files, name: str) -> Reader:
+    """Reads bytes of one file."""
+    return lambda offset, size: files.read(name, offset, size)
+
+
+@dataclass(frozen=True, slots=True)
+class ScannedCommit:
+    """A whole commit that a scan met: its record, where its frame stands, the chain after it."""
+
+    record: CommitRecord
+    header: Header
+    offset: int
+    end_offset: int
+    logged_bytes: int
+    chain: bytes
+
+
+@dataclass(slots=True)
+class Scan:
+    """Where a scan is; after the last commit, why it ended.
+
+    Attributes:
+        offset: end of the last whole commit (or mark), in the file.
+        version: version of the last whole commit.
+        chain: chain after it.
+        synced: newest synced position that a frame has named.
+        fault: what is wrong behind `offset`; None where the file ends there.
+    """
+
+    offset: int
+    version: int
+    chain: bytes
+    synced: int
+    fault: str | None = None
+
+
+def chain_after(previous_chain: bytes, meta: bytes, data_hash: int) -> bytes:
+    """The chain after a commit: xxh3-128 of that before, the commit's meta, its data's hash."""
+    return xxhash.xxh3_128_digest(previous_chain + meta + struct.pack("<Q", data_hash))
+
+
+def frames_hash(frames: list[tuple[int, int]]) -> bytes:
+    """What a commit says of its data frames: xxh3-128 of (bytes, data hash) of each."""
+    return xxhash.xxh3_128_digest(b"".join(struct.pack("<QQ", *frame) for frame in frames))
+
+
+def scan_commits(
+    read: Reader,
+    segment: Segment,
+    scan: Scan,
+    log_ids: "LogIds",
+    end_offset: int | None = None,
+    check_data: bool = True,
+) -> Iterator[ScannedCommit]:
+    """Whole commits from ``scan.offset`` on; ``scan`` follows and says at the end why it ended.
+
+    Args:
+        read: reads the segment's file.
+        segment: the segment.
+        scan: where to begin; changed in place.
+        log_ids: which log's id a version carries.
+        end_offset: where the next segment says that this one ends; None to read on to the end.
+        check_data: whether data are read and compared with their hash.
+    """
+    offset = scan.offset
+    pending: list[tuple[int, int]] = []
+    while end_offset is None or offset < end_offset:
+        try:
+            raw = read(offset, HEADER_BYTES)
+            if not raw:
+                if pending or offset != scan.offset:
+                    scan.fault = "data frames without their commit"
+                elif end_offset is not None:
+                    scan.fault = "the file ends before the next segment says"
+                return
+            header = Header.decode(raw, segment.base + offset)
+            if not header.check_kind():
+                offset += header.frame_bytes
+                continue
+            commit = None
+            if header.kind == Kind.DATA:
+                if check_data:
+                    read_data(read, offset, header)
+                pending.append((header.data_bytes, header.data_hash))
+            elif header.kind == Kind.COMMIT:
+                commit = _read_commit(read, offset, header, scan, pending, log_ids, check_data)
+                pending = []
+            elif header.kind != Kind.MARK or pending:
+                raise BadFrameError(f"a frame of kind {header.kind} in the middle of the log")
+        except BadFrameError as error:
+            scan.fault = str(error)
+            return
+        scan.synced = max(scan.synced, header.synced)
+        offset += header.frame_bytes
+        if commit is not None:
+            scan.version, scan.chain = commit.record.version, commit.chain
+        if not pending:
+            scan.offset = offset
+        if commit is not None:
+            yield commit
+    if offset != end_offset or pending:
+        scan.fault = "the next segment says that this one ends elsewhere"
+
+
+def _read_commit(
+    read: Reader,
+    offset: int,
+    header: Header,
+    scan: Scan,
+    pending: list[tuple[int, int]],
+    log_ids: "LogIds",
+    check_data: bool,
+) -> ScannedCommit:
+    """The commit whose frame stands at ``offset``, checked against what came before it."""
+    meta = read_meta(read, offset, header)
+    record = CommitRecord.decode(meta)
+    if check_data:
+        read_data(read, offset, header)
+    if record.version != scan.version + 1:
+        raise BadFrameError(f"version {record.version} follows version {scan.version}")
+    if record.previous_chain != scan.chain or record.log_id != log_ids.of(record.version):
+        raise BadFrameError(f"version {record.version} belongs to another history")
+    if record.frame_sizes != [size for size, _ in pending] or (
+        record.frames_hash != frames_hash(pending)
+    ):
+        raise BadFrameError(f"version {record.version} has other data frames than it says")
+    chain = chain_after(scan.chain, meta, header.data_hash)
+    end = offset + header.frame_bytes
+    return ScannedCommit(record, header, offset, end, end - scan.offset, chain)
+
+
+def newest_mark_behind(read: Reader, segment: Segment, offset: int) -> int:
+    """The newest synced position that any whole header behind ``offset`` names; 0 for none.
+
+    Used where a frame is bad, to tell damage from a torn tail: a frame can stand at any aligned
+    offset, and its header says so itself.
+    """
+    newest = 0
+    offset = padded(offset)
+    while block := read(offset, 1 << 22):
+        found = block.find(MAGIC)
+        while found >= 0:
+            if found % ALIGNMENT_BYTES == 0:
+                raw = block[found : found + HEADER_BYTES]
+                try:
+                    header = Header.decode(raw, segment.base + offset + found)
+                    newest = max(newest, header.synced)
+                except (BadFrameError, FormatError):
+                    pass  # bytes of an array that look like a frame, or a damaged one
+            found = block.find(MAGIC, found + 1)
+        offset += len(block) // ALIGNMENT_BYTES * ALIGNMENT_BYTES or len(block)
+    return newest
+
+
+@dataclass(frozen=True, slots=True)
+class LogIds:
+    """Which log wrote a version: a fork's early versions are its parent's.
+
+    Attributes:
+        lineage: (id, last version written under it) of the logs that this one was forked from.
+        own: id of this log.
+    """
+
+    lineage: tuple[tuple[bytes, int], ...]
+    own: bytes
+
+    def of(self, version: int) -> bytes:
+        """The id that the frame of ``version`` carries."""
+        return next((log_id for log_id, last in self.lineage if version <= last), self.own)

@@ -1,0 +1,308 @@
+"""A state rebuilt from the log: the table of arrays, their bytes, and what commits do to them."""
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from mmsb_jax.store._codec import Coding, decode_into, read_sparse
+from mmsb_jax.store._digest import (
+    ZERO,
+    Lanes,
+    constant_term,
+    digest_words,
+    state_sum,
+    state_term,
+)
+from mmsb_jax.store._format import BadFrameError
+from mmsb_jax.store._record import (
+    EXTRA_ID,
+    FULL,
+    PAGE_VERSIONS,
+    VALUES_REPLACE,
+    ArrayInfo,
+    CommitRecord,
+    OpCode,
+)
+
+DataReader = Callable[[], list[memoryview]]
+"""Reads the data of a commit: one view a chunk, in order. Called only when a chunk is wanted."""
+
+MAX_ARRAY_BYTES = 1 << 44
+
+
+def words_for(nbytes: int) -> int:
+    """Words that hold ``nbytes`` bytes."""
+    return -(-nbytes // 4)
+
+
+@dataclass(slots=True)
+class Table:
+    """What is known of a state without its bytes: arrays, constants, digests, the chain."""
+
+    log_id: bytes
+    version: int = 0
+    chain: bytes = bytes(16)
+    state_digest: int = 0
+    next_id: int = 1
+    arrays: dict[int, ArrayInfo] = field(default_factory=dict)
+    ids: dict[str, int] = field(default_factory=dict)
+    values: dict[str, str] = field(default_factory=dict)
+    lanes: dict[int, Lanes] = field(default_factory=dict)
+    bases: dict[int, int] = field(default_factory=dict)
+    """Version of the newest record of each array; a delta builds on it."""
+
+    def apply_ops(self, record: CommitRecord) -> list[tuple[OpCode, ArrayInfo, ArrayInfo | None]]:
+        """Make the commit's operations; returns (operation, array after, array before).
+
+        Raises:
+            BadFrameError: an operation on an array that is not there, or is there already.
+        """
+        done = []
+        for op in record.ops:
+            info, before = op.info, self.arrays.get(op.info.id)
+            if (op.code is OpCode.CREATE) != (before is None):
+                raise BadFrameError(f"operation {op.code.name} on array {info.id} does not fit")
+            if info.nbytes > MAX_ARRAY_BYTES:
+                raise BadFrameError(f"array {info.name!r} claims {info.nbytes} bytes")
+            if before is not None:
+                del self.ids[before.name]
+            if op.code is OpCode.DELETE:
+                del self.arrays[info.id]
+                self.lanes.pop(info.id, None)
+                self.bases.pop(info.id, None)
+            else:
+                if info.name in self.ids:
+                    raise BadFrameError(f"two arrays are named {info.name!r}")
+                self.arrays[info.id] = info
+                self.ids[info.name] = info.id
+            done.append((op.code, info, before))
+        return done
+
+    def apply_values(self, record: CommitRecord) -> None:
+        """Make the commit's changes of the constants."""
+        if record.flags & VALUES_REPLACE:
+            self.values.clear()
+        for name, value in record.values.items():
+            if value is None:
+                self.values.pop(name, None)
+            else:
+                self.values[name] = value
+
+    def apply_head(self, record: CommitRecord, chain: bytes) -> None:
+        """Take over what the commit says of itself."""
+        self.log_id = record.log_id
+        self.version = record.version
+        self.state_digest = record.state_digest
+        self.next_id = record.next_id
+        self.chain = chain
+        for row in record.records:
+            if row["id"] != EXTRA_ID and not row["flags"] & PAGE_VERSIONS:
+                array_id = int(row["id"])
+                self.lanes[array_id] = (int(row["lane0"]), int(row["lane1"]))
+                self.bases[array_id] = record.version
+
+    def digest(self) -> int:
+        """The digest of the state, from the lanes of its arrays and its constants."""
+        total = 0
+        for array_id, info in self.arrays.items():
+            term = state_term(array_id, info.schema(), self.lanes.get(array_id, ZERO))
+            total = state_sum(total, term)
+        for name, value in self.values.items():
+            total = state_sum(total, constant_term(name, value))
+        return total
+
+
+class StoredState:
+    """A state with its bytes, brought forward commit by commit.
+
+    Args:
+        table: where to begin; empty for the beginning of the log.
+        wanted: names of arrays → whether to hold their bytes; None holds all.
+        page_bytes: size of a page, to keep the version of each page; None keeps none.
+    """
+
+    def __init__(
+        self,
+        log_id: bytes,
+        wanted: Callable[[str], bool] | None = None,
+        page_bytes: int | None = None,
+    ) -> None:
+        self.table = Table(log_id)
+        self.words: dict[int, np.ndarray] = {}
+        self.page_versions: dict[int, np.ndarray] = {}
+        self._wanted = wanted
+        self._page_bytes = page_bytes
+
+    @property
+    def keeps_page_versions(self) -> bool:
+        """Whether the version of each page is kept, for which every change must be replayed."""
+        return self._page_bytes is not None
+
+    def bytes_of(self, array_id: int) -> np.ndarray:
+        """The bytes of an array (uint8[nbytes]), a view."""
+        nbytes = self.table.arrays[array_id].nbytes
+        return self.words[array_id].view(np.uint8)[:nbytes]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        return sum(info.nbytes for info in self.table.arrays.values())
+
+    def apply(
+        self,
+        record: CommitRecord,
+        chain: bytes,
+        read_chunks: DataReader,
+        skip: Iterable[int] = (),
+    ) -> None:
+        """Bring the state forward by one commit; ``chain`` is that after it.
+
+        Records of the ids in ``skip`` are passed over: a later full record replaces them.
+
+        Raises:
+            BadFrameError: the commit does not fit the state. The state is spent then.
+        """
+        for code, info, before in self.table.apply_ops(record):
+            if code is OpCode.DELETE:
+                self.drop(info.id)
+            elif self._wanted is None or self._wanted(info.name):
+                self._allocate(info, before)
+            else:
+                self.words.pop(info.id, None)
+        self.table.apply_values(record)
+        self._apply_records(record, read_chunks, frozenset(skip))
+        self.table.apply_head(record, chain)
+
+    def load(self, record: CommitRecord, read_chunks: DataReader) -> None:
+        """Take over the whole state that a snapshot's record holds; this one must be empty.
+
+        Raises:
+            BadFrameError: the record contradicts itself.
+        """
+        table = self.table
+        for _, info, _ in table.apply_ops(record):
+            if self._wanted is None or self._wanted(info.name):
+                self._allocate(info, None)
+        table.apply_values(record)
+        full = [row for row in record.records if not row["flags"] & PAGE_VERSIONS]
+        # The deltas that follow build on the record that each array had last.
+        table.bases = {int(row["id"]): int(row["base"]) for row in full}
+        table.lanes = {int(row["id"]): (int(row["lane0"]), int(row["lane1"])) for row in full}
+        self._apply_records(record, read_chunks, frozenset())
+        table.log_id = record.log_id
+        table.version, table.next_id = record.version, record.next_id
+        table.state_digest, table.chain = record.state_digest, record.previous_chain
+
+    def _allocate(self, info: ArrayInfo, before: ArrayInfo | None) -> None:
+        fresh = np.zeros(words_for(info.nbytes), np.uint32)
+        old = self.words.get(info.id)
+        if old is not None and before is not None:
+            kept = min(before.nbytes, info.nbytes)
+            fresh.view(np.uint8)[:kept] = old.view(np.uint8)[:kept]
+        self.adopt_words(info, fresh)
+
+    def adopt_words(self, info: ArrayInfo, words: np.ndarray) -> None:
+        """Hold ``words`` as those of an array that was created or updated."""
+        self.words[info.id] = words
+        if self._page_bytes is not None:
+            pages = -(-info.nbytes // self._page_bytes)
+            versions = np.zeros(pages, np.uint64)
+            known = self.page_versions.get(info.id, versions[:0])[:pages]
+            versions[: known.size] = known
+            self.page_versions[info.id] = versions
+
+    def drop(self, array_id: int) -> None:
+        """Let go of the words of an array that was deleted."""
+        self.words.pop(array_id, None)
+        self.page_versions.pop(array_id, None)
+
+    def _apply_records(
+        self, record: CommitRecord, read_chunks: DataReader, skip: frozenset[int]
+    ) -> None:
+        parts: list[memoryview] | None = None
+        stop = 0
+        for row in record.records:
+            start, stop = stop, stop + int(row["chunks"])
+            array_id = int(row["id"])
+            if array_id == EXTRA_ID or array_id in skip:
+                continue
+            if array_id not in self.table.arrays:
+                raise BadFrameError(f"a record of array {array_id}, which is not there")
+            if array_id not in self.words:
+                continue
+            if parts is None:
+                parts = read_chunks()
+            rows = record.chunks[start:stop]
+            if row["flags"] & PAGE_VERSIONS:
+                self._load_page_versions(array_id, rows, parts[start:stop])
+            else:
+                self._apply_chunks(record.version, array_id, row, rows, parts[start:stop])
+
+    def _load_page_versions(self, array_id: int, rows: np.ndarray, parts: list[memoryview]) -> None:
+        versions = self.page_versions.get(array_id)
+        if versions is not None:
+            for row, part in zip(rows, parts, strict=True):
+                decode_into(versions.view(np.uint8), row, part)
+
+    def _apply_chunks(
+        self,
+        version: int,
+        array_id: int,
+        row: np.void,
+        rows: np.ndarray,
+        parts: list[memoryview],
+    ) -> None:
+        target = self.bytes_of(array_id)
+        full = bool(row["flags"] & FULL)
+        if not full and self.table.bases.get(array_id, 0) != int(row["base"]):
+            raise BadFrameError(
+                f"a record of array {array_id} builds on version {int(row['base'])}, "
+                f"its newest is {self.table.bases.get(array_id, 0)}"
+            )
+        if full and int(rows["raw"].sum(dtype=np.uint64)) != target.size:
+            raise BadFrameError(f"a full record of array {array_id} does not give all its bytes")
+        if array_id not in self.page_versions:
+            for chunk, part in zip(rows, parts, strict=True):
+                decode_into(target, chunk, part)
+            return
+        versions = self.page_versions[array_id]
+        for chunk, part in zip(rows, parts, strict=True):
+            for page in self._changed_pages(target, chunk, part):
+                versions[page] = version
+
+    def _changed_pages(
+        self, target: np.ndarray, chunk: np.void, part: memoryview
+    ) -> Iterable[np.ndarray]:
+        """Apply one chunk; yields the pages in which it changed a byte."""
+        assert self._page_bytes is not None
+        offset, raw, page_bytes = int(chunk["offset"]), int(chunk["raw"]), self._page_bytes
+        if chunk["coding"] in (Coding.SPARSE, Coding.SPARSE_ZSTD):
+            index, _ = read_sparse(chunk, part)
+            decode_into(target, chunk, part)
+            yield np.unique((offset + index * int(chunk["unit"])) // page_bytes)
+            return
+        first, last = offset // page_bytes, -(-(offset + raw) // page_bytes)
+        before = target[first * page_bytes : last * page_bytes].copy()
+        decode_into(target, chunk, part)
+        changed = before != target[first * page_bytes : last * page_bytes]
+        starts = np.arange(0, changed.size, page_bytes)
+        if changed.size:
+            yield first + np.flatnonzero(np.logical_or.reduceat(changed, starts))
+
+    def check_digest(self, executor: Executor | None = None) -> None:
+        """Compare the digest of the bytes, from scratch, with what the commits say.
+
+        Raises:
+            BadFrameError: an array, or the state, has another digest; the message names it.
+        """
+        for array_id, words in self.words.items():
+            lanes = digest_words(words, executor=executor)
+            if lanes != self.table.lanes.get(array_id, ZERO):
+                name = self.table.arrays[array_id].name
+                raise BadFrameError(f"the bytes of {name!r} do not have the digest recorded")
+        if self.table.digest() != self.table.state_digest:
+            raise BadFrameError(
+                f"the state at version {self.table.version} does not have the digest recorded"
+            )

@@ -1,0 +1,360 @@
+"""The writer of a log: append, sync, rotate, close. All or nothing a commit."""
+
+import contextlib
+import errno
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from mmsb_jax._errors import ClosedError, LocationError, MMSBError
+from mmsb_jax.store._codec import Chunk
+from mmsb_jax.store._files import AppendFile, Buffer
+from mmsb_jax.store._format import Kind, build_frame
+from mmsb_jax.store._frames import INLINE_BYTES, data_frames, pack_chunks
+from mmsb_jax.store._log import Log, Piece
+from mmsb_jax.store._record import CommitRecord
+from mmsb_jax.store._segment import (
+    NO_SEGMENT,
+    Segment,
+    chain_after,
+    frames_hash,
+    list_segments,
+)
+from mmsb_jax.store._snapshot import list_snapshots, write_snapshot
+
+Durability = str | tuple[str, float]
+"""``"os"``, ``"fsync"`` or ``("group", milliseconds)``."""
+
+
+def check_durability(durability: Durability) -> None:
+    """Refuse what is not a durability."""
+    match durability:
+        case "os" | "fsync":
+            return
+        case ("group", float() | int() as interval_ms) if interval_ms > 0:
+            return
+    raise ValueError(
+        f"durability={durability!r}: expected 'os', 'fsync' or ('group', milliseconds)"
+    )
+
+
+class LogWriter:
+    """Appends commits to a log that nobody else writes.
+
+    Thread-safe: one commit is appended at a time; a sync runs beside appends.
+
+    Args:
+        log: the log, opened; it is kept up to date.
+        durability: when a commit counts as done.
+
+    Attributes:
+        durable_version: the newest version that survives a power cut.
+        snapshot_fault: why the last snapshot could not be made; None when it could.
+    """
+
+    def __init__(self, log: Log, durability: Durability = "os") -> None:
+        check_durability(durability)
+        self.log = log
+        self.durable_version = 0
+        self.snapshot_fault: str | None = None
+        self._durability = durability
+        self._append_lock = threading.RLock()
+        self._sync_lock = threading.Lock()
+        self._poison: str | None = None
+        self._synced = log.scan.synced
+        self._unsynced: list[AppendFile] = []
+        self._background = ThreadPoolExecutor(1, "mmsb-snapshots")
+        self._snapshot: Future[int | None] | None = None
+        self._file = self._begin()
+        self.sync()
+        is_group = isinstance(durability, tuple)
+        self._group = _GroupSync(self, durability[1] / 1e3) if is_group else None
+
+    def _begin(self) -> AppendFile:
+        """Open the end of the log; a bad tail is sealed by going on in a new segment."""
+        pieces = self.log.pieces
+        for piece in pieces[:-1]:
+            if piece.segment.base + (piece.end_offset or 0) > self._synced:
+                self._unsynced.append(self.log.files.reopen(piece.segment.name))
+        if pieces and self.log.scan.fault is None:
+            return self.log.files.reopen(pieces[-1].segment.name)
+        if pieces:
+            self._unsynced.append(self.log.files.reopen(pieces[-1].segment.name))
+        return self._create_segment()
+
+    def _create_segment(self) -> AppendFile:
+        """A new segment that continues the log where it ends, durable before it is used."""
+        log, files = self.log, self.log.files
+        last = log.pieces[-1].segment if log.pieces else None
+        segment = Segment(
+            log_id=log.manifest.ids.own,
+            number=max((number for number, *_ in list_segments(files)), default=0) + 1,
+            previous=last.number if last else NO_SEGMENT,
+            first_version=log.version + 1,
+            base=log.position,
+            chain=log.scan.chain,
+            synced=self._synced,
+        )
+        handle = files.create(segment.name)
+        try:
+            handle.append(segment.frame())
+            handle.sync()
+        except BaseException:
+            handle.close()
+            with contextlib.suppress(OSError):
+                files.remove(segment.name)
+            raise
+        log.enter_segment(segment)
+        return handle
+
+    def append(self, chunks: Sequence[Chunk], complete: Callable[[], CommitRecord]) -> int:
+        """Append one commit; returns the bytes written.
+
+        Args:
+            chunks: its data. They are written first, where they are many.
+            complete: makes the record, called once the data are written, so that digests can be
+                computed meanwhile. Version, chain, frames and chunks are entered here.
+
+        Raises:
+            LocationError: the disk is full or fails; the log is as it was.
+            ClosedError: the writer was closed, or a sync has failed before.
+        """
+        with self._append_lock:
+            self._check_usable()
+            log, scan = self.log, self.log.scan
+            start, base = scan.offset, log.pieces[-1].segment.base
+            try:
+                frames, position, inline = self._write_data(chunks, base + start)
+                record = complete()
+                record.log_id = log.manifest.ids.own
+                record.version = scan.version + 1
+                record.previous_chain = scan.chain
+                record.frame_sizes = [size for size, _ in frames]
+                record.frames_hash = frames_hash(frames)
+                record.chunks = pack_chunks(chunks)
+                meta = record.encode()
+                header, buffers = build_frame(Kind.COMMIT, position, self._synced, meta, inline)
+                self._file.append(buffers)
+            except BaseException as error:
+                self._take_back(start)
+                raise self._explain(error) from error
+            offset = position - base
+            end = offset + header.frame_bytes
+            if self._durability == "fsync":
+                self._sync_commit(record.version, base + end, start)
+            scan.offset, scan.version = end, record.version
+            scan.chain = chain_after(scan.chain, meta, header.data_hash)
+            index = log.pieces[-1].index
+            assert index is not None
+            index.append(record, offset, end - start)
+            if self._group is not None:
+                self._group.wake()
+            return end - start
+
+    def _write_data(
+        self, chunks: Sequence[Chunk], position: int
+    ) -> tuple[list[tuple[int, int]], int, list[Buffer]]:
+        """Write the data frames; returns (bytes, hash) of each, where they end, what is inline."""
+        if sum(len(chunk.data) for chunk in chunks) <= INLINE_BYTES:
+            return [], position, [chunk.data for chunk in chunks]
+        frames = []
+        for header, buffers in data_frames(chunks, position, self._synced):
+            self._file.append(buffers)
+            frames.append((header.data_bytes, header.data_hash))
+            position += header.frame_bytes
+        return frames, position, []
+
+    def _sync_commit(self, version: int, position: int, start: int) -> None:
+        """Make the commit just written durable before it counts."""
+        try:
+            self._file.sync()
+        except OSError as error:
+            # After a failed sync nobody knows what the disk holds: trying again would lie.
+            self._poison = f"a sync of the log failed: {error}"
+            with contextlib.suppress(OSError):
+                self._file.truncate(start)
+            raise self._poisoned() from error
+        self._synced, self.durable_version = position, version
+
+    def _take_back(self, offset: int) -> None:
+        """Remove what a failed append left; a log that cannot be cleaned is not used again."""
+        try:
+            self._file.truncate(offset)
+        except OSError as error:
+            self._poison = f"a failed write could not be taken back: {error}"
+
+    def _explain(self, error: BaseException) -> BaseException:
+        if isinstance(error, OSError) and not isinstance(error, MMSBError):
+            return disk_error(error, self.log.place)
+        return error
+
+    def _check_usable(self) -> None:
+        if self._poison is not None:
+            raise self._poisoned()
+
+    def _poisoned(self) -> ClosedError:
+        return ClosedError(
+            f"{self.log.place} cannot be written any more: {self._poison}. Close it and open it "
+            f"again: what is whole on disk is recovered."
+        )
+
+    def sync(self) -> int:
+        """Make every commit so far durable; returns the newest durable version.
+
+        Raises:
+            ClosedError: the sync failed, now or before.
+        """
+        with self._sync_lock:
+            with self._append_lock:
+                self._check_usable()
+                version, position, last = self.log.version, self.log.position, self._file
+                sealed, self._unsynced = self._unsynced, []
+            try:
+                for file in (*sealed, last):
+                    file.sync()
+            except OSError as error:
+                self._poison = f"a sync of the log failed: {error}"
+                raise self._poisoned() from error
+            for file in sealed:
+                file.close()
+            with self._append_lock:
+                self._synced = max(self._synced, position)
+                self.durable_version = max(self.durable_version, version)
+            return self.durable_version
+
+    def rotate(self) -> Piece | None:
+        """Go on in a new segment; returns the one that is sealed, None where it is still empty.
+
+        Raises:
+            LocationError: the disk is full or fails; the log goes on in the old segment.
+        """
+        with self._append_lock:
+            self._check_usable()
+            sealed = self.log.pieces[-1]
+            if not sealed.index:
+                return None
+            try:
+                fresh = self._create_segment()
+            except OSError as error:
+                raise disk_error(error, self.log.place) from error
+            self._unsynced.append(self._file)
+            self._file = fresh
+            return sealed
+
+    def schedule_snapshot(self, page_bytes: int, sealed: Piece | None = None) -> Future[int | None]:
+        """Fold the newest version into a snapshot, in the background.
+
+        One at a time: while one is being made, the next is left out.
+
+        Returns:
+            A future: the bytes written; None where there was a snapshot already.
+        """
+        with self._append_lock:
+            if self._snapshot is None or self._snapshot.done():
+                version, position = self.log.version, self.log.position
+                self._snapshot = self._background.submit(
+                    self._make_snapshot, version, position, page_bytes, sealed
+                )
+            return self._snapshot
+
+    def _make_snapshot(
+        self, version: int, position: int, page_bytes: int, sealed: Piece | None
+    ) -> int | None:
+        try:
+            self.sync()
+            if sealed is not None:
+                self.log.write_index(sealed)
+            if not version or version in list_snapshots(self.log.files):
+                return None
+            state = self.log.state(version, page_bytes=page_bytes)
+            written = write_snapshot(self.log.files, state, time.time_ns(), position)
+        except Exception as error:
+            self.snapshot_fault = f"the snapshot of version {version} was not made: {error}"
+            raise
+        self.snapshot_fault = None
+        return written
+
+    def close(self) -> None:
+        """Sync, leave a mark that says so, and give every handle back."""
+        if self._group is not None:
+            self._group.stop()
+        self._background.shutdown(wait=True)
+        try:
+            if self._poison is None:
+                self.sync()
+                self._leave_mark()
+        finally:
+            self._poison = self._poison or "it was closed"
+            for file in (*self._unsynced, self._file):
+                file.close()
+
+    def abandon(self) -> None:
+        """Give the handles back and write nothing: what a forked child does."""
+        self._poison = "it belongs to the process that opened it"
+        for file in (*self._unsynced, self._file):
+            file.close()
+
+    def _leave_mark(self) -> None:
+        """Without a mark, damage to the last commits would pass for a torn tail."""
+        if not self.log.pieces[-1].index:
+            return
+        with self._append_lock:
+            start = self.log.scan.offset
+            header, buffers = build_frame(Kind.MARK, self.log.position, self._synced)
+            try:
+                self._file.append(buffers)
+                self._file.sync()
+            except OSError:
+                self._take_back(start)
+                return
+            self.log.scan.offset = start + header.frame_bytes
+
+
+class _GroupSync:
+    """Syncs what was appended within an interval, in a thread of its own."""
+
+    def __init__(self, writer: LogWriter, interval_s: float) -> None:
+        self._writer = writer
+        self._interval_s = interval_s
+        self._work = threading.Event()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="mmsb-group-sync", daemon=True)
+        self._thread.start()
+
+    def wake(self) -> None:
+        """There is something to sync."""
+        self._work.set()
+
+    def stop(self) -> None:
+        """End the thread; what is left is for the writer's last sync."""
+        self._stopped.set()
+        self._work.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            self._work.wait()
+            # Half the interval to gather, the other half for the sync itself.
+            self._stopped.wait(self._interval_s / 2)
+            self._work.clear()
+            with contextlib.suppress(ClosedError):  # the next append says so
+                self._writer.sync()
+
+
+def disk_error(error: OSError, place: str) -> LocationError:
+    """What an error of the file system means for the log, and what to do."""
+    reasons = {
+        errno.ENOSPC: "the disk is full. Make room",
+        errno.EDQUOT: "the disk quota is used up. Make room",
+        errno.EACCES: "permission is denied. Change the permissions",
+        errno.EROFS: "the file system is read-only. Use another place",
+    }
+    code = error.errno or 0
+    reason = reasons.get(code, f"the disk answers: {os.strerror(code)}. See to the disk")
+    return LocationError(
+        code,
+        f"nothing was written to {place}: {reason} and try again; the log and the state are as "
+        f"they were",
+    )
