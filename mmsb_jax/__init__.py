@@ -1,0 +1,107 @@
+"""Versioned state for JAX: every step of any pytree, bit for bit, at the price of what changed.
+
+Public names are imported when they are first used, so that the command line and the store start
+without JAX.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mmsb_jax._errors import (
+        ArrayNotFoundError,
+        ClosedError,
+        CorruptionError,
+        DeviceMemoryError,
+        FormatError,
+        GraphCycleError,
+        InvalidDeltaError,
+        LocationError,
+        LockedError,
+        MMSBError,
+        RecomputeError,
+        StructureError,
+        VersionError,
+    )
+    from mmsb_jax.bus._bus import Bus
+    from mmsb_jax.bus._open import open
+    from mmsb_jax.core._delta import Delta, apply, compose, diff, invert
+    from mmsb_jax.core._digest import digest, update_digest
+    from mmsb_jax.core._layout import Layout, Region
+    from mmsb_jax.core._pages import Pages
+    from mmsb_jax.core._replay import replay
+    from mmsb_jax.core._tlog import TLog
+    from mmsb_jax.store._commit import Commit
+
+_MODULES = {
+    "_errors": (
+        "ArrayNotFoundError",
+        "ClosedError",
+        "CorruptionError",
+        "DeviceMemoryError",
+        "FormatError",
+        "GraphCycleError",
+        "InvalidDeltaError",
+        "LocationError",
+        "LockedError",
+        "MMSBError",
+        "RecomputeError",
+        "StructureError",
+        "VersionError",
+    ),
+    "bus._bus": ("Bus",),
+    "bus._open": ("open",),
+    "core._delta": ("Delta", "apply", "compose", "diff", "invert"),
+    "core._digest": ("digest", "update_digest"),
+    "core._layout": ("Layout", "Region"),
+    "core._pages": ("Pages",),
+    "core._replay": ("replay",),
+    "core._tlog": ("TLog",),
+    "store._commit": ("Commit",),
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+
+__version__ = "0.1.0"
+__all__ = [
+    "ArrayNotFoundError",
+    "Bus",
+    "ClosedError",
+    "Commit",
+    "CorruptionError",
+    "Delta",
+    "DeviceMemoryError",
+    "FormatError",
+    "GraphCycleError",
+    "InvalidDeltaError",
+    "Layout",
+    "LocationError",
+    "LockedError",
+    "MMSBError",
+    "Pages",
+    "RecomputeError",
+    "Region",
+    "StructureError",
+    "TLog",
+    "VersionError",
+    "apply",
+    "compose",
+    "diff",
+    "digest",
+    "invert",
+    "open",
+    "replay",
+    "update_digest",
+]
+
+
+def __getattr__(name: str) -> Any:
+    module = _MODULE_OF.get(name)
+    if module is None:
+        raise AttributeError(f"module 'mmsb_jax' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"mmsb_jax.{module}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -14,7 +14,7 @@ class ArrayNotFoundError(MMSBError, KeyError):
 
 
 class StructureError(MMSBError, ValueError):
-    """A tree, shape, dtype or leaf that differs from what is recorded, or that cannot be recorded."""
+    """A tree, shape, dtype or leaf that differs from what is recorded, or cannot be recorded."""
 
 
 class InvalidDeltaError(MMSBError, ValueError):

@@ -1,6 +1,6 @@
 """Arrays by name: what `create`, `write`, `delete`, `resize` and `apply` ask of the log."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -20,9 +20,7 @@ from mmsb_jax.store._state import MAX_ARRAY_BYTES
 _NUMPY_ONLY = "SUMm"
 
 
-def new_spec(
-    name: str, shape: Sequence[int] | None, dtype: Any, nbytes: int | None
-) -> LeafSpec:
+def new_spec(name: str, shape: Sequence[int] | None, dtype: Any, nbytes: int | None) -> LeafSpec:
     """What ``bus.create`` was asked to make.
 
     Raises:
@@ -77,8 +75,10 @@ def bytes_for(info: ArrayInfo, value: Any) -> np.ndarray:
         value = np.asarray(value, parse_dtype(info.dtype))
     spec = describe(value, info.name)
     recorded = spec_of(info)
-    if isinstance(spec, Constant) or spec.dtype != recorded.dtype or (
-        spec.shape != recorded.shape or not is_same_kind(recorded, spec)
+    if (
+        isinstance(spec, Constant)
+        or spec.dtype != recorded.dtype
+        or (spec.shape != recorded.shape or not is_same_kind(recorded, spec))
     ):
         raise StructureError(
             f"write to {info.name!r}: {spec} arrived, {recorded} was expected. Cast or reshape it "
@@ -88,12 +88,18 @@ def bytes_for(info: ArrayInfo, value: Any) -> np.ndarray:
 
 
 def patches_of(
-    delta: Delta, layout: Layout, ids: dict[str, int]
+    delta: Delta, layout: Layout, find: Callable[[str], ArrayInfo]
 ) -> dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Array id → (words, masks, values) of a delta: what it writes where.
 
+    Args:
+        delta: the delta.
+        layout: where its rows stand.
+        find: an array by its name.
+
     Raises:
         InvalidDeltaError: it overflowed, or reaches outside the arrays of ``layout``.
+        ArrayNotFoundError: an array of ``layout`` is not there.
     """
     host = jax.device_get(delta)
     if host.page.ndim != 1:
@@ -114,16 +120,19 @@ def patches_of(
         )
     pages = host.page[:count].astype(np.int64)
     starts = host.block[:count].astype(np.int64) * block_words
-    wrong = np.flatnonzero((pages < 0) | (pages >= layout.pages))
-    if wrong.size:
+    regions = sorted((r for r in layout.regions if r.pages), key=lambda region: region.page)
+    firsts = np.array([region.page for region in regions], np.int64)
+    ends = np.array([region.page + region.pages for region in regions], np.int64)
+    owners = np.searchsorted(firsts, pages, side="right") - 1
+    outside = owners < 0
+    outside[~outside] = pages[~outside] >= ends[owners[~outside]]
+    if outside.any():
+        wrong = int(np.flatnonzero(outside)[0])
         raise InvalidDeltaError(
-            f"block {wrong[0]} of the delta is in page {pages[wrong[0]]}; the layout has "
-            f"{layout.pages} pages"
+            f"block {wrong} of the delta is in page {pages[wrong]}, which belongs to no array of "
+            f"the layout. Make the delta with bus.layout, or pass the layout that it was made with."
         )
     found = {}
-    regions = [region for region in layout.regions if region.pages]
-    firsts = np.array([region.page for region in regions])
-    owners = np.searchsorted(firsts, pages, side="right") - 1
     for owner in np.unique(owners):
         mine = owners == owner
         region = regions[owner]
@@ -137,8 +146,19 @@ def patches_of(
         words, mask, data = words[live][order], mask[live][order], data[live][order]
         if (words[1:] == words[:-1]).any():
             raise InvalidDeltaError(f"the delta holds a block of {region.name!r} twice")
-        found[ids[region.name]] = (words, mask, data)
+        found[_same_array(region, find).id] = (words, mask, data)
     return found
+
+
+def _same_array(region: Region, find: Callable[[str], ArrayInfo]) -> ArrayInfo:
+    """The array that a region of a layout is, or was."""
+    info = find(region.name)
+    if (info.dtype, info.shape) != (region.dtype, region.shape):
+        raise InvalidDeltaError(
+            f"{region.name!r} is {spec_of(info)} on the bus and {region.spec} in the delta's "
+            f"layout. Make the delta again with bus.layout."
+        )
+    return info
 
 
 def _check_inside(region: Region, words: np.ndarray, mask: np.ndarray) -> None:

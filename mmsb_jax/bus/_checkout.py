@@ -9,6 +9,7 @@ import numpy as np
 
 from mmsb_jax._dtypes import parse_dtype
 from mmsb_jax._errors import ArrayNotFoundError, StructureError
+from mmsb_jax._globs import matcher
 from mmsb_jax.bus._tree import (
     TreeShape,
     constant_of,
@@ -19,7 +20,7 @@ from mmsb_jax.bus._tree import (
 )
 from mmsb_jax.core._layout import array_not_found
 from mmsb_jax.core._leaves import Constant, LeafSpec, describe, rebuild
-from mmsb_jax.core._names import BARE_LEAF, flatten_with_names, matcher
+from mmsb_jax.core._names import BARE_LEAF, flatten_with_names
 from mmsb_jax.store._record import ArrayInfo
 from mmsb_jax.store._state import StoredState
 
@@ -36,8 +37,12 @@ def wanted_names(arrays: Sequence[str] | None) -> Callable[[str], bool] | None:
 
 def read_array(state: StoredState, info: ArrayInfo, sharding: Any = None) -> Any:
     """An array of a state as the leaf that it was, the caller's own."""
+    return array_of(info, state.bytes_of(info.id), sharding)
+
+
+def array_of(info: ArrayInfo, raw: np.ndarray, sharding: Any = None) -> Any:
+    """The leaf whose bytes are ``raw`` (uint8[nbytes]), the caller's own."""
     spec = spec_of(info)
-    raw = state.words[info.id].view(np.uint8)[: spec.nbytes]
     is_copied_by_jax = spec.kind == "jax" or spec.kind.startswith("key:")
     raw = raw if is_copied_by_jax else raw.copy()
     return rebuild(spec, raw.view(parse_dtype(spec.dtype)).reshape(spec.shape), sharding)
@@ -69,9 +74,7 @@ def fits(state: StoredState, shape: TreeShape) -> bool:
     )
 
 
-def build_known(
-    state: StoredState, shape: TreeShape, wanted: Callable[[str], bool] | None
-) -> Any:
+def build_known(state: StoredState, shape: TreeShape, wanted: Callable[[str], bool] | None) -> Any:
     """The tree of ``shape``; with ``wanted`` the part that holds these arrays and no others.
 
     Where no one node holds them, they come as a dict by name.
@@ -181,7 +184,7 @@ def _sharding_of(leaf: Any, spec: LeafSpec) -> Any:
         return None
     if isinstance(leaf, jax.ShapeDtypeStruct):
         return leaf.sharding
-    if isinstance(leaf, jax.Array) and leaf._committed:  # noqa: SLF001
+    if isinstance(leaf, jax.Array) and leaf._committed:
         return leaf.sharding
     return None
 

@@ -67,6 +67,7 @@ class Engine:
         self.lock = threading.RLock()
         self.threads = Threads()
         self.closed: str | None = None
+        self.durability = durability
         self._writer_lock = lock
         self._snapshots = snapshots
         self._pid = os.getpid()

@@ -11,7 +11,7 @@ from mmsb_jax.bus._bus import Bus
 from mmsb_jax.bus._engine import Engine
 from mmsb_jax.core._layout import DEFAULT_PAGE_BYTES, check_page_bytes
 from mmsb_jax.store._files import DiskFiles, Files, MemoryFiles
-from mmsb_jax.store._fork import create_log
+from mmsb_jax.store._fork import create_log, fork_log
 from mmsb_jax.store._lock import WriterLock
 from mmsb_jax.store._log import Log
 from mmsb_jax.store._manifest import NAME as MANIFEST_NAME
@@ -23,7 +23,7 @@ _open_here: "weakref.WeakValueDictionary[str, Bus]" = weakref.WeakValueDictionar
 _opening = threading.RLock()
 
 
-def open(  # noqa: A001
+def open(
     path: str | os.PathLike[str] | None = None,
     mode: Literal["a", "r"] = "a",
     *,
@@ -128,8 +128,8 @@ def _open_to_write(
             )
     except OSError as error:
         lock.release()
-        raise error if isinstance(error, LocationError) else disk_error(
-            error, str(place)
+        raise (
+            error if isinstance(error, LocationError) else disk_error(error, str(place))
         ) from error
     except BaseException:
         lock.release()
@@ -164,3 +164,26 @@ def _writing_bus(
     log = Log(files, name)
     engine = Engine(files, log, lock, durability, snapshots)
     return Bus(log, engine, files, place)
+
+
+def fork(log: Log, version: int, path: Any, **options: Any) -> Bus:
+    """A bus over a log of its own that goes on behind ``version`` of ``log``; see `Bus.fork`."""
+    if path is None:
+        files = MemoryFiles()
+        fork_log(log, version, files)
+        return _writing_bus(files, "the log in memory", None, "os", True)
+    place = check_local(path)
+    try:
+        _make_directory(place)
+        if (place / MANIFEST_NAME).exists():
+            raise LocationError(f"{place} is a log already. Give a path where nothing is yet.")
+        lock = WriterLock(place)
+        try:
+            fork_log(log, version, DiskFiles(place))
+        finally:
+            lock.release()
+    except OSError as error:
+        if isinstance(error, LocationError):
+            raise
+        raise disk_error(error, str(place)) from error
+    return open(place, **options)

@@ -130,7 +130,7 @@ class Stager:
 
 
 def _devices_of(leaf: Any) -> Any:
-    return leaf.sharding._device_assignment  # noqa: SLF001
+    return leaf.sharding._device_assignment
 
 
 class _Copier:

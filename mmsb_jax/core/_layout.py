@@ -5,20 +5,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jax
-
 from mmsb_jax._errors import ArrayNotFoundError, StructureError
+from mmsb_jax.core import _packing
+from mmsb_jax.core._delta import LINE_WORDS
 from mmsb_jax.core._leaves import Constant, LeafSpec, describe
 from mmsb_jax.core._names import flatten_with_names
+from mmsb_jax.core._pages import Pages
 
 WORD_BYTES = 4
 """Bytes of a word, the unit of storage."""
 
-LINE_WORDS = 32
-"""Words of a line, the default block of a delta: 128 bytes, one coalesced access of a GPU warp."""
-
 DEFAULT_PAGE_BYTES = 4096
 """Bytes of a page unless a layout says otherwise."""
+
+_BLANK = object()
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +114,63 @@ class Layout:
     def _by_name(self) -> dict[str, Region]:
         return {region.name: region for region in self.regions}
 
+    @functools.cached_property
+    def constant_specs(self) -> dict[str, Constant]:
+        """Path → what is there, of the leaves that are kept by value."""
+        if self.treedef is None:
+            return {}
+        count = len(self.regions) + len(self.constants)
+        blank = self.treedef.unflatten([_BLANK] * count)
+        names, _, _ = flatten_with_names(blank)
+        described = {names[i]: describe(leaf, names[i]) for i, leaf in self.constants}
+        return {name: c for name, c in described.items() if isinstance(c, Constant)}
+
+    def pack(self, tree: Any) -> Pages:
+        """``tree`` as pages, all at version 0. Works under ``jit`` and ``vmap``.
+
+        Raises:
+            StructureError: the tree is not of this layout's structure; every path is named.
+
+        Cost: one pass over the bytes; one small program a (shape, dtype), compiled once.
+        """
+        return _packing.pack(self, tree)
+
+    def unpack(self, pages: Pages) -> Any:
+        """The tree in ``pages``: same bytes, dtypes, shapes and Python types.
+
+        The inverse of `pack`. Under a transformation every array is a JAX array. A layout made by
+        hand gives a dict by name.
+
+        Raises:
+            StructureError: the pages are not of this layout; or an array that JAX cannot hold,
+                under a transformation.
+
+        Cost: one pass over the bytes.
+        """
+        return _packing.unpack(self, pages)
+
+    def get(self, pages: Pages, name: str) -> Any:
+        """One array of ``pages``.
+
+        Raises:
+            ArrayNotFoundError: no array has that name.
+
+        Cost: one pass over its bytes.
+        """
+        return _packing.get(self, pages, name)
+
+    def set(self, pages: Pages, name: str, value: Any, version: Any = None) -> Pages:
+        """The pages with one array replaced; pages that differ get ``version``, if it is given.
+
+        Raises:
+            ArrayNotFoundError: no array has that name.
+            StructureError: another shape or dtype; nothing is cast.
+
+        Cost: outside ``jit`` a copy of the pool, since ``pages`` stay as they are; in a jitted
+        function that donates them, one pass over the array's bytes.
+        """
+        return _packing.set_array(self, pages, name, value, version)
+
     def region(self, name: str) -> Region:
         """The region of one array.
 
@@ -154,8 +211,3 @@ def array_not_found(name: str, names: Sequence[str]) -> ArrayNotFoundError:
     known = near or sorted(names)[:5]
     hint = f"Did you mean {', '.join(map(repr, known))}?" if known else "There are no arrays."
     return ArrayNotFoundError(f"no array is named {name!r}. {hint}")
-
-
-def is_traced(leaves: Sequence[Any]) -> bool:
-    """Whether any leaf is a tracer, that is, whether we are inside a JAX transformation."""
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)

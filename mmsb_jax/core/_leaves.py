@@ -25,6 +25,9 @@ PYTHON_NUMBERS: dict[type, tuple[str, str]] = {
 }
 """Python number type → (kind, dtype of its bytes)."""
 
+_HOST_ONLY = frozenset({"int1", "uint1", "float6_e2m3fn", "float6_e3m2fn"})
+"""Dtypes that JAX lets in, and whose bytes XLA does not give."""
+
 _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
 
 
@@ -83,13 +86,7 @@ def describe(leaf: Any, name: str) -> LeafSpec | Constant:
         kind, dtype = PYTHON_NUMBERS[type(leaf)]
         return LeafSpec(kind, dtype, ())
     if isinstance(leaf, np.ndarray | np.generic):
-        if leaf.dtype.hasobject or leaf.dtype.names is not None:
-            raise StructureError(
-                f"{name}: a NumPy array of dtype {leaf.dtype} cannot be recorded. Expected a "
-                f"dtype of plain numbers or fixed-size strings: split it into plain arrays."
-            )
-        kind = "numpy" if isinstance(leaf, np.ndarray) else "scalar"
-        return LeafSpec(kind, dtype_name(leaf.dtype), leaf.shape)
+        return _describe_numpy(leaf, name)
     if leaf is None:
         return Constant("none", None)
     if type(leaf) is str:
@@ -103,10 +100,43 @@ def describe(leaf: Any, name: str) -> LeafSpec | Constant:
     )
 
 
+def _describe_numpy(leaf: np.ndarray | np.generic, name: str) -> LeafSpec:
+    """Spec of a NumPy array or scalar.
+
+    Raises:
+        StructureError: it would not come back as it is.
+    """
+    dtype = leaf.dtype
+    if isinstance(leaf, np.bytes_ | np.str_) and (not leaf or leaf[-1] in (0, "\0")):
+        raise StructureError(
+            f"{name}: the NumPy string {leaf!r} is empty or ends with a NUL, which NumPy drops. "
+            f"Expected a Python str, or a uint8 array for bytes."
+        )
+    if dtype.hasobject or dtype.names is not None or _is_void(dtype) or not dtype.itemsize:
+        raise StructureError(
+            f"{name}: a NumPy array of dtype {dtype} cannot be recorded. Expected a dtype of plain "
+            f"numbers or fixed-size strings: split it into plain arrays."
+        )
+    if isinstance(leaf, np.ndarray):
+        if type(leaf) not in (np.ndarray, np.memmap):
+            raise StructureError(
+                f"{name}: a {qualified_name(type(leaf))} is more than its bytes and would come "
+                f"back as a numpy.ndarray. Expected a plain array: record what it holds as arrays "
+                f"(np.asarray(x); for a masked array x.data and x.mask)."
+            )
+        return LeafSpec("numpy", dtype_name(dtype), leaf.shape)
+    return LeafSpec("scalar", dtype_name(dtype), ())
+
+
+def _is_void(dtype: np.dtype) -> bool:
+    """Whether ``dtype`` is raw memory; numbers of ml_dtypes are of kind V too."""
+    return dtype.kind == "V" and not hasattr(ml_dtypes, dtype.name)
+
+
 def _describe_key(key: Any) -> LeafSpec:
     """Spec of a typed PRNG key, from its data."""
     data = jax.eval_shape(jax.random.key_data, key)
-    return LeafSpec(f"key:{key.dtype._impl.name}", "uint32", tuple(data.shape))  # noqa: SLF001
+    return LeafSpec(f"key:{key.dtype._impl.name}", "uint32", tuple(data.shape))
 
 
 def qualified_name(function: Callable[..., Any]) -> str:
@@ -160,9 +190,9 @@ def rebuild(spec: LeafSpec, array: np.ndarray, sharding: Any = None) -> Any:
 
 def is_holdable(dtype: np.dtype) -> bool:
     """Whether JAX can hold ``dtype`` on a device as things stand (64-bit types may be off)."""
-    if dtype.kind in "SUMmO" or not dtype.isnative:
+    if dtype.kind in "SUMmO" or not dtype.isnative or _is_void(dtype):
         return False
-    custom = dtype.kind == "V" and hasattr(ml_dtypes, dtype.name)
-    if dtype.kind == "V" and not custom:
+    is_long = dtype.kind in "fc" and dtype.itemsize > (8 if dtype.kind == "f" else 16)
+    if is_long or dtype.name in _HOST_ONLY:
         return False
     return jax.dtypes.canonicalize_dtype(dtype) == dtype

@@ -7,7 +7,7 @@ that is one leaf has the name ``~``.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -41,30 +41,6 @@ def _name_of_key(key: Any) -> str:
 
 def _escape(text: str) -> str:
     return text.replace("~", "~0").replace("/", "~1")
-
-
-def matcher(patterns: Iterable[str]) -> re.Pattern[str]:
-    """A compiled pattern that fully matches the names that any of ``patterns`` selects.
-
-    ``*`` is any run of characters inside a key, ``**`` any run of keys, ``?`` one character.
-    A pattern without wildcards selects that array and everything below that path.
-    """
-    return re.compile("|".join(f"(?:{_translate(pattern)})" for pattern in patterns))
-
-
-def _translate(pattern: str) -> str:
-    if not re.search(r"[*?]", pattern):
-        return re.escape(pattern.rstrip("/")) + r"(?:/.*)?"
-    translated = ""
-    for token in re.findall(r"\*\*/|/\*\*$|\*\*|\*|\?|[^*?/]+|/", pattern):
-        translated += {
-            "**/": r"(?:.*/)?",
-            "/**": r"(?:/.*)?",
-            "**": r".*",
-            "*": r"[^/]*",
-            "?": r"[^/]",
-        }.get(token, re.escape(token))
-    return translated
 
 
 def flatten_with_names(tree: Any) -> tuple[list[str], list[Any], Any]:

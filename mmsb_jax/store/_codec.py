@@ -22,6 +22,7 @@ import zstandard
 
 from mmsb_jax.store._files import Buffer
 from mmsb_jax.store._format import BadFrameError
+from mmsb_jax.store._room import check_room
 
 CHUNK_BYTES = 1 << 20
 """Bytes of an array in one dense chunk."""
@@ -42,6 +43,10 @@ class Coding(IntEnum):
     FULL = 3
     FULL_ZSTD = 4
     XOR_ZSTD = 5
+
+
+SPARSE_CODINGS = frozenset({Coding.SPARSE, Coding.SPARSE_ZSTD})
+_UNITS = frozenset({1, 2, 4, 8})
 
 
 @dataclass(slots=True)
@@ -72,14 +77,9 @@ def unit_of(itemsize: int) -> int:
     return next(unit for unit in (4, 2, 1) if itemsize % unit == 0)
 
 
-def sparse_bytes(items: int, unit: int) -> int:
-    """About what a sparse record of ``items`` changed elements takes."""
-    return items * (unit + 1)
-
-
 def prefers_sparse(items: int, unit: int, nbytes: int) -> bool:
-    """The rule: sparse when it takes less than half of the array's bytes."""
-    return 2 * sparse_bytes(items, unit) < nbytes
+    """The rule: sparse when it takes less than half of the array's bytes, a gap being a byte."""
+    return 2 * items * (unit + 1) < nbytes
 
 
 def encode_sparse(index: np.ndarray, values: np.ndarray, unit: int) -> list[Chunk]:
@@ -132,6 +132,8 @@ def encode_dense(
     ``old`` (uint8[n]) are the bytes before; None where the record must stand alone. Several chunks
     are compressed side by side in the threads that ``executor`` makes.
     """
+    if not new.size:
+        return [], True
     coding = _choose_dense(new, old, unit)
     starts = range(0, new.size, CHUNK_BYTES)
 
@@ -194,7 +196,12 @@ def read_sparse(chunk: np.void, data: memoryview) -> tuple[np.ndarray, np.ndarra
         BadFrameError: the payload does not hold what the chunk says.
     """
     items, unit, raw_bytes = int(chunk["items"]), int(chunk["unit"]), int(chunk["raw"])
-    if unit not in (1, 2, 4, 8) or raw_bytes % unit or not items:
+    if (
+        unit not in _UNITS
+        or raw_bytes % unit
+        or not 0 < items <= SPARSE_ITEMS
+        or (raw_bytes > _SPARSE_SPAN_BYTES)
+    ):
         raise BadFrameError(f"a sparse chunk of {items} elements of {unit} bytes")
     if chunk["coding"] == Coding.SPARSE_ZSTD:
         # A gap takes a byte, and an escape one more for every 255 elements of the span.
@@ -232,26 +239,26 @@ def decode_into(target: np.ndarray, chunk: np.void, data: memoryview) -> None:
         raise BadFrameError(f"a chunk of {raw_bytes} bytes at {offset} of {target.size}")
     span = target[offset : offset + raw_bytes]
     coding = int(chunk["coding"])
-    if coding in (Coding.SPARSE, Coding.SPARSE_ZSTD):
+    if coding in SPARSE_CODINGS:
         index, planes = read_sparse(chunk, data)
         if unit == 1:
             span[index] = planes[0]
         else:
             values = np.ascontiguousarray(planes.T).view(f"u{unit}")[:, 0]
             span.view(f"u{unit}")[index] = values
+    elif raw_bytes > CHUNK_BYTES or unit not in _UNITS:
+        raise BadFrameError(f"a dense chunk of {raw_bytes} bytes, elements of {unit}")
     elif coding == Coding.FULL:
         if len(data) != raw_bytes:
             raise BadFrameError(f"{len(data)} bytes where {raw_bytes} should be")
         span[...] = np.frombuffer(data, np.uint8)
-    elif coding in (Coding.FULL_ZSTD, Coding.XOR_ZSTD):
+    else:
         raw = np.frombuffer(_decompress(data, raw_bytes, raw_bytes), np.uint8)
-        piece = _from_planes(raw, unit if unit in (1, 2, 4, 8) else 1)
+        piece = _from_planes(raw, unit)
         if coding == Coding.XOR_ZSTD:
             np.bitwise_xor(span, piece, out=span)
         else:
             span[...] = piece
-    else:
-        raise BadFrameError(f"a chunk of unknown coding {coding}")
 
 
 def _decompress(data: memoryview, size: int | None, limit: int) -> memoryview:
@@ -277,10 +284,14 @@ def read_blob(chunks: np.ndarray, parts: Sequence[memoryview], size_limit: int) 
 
     Raises:
         BadFrameError: the chunks do not follow each other or do not hold what they say.
+        DeviceMemoryError: the machine has no room for what they claim.
     """
     total = int(chunks["raw"].sum(dtype=np.uint64))
     if total > size_limit:
         raise BadFrameError(f"extra of {total} bytes; at most {size_limit} expected")
+    check_room(total, "the extra of a commit")
+    if (np.cumsum(chunks["raw"], dtype=np.uint64) - chunks["raw"] != chunks["offset"]).any():
+        raise BadFrameError("the chunks of extra do not follow each other")
     target = np.zeros(total, np.uint8)
     for chunk, part in zip(chunks, parts, strict=True):
         decode_into(target, chunk, part)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from mmsb_jax._errors import CorruptionError
 from mmsb_jax.store._log import Log
 from mmsb_jax.store._record import EXTRA_IS_JSON
 
@@ -73,17 +74,38 @@ def encode_json(value: Any, name: str) -> str:
     def number(item: Any) -> Any:
         if getattr(item, "shape", None) == () and hasattr(item, "item"):
             return item.item()
-        raise TypeError(
-            f"{name} holds a {type(item).__name__}. Expected JSON (None, bool, int, float, str, "
-            f"lists, dicts with str keys) and 0-d arrays."
-        )
+        raise _no_json(name, f"a {type(item).__name__}")
 
+    _check_keys(value, name)
     return json.dumps(value, default=number, separators=(",", ":"))
 
 
-def decode_json(text: str) -> Any:
+def _check_keys(value: Any, name: str) -> None:
+    """JSON would turn other keys into strings, in silence."""
+    if isinstance(value, dict):
+        for key in value:
+            if not isinstance(key, str):
+                raise _no_json(name, f"a dict with the key {key!r}")
+        value = value.values()
+    elif not isinstance(value, list | tuple):
+        return
+    for item in value:
+        _check_keys(item, name)
+
+
+def _no_json(name: str, what: str) -> TypeError:
+    return TypeError(
+        f"{name} holds {what}. Expected JSON (None, bool, int, float, str, lists, dicts with str "
+        f"keys) and 0-d arrays."
+    )
+
+
+def _decode_json(text: str | bytes, version: int, name: str) -> Any:
     """The value that `encode_json` wrote."""
-    return json.loads(text) if text else None
+    try:
+        return json.loads(text) if text else None
+    except (ValueError, RecursionError) as error:
+        raise CorruptionError(f"the {name} of version {version} is not JSON: {error}") from error
 
 
 def read_commit(log: Log, version: int, durable_version: Callable[[], int]) -> Commit:
@@ -99,7 +121,7 @@ def read_commit(log: Log, version: int, durable_version: Callable[[], int]) -> C
         step=record.step,
         time_ns=record.time_ns,
         source=record.source,
-        note=decode_json(record.note),
+        note=_decode_json(record.note, version, "note"),
         changed=tuple(log.arrays_of(record)),
         changed_bytes=record.changed_bytes,
         logged_bytes=row.logged_bytes,
@@ -111,6 +133,4 @@ def read_commit(log: Log, version: int, durable_version: Callable[[], int]) -> C
 def read_extra(log: Log, version: int) -> Any:
     """What the caller gave beside the tree of ``version``: JSON, bytes, or None."""
     blob, flags = log.extra(version)
-    if blob is None:
-        return None
-    return json.loads(blob) if flags & EXTRA_IS_JSON else blob
+    return _decode_json(blob, version, "extra") if blob and flags & EXTRA_IS_JSON else blob

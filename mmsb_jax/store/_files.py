@@ -5,8 +5,9 @@ and `MemoryFiles`, the same behaviour without a disk.
 """
 
 import contextlib
-import io
+import errno
 import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -17,6 +18,8 @@ Buffer = bytes | bytearray | memoryview
 _MAX_BUFFERS_A_CALL = 512  # below IOV_MAX of every Linux
 _NEW_FILE_MODE = 0o644
 _OPEN_READERS = 64
+_READ_BYTES = 1 << 20
+"""What is read without asking first how much there is: a file may claim any size."""
 
 
 class AppendFile(Protocol):
@@ -102,6 +105,8 @@ class _DiskAppendFile:
                 try:
                     copied = os.copy_file_range(source, self._descriptor, size - done, done)
                 except OSError:
+                    copied = 0
+                if not copied:  # also what some file systems answer that cannot do it
                     self._can_share = False
                     continue
             else:
@@ -127,16 +132,29 @@ class _DiskAppendFile:
             os.close(descriptor)
 
 
+class _Descriptor:
+    """A file descriptor, closed when the last thread that reads through it lets go."""
+
+    def __init__(self, path: Path) -> None:
+        self.number = -1
+        self.number = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+
+    def __del__(self) -> None:
+        if self.number >= 0:
+            os.close(self.number)
+
+
 class DiskFiles:
-    """A directory of a local file system; symbolic links in it are not followed."""
+    """A directory of a local file system; files in it that are symbolic links are not followed."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._readers: dict[str, io.FileIO] = {}
+        self._readers: dict[str, _Descriptor] = {}
+        self._readers_lock = threading.Lock()
 
     def create(self, name: str) -> AppendFile:
         path = self.root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path.parent)
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         return _DiskAppendFile(os.open(path, flags, _NEW_FILE_MODE), path.parent)
 
@@ -144,24 +162,27 @@ class DiskFiles:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
         return _DiskAppendFile(os.open(self.root / name, flags), None)
 
-    def _reader(self, name: str) -> io.FileIO:
-        # Dropped handles close when the last thread that reads through them lets go.
-        reader = self._readers.get(name)
-        if reader is None:
-            while len(self._readers) >= _OPEN_READERS:
-                self._readers.pop(next(iter(self._readers)), None)
-            flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
-            reader = io.FileIO(os.open(self.root / name, flags), "rb")
-            self._readers[name] = reader
-        return reader
+    def _reader(self, name: str) -> _Descriptor:
+        with self._readers_lock:
+            reader = self._readers.get(name)
+            if reader is None:
+                while len(self._readers) >= _OPEN_READERS:
+                    del self._readers[next(iter(self._readers))]
+                reader = self._readers[name] = _Descriptor(self.root / name)
+            return reader
 
     def read(self, name: str, offset: int = 0, size: int | None = None) -> bytes:
         reader = self._reader(name)
-        if size is None:
-            size = max(0, os.fstat(reader.fileno()).st_size - offset)
+        if size is None or size > _READ_BYTES:
+            there = max(0, os.fstat(reader.number).st_size - offset)
+            size = there if size is None else min(size, there)
         parts = []
         while size > 0:
-            part = os.pread(reader.fileno(), min(size, 1 << 30), offset)
+            try:
+                part = os.pread(reader.number, min(size, 1 << 30), offset)
+            except OSError as error:
+                error.filename = str(self.root / name)
+                raise
             if not part:
                 break
             parts.append(part)
@@ -170,7 +191,7 @@ class DiskFiles:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def size(self, name: str) -> int:
-        return os.fstat(self._reader(name).fileno()).st_size
+        return os.fstat(self._reader(name).number).st_size
 
     def names(self, folder: str) -> list[str]:
         try:
@@ -182,46 +203,55 @@ class DiskFiles:
 
     def publish(self, name: str, buffers: Sequence[Buffer]) -> None:
         path = self.root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_name(path.name + ".draft")
         draft.unlink(missing_ok=True)
-        handle = self.create(str(draft.relative_to(self.root)))
+        handle = self.create(f"{name}.draft")
         try:
-            handle.append(buffers)
-            handle.sync()
+            with contextlib.closing(handle):
+                handle.append(buffers)
+                handle.sync()
+            os.replace(draft, path)
         except BaseException:
             with contextlib.suppress(OSError):
                 draft.unlink(missing_ok=True)
             raise
-        finally:
-            handle.close()
-        os.replace(draft, path)
         self._forget(name)
         _sync_folder(path.parent)
 
     def copy(self, source: Files, name: str, size: int) -> None:
         path = self.root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path.parent)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC  # O_APPEND forbids sharing
         handle = _DiskAppendFile(os.open(path, flags, _NEW_FILE_MODE), path.parent)
         try:
-            if isinstance(source, DiskFiles):
-                handle.copy_range(source._reader(name).fileno(), size)
-            else:
-                handle.append([source.read(name, 0, size)])
-            handle.sync()
-        finally:
-            handle.close()
+            with contextlib.closing(handle):
+                if isinstance(source, DiskFiles):
+                    handle.copy_range(source._reader(name).number, size)
+                else:
+                    handle.append([source.read(name, 0, size)])
+                handle.sync()
+        except BaseException:
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+            raise
 
     def remove(self, name: str) -> None:
         self._forget(name)
         (self.root / name).unlink(missing_ok=True)
 
     def _forget(self, name: str) -> None:
-        self._readers.pop(name, None)
+        with self._readers_lock:
+            self._readers.pop(name, None)
 
     def close(self) -> None:
-        self._readers.clear()
+        with self._readers_lock:
+            self._readers.clear()
+
+
+def _make_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        folder.mkdir(parents=True, exist_ok=True)
+        _sync_folder(folder.parent)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -232,64 +262,74 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-class _MemoryAppendFile:
-    def __init__(self, content: bytearray) -> None:
-        self._content = content
+class _MemoryFile:
+    """Bytes that grow; they cannot while somebody reads them, hence the lock."""
+
+    def __init__(self, content: bytes = b"") -> None:
+        self._content = bytearray(content)
+        self._lock = threading.Lock()
 
     def append(self, buffers: Sequence[Buffer]) -> None:
-        for buffer in buffers:
-            self._content += memoryview(buffer).cast("B") if len(buffer) else b""
+        with self._lock:
+            for buffer in buffers:
+                if len(buffer):
+                    self._content += memoryview(buffer).cast("B")
 
     def sync(self) -> None:
         """Memory has nothing to sync."""
 
     def truncate(self, size: int) -> None:
-        del self._content[size:]
+        with self._lock:
+            del self._content[size:]
 
     def close(self) -> None:
         """Memory has no handles."""
+
+    def read(self, offset: int, size: int | None) -> bytes:
+        with self._lock, memoryview(self._content) as view:
+            return bytes(view[offset : None if size is None else offset + size])
+
+    def __len__(self) -> int:
+        return len(self._content)
 
 
 class MemoryFiles:
     """A directory in memory: the log of a bus without a path."""
 
     def __init__(self) -> None:
-        self._contents: dict[str, bytearray] = {}
+        self._files: dict[str, _MemoryFile] = {}
 
     def create(self, name: str) -> AppendFile:
-        if name in self._contents:
-            raise FileExistsError(name)
-        return _MemoryAppendFile(self._contents.setdefault(name, bytearray()))
+        if name in self._files:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name)
+        return self._files.setdefault(name, _MemoryFile())
 
     def reopen(self, name: str) -> AppendFile:
-        return _MemoryAppendFile(self._contents[name])
+        return self._file(name)
 
     def read(self, name: str, offset: int = 0, size: int | None = None) -> bytes:
-        content = self._content(name)
-        end = len(content) if size is None else offset + size
-        # One copy, made while the view is held: appending meanwhile waits for the GIL.
-        return bytes(memoryview(content)[offset:end])
+        return self._file(name).read(offset, size)
 
     def size(self, name: str) -> int:
-        return len(self._content(name))
+        return len(self._file(name))
 
-    def _content(self, name: str) -> bytearray:
+    def _file(self, name: str) -> _MemoryFile:
         try:
-            return self._contents[name]
+            return self._files[name]
         except KeyError:
-            raise FileNotFoundError(name) from None
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name) from None
 
     def names(self, folder: str) -> list[str]:
-        return sorted(name for name in self._contents if name.rpartition("/")[0] == folder)
+        return sorted(name for name in list(self._files) if name.rpartition("/")[0] == folder)
 
     def publish(self, name: str, buffers: Sequence[Buffer]) -> None:
-        self._contents[name] = bytearray().join(bytes(buffer) for buffer in buffers)
+        self._files[name] = _MemoryFile(b"".join(buffers))
 
     def copy(self, source: Files, name: str, size: int) -> None:
-        self._contents[name] = bytearray(source.read(name, 0, size))
+        self._files[name] = _MemoryFile(source.read(name, 0, size))
 
     def remove(self, name: str) -> None:
-        self._contents.pop(name, None)
+        self._files.pop(name, None)
 
     def close(self) -> None:
         """Memory has no handles."""

@@ -10,7 +10,6 @@ import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import ClassVar
 
 import xxhash
 
@@ -40,6 +39,9 @@ class Kind(IntEnum):
     SNAPSHOT = 5
     MANIFEST = 6
     INDEX = 7
+
+
+_KINDS = frozenset(map(int, Kind))
 
 
 class BadFrameError(Exception):
@@ -80,8 +82,6 @@ class Header:
     meta_hash: int
     data_hash: int
     must_understand: bool = True
-
-    SIZE: ClassVar[int] = HEADER_BYTES
 
     @property
     def frame_bytes(self) -> int:
@@ -146,7 +146,7 @@ class Header:
         Raises:
             FormatError: an unknown kind that must be understood.
         """
-        if self.kind in Kind._value2member_map_:
+        if self.kind in _KINDS:
             return True
         if self.must_understand:
             raise FormatError(

@@ -12,6 +12,7 @@ import numpy as np
 from mmsb_jax.store._codec import CHUNK_BYTES, Chunk
 from mmsb_jax.store._files import Buffer
 from mmsb_jax.store._format import (
+    HEADER_BYTES,
     BadFrameError,
     Header,
     Kind,
@@ -98,7 +99,7 @@ def read_parts(read: Reader, base: int, offset: int, record: CommitRecord) -> li
     block = read(start, offset - start)
     parts, place = [], 0
     for size in sizes:
-        header = Header.decode(block[place : place + Header.SIZE], base + start + place)
+        header = Header.decode(block[place : place + HEADER_BYTES], base + start + place)
         if header.kind != Kind.DATA:
             raise BadFrameError(f"a frame of kind {header.kind} where data should be")
         data = memoryview(block)[place + header.data_offset : place + header.frame_bytes]
@@ -108,4 +109,4 @@ def read_parts(read: Reader, base: int, offset: int, record: CommitRecord) -> li
 
 
 def _data_frame_bytes(data_bytes: int) -> int:
-    return Header.SIZE + padded(data_bytes)
+    return HEADER_BYTES + padded(data_bytes)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from mmsb_jax._errors import StructureError
 from mmsb_jax.store._change import Change, as_words, compare, finish_all, patch
 from mmsb_jax.store._codec import Chunk, compress_blob
 from mmsb_jax.store._digest import (
@@ -17,18 +18,17 @@ from mmsb_jax.store._digest import (
     state_sum,
     state_term,
 )
+from mmsb_jax.store._format import BadFrameError
 from mmsb_jax.store._record import (
     EXTRA_ID,
     EXTRA_IS_JSON,
     FULL,
     STRUCTURE_CHANGED,
-    ArrayInfo,
     CommitRecord,
     Op,
-    OpCode,
     records_of,
 )
-from mmsb_jax.store._state import StoredState, words_for
+from mmsb_jax.store._state import StoredState
 from mmsb_jax.store._writer import LogWriter
 
 
@@ -78,23 +78,34 @@ class _Plan:
     """A draft against the state it meets: what goes, what is made, what is compared.
 
     Attributes:
-        made: id → (array after its operation, digest before the commit's bytes, words).
+        made: the arrays that operations touch, as the code that replays them makes them.
         gone: ids of the arrays whose present term leaves the digest of the state.
         compared: changes to find by comparing whole arrays.
         patched: changes that are known, those without a differing byte left out.
         next_id: the next id that is free.
+
+    Raises:
+        StructureError: an operation, or the size of a content, does not fit the state.
     """
 
     def __init__(self, state: StoredState, draft: Draft) -> None:
         self._state = state
-        self.made: dict[int, tuple[ArrayInfo, Lanes, np.ndarray]] = {}
-        self.gone: list[int] = []
-        self.next_id = state.table.next_id
-        for op in draft.ops:
-            self._operate(op)
+        self.made = state.sketch(draft.ops)
+        try:
+            done = self.made.operate(draft.ops)
+        except BadFrameError as error:
+            raise StructureError(f"the commit does not fit the state: {error}") from error
+        self._touched = {op.info.id for op in draft.ops}
+        self.gone = self._touched & state.table.arrays.keys()
+        self.next_id = max([state.table.next_id, *(array_id + 1 for array_id in self._touched)])
+        self._cut = {op.info.id for op, before in done if before and op.info.nbytes < before.nbytes}
         self.compared = []
         for array_id, raw in draft.contents.items():
             change = self._change(array_id)
+            if raw.size != change.info.nbytes:
+                raise StructureError(
+                    f"{raw.size} bytes for {change.info.name!r}, which has {change.info.nbytes}"
+                )
             change.new = as_words(raw)
             self.compared.append(change)
         self.patched = []
@@ -103,40 +114,18 @@ class _Plan:
             if patch(change, words, (change.old[words] & ~mask) | (data & mask)):
                 self.patched.append(change)
 
-    def _operate(self, op: Op) -> None:
-        info, table = op.info, self._state.table
-        self.next_id = max(self.next_id, info.id + 1)
-        if op.code is OpCode.CREATE:
-            self.made[info.id] = (info, ZERO, np.zeros(words_for(info.nbytes), np.uint32))
-            return
-        if info.id in table.arrays:
-            self.gone.append(info.id)
-        if op.code is OpCode.DELETE:
-            self.made.pop(info.id, None)
-            return
-        old, old_words = table.arrays[info.id], self._state.words[info.id]
-        words = np.zeros(words_for(info.nbytes), np.uint32)
-        kept = min(old.nbytes, info.nbytes)
-        words.view(np.uint8)[:kept] = old_words.view(np.uint8)[:kept]
-        lanes = table.lanes.get(info.id, ZERO)
-        self.made[info.id] = (
-            info,
-            lanes if kept == old.nbytes else digest_words(words),
-            words,
-        )
-
     def _change(self, array_id: int) -> Change:
-        table = self._state.table
-        if array_id in self.made:
-            info, _, words = self.made[array_id]
-        else:
-            info, words = table.arrays[array_id], self._state.words[array_id]
-        return Change(info, words, None, fresh=array_id not in table.bases)
+        here = self.made if array_id in self._touched else self._state
+        info = here.table.arrays.get(array_id)
+        if info is None:
+            raise StructureError(f"bytes for array {array_id}, which is not there")
+        fresh = array_id not in self._state.table.bases
+        return Change(info, here.words[array_id], None, fresh=fresh)
 
     def lanes_before(self, array_id: int) -> Lanes:
         """Digest of an array as it is when the commit's bytes meet it."""
-        if array_id in self.made:
-            return self.made[array_id][1]
+        if array_id in self._cut and array_id in self.made.words:
+            return digest_words(self.made.words[array_id])
         return self._state.table.lanes.get(array_id, ZERO)
 
 
@@ -169,10 +158,17 @@ class Head:
         self._recount()
 
     def _recount(self) -> None:
-        """Take up the schedule where the last segment left it."""
+        """Take up the schedule where it began: where a segment was begun for a snapshot.
+
+        One that seals a torn tail was not; the file before it is longer than the log's part of it.
+        """
         log = self.writer.log
-        first = log.pieces[-1].segment.first_version if log.pieces else 1
-        for version in range(first, log.version + 1):
+        place = len(log.pieces) - 1
+        while place and log.files.size(log.pieces[place - 1].segment.name) > (
+            log.pieces[place - 1].end_offset or 0
+        ):
+            place -= 1
+        for version in range(log.pieces[place].segment.first_version, log.version + 1):
             self._count(log.record(version), log.row(version).logged_bytes)
 
     def _count(self, record: CommitRecord, logged_bytes: int) -> None:
@@ -209,6 +205,7 @@ class Head:
         """Compare, append to the log, and only then change the head.
 
         Raises:
+            StructureError: the draft does not fit the state.
             LocationError, ClosedError: the log could not be written; the head is as it was.
         """
         plan = _Plan(self.state, draft)
@@ -269,13 +266,14 @@ class Head:
             base = table.bases.get(info.id, 0)
             rows.append((info.id, base, *change.lanes, change.changed_bytes, chunks, flags))
             record.changed_bytes += change.changed_bytes
-            before = 0 if info.id in plan.made else self._term(info.id)
+            before = 0 if info.id in plan.made.table.arrays else self._term(info.id)
             after = state_term(info.id, info.schema(), change.lanes)
             digest = state_sum(digest, after, before)
         touched = {change.info.id for change, *_ in encoded}
-        for array_id, (info, lanes, _) in plan.made.items():
+        for array_id, info in plan.made.table.arrays.items():
             if array_id in touched:
                 continue
+            lanes = plan.lanes_before(array_id)
             if lanes != table.lanes.get(array_id, ZERO):  # a resize that cut words off
                 rows.append((array_id, table.bases.get(array_id, 0), *lanes, 0, 0, 0))
             digest = state_sum(digest, state_term(array_id, info.schema(), lanes))
@@ -302,15 +300,13 @@ class Head:
     def _adopt(self, plan: _Plan, record: CommitRecord, changes: Sequence[Change]) -> None:
         """Change the head to what the log now says; nothing in here can fail on its own."""
         state, table = self.state, self.state.table
-        for code, info, _ in table.apply_ops(record):
-            self._terms.pop(info.id, None)
-            if code is OpCode.DELETE:
-                state.drop(info.id)
-                self._delta_bytes.pop(info.id, None)
-            else:
-                state.adopt_words(info, plan.made[info.id][2])
         if record.ops:
+            state.adopt(plan.made, record.ops)
             self._state_bytes = state.nbytes
+            for array_id in plan.gone:
+                self._terms.pop(array_id, None)
+                if array_id not in table.arrays:
+                    self._delta_bytes.pop(array_id, None)
         table.apply_values(record)
         for change in changes:
             change.put()

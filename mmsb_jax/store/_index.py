@@ -15,7 +15,7 @@ import numpy as np
 from mmsb_jax.store._format import BadFrameError
 from mmsb_jax.store._record import CommitRecord
 
-_HEAD = struct.Struct("<16sQIIQ")
+_HEAD = struct.Struct("<16sQIIQQ")
 _COLUMNS = ("offset", "step", "flags", "time_ns", "source", "touched_end", "logged")
 _HAS_STEP, _HAS_OPS = 1, 2
 
@@ -39,6 +39,8 @@ class IndexRow:
 class SegmentIndex:
     """The commits of one segment, by version (dense, ascending).
 
+    Others may read it while the writer appends: they see whole rows.
+
     Cost: 56 bytes a commit and 8 for every array that it touched.
     """
 
@@ -49,7 +51,7 @@ class SegmentIndex:
         self._sources: dict[str, int] = {}
 
     def __len__(self) -> int:
-        return len(self._columns["offset"])
+        return len(self._columns[_COLUMNS[-1]])  # filled last
 
     @property
     def last_version(self) -> int:
@@ -73,8 +75,8 @@ class SegmentIndex:
             column.append(value)
 
     def _column(self, name: str) -> np.ndarray:
-        # A copy: a view would forbid the next append.
-        return np.array(self._columns[name], np.int64)
+        # A copy made in one step: an array cannot grow while it is looked at.
+        return np.frombuffer(self._columns[name].tobytes(), np.int64)
 
     def row(self, version: int) -> IndexRow:
         """The row of one version, which must be here."""
@@ -101,7 +103,7 @@ class SegmentIndex:
 
     def versions_with_ops(self, after: int = 0) -> list[int]:
         """Versions behind ``after`` that changed the table of arrays."""
-        rows = np.flatnonzero(self._column("flags") & _HAS_OPS)
+        rows = np.flatnonzero(self._column("flags")[: len(self)] & _HAS_OPS)
         return [v for v in (rows + self.first_version).tolist() if v > after]
 
     def touched_ids(self) -> set[int]:
@@ -116,40 +118,43 @@ class SegmentIndex:
         end_ns: int | None = None,
     ) -> list[int]:
         """Versions, oldest first, that touched one of ``array_ids``, of a source, in a time."""
-        keep = np.ones(len(self), bool)
+        rows = len(self)
+        keep = np.ones(rows, bool)
         if source is not None:
-            number = self._sources.get(source)
-            if number is None:
-                return []
-            keep &= self._column("source") == number
-        if start_ns is not None or end_ns is not None:
-            times = self._column("time_ns")
-            keep &= times >= start_ns if start_ns is not None else True
-            keep &= times < end_ns if end_ns is not None else True
+            keep &= self._column("source")[:rows] == self._sources.get(source, -1)
+        times = self._column("time_ns")[:rows]
+        if start_ns is not None:
+            keep &= times >= start_ns
+        if end_ns is not None:
+            keep &= times < end_ns
         if array_ids is not None:
-            ends = self._column("touched_end")
-            hits = np.flatnonzero(np.isin(np.array(self._touched, np.uint64), list(array_ids)))
-            touched = np.zeros(len(self), bool)
+            ends = self._column("touched_end")[:rows]
+            ids = np.frombuffer(self._touched.tobytes(), np.uint64)[: ends[-1] if rows else 0]
+            hits = np.flatnonzero(np.isin(ids, np.array(list(array_ids), np.uint64)))
+            touched = np.zeros(rows, bool)
             touched[np.searchsorted(ends, hits, side="right")] = True
             keep &= touched
         return [self.first_version + int(i) for i in np.flatnonzero(keep)]
 
     def last_with(self, step: int | None = None, time_ns: int | None = None) -> int | None:
         """The largest version of that step, or with a time at or before that one."""
+        rows = len(self)
         if step is not None:
-            keep = (self._column("step") == step) & (self._column("flags") & _HAS_STEP > 0)
+            keep = self._column("step")[:rows] == step
+            keep &= self._column("flags")[:rows] & _HAS_STEP > 0
         else:
-            keep = self._column("time_ns") <= time_ns
+            keep = self._column("time_ns")[:rows] <= time_ns
         found = np.flatnonzero(keep)
         return self.first_version + int(found[-1]) if found.size else None
 
     def steps(self) -> np.ndarray:
         """Every step that a commit here has."""
-        return self._column("step")[self._column("flags") & _HAS_STEP > 0]
+        rows = len(self)
+        return self._column("step")[:rows][self._column("flags")[:rows] & _HAS_STEP > 0]
 
-    def times(self) -> np.ndarray:
-        """The time of every commit here, in nanoseconds."""
-        return self._column("time_ns")
+    def earliest_ns(self) -> int:
+        """The earliest time that a commit here has; there must be one."""
+        return int(self._column("time_ns").min())
 
     def logged_bytes(self) -> int:
         """Bytes of all commits here."""
@@ -160,32 +165,56 @@ class SegmentIndex:
         sources = b"".join(
             struct.pack("<H", len(raw)) + raw for raw in map(str.encode, self._sources)
         )
-        head = _HEAD.pack(chain, self.first_version, len(self), len(sources), len(self._touched))
+        parts = (chain, self.first_version, len(self), len(sources), len(self._touched))
         columns = b"".join(column.tobytes() for column in self._columns.values())
-        return head + struct.pack("<Q", end_offset) + columns + self._touched.tobytes() + sources
+        return _HEAD.pack(*parts, end_offset) + columns + self._touched.tobytes() + sources
 
     @classmethod
-    def decode(cls, meta: bytes, chain: bytes, first_version: int) -> "SegmentIndex":
+    def decode(
+        cls, meta: bytes, chain: bytes, first_version: int, end_offset: int
+    ) -> "SegmentIndex":
         """The index in a sidecar's meta.
 
         Raises:
-            BadFrameError: of another history, or its parts do not fill the meta.
+            BadFrameError: of another history, or its parts contradict each other.
         """
-        if len(meta) < _HEAD.size + 8:
+        if len(meta) < _HEAD.size:
             raise BadFrameError("the index is cut short")
-        bound, first, rows, sources_bytes, touched = _HEAD.unpack_from(meta)
-        start = _HEAD.size + 8
+        *binding, rows, sources_bytes, touched, end = _HEAD.unpack_from(meta)
+        start = _HEAD.size
         expected = start + rows * 8 * len(_COLUMNS) + touched * 8 + sources_bytes
-        if bound != chain or first != first_version or expected != len(meta):
+        if (*binding, end) != (chain, first_version, end_offset) or expected != len(meta):
             raise BadFrameError("the index belongs to another history")
         index = cls(first_version)
         for column in (*index._columns.values(), index._touched):
             size = 8 * (touched if column is index._touched else rows)
             column.frombytes(meta[start : start + size])
             start += size
-        while start < len(meta):
-            (length,) = struct.unpack_from("<H", meta, start)
-            start += 2
-            index._sources[meta[start : start + length].decode()] = len(index._sources)
-            start += length
+        try:
+            index._read_sources(meta[start:])
+        except (struct.error, UnicodeDecodeError) as error:
+            raise BadFrameError(f"the index does not parse: {error}") from error
+        if not index._is_sound(end_offset):
+            raise BadFrameError("the index points outside its segment")
         return index
+
+    def _read_sources(self, raw: bytes) -> None:
+        start = 0
+        while start < len(raw):
+            (length,) = struct.unpack_from("<H", raw, start)
+            start += 2
+            self._sources[raw[start : start + length].decode()] = len(self._sources)
+            start += length
+
+    def _is_sound(self, end_offset: int) -> bool:
+        """Whether every row points to where it may."""
+        if not len(self):
+            return not self._touched
+        offsets, sources, ends = map(self._column, ("offset", "source", "touched_end"))
+        return bool(
+            0 < offsets[0] <= offsets[-1] < end_offset
+            and (offsets[:-1] < offsets[1:]).all()
+            and 0 <= sources.min() <= sources.max() < len(self._sources)
+            and 0 <= ends[0] <= ends[-1] == len(self._touched)
+            and (ends[:-1] <= ends[1:]).all()
+        )

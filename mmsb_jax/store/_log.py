@@ -5,50 +5,37 @@ import contextlib
 import itertools
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
-from dataclasses import dataclass
 
 import numpy as np
 
-from mmsb_jax._errors import CorruptionError, VersionError
+from mmsb_jax._errors import CorruptionError, FormatError, VersionError
 from mmsb_jax.store._codec import read_blob
 from mmsb_jax.store._files import Files
 from mmsb_jax.store._format import BadFrameError, Kind, build_frame, read_header, read_meta
 from mmsb_jax.store._frames import chunk_views, read_parts
 from mmsb_jax.store._index import IndexRow, SegmentIndex
 from mmsb_jax.store._manifest import Manifest
-from mmsb_jax.store._record import EXTRA_ID, FULL, PAGE_VERSIONS, CommitRecord
-from mmsb_jax.store._recovery import find_segments, settle_tail
+from mmsb_jax.store._record import DIGEST_ONLY, EXTRA_ID, CommitRecord
+from mmsb_jax.store._recovery import (
+    find_segments,
+    leave_out_torn,
+    settle_tail,
+    snapshot_mark,
+)
+from mmsb_jax.store._replay import advance, replay
 from mmsb_jax.store._segment import (
-    SEGMENT_FRAME_BYTES,
+    Found,
+    Piece,
     Scan,
     Segment,
     chain_after,
     reader_of,
     scan_commits,
 )
-from mmsb_jax.store._snapshot import list_snapshots, read_snapshot
+from mmsb_jax.store._snapshot import list_snapshots
 from mmsb_jax.store._state import StoredState, Table
 
 MAX_EXTRA_BYTES = 1 << 40
-
-
-@dataclass(slots=True)
-class Piece:
-    """A segment as part of the log: where it ends (None: it is the last), and its index."""
-
-    segment: Segment
-    end_offset: int | None
-    index: SegmentIndex | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """A commit that was read: its record, where its frame stands, the chain after it."""
-
-    record: CommitRecord
-    piece: Piece
-    offset: int
-    chain: bytes
 
 
 class Log:
@@ -61,7 +48,7 @@ class Log:
 
     Attributes:
         recovered: what recovery found and left out; empty when all was well.
-        pieces: the segments, oldest first; empty for a log without commits.
+        pieces: the segments, oldest first; there is at least one.
         scan: where the last segment ends.
 
     Raises:
@@ -82,30 +69,43 @@ class Log:
         self._open()
 
     def _open(self) -> None:
-        segments, ignored = find_segments(self.files, self.place)
-        self.recovered = list(ignored)
+        """Look until the same place is bad twice: a writer may go on while a reader looks."""
+        seen = ""
+        while (damage := self._look()) is not None:
+            if str(damage) == seen:
+                if not self._salvage:
+                    raise damage
+                self.recovered.append(seen)
+                return
+            seen = str(damage)
+
+    def _look(self) -> CorruptionError | None:
+        """Find where the log ends; returns what is damaged there, if anything."""
+        segments, self.recovered = find_segments(self.files, self.place, self.manifest.ids)
         self.pieces = [
             Piece(segment, following.base - segment.base, None)
             for segment, following in itertools.pairwise(segments)
         ]
-        if segments:
-            self.enter_segment(segments[-1])
-            self._scan_tail()
-            fault = settle_tail(self, self._salvage)
-            if fault:
-                self.recovered.append(fault)
+        self.enter_segment(segments[-1])
+        self._scan_tail()
+        mark = max(self.scan.synced, snapshot_mark(self))
+        leave_out_torn(self, mark)
+        return settle_tail(self, mark)
 
     def enter_segment(self, segment: Segment) -> None:
         """Go on in ``segment``, which is the last from now on."""
         if self.pieces:
             self.pieces[-1].end_offset = segment.base - self.pieces[-1].segment.base
         self.pieces.append(Piece(segment, None, SegmentIndex(segment.first_version)))
-        self.scan = Scan(
-            SEGMENT_FRAME_BYTES,
-            segment.first_version - 1,
-            segment.chain,
-            max(segment.synced, self.scan.synced),
-        )
+        self.scan = segment.start()
+
+    def go_back(self, place: int) -> None:
+        """Take the segment at ``place`` as the last, and forget those behind it."""
+        segment, synced = self.pieces[place].segment, self.scan.synced
+        self.pieces[place:] = []
+        self.enter_segment(segment)
+        self.scan.synced = synced
+        self._scan_tail()
 
     def _scan_tail(self) -> None:
         last = self.pieces[-1]
@@ -118,14 +118,13 @@ class Log:
     def refresh(self) -> None:
         """See what the writer has added since; a bad tail is one that is still being written."""
         while True:
-            if self.pieces:
-                self._scan_tail()
-            number = self.pieces[-1].segment.number if self.pieces else 0
-            segments, _ = find_segments(self.files, self.place)
+            self._scan_tail()
+            number = self.pieces[-1].segment.number
+            segments, _ = find_segments(self.files, self.place, self.manifest.ids)
             following = [s for s in segments if s.number > number]
             if not following:
                 return
-            if self.pieces and not self._continues(following[0]):
+            if not self._continues(following[0]):
                 self._open()
                 return
             self.enter_segment(following[0])
@@ -142,12 +141,12 @@ class Log:
     @property
     def first_version(self) -> int:
         """The oldest version that the log holds."""
-        return self.pieces[0].segment.first_version if self.pieces else 1
+        return self.pieces[0].segment.first_version
 
     @property
     def position(self) -> int:
-        """Where in the log the newest commit ends, in bytes."""
-        return self.pieces[-1].segment.base + self.scan.offset if self.pieces else 0
+        """Where in the log its last whole frame ends, in bytes."""
+        return self.pieces[-1].segment.base + self.scan.offset
 
     @property
     def durable_version(self) -> int:
@@ -160,39 +159,76 @@ class Log:
         return 0
 
     def index_of(self, piece: Piece) -> SegmentIndex:
-        """The index of a segment: from its sidecar, or from a scan where that does not fit."""
+        """The index of a segment: from its sidecar, or from a scan where that does not fit.
+
+        Raises:
+            CorruptionError: the segment is damaged (with ``salvage``: its index ends there).
+        """
         if piece.index is None:
             piece.index = self._load_index(piece) or self._scan_index(piece)
+        if piece.damage is not None and not self._salvage:
+            raise piece.damage
         return piece.index
 
     def _load_index(self, piece: Piece) -> SegmentIndex | None:
-        following = self.pieces[self.pieces.index(piece) + 1].segment
-        with contextlib.suppress(OSError, BadFrameError, ValueError):
-            read = reader_of(self.files, piece.segment.index_name)
+        segment, following = piece.segment, self._following(piece)
+        with contextlib.suppress(OSError, BadFrameError, FormatError):
+            read = reader_of(self.files, segment.index_name)
             header = read_header(read, 0, 0)
             if header.kind == Kind.INDEX:
-                meta = read_meta(read, 0, header)
-                index = SegmentIndex.decode(meta, following.chain, piece.segment.first_version)
-                if index.last_version == following.first_version - 1:
+                index = SegmentIndex.decode(
+                    read_meta(read, 0, header),
+                    following.chain,
+                    segment.first_version,
+                    following.base - segment.base,
+                )
+                if index.last_version == following.first_version - 1 and (
+                    self._leads_on(piece, index)
+                ):
                     return index
         return None
 
+    def _leads_on(self, piece: Piece, index: SegmentIndex) -> bool:
+        """Whether the newest commit of a segment, where it is whole, leads to the next segment.
+
+        Where it does not, the file is one of a copy of the log that went another way.
+        """
+        if not len(index):
+            return piece.segment.chain == self._following(piece).chain
+        with contextlib.suppress(OSError, BadFrameError):
+            found = self._read_commit(piece, index.offset(index.last_version))
+            return found.chain == self._following(piece).chain
+        return True
+
     def _scan_index(self, piece: Piece) -> SegmentIndex:
-        segment, index = piece.segment, SegmentIndex(piece.segment.first_version)
-        scan = Scan(SEGMENT_FRAME_BYTES, segment.first_version - 1, segment.chain, 0)
-        read = reader_of(self.files, segment.name)
-        ids = self.manifest.ids
-        for commit in scan_commits(read, segment, scan, ids, piece.end_offset, check_data=False):
-            index.append(commit.record, commit.offset, commit.logged_bytes)
-        if scan.fault:
-            raise self.damaged(segment, scan.offset, scan.fault)
+        scan, index = self.scan_piece(piece, check_data=False)
+        if scan.fault is not None:
+            piece.damage = self.damaged(piece.segment, scan.offset, scan.fault)
+            if self._salvage:
+                self.recovered.append(str(piece.damage))
         return index
+
+    def scan_piece(self, piece: Piece, check_data: bool = True) -> tuple[Scan, SegmentIndex]:
+        """Walk a segment from its beginning; the scan says what is wrong in it, if anything."""
+        segment, index = piece.segment, SegmentIndex(piece.segment.first_version)
+        scan, read = segment.start(), reader_of(self.files, segment.name)
+        end = self.scan.offset if piece is self.pieces[-1] else piece.end_offset
+        for commit in scan_commits(read, segment, scan, self.manifest.ids, end, check_data):
+            index.append(commit.record, commit.offset, commit.logged_bytes)
+        if scan.fault is None and piece is not self.pieces[-1]:
+            following = self._following(piece)
+            if (scan.version + 1, scan.chain) != (following.first_version, following.chain):
+                scan.fault = f"segment {following.number} continues another history"
+                index = SegmentIndex(segment.first_version)
+        return scan, index
+
+    def _following(self, piece: Piece) -> Segment:
+        return self.pieces[self.pieces.index(piece) + 1].segment
 
     def write_index(self, piece: Piece) -> None:
         """Put the sidecar of a sealed segment beside it."""
-        following = self.pieces[self.pieces.index(piece) + 1].segment
         assert piece.end_offset is not None
-        meta = self.index_of(piece).encode(following.chain, piece.end_offset)
+        meta = self.index_of(piece).encode(self._following(piece).chain, piece.end_offset)
         frame = build_frame(Kind.INDEX, 0, 0, meta, must_understand=False)[1]
         self.files.publish(piece.segment.index_name, frame)
 
@@ -226,8 +262,21 @@ class Log:
         )
 
     def row(self, version: int) -> IndexRow:
-        """What the index says of ``version``."""
-        return self.index_of(self.piece_of(version)).row(version)
+        """What the index says of ``version``.
+
+        Raises:
+            VersionError: no such version.
+            CorruptionError: it is behind a damage in its segment.
+        """
+        return self._index_with(version)[1].row(version)
+
+    def _index_with(self, version: int) -> tuple[Piece, SegmentIndex]:
+        piece = self.piece_of(version)
+        index = self.index_of(piece)
+        if version > index.last_version:
+            assert piece.damage is not None
+            raise piece.damage
+        return piece, index
 
     def record(self, version: int) -> CommitRecord:
         """What the commit says of itself; reads none of its data.
@@ -236,54 +285,65 @@ class Log:
             VersionError: no such version.
             CorruptionError: its frame does not read back.
         """
-        return self._find(version).record
+        return self.find(version).record
 
-    def _find(self, version: int) -> "_Found":
-        piece = self.piece_of(version)
-        offset = self.index_of(piece).offset(version)
-        read = reader_of(self.files, piece.segment.name)
+    def find(self, version: int) -> Found:
+        """The commit of ``version``; reads none of its data.
+
+        Raises:
+            VersionError: no such version.
+            CorruptionError: its frame does not read back.
+        """
+        piece, index = self._index_with(version)
+        offset = index.offset(version)
         try:
-            header = read_header(read, offset, piece.segment.base + offset)
-            meta = read_meta(read, offset, header)
-            record = CommitRecord.decode(meta)
-            if header.kind != Kind.COMMIT or record.version != version:
+            found = self._read_commit(piece, offset)
+            if found.record.version != version:
                 raise BadFrameError(f"the commit of version {version} is not where it should be")
-            if record.log_id != self.manifest.ids.of(version):
+            if found.record.log_id != self.manifest.ids.of(version):
                 raise BadFrameError(f"the commit of version {version} is of another log")
-        except BadFrameError as error:
+        except (BadFrameError, OSError) as error:
             raise self.damaged(piece.segment, offset, str(error)) from error
-        chain = chain_after(record.previous_chain, meta, header.data_hash)
-        return _Found(record, piece, offset, chain)
+        return found
 
-    def end_of(self, version: int) -> int:
-        """Where in its segment's file the commit of ``version`` ends."""
-        found = self._find(version)
-        read = reader_of(self.files, found.piece.segment.name)
-        return found.offset + read_header(read, found.offset, None).frame_bytes
+    def _read_commit(self, piece: Piece, offset: int) -> Found:
+        read = reader_of(self.files, piece.segment.name)
+        header = read_header(read, offset, piece.segment.base + offset)
+        if header.kind != Kind.COMMIT:
+            raise BadFrameError(f"a frame of kind {header.kind} where a commit should be")
+        meta = read_meta(read, offset, header)
+        record = CommitRecord.decode(meta)
+        chain = chain_after(record.previous_chain, meta, header.data_hash)
+        return Found(record, piece, offset, offset + header.frame_bytes, chain)
 
     def chain_after(self, version: int) -> bytes:
         """The chain after the commit of ``version``."""
-        return self._find(version).chain
+        return self.find(version).chain
 
-    def _chunks(self, found: "_Found") -> list[memoryview]:
+    def chunks_of(self, found: Found) -> list[memoryview]:
+        """The data of a commit, one view a chunk, in order.
+
+        Raises:
+            CorruptionError: they do not read back.
+        """
         segment = found.piece.segment
         read = reader_of(self.files, segment.name)
         try:
             parts = read_parts(read, segment.base, found.offset, found.record)
             return chunk_views(found.record, parts)
-        except BadFrameError as error:
+        except (BadFrameError, OSError) as error:
             raise self.damaged(segment, found.offset, str(error)) from error
 
     def extra(self, version: int) -> tuple[bytes | None, int]:
         """The caller's ``extra`` of a commit (None: there is none), and the commit's flags."""
-        found = self._find(version)
+        found = self.find(version)
         records = found.record.records
         place = np.flatnonzero(records["id"] == EXTRA_ID)
         if not place.size:
             return None, found.record.flags
         start = int(records["chunks"][: place[0]].sum())
         span = slice(start, start + int(records["chunks"][place[0]]))
-        parts = self._chunks(found)[span]
+        parts = self.chunks_of(found)[span]
         try:
             blob = read_blob(found.record.chunks[span], parts, MAX_EXTRA_BYTES)
         except BadFrameError as error:
@@ -321,13 +381,22 @@ class Log:
         return [i for i in touched if self.name_of(i) == name]
 
     def name_of(self, array_id: int) -> str:
-        """The name of an array, live or deleted."""
+        """The name of an array, live or deleted.
+
+        Raises:
+            CorruptionError: no commit ever made such an array.
+        """
         if array_id not in self._names:
+            through = self.version
             for piece in self.pieces:
                 for version in self.index_of(piece).versions_with_ops(self._named_through):
                     for op in self.record(version).ops:
                         self._names[op.info.id] = op.info.name
-            self._named_through = self.version
+            self._named_through = through
+        if array_id not in self._names:
+            raise CorruptionError(
+                f"{self.place}: a commit touches array {array_id}, which no commit ever made"
+            )
         return self._names[array_id]
 
     def last_with(self, step: int | None = None, time_ns: int | None = None) -> int:
@@ -346,11 +415,12 @@ class Log:
             steps = np.concatenate([self.index_of(piece).steps() for piece in self.pieces])
             if not steps.size:
                 raise VersionError(f"no commit has a step; step={step} does not exist")
-            nearest = int(steps[np.abs(steps - step).argmin()])
+            nearest = min(steps.tolist(), key=lambda known: abs(known - step))
             raise VersionError(f"step {step} does not exist; the nearest step is {nearest}")
-        first = self.row(self.first_version).time_ns
+        indexes = map(self.index_of, self.pieces)
+        earliest = min(index.earliest_ns() for index in indexes if len(index))
         raise VersionError(
-            f"time_ns={time_ns} is before the first commit; the earliest is time_ns={first}"
+            f"time_ns={time_ns} is before every commit; the earliest is time_ns={earliest}"
         )
 
     def snapshots(self) -> list[int]:
@@ -361,10 +431,7 @@ class Log:
         """The arrays, constants and digests at ``version``; reads no array's bytes."""
         if version == 0:
             return Table(self.manifest.ids.own)
-        self.piece_of(version)
-        state = self._start(version, lambda _: False, None, with_data=False)
-        self.advance(state, version)
-        return state.table
+        return replay(self, version, lambda _: False, None, with_data=False)[0].table
 
     def state(
         self,
@@ -389,9 +456,9 @@ class Log:
         """
         if version == 0:
             return StoredState(self.manifest.ids.own, wanted, page_bytes)
-        self.piece_of(version)
-        state = self._start(version, wanted, page_bytes)
-        self.advance(state, version, executor)
+        state, newest = replay(self, version, wanted, page_bytes)
+        if newest.record.flags & DIGEST_ONLY:
+            raise VersionError(f"version {version} holds a digest only: its bytes were not logged")
         if check:
             try:
                 state.check_digest(executor)
@@ -402,61 +469,12 @@ class Log:
                 ) from error
         return state
 
-    def _start(
-        self,
-        version: int,
-        wanted: Callable[[str], bool] | None,
-        page_bytes: int | None,
-        with_data: bool = True,
-    ) -> StoredState:
-        """The newest snapshot at or before ``version`` that is whole; else the empty state."""
-        for candidate in reversed(self.snapshots()):
-            if candidate <= version:
-                # A snapshot saves time; a damaged one costs it. `verify` reports it.
-                with contextlib.suppress(BadFrameError, FileNotFoundError):
-                    return read_snapshot(
-                        self.files, candidate, self.manifest.ids, wanted, page_bytes, with_data
-                    )[0]
-        if self.first_version != 1:
-            raise CorruptionError(
-                f"{self.place}: version {version} needs a snapshot, and none at or before it is "
-                f"whole. Restore the folder snapshots from a copy."
-            )
-        return StoredState(self.manifest.ids.of(1), wanted, page_bytes)
-
-    def advance(self, state: StoredState, version: int, executor: Executor | None = None) -> None:
+    def advance(self, state: StoredState, version: int) -> None:
         """Bring ``state`` forward to ``version``; its bytes are spent where this raises."""
-        commits = [self._find(v) for v in range(state.table.version + 1, version + 1)]
-        skips = _replaced_later([found.record for found in commits])
-        for found, skip in zip(commits, skips, strict=True):
-            try:
-                if found.record.previous_chain != state.table.chain:
-                    raise BadFrameError(
-                        f"version {found.record.version} does not continue what is before it"
-                    )
-                state.apply(
-                    found.record,
-                    found.chain,
-                    lambda found=found: self._chunks(found),
-                    () if state.keeps_page_versions else skip,
-                )
-            except BadFrameError as error:
-                raise self.damaged(found.piece.segment, found.offset, str(error)) from error
+        advance(self, state, version)
 
     def arrays_of(self, record: CommitRecord) -> list[str]:
         """Names of the arrays that a commit changed a byte of."""
         rows = record.records
         changed = rows[(rows["changed"] > 0) & (rows["id"] != EXTRA_ID)]
         return sorted(self.name_of(int(i)) for i in changed["id"])
-
-
-def _replaced_later(records: list[CommitRecord]) -> list[set[int]]:
-    """For each commit, the arrays whose bytes a later full record gives anyway."""
-    skips: list[set[int]] = []
-    replaced: set[int] = set()
-    for record in reversed(records):
-        skips.append(set(replaced))
-        rows = record.records
-        full = (rows["flags"] & (FULL | PAGE_VERSIONS)) == FULL
-        replaced |= set(rows["id"][full].tolist())
-    return skips[::-1]

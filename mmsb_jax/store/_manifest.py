@@ -49,8 +49,12 @@ class Manifest:
             header.check_kind()
             meta = read_meta(read, 0, header)
             own, page_bytes, created_ns, ancestors = _FIXED.unpack_from(meta)
-            if header.kind != Kind.MANIFEST or len(meta) != _FIXED.size + ancestors * 24:
+            if header.kind != Kind.MANIFEST or (
+                len(meta) != _FIXED.size + ancestors * _ANCESTOR.size
+            ):
                 raise BadFrameError("its parts do not fill it")
+            if not page_bytes or page_bytes % 4:
+                raise BadFrameError(f"it claims pages of {page_bytes} bytes")
         except FileNotFoundError:
             raise LocationError(
                 f"{place} is not a log: it has no manifest. Expected a directory that "
@@ -58,8 +62,8 @@ class Manifest:
             ) from None
         except (BadFrameError, struct.error) as error:
             raise CorruptionError(
-                f"{place}/{NAME} is damaged: {error}. The log itself may be whole: restore the "
-                f"manifest from a copy."
+                f"{place}/{NAME} is damaged at byte 0: {error}. The log itself may be whole: "
+                f"restore the manifest from a copy."
             ) from error
         lineage = tuple(
             _ANCESTOR.unpack_from(meta, _FIXED.size + i * _ANCESTOR.size) for i in range(ancestors)

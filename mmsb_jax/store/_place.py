@@ -19,6 +19,8 @@ def check_local(path: str | os.PathLike[str]) -> Path:
         LocationError: a URL, or a network file system; refused by name until they work.
     """
     text = os.fspath(path)
+    if "\0" in text:
+        raise LocationError(f"{text!r} holds a zero character, which no path can.")
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text):
         raise LocationError(
             f"{text} is a URL. A log lies in a directory of a local file system: give its path."
@@ -38,12 +40,12 @@ def file_system_of(place: Path) -> str:
     resolved = os.path.realpath(place)
     best, kind = "", ""
     try:
-        mounts = Path("/proc/self/mounts").read_text().splitlines()
+        mounts = os.fsdecode(Path("/proc/self/mounts").read_bytes())
     except OSError:
         return ""
-    for line in mounts:
+    for line in filter(None, mounts.split("\n")):
         fields = line.split(" ")
-        point = fields[1].encode().decode("unicode_escape")
+        point = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), fields[1])
         inside = resolved == point or resolved.startswith(point.rstrip("/") + "/")
         if inside and len(point) >= len(best):
             best, kind = point, fields[2]

@@ -4,6 +4,7 @@ A snapshot's frame has the same meta: it is the commit that makes the whole stat
 """
 
 import json
+import re
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,9 @@ from enum import IntEnum
 
 import numpy as np
 
-from mmsb_jax._dtypes import parse_dtype
+from mmsb_jax._dtypes import dtype_name, parse_dtype
+from mmsb_jax._errors import FormatError
+from mmsb_jax.store._codec import Coding
 from mmsb_jax.store._format import BadFrameError
 
 RECORD = np.dtype(
@@ -52,6 +55,12 @@ EXTRA_ID = 0
 HAS_STEP, DIGEST_ONLY, EXTRA_IS_JSON, VALUES_REPLACE, STRUCTURE_CHANGED = 1, 2, 4, 8, 16
 """Flags of a commit. DIGEST_ONLY is reserved for commits that hold no data on purpose."""
 
+_KNOWN_FLAGS = (
+    HAS_STEP | DIGEST_ONLY | EXTRA_IS_JSON | VALUES_REPLACE | STRUCTURE_CHANGED,
+    FULL | PAGE_VERSIONS,
+)
+_KNOWN_CODINGS = frozenset(map(int, Coding))
+
 _FIXED = struct.Struct("<16s16s16s16sQqqQQIIIIIIIHH")
 _OP = struct.Struct("<BBHHHQ")
 MAX_DIMENSIONS = 64
@@ -91,6 +100,14 @@ class ArrayInfo:
         size = parse_dtype(self.dtype).itemsize
         for length in self.shape:
             size *= length
+        return size
+
+    @property
+    def spanned_bytes(self) -> int:
+        """What its bytes would be if no dimension were 0: NumPy bounds that product too."""
+        size = max(1, parse_dtype(self.dtype).itemsize)
+        for length in self.shape:
+            size *= max(1, length)
         return size
 
     def schema(self) -> bytes:
@@ -164,6 +181,7 @@ class CommitRecord:
 
         Raises:
             BadFrameError: the parts do not fill the meta exactly, or contradict each other.
+            FormatError: a flag, coding or operation that this version does not know.
         """
         if len(meta) < _FIXED.size:
             raise BadFrameError("the commit is shorter than its fixed part")
@@ -202,6 +220,8 @@ class CommitRecord:
         record_table = np.frombuffer(parts[1], RECORD)
         if int(record_table["chunks"].sum(dtype=np.uint64)) != chunks:
             raise BadFrameError("the records of the commit do not share out its chunks")
+        chunk_table = np.frombuffer(parts[2], CHUNK)
+        _refuse_unknown(flags, record_table, chunk_table)
         log_id, previous_chain, state_digest, frames_hash = hashes
         try:
             return cls(
@@ -220,16 +240,37 @@ class CommitRecord:
                 frame_sizes=list(struct.unpack(f"<{frames}Q", parts[0])),
                 frames_hash=frames_hash,
                 records=record_table,
-                chunks=np.frombuffer(parts[2], CHUNK),
+                chunks=chunk_table,
                 ops=_decode_ops(parts[3]),
             )
-        except (UnicodeDecodeError, ValueError) as error:
+        except FormatError:
+            raise
+        except (ValueError, RecursionError) as error:
             raise BadFrameError(f"the commit does not parse: {error}") from error
 
     def touched(self) -> list[int]:
         """Ids of the arrays that the commit has bytes of."""
         ids = self.records["id"]
         return [int(i) for i in ids if i != EXTRA_ID]
+
+
+def _refuse_unknown(flags: int, records: np.ndarray, chunks: np.ndarray) -> None:
+    """What a later version may add is not damage, and must not be taken for a torn tail."""
+    known_commit, known_record = _KNOWN_FLAGS
+    if flags & ~known_commit:
+        _refuse("commit flags", flags)
+    for record_flags in set(records["flags"].tolist()):
+        if record_flags & ~known_record:
+            _refuse("record flags", record_flags)
+    for coding in set(chunks["coding"].tolist()) - _KNOWN_CODINGS:
+        _refuse("coding", coding)
+
+
+def _refuse(what: str, number: int) -> None:
+    raise FormatError(
+        f"a commit has {what} {number}, which this version of mmsb_jax does not know. Upgrade "
+        f"mmsb-jax to open the log."
+    )
 
 
 def _encode_op(op: Op) -> bytes:
@@ -262,9 +303,21 @@ def _decode_ops(raw: bytes) -> list[Op]:
             texts.append(raw[start : start + length].decode())
             start += length
         kind, dtype, name = texts
-        parse_dtype(dtype)
+        _check_dtype(dtype)
+        if code not in _OP_CODES:
+            _refuse("operation", code)
         ops.append(Op(OpCode(code), ArrayInfo(array_id, name, kind, dtype, shape, member)))
     return ops
+
+
+_DTYPE = re.compile(r"[<>|]?[A-Za-z][A-Za-z0-9_]*(\[[A-Za-z0-9]+\])?")
+_OP_CODES = frozenset(map(int, OpCode))
+
+
+def _check_dtype(name: str) -> None:
+    """Refuse what `dtype_name` does not write: NumPy understands more, Python objects among it."""
+    if not _DTYPE.fullmatch(name) or dtype_name(parse_dtype(name)) != name:
+        raise ValueError(f"{name!r} is not the name of a dtype")
 
 
 def _decode_values(raw: bytes) -> dict[str, str | None]:

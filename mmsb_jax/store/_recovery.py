@@ -10,54 +10,59 @@ from typing import TYPE_CHECKING
 
 from mmsb_jax._errors import CorruptionError
 from mmsb_jax.store._files import Files
-from mmsb_jax.store._format import BadFrameError, read_header
+from mmsb_jax.store._format import BadFrameError
 from mmsb_jax.store._segment import (
+    FOLDER,
     NO_SEGMENT,
     SEGMENT_FRAME_BYTES,
+    LogIds,
     Segment,
+    index_name,
     list_segments,
     newest_mark_behind,
     read_segment,
     reader_of,
 )
-from mmsb_jax.store._snapshot import list_snapshots, snapshot_name
+from mmsb_jax.store._snapshot import list_snapshots, read_snapshot
 
 if TYPE_CHECKING:
     from mmsb_jax.store._log import Log
 
 
-def find_segments(files: Files, place: str) -> tuple[list[Segment], list[str]]:
+def find_segments(files: Files, place: str, ids: LogIds) -> tuple[list[Segment], list[str]]:
     """The segments of the log, oldest first, and what was passed over.
 
     A segment is synced before anything in it is acknowledged: a newest file that is no longer than
     its first frame, and whose frame is bad, is one whose making was cut short.
 
     Raises:
-        CorruptionError: a segment that others stand on is missing or damaged.
+        CorruptionError: a segment is missing, damaged, there twice, or of another log.
     """
-    found = list_segments(files)
-    names = {number: name for number, _, name in found}
+    names, continued = _name_by_number(files, place)
     ignored: list[str] = []
     segments: list[Segment] = []
-    wanted = found[-1][0] if found else NO_SEGMENT
+    wanted = max(names)
     while wanted != NO_SEGMENT:
-        name = names.get(wanted)
-        if name is None:
-            raise CorruptionError(
-                f"{place}: segment {wanted} of the log is missing from the folder log. Restore "
-                f"it from a copy."
-            )
+        if wanted not in names:
+            raise _missing(place, wanted)
+        name = names[wanted]
         try:
             segment = read_segment(files, name)
         except BadFrameError as error:
-            if segments or files.size(name) > SEGMENT_FRAME_BYTES:
+            earlier = max((number for number in names if number < wanted), default=NO_SEGMENT)
+            was_whole = segments or earlier == NO_SEGMENT or earlier in continued
+            if was_whole or files.size(name) > SEGMENT_FRAME_BYTES:
                 raise CorruptionError(
                     f"{place}/{name} is damaged at byte 0: {error}. Restore it from a copy."
                 ) from error
             ignored.append(f"{name}: its making was cut short; nothing was in it")
-            earlier = [number for number, _, _ in found if number < wanted]
-            wanted = earlier[-1] if earlier else NO_SEGMENT
+            wanted = earlier
             continue
+        if segment.log_id != ids.of(segment.first_version):
+            raise CorruptionError(
+                f"{place}/{name} is a segment of another log. Take it out of the folder log, and "
+                f"restore the one that it may have replaced."
+            )
         if segments and segment.number >= segments[-1].number:
             raise CorruptionError(f"{place}/{name}: the segments of the log stand in a ring")
         segments.append(segment)
@@ -65,37 +70,79 @@ def find_segments(files: Files, place: str) -> tuple[list[Segment], list[str]]:
     return segments[::-1], ignored
 
 
-def settle_tail(log: "Log", salvage: bool) -> str | None:
-    """Judge what is behind the newest whole commit; what was left out, in words, or None.
+def _name_by_number(files: Files, place: str) -> tuple[dict[int, str], set[int]]:
+    """The segment files, and which of them are known to have been continued by another."""
+    listed: list[str] = []
+    while True:
+        listed, before = files.names(FOLDER), listed
+        found = list_segments(listed)
+        continued = {number for number, _, name in found if index_name(name) in listed}
+        if not found:
+            raise _missing(place, 1)
+        newest = found[-1][0]
+        if newest not in continued:
+            break
+        # An index is made once the next segment is there. Listed again: that may have been now.
+        if listed == before:
+            raise _missing(place, newest + 1)
+    names: dict[int, str] = {}
+    for number, _, name in found:
+        if number in names:
+            raise CorruptionError(
+                f"{place}: {names[number]} and {name} have the same number. One of them belongs "
+                f"to another log; take it out of the folder log."
+            )
+        names[number] = name
+    return names, continued
 
-    Raises:
-        CorruptionError: bytes that were durable are missing or bad (with ``salvage`` they are
-            reported instead).
+
+def _missing(place: str, number: int) -> CorruptionError:
+    return CorruptionError(
+        f"{place}: segment {number} of the log is missing from the folder log. Restore it from a "
+        f"copy."
+    )
+
+
+def leave_out_torn(log: "Log", mark: int) -> None:
+    """Leave out the segments behind one whose end was not durable and is not whole.
+
+    A segment is begun before the one that it continues is synced. Only where ``mark``, the newest
+    known, does not cover that one's end is it read here: after a crash that soon.
+    """
+    for place, piece in enumerate(log.pieces[:-1]):
+        if piece.end > mark and log.scan_piece(piece)[0].fault is not None:
+            later = [other.segment.name for other in log.pieces[place + 1 :]]
+            log.recovered.append(
+                f"{', '.join(later)}: what it continues was not durable and is not whole; left out"
+            )
+            log.go_back(place)
+            return
+
+
+def settle_tail(log: "Log", mark: int) -> CorruptionError | None:
+    """Judge what is behind the newest whole commit: report a torn tail, return damage.
+
+    ``mark`` is the newest position up to which the log is known to have been durable.
     """
     last, scan = log.pieces[-1].segment, log.scan
-    end = last.base + scan.offset
-    mark = max(scan.synced, _newest_snapshot_mark(log.files))
     if scan.fault is not None:
         read = reader_of(log.files, last.name)
         mark = max(mark, newest_mark_behind(read, last, scan.offset))
-    if mark > end:
+    if mark > log.position:
         fault = scan.fault or "the file ends before what was written durably"
-        error = log.damaged(last, scan.offset, fault)
-        if not salvage:
-            raise error
-        return str(error)
+        return log.damaged(last, scan.offset, fault)
     if scan.fault is not None:
         size = log.files.size(last.name)
-        return (
+        log.recovered.append(
             f"{last.name}: {size - scan.offset} bytes at {scan.offset} are not a whole commit "
             f"({scan.fault}); they were not durable, and are left out"
         )
     return None
 
 
-def _newest_snapshot_mark(files: Files) -> int:
-    """The position that the newest whole snapshot header says the log was durable up to."""
-    for version in reversed(list_snapshots(files)):
+def snapshot_mark(log: "Log") -> int:
+    """The position up to which the newest whole snapshot says that the log was durable."""
+    for version in reversed(list_snapshots(log.files)):
         with contextlib.suppress(BadFrameError, OSError):
-            return read_header(reader_of(files, snapshot_name(version)), 0, 0).synced
+            return read_snapshot(log.files, version, log.manifest.ids, with_data=False)[1]
     return 0

@@ -7,12 +7,12 @@ never truncates, it continues elsewhere.
 
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import xxhash
 
-from mmsb_jax._errors import FormatError
+from mmsb_jax._errors import CorruptionError, FormatError
 from mmsb_jax.store._files import Files
 from mmsb_jax.store._format import (
     ALIGNMENT_BYTES,
@@ -29,11 +29,12 @@ from mmsb_jax.store._format import (
     read_header,
     read_meta,
 )
+from mmsb_jax.store._index import SegmentIndex
 from mmsb_jax.store._record import CommitRecord
 
 FOLDER = "log"
 _META = struct.Struct("<16sQQQ16s")
-_NAME = re.compile(r"log/(\d{8,})-(\d{20})\.seg")
+_NAME = re.compile(r"log/([0-9]{8,})-([0-9]{20})\.seg")
 NO_SEGMENT = 0
 """Number that stands for "none before"; segments count from 1."""
 
@@ -68,7 +69,11 @@ class Segment:
     @property
     def index_name(self) -> str:
         """Name of its index's sidecar."""
-        return self.name.removesuffix(".seg") + ".idx"
+        return index_name(self.name)
+
+    def start(self) -> "Scan":
+        """Where a scan of it begins."""
+        return Scan(SEGMENT_FRAME_BYTES, self.first_version - 1, self.chain, self.synced)
 
     def frame(self) -> list[Buffer]:
         """Its first frame."""
@@ -80,10 +85,15 @@ SEGMENT_FRAME_BYTES = HEADER_BYTES + padded(_META.size)
 """Bytes of the first frame of a segment."""
 
 
-def list_segments(files: Files) -> list[tuple[int, int, str]]:
-    """(number, first version, name) of the segment files, ascending."""
-    found = ((_NAME.fullmatch(name), name) for name in files.names(FOLDER))
+def list_segments(names: Iterable[str]) -> list[tuple[int, int, str]]:
+    """(number, first version, name) of the segment files among ``names``, ascending."""
+    found = ((_NAME.fullmatch(name), name) for name in names)
     return sorted((int(m[1]), int(m[2]), name) for m, name in found if m)
+
+
+def index_name(segment_name: str) -> str:
+    """Name of the sidecar with the index of a segment."""
+    return segment_name.removesuffix(".seg") + ".idx"
 
 
 def read_segment(files: Files, name: str) -> Segment:
@@ -112,19 +122,59 @@ def reader_of(files: Files, name: str) -> Reader:
 
 @dataclass(frozen=True, slots=True)
 class ScannedCommit:
-    """A whole commit that a scan met: its record, where its frame stands, the chain after it."""
+    """A whole commit that a scan met.
+
+    Attributes:
+        record: what it says.
+        offset: where its frame stands in the file.
+        logged_bytes: bytes of all its frames.
+        chain: chain after it.
+    """
 
     record: CommitRecord
-    header: Header
     offset: int
-    end_offset: int
     logged_bytes: int
     chain: bytes
 
 
+@dataclass(slots=True, eq=False)
+class Piece:
+    """A segment as part of the log: where it ends (None: it is the last), and its index.
+
+    ``damage`` says what is wrong behind the last commit of the index, where that is not all.
+    """
+
+    segment: Segment
+    end_offset: int | None
+    index: SegmentIndex | None
+    damage: CorruptionError | None = None
+
+    @property
+    def end(self) -> int:
+        """Position of its end, where the next segment begins."""
+        assert self.end_offset is not None
+        return self.segment.base + self.end_offset
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A commit that was read: its record, where its frame is in the file, the chain after it."""
+
+    record: CommitRecord
+    piece: Piece
+    offset: int
+    end_offset: int
+    chain: bytes
+
+    @property
+    def end(self) -> int:
+        """Position in the log where the commit ends."""
+        return self.piece.segment.base + self.end_offset
+
+
 @dataclass(slots=True)
 class Scan:
-    """Where a scan is; after the last commit, why it ended.
+    """Where a scan is and, at its end, why it ended.
 
     Attributes:
         offset: end of the last whole commit (or mark), in the file.
@@ -175,25 +225,25 @@ def scan_commits(
         try:
             raw = read(offset, HEADER_BYTES)
             if not raw:
-                if pending or offset != scan.offset:
+                if pending:
                     scan.fault = "data frames without their commit"
                 elif end_offset is not None:
                     scan.fault = "the file ends before the next segment says"
                 return
             header = Header.decode(raw, segment.base + offset)
-            if not header.check_kind():
-                offset += header.frame_bytes
-                continue
-            commit = None
-            if header.kind == Kind.DATA:
+            is_known, commit = header.check_kind(), None
+            if header.kind == Kind.DATA and not header.meta_bytes:
                 if check_data:
                     read_data(read, offset, header)
                 pending.append((header.data_bytes, header.data_hash))
             elif header.kind == Kind.COMMIT:
                 commit = _read_commit(read, offset, header, scan, pending, log_ids, check_data)
                 pending = []
-            elif header.kind != Kind.MARK or pending:
-                raise BadFrameError(f"a frame of kind {header.kind} in the middle of the log")
+            elif pending or (is_known and header.kind != Kind.MARK):
+                raise BadFrameError(f"a frame of kind {header.kind} where none should be")
+            else:  # a mark, or what a later version has added and this one may pass over
+                read_meta(read, offset, header)
+                read_data(read, offset, header)
         except BadFrameError as error:
             scan.fault = str(error)
             return
@@ -232,8 +282,7 @@ def _read_commit(
     ):
         raise BadFrameError(f"version {record.version} has other data frames than it says")
     chain = chain_after(scan.chain, meta, header.data_hash)
-    end = offset + header.frame_bytes
-    return ScannedCommit(record, header, offset, end, end - scan.offset, chain)
+    return ScannedCommit(record, offset, offset + header.frame_bytes - scan.offset, chain)
 
 
 def newest_mark_behind(read: Reader, segment: Segment, offset: int) -> int:

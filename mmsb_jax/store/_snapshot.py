@@ -36,7 +36,7 @@ from mmsb_jax.store._segment import LogIds, frames_hash, reader_of
 from mmsb_jax.store._state import StoredState
 
 FOLDER = "snapshots"
-_NAME = re.compile(r"snapshots/(\d{20})\.snap")
+_NAME = re.compile(r"snapshots/([0-9]{20})\.snap")
 
 
 def snapshot_name(version: int) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from mmsb_jax.store._codec import Coding, decode_into, read_sparse
+from mmsb_jax.store._codec import SPARSE_CODINGS, decode_into, read_sparse
 from mmsb_jax.store._digest import (
     ZERO,
     Lanes,
@@ -23,8 +23,10 @@ from mmsb_jax.store._record import (
     VALUES_REPLACE,
     ArrayInfo,
     CommitRecord,
+    Op,
     OpCode,
 )
+from mmsb_jax.store._room import check_room, no_room
 
 DataReader = Callable[[], list[memoryview]]
 """Reads the data of a commit: one view a chunk, in order. Called only when a chunk is wanted."""
@@ -53,31 +55,36 @@ class Table:
     bases: dict[int, int] = field(default_factory=dict)
     """Version of the newest record of each array; a delta builds on it."""
 
-    def apply_ops(self, record: CommitRecord) -> list[tuple[OpCode, ArrayInfo, ArrayInfo | None]]:
-        """Make the commit's operations; returns (operation, array after, array before).
+    def apply_ops(self, ops: Iterable[Op]) -> list[tuple[Op, ArrayInfo | None]]:
+        """Make the operations of a commit; returns each with the array before it.
 
         Raises:
-            BadFrameError: an operation on an array that is not there, or is there already.
+            BadFrameError: one does not fit: an array that is not there or is there already, a name
+                that is taken, an id that was used before.
         """
         done = []
-        for op in record.ops:
+        made: set[int] = set()
+        for op in ops:
             info, before = op.info, self.arrays.get(op.info.id)
             if (op.code is OpCode.CREATE) != (before is None):
-                raise BadFrameError(f"operation {op.code.name} on array {info.id} does not fit")
-            if info.nbytes > MAX_ARRAY_BYTES:
-                raise BadFrameError(f"array {info.name!r} claims {info.nbytes} bytes")
-            if before is not None:
-                del self.ids[before.name]
+                raise BadFrameError(f"{op.code.name} of array {info.id} {info.name!r} does not fit")
+            if before is None and (info.id < self.next_id or info.id in made):
+                raise BadFrameError(f"the id of array {info.id} {info.name!r} was used before")
+            if before is not None and before.name != info.name:
+                raise BadFrameError(f"array {info.id} is named {before.name!r}, not {info.name!r}")
+            if info.spanned_bytes > MAX_ARRAY_BYTES:
+                raise BadFrameError(f"array {info.name!r} claims {info.spanned_bytes} bytes")
+            if op.code is OpCode.CREATE and info.name in self.ids:
+                raise BadFrameError(f"two arrays are named {info.name!r}")
             if op.code is OpCode.DELETE:
-                del self.arrays[info.id]
+                del self.arrays[info.id], self.ids[info.name]
                 self.lanes.pop(info.id, None)
                 self.bases.pop(info.id, None)
             else:
-                if info.name in self.ids:
-                    raise BadFrameError(f"two arrays are named {info.name!r}")
                 self.arrays[info.id] = info
                 self.ids[info.name] = info.id
-            done.append((op.code, info, before))
+                made.add(info.id)
+            done.append((op, before))
         return done
 
     def apply_values(self, record: CommitRecord) -> None:
@@ -118,7 +125,7 @@ class StoredState:
     """A state with its bytes, brought forward commit by commit.
 
     Args:
-        table: where to begin; empty for the beginning of the log.
+        log_id: id of the log that its versions carry.
         wanted: names of arrays → whether to hold their bytes; None holds all.
         page_bytes: size of a page, to keep the version of each page; None keeps none.
     """
@@ -134,6 +141,7 @@ class StoredState:
         self.page_versions: dict[int, np.ndarray] = {}
         self._wanted = wanted
         self._page_bytes = page_bytes
+        self._held_bytes = 0
 
     @property
     def keeps_page_versions(self) -> bool:
@@ -164,13 +172,7 @@ class StoredState:
         Raises:
             BadFrameError: the commit does not fit the state. The state is spent then.
         """
-        for code, info, before in self.table.apply_ops(record):
-            if code is OpCode.DELETE:
-                self.drop(info.id)
-            elif self._wanted is None or self._wanted(info.name):
-                self._allocate(info, before)
-            else:
-                self.words.pop(info.id, None)
+        self.operate(record.ops)
         self.table.apply_values(record)
         self._apply_records(record, read_chunks, frozenset(skip))
         self.table.apply_head(record, chain)
@@ -182,9 +184,7 @@ class StoredState:
             BadFrameError: the record contradicts itself.
         """
         table = self.table
-        for _, info, _ in table.apply_ops(record):
-            if self._wanted is None or self._wanted(info.name):
-                self._allocate(info, None)
+        self.operate(record.ops)
         table.apply_values(record)
         full = [row for row in record.records if not row["flags"] & PAGE_VERSIONS]
         # The deltas that follow build on the record that each array had last.
@@ -195,17 +195,32 @@ class StoredState:
         table.version, table.next_id = record.version, record.next_id
         table.state_digest, table.chain = record.state_digest, record.previous_chain
 
+    def operate(self, ops: Iterable[Op]) -> list[tuple[Op, ArrayInfo | None]]:
+        """Make the operations of a commit; returns each with the array before it.
+
+        Raises:
+            BadFrameError: as `Table.apply_ops`; the state is spent then.
+            DeviceMemoryError: an array that the machine has no room for.
+        """
+        done = self.table.apply_ops(ops)
+        for op, before in done:
+            if op.code is OpCode.DELETE:
+                self._hold(op.info.id, None)
+            elif self._wanted is None or self._wanted(op.info.name):
+                self._allocate(op.info, before)
+        return done
+
     def _allocate(self, info: ArrayInfo, before: ArrayInfo | None) -> None:
-        fresh = np.zeros(words_for(info.nbytes), np.uint32)
+        check_room(self._held_bytes + info.nbytes, f"array {info.name!r} with those before it")
+        try:
+            fresh = np.zeros(words_for(info.nbytes), np.uint32)
+        except MemoryError as error:
+            raise no_room(info.nbytes, f"array {info.name!r}") from error
         old = self.words.get(info.id)
         if old is not None and before is not None:
             kept = min(before.nbytes, info.nbytes)
             fresh.view(np.uint8)[:kept] = old.view(np.uint8)[:kept]
-        self.adopt_words(info, fresh)
-
-    def adopt_words(self, info: ArrayInfo, words: np.ndarray) -> None:
-        """Hold ``words`` as those of an array that was created or updated."""
-        self.words[info.id] = words
+        self._hold(info.id, fresh)
         if self._page_bytes is not None:
             pages = -(-info.nbytes // self._page_bytes)
             versions = np.zeros(pages, np.uint64)
@@ -213,10 +228,42 @@ class StoredState:
             versions[: known.size] = known
             self.page_versions[info.id] = versions
 
-    def drop(self, array_id: int) -> None:
-        """Let go of the words of an array that was deleted."""
-        self.words.pop(array_id, None)
-        self.page_versions.pop(array_id, None)
+    def _hold(self, array_id: int, words: np.ndarray | None) -> None:
+        """Hold ``words`` as those of an array; None lets go of it."""
+        old = self.words.pop(array_id, None)
+        self._held_bytes -= 0 if old is None else old.nbytes
+        if words is None:
+            self.page_versions.pop(array_id, None)
+        else:
+            self.words[array_id] = words
+            self._held_bytes += words.nbytes
+
+    def sketch(self, ops: Iterable[Op]) -> "StoredState":
+        """A state of the arrays alone that ``ops`` touch, sharing their words: to try ``ops`` on.
+
+        Cost: what ``ops`` touch, not the state.
+        """
+        part, table = StoredState(self.table.log_id, None, self._page_bytes), self.table
+        part.table.next_id = table.next_id
+        part._held_bytes = self._held_bytes
+        for op in ops:
+            known = {op.info.id, table.ids.get(op.info.name)} & table.arrays.keys()
+            for array_id in known:
+                info = table.arrays[array_id]
+                part.table.arrays[array_id] = info
+                part.table.ids[info.name] = array_id
+                part.words[array_id] = self.words[array_id]
+                if array_id in self.page_versions:
+                    part.page_versions[array_id] = self.page_versions[array_id]
+        return part
+
+    def adopt(self, part: "StoredState", ops: Iterable[Op]) -> None:
+        """Take over what a `sketch` became by ``ops``."""
+        self.table.apply_ops(ops)
+        for array_id in {op.info.id for op in ops}:
+            self._hold(array_id, part.words.get(array_id))
+            if array_id in part.page_versions:
+                self.page_versions[array_id] = part.page_versions[array_id]
 
     def _apply_records(
         self, record: CommitRecord, read_chunks: DataReader, skip: frozenset[int]
@@ -243,6 +290,8 @@ class StoredState:
     def _load_page_versions(self, array_id: int, rows: np.ndarray, parts: list[memoryview]) -> None:
         versions = self.page_versions.get(array_id)
         if versions is not None:
+            if int(rows["raw"].sum(dtype=np.uint64)) != versions.nbytes:
+                raise BadFrameError(f"the page versions of array {array_id} are not one a page")
             for row, part in zip(rows, parts, strict=True):
                 decode_into(versions.view(np.uint8), row, part)
 
@@ -278,9 +327,9 @@ class StoredState:
         """Apply one chunk; yields the pages in which it changed a byte."""
         assert self._page_bytes is not None
         offset, raw, page_bytes = int(chunk["offset"]), int(chunk["raw"]), self._page_bytes
-        if chunk["coding"] in (Coding.SPARSE, Coding.SPARSE_ZSTD):
-            index, _ = read_sparse(chunk, part)
+        if int(chunk["coding"]) in SPARSE_CODINGS:
             decode_into(target, chunk, part)
+            index, _ = read_sparse(chunk, part)
             yield np.unique((offset + index * int(chunk["unit"])) // page_bytes)
             return
         first, last = offset // page_bytes, -(-(offset + raw) // page_bytes)
@@ -297,9 +346,9 @@ class StoredState:
         Raises:
             BadFrameError: an array, or the state, has another digest; the message names it.
         """
-        for array_id, words in self.words.items():
-            lanes = digest_words(words, executor=executor)
-            if lanes != self.table.lanes.get(array_id, ZERO):
+        for array_id, recorded in self.table.lanes.items():
+            words = self.words.get(array_id)  # what has no record is all zeros
+            if words is not None and digest_words(words, executor=executor) != recorded:
                 name = self.table.arrays[array_id].name
                 raise BadFrameError(f"the bytes of {name!r} do not have the digest recorded")
         if self.table.digest() != self.table.state_digest:

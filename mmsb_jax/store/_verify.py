@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from mmsb_jax._errors import CorruptionError, FormatError
 from mmsb_jax.store._format import BadFrameError
 from mmsb_jax.store._log import Log
-from mmsb_jax.store._segment import SEGMENT_FRAME_BYTES, Scan, reader_of, scan_commits
 from mmsb_jax.store._snapshot import list_snapshots, read_snapshot, snapshot_name
 from mmsb_jax.store._state import StoredState
 
@@ -71,15 +70,10 @@ def verify(
 def _check_frames(log: Log, report: VerifyReport) -> None:
     """Every frame of every segment against its hashes, and each commit against the chain."""
     for piece in log.pieces:
-        segment = piece.segment
-        scan = Scan(SEGMENT_FRAME_BYTES, segment.first_version - 1, segment.chain, 0)
-        read = reader_of(log.files, segment.name)
-        end = piece.end_offset if piece.end_offset is not None else log.scan.offset
-        for _ in scan_commits(read, segment, scan, log.manifest.ids, end):
-            pass
+        scan, _ = log.scan_piece(piece)
         report.checked_bytes += scan.offset
-        if scan.fault:
-            report.faults.append(f"{segment.name}, byte {scan.offset}: {scan.fault}")
+        if scan.fault is not None:
+            report.faults.append(f"{piece.segment.name}, byte {scan.offset}: {scan.fault}")
 
 
 def _replay(

@@ -8,15 +8,17 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from mmsb_jax._errors import ClosedError, LocationError, MMSBError
+from mmsb_jax._errors import ClosedError, CorruptionError, LocationError
 from mmsb_jax.store._codec import Chunk
 from mmsb_jax.store._files import AppendFile, Buffer
 from mmsb_jax.store._format import Kind, build_frame
 from mmsb_jax.store._frames import INLINE_BYTES, data_frames, pack_chunks
-from mmsb_jax.store._log import Log, Piece
+from mmsb_jax.store._log import Log
 from mmsb_jax.store._record import CommitRecord
 from mmsb_jax.store._segment import (
-    NO_SEGMENT,
+    FOLDER,
+    Piece,
+    ScannedCommit,
     Segment,
     chain_after,
     frames_hash,
@@ -62,36 +64,43 @@ class LogWriter:
         self._durability = durability
         self._append_lock = threading.RLock()
         self._sync_lock = threading.Lock()
+        self._disk_lock = threading.Lock()
+        self._pid = os.getpid()
         self._poison: str | None = None
+        self._interrupted = False
         self._synced = log.scan.synced
         self._unsynced: list[AppendFile] = []
         self._background = ThreadPoolExecutor(1, "mmsb-snapshots")
         self._snapshot: Future[int | None] | None = None
-        self._file = self._begin()
-        self.sync()
+        self._file = log.files.reopen(log.pieces[-1].segment.name)
+        try:
+            self._begin()
+        except BaseException:
+            self._close_files()
+            raise
         is_group = isinstance(durability, tuple)
         self._group = _GroupSync(self, durability[1] / 1e3) if is_group else None
 
-    def _begin(self) -> AppendFile:
-        """Open the end of the log; a bad tail is sealed by going on in a new segment."""
-        pieces = self.log.pieces
-        for piece in pieces[:-1]:
-            if piece.segment.base + (piece.end_offset or 0) > self._synced:
-                self._unsynced.append(self.log.files.reopen(piece.segment.name))
-        if pieces and self.log.scan.fault is None:
-            return self.log.files.reopen(pieces[-1].segment.name)
-        if pieces:
-            self._unsynced.append(self.log.files.reopen(pieces[-1].segment.name))
-        return self._create_segment()
+    def _begin(self) -> None:
+        """Make durable what is there; seal a bad tail by going on in a new segment."""
+        log = self.log
+        for piece in log.pieces[:-1]:
+            if piece.end > self._synced:
+                self._unsynced.append(log.files.reopen(piece.segment.name))
+        self.sync()
+        newest = list_segments(log.files.names(FOLDER))[-1][0]
+        if log.scan.fault is not None or newest != log.pieces[-1].segment.number:
+            fresh = self._create_segment()
+            self._file.close()
+            self._file = fresh
 
     def _create_segment(self) -> AppendFile:
         """A new segment that continues the log where it ends, durable before it is used."""
         log, files = self.log, self.log.files
-        last = log.pieces[-1].segment if log.pieces else None
         segment = Segment(
             log_id=log.manifest.ids.own,
-            number=max((number for number, *_ in list_segments(files)), default=0) + 1,
-            previous=last.number if last else NO_SEGMENT,
+            number=list_segments(files.names(FOLDER))[-1][0] + 1,
+            previous=log.pieces[-1].segment.number,
             first_version=log.version + 1,
             base=log.position,
             chain=log.scan.chain,
@@ -100,11 +109,17 @@ class LogWriter:
         handle = files.create(segment.name)
         try:
             handle.append(segment.frame())
-            handle.sync()
         except BaseException:
             handle.close()
             with contextlib.suppress(OSError):
                 files.remove(segment.name)
+            raise
+        try:
+            handle.sync()
+        except BaseException as error:
+            # It may come to light after a crash. Nothing may be written behind it elsewhere.
+            handle.close()
+            self._poison = f"a sync of the log failed: {error!r}"
             raise
         log.enter_segment(segment)
         return handle
@@ -119,39 +134,54 @@ class LogWriter:
 
         Raises:
             LocationError: the disk is full or fails; the log is as it was.
-            ClosedError: the writer was closed, or a sync has failed before.
+            ClosedError: the writer was closed, or a sync has failed, now or before.
         """
         with self._append_lock:
             self._check_usable()
-            log, scan = self.log, self.log.scan
-            start, base = scan.offset, log.pieces[-1].segment.base
+            self._interrupted = True  # an interrupt may come between any two of these lines
+            scan, piece = self.log.scan, self.log.pieces[-1]
+            start = scan.offset
             try:
-                frames, position, inline = self._write_data(chunks, base + start)
-                record = complete()
-                record.log_id = log.manifest.ids.own
-                record.version = scan.version + 1
-                record.previous_chain = scan.chain
-                record.frame_sizes = [size for size, _ in frames]
-                record.frames_hash = frames_hash(frames)
-                record.chunks = pack_chunks(chunks)
-                meta = record.encode()
-                header, buffers = build_frame(Kind.COMMIT, position, self._synced, meta, inline)
-                self._file.append(buffers)
-            except BaseException as error:
+                written = self._write(chunks, complete)
+            except OSError as error:
                 self._take_back(start)
-                raise self._explain(error) from error
-            offset = position - base
-            end = offset + header.frame_bytes
+                raise disk_error(error, self.log.place) from error
+            except BaseException:
+                self._take_back(start)
+                raise
+            record, end = written.record, start + written.logged_bytes
             if self._durability == "fsync":
-                self._sync_commit(record.version, base + end, start)
-            scan.offset, scan.version = end, record.version
-            scan.chain = chain_after(scan.chain, meta, header.data_hash)
-            index = log.pieces[-1].index
-            assert index is not None
-            index.append(record, offset, end - start)
+                self._sync_commit(record.version, piece.segment.base + end, start)
+            assert piece.index is not None
+            piece.index.append(record, written.offset, written.logged_bytes)
+            scan.offset, scan.chain = end, written.chain
+            scan.version = record.version  # last: readers in other threads go by it
+            self._interrupted = False
             if self._group is not None:
                 self._group.wake()
-            return end - start
+            return written.logged_bytes
+
+    def _write(
+        self, chunks: Sequence[Chunk], complete: Callable[[], CommitRecord]
+    ) -> ScannedCommit:
+        """Write the frames of a commit; returns it as a scan would meet it."""
+        log, scan = self.log, self.log.scan
+        base = log.pieces[-1].segment.base
+        frames, position, inline = self._write_data(chunks, base + scan.offset)
+        record = complete()
+        record.log_id = log.manifest.ids.own
+        record.version = scan.version + 1
+        record.previous_chain = scan.chain
+        record.frame_sizes = [size for size, _ in frames]
+        record.frames_hash = frames_hash(frames)
+        record.chunks = pack_chunks(chunks)
+        meta = record.encode()
+        header, buffers = build_frame(Kind.COMMIT, position, self._synced, meta, inline)
+        self._file.append(buffers)
+        scan.synced = max(scan.synced, header.synced)
+        chain = chain_after(scan.chain, meta, header.data_hash)
+        offset = position - base
+        return ScannedCommit(record, offset, offset + header.frame_bytes - scan.offset, chain)
 
     def _write_data(
         self, chunks: Sequence[Chunk], position: int
@@ -169,14 +199,28 @@ class LogWriter:
     def _sync_commit(self, version: int, position: int, start: int) -> None:
         """Make the commit just written durable before it counts."""
         try:
-            self._file.sync()
-        except OSError as error:
-            # After a failed sync nobody knows what the disk holds: trying again would lie.
-            self._poison = f"a sync of the log failed: {error}"
+            self._sync_files([self._file])
+        except ClosedError:
             with contextlib.suppress(OSError):
                 self._file.truncate(start)
-            raise self._poisoned() from error
+            raise
         self._synced, self.durable_version = position, version
+
+    def _sync_files(self, files: Sequence[AppendFile]) -> None:
+        """Sync one after the other; after a failure never again.
+
+        Nobody knows then what the disk holds, and a second sync would lie: the system tells of a
+        failure once.
+        """
+        with self._disk_lock:
+            if self._poison is not None:
+                raise self._poisoned()
+            try:
+                for file in files:
+                    file.sync()
+            except OSError as error:
+                self._poison = f"a sync of the log failed: {error}"
+                raise self._poisoned() from error
 
     def _take_back(self, offset: int) -> None:
         """Remove what a failed append left; a log that cannot be cleaned is not used again."""
@@ -184,13 +228,16 @@ class LogWriter:
             self._file.truncate(offset)
         except OSError as error:
             self._poison = f"a failed write could not be taken back: {error}"
-
-    def _explain(self, error: BaseException) -> BaseException:
-        if isinstance(error, OSError) and not isinstance(error, MMSBError):
-            return disk_error(error, self.log.place)
-        return error
+        self._interrupted = False
 
     def _check_usable(self) -> None:
+        if os.getpid() != self._pid:
+            raise ClosedError(
+                f"{self.log.place} is written by process {self._pid}, which forked this one. Pass "
+                f"what is to be written to that process."
+            )
+        if self._interrupted:
+            self._poison = self._poison or "a write was interrupted"
         if self._poison is not None:
             raise self._poisoned()
 
@@ -209,19 +256,15 @@ class LogWriter:
         with self._sync_lock:
             with self._append_lock:
                 self._check_usable()
-                version, position, last = self.log.version, self.log.position, self._file
-                sealed, self._unsynced = self._unsynced, []
-            try:
-                for file in (*sealed, last):
-                    file.sync()
-            except OSError as error:
-                self._poison = f"a sync of the log failed: {error}"
-                raise self._poisoned() from error
-            for file in sealed:
-                file.close()
+                version, position = self.log.version, self.log.position
+                sealed, last = list(self._unsynced), self._file
+            self._sync_files([*sealed, last])
             with self._append_lock:
+                del self._unsynced[: len(sealed)]
                 self._synced = max(self._synced, position)
                 self.durable_version = max(self.durable_version, version)
+            for file in sealed:
+                file.close()
             return self.durable_version
 
     def rotate(self) -> Piece | None:
@@ -229,18 +272,23 @@ class LogWriter:
 
         Raises:
             LocationError: the disk is full or fails; the log goes on in the old segment.
+            ClosedError: the writer was closed, or a sync has failed, now or before.
         """
         with self._append_lock:
             self._check_usable()
             sealed = self.log.pieces[-1]
             if not sealed.index:
                 return None
+            self._interrupted = True
             try:
                 fresh = self._create_segment()
             except OSError as error:
+                self._interrupted = False
+                self._check_usable()
                 raise disk_error(error, self.log.place) from error
             self._unsynced.append(self._file)
             self._file = fresh
+            self._interrupted = False
             return sealed
 
     def schedule_snapshot(self, page_bytes: int, sealed: Piece | None = None) -> Future[int | None]:
@@ -253,23 +301,23 @@ class LogWriter:
         """
         with self._append_lock:
             if self._snapshot is None or self._snapshot.done():
-                version, position = self.log.version, self.log.position
+                version = self.log.version
                 self._snapshot = self._background.submit(
-                    self._make_snapshot, version, position, page_bytes, sealed
+                    self._make_snapshot, version, page_bytes, sealed
                 )
             return self._snapshot
 
-    def _make_snapshot(
-        self, version: int, position: int, page_bytes: int, sealed: Piece | None
-    ) -> int | None:
+    def _make_snapshot(self, version: int, page_bytes: int, sealed: Piece | None) -> int | None:
+        log = self.log
         try:
             self.sync()
             if sealed is not None:
-                self.log.write_index(sealed)
-            if not version or version in list_snapshots(self.log.files):
+                log.write_index(sealed)
+            if not version or version in list_snapshots(log.files):
                 return None
-            state = self.log.state(version, page_bytes=page_bytes)
-            written = write_snapshot(self.log.files, state, time.time_ns(), position)
+            state = log.state(version, page_bytes=page_bytes)
+            end = log.find(version).end
+            written = write_snapshot(log.files, state, time.time_ns(), end)
         except Exception as error:
             self.snapshot_fault = f"the snapshot of version {version} was not made: {error}"
             raise
@@ -277,39 +325,43 @@ class LogWriter:
         return written
 
     def close(self) -> None:
-        """Sync, leave a mark that says so, and give every handle back."""
+        """Sync, leave a mark that says so, and give every handle back.
+
+        In a forked child it gives the handles back and does nothing else.
+        """
+        if os.getpid() != self._pid:
+            self._close_files()
+            return
         if self._group is not None:
             self._group.stop()
         self._background.shutdown(wait=True)
         try:
-            if self._poison is None:
+            if self._poison is None and not self._interrupted:
                 self.sync()
                 self._leave_mark()
         finally:
             self._poison = self._poison or "it was closed"
-            for file in (*self._unsynced, self._file):
-                file.close()
+            self._close_files()
 
-    def abandon(self) -> None:
-        """Give the handles back and write nothing: what a forked child does."""
-        self._poison = "it belongs to the process that opened it"
+    def _close_files(self) -> None:
         for file in (*self._unsynced, self._file):
             file.close()
 
     def _leave_mark(self) -> None:
         """Without a mark, damage to the last commits would pass for a torn tail."""
-        if not self.log.pieces[-1].index:
-            return
+        log, scan = self.log, self.log.scan
+        with contextlib.suppress(CorruptionError):
+            if log.durable_version >= log.version:  # as far as the marks tell
+                return
         with self._append_lock:
-            start = self.log.scan.offset
-            header, buffers = build_frame(Kind.MARK, self.log.position, self._synced)
+            header, buffers = build_frame(Kind.MARK, log.position, self._synced)
             try:
                 self._file.append(buffers)
                 self._file.sync()
             except OSError:
-                self._take_back(start)
+                self._take_back(scan.offset)
                 return
-            self.log.scan.offset = start + header.frame_bytes
+            scan.offset, scan.synced = scan.offset + header.frame_bytes, header.synced
 
 
 class _GroupSync:
@@ -352,7 +404,8 @@ def disk_error(error: OSError, place: str) -> LocationError:
         errno.EROFS: "the file system is read-only. Use another place",
     }
     code = error.errno or 0
-    reason = reasons.get(code, f"the disk answers: {os.strerror(code)}. See to the disk")
+    answer = os.strerror(code) if code else str(error)
+    reason = reasons.get(code, f"the disk answers: {answer}. See to the disk")
     return LocationError(
         code,
         f"nothing was written to {place}: {reason} and try again; the log and the state are as "

@@ -1,0 +1,216 @@
+"""Committing trees: what the caller gives, checked and copied, as a draft for the head."""
+
+import json
+import operator
+import time
+from concurrent.futures import Future
+from typing import Any
+
+import jax
+import numpy as np
+
+from mmsb_jax.bus._changes import Made
+from mmsb_jax.bus._engine import Engine
+from mmsb_jax.bus._staging import Staged, Stager, check_readable, raw_bytes
+from mmsb_jax.bus._tree import Reconciled, TreeShape, reconcile
+from mmsb_jax.store._commit import MAX_NOTE_BYTES, Commit, encode_json, read_extra
+from mmsb_jax.store._head import Draft, Landed
+
+MAX_SOURCE_BYTES = 1024
+_STEPS = range(2**63)
+
+
+class Annotation:
+    """What a caller says of a commit, checked: step, source, note, extra.
+
+    Raises:
+        TypeError, ValueError: not a step, a source, JSON; too large.
+    """
+
+    def __init__(self, step: Any, source: str, note: Any, extra: Any) -> None:
+        self.step = None if step is None else _checked_step(step)
+        if not isinstance(source, str) or len(source.encode()) > MAX_SOURCE_BYTES:
+            raise ValueError(
+                f"source={source!r:.80}: expected a string of at most {MAX_SOURCE_BYTES} bytes"
+            )
+        self.source = source
+        self.extra, self.extra_is_json = _encode_extra(extra)
+        self._note_tree = None
+        self.note_arrays: list[Any] = []
+        if note is not None:
+            self._take_note(note)
+
+    def _take_note(self, note: Any) -> None:
+        leaves, self._note_tree = jax.tree_util.tree_flatten(note, is_leaf=lambda x: x is None)
+        self._places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, jax.Array)]
+        self.note_arrays = [leaves[i] for i in self._places]
+        for array in self.note_arrays:
+            if array.shape != ():
+                raise TypeError(
+                    f"note holds an array of shape {array.shape}. Expected JSON and 0-d arrays: "
+                    f"commit arrays in the tree, or reduce them to numbers."
+                )
+        for i in self._places:
+            leaves[i] = 0  # its number is fetched later
+        self._leaves = [leaf.item() if isinstance(leaf, np.ndarray) else leaf for leaf in leaves]
+        self.note_text([np.zeros(())] * len(self._places))  # refuse now what is not JSON
+
+    def note_text(self, numbers: list[Any]) -> str:
+        """The note as JSON, with ``numbers`` in the places of its arrays.
+
+        Raises:
+            TypeError, ValueError: it is not JSON, or too long.
+        """
+        if self._note_tree is None:
+            return ""
+        leaves = list(self._leaves)
+        for place, number in zip(self._places, numbers, strict=True):
+            leaves[place] = np.asarray(number).item()
+        text = encode_json(jax.tree_util.tree_unflatten(self._note_tree, leaves), "note")
+        if len(text) > MAX_NOTE_BYTES:
+            raise ValueError(
+                f"note takes {len(text):,} bytes as JSON; at most {MAX_NOTE_BYTES:,}. Put what is "
+                f"larger into extra=…"
+            )
+        return text
+
+    def fill(self, draft: Draft, numbers: list[Any]) -> Draft:
+        """Enter it all into a draft."""
+        draft.step, draft.source, draft.note = self.step, self.source, self.note_text(numbers)
+        draft.extra, draft.extra_is_json = self.extra, self.extra_is_json
+        return draft
+
+
+def _checked_step(step: Any) -> int:
+    try:
+        number = operator.index(step)
+    except TypeError:
+        raise TypeError(f"step={step!r}: expected an integer") from None
+    if number not in _STEPS:
+        raise ValueError(f"step={number}: expected 0 to 2**63 - 1")
+    return number
+
+
+def _encode_extra(extra: Any) -> tuple[bytes | None, bool]:
+    if extra is None:
+        return None, False
+    if isinstance(extra, bytes | bytearray | memoryview):
+        return bytes(extra), False
+    return encode_json(extra, "extra").encode(), True
+
+
+class TreeWriter:
+    """Commits trees; knows the structure that was committed last.
+
+    Args:
+        engine: lands the drafts.
+        made: arrays to record with the next structure.
+
+    Attributes:
+        shape: structure of the newest tree; None before the first in this process.
+    """
+
+    def __init__(self, engine: Engine, made: Made) -> None:
+        self.shape: TreeShape | None = None
+        self._engine = engine
+        self._made = made
+        self._ids: list[int] = []
+        self._stager = Stager()
+
+    @property
+    def programs(self) -> int:
+        """Programs compiled for commits that do not wait."""
+        return self._stager.compiled
+
+    def commit(self, tree: Any, said: Annotation, allow_new: bool) -> Commit:
+        """Commit ``tree`` and wait until it has landed; the queue must be empty."""
+        shape, data, change = self._match(tree, allow_new)
+        with jax.transfer_guard("allow"):
+            contents = _read_all(data, shape.names, change.ids)
+            numbers = jax.device_get(said.note_arrays)
+        draft = Draft(ops=self._made.ops() + change.ops, contents=contents, values=change.values)
+        landed = self._engine.land(said.fill(draft, numbers))
+        self._made.specs.clear()
+        self.shape, self._ids = shape, change.ids
+        return commit_of(self._engine, draft, landed)
+
+    def enqueue(self, tree: Any, said: Annotation) -> "Future[Commit] | None":
+        """Commit ``tree`` without waiting; None where its structure has to be recorded first."""
+        data = self.shape.data_of(tree) if self.shape is not None else None
+        if data is None or self._made:
+            return None
+        assert self.shape is not None
+        engine, ids, names, time_ns = self._engine, self._ids, self.shape.names, time.time_ns()
+        for array in said.note_arrays:
+            check_readable(array, "note")
+        engine.queue.wait_for_room()
+        labels = [*names, *(["note"] * len(said.note_arrays))]
+        staged = self._stager.stage([*data, *said.note_arrays], labels)
+
+        def run() -> Commit:
+            return _land_staged(engine, staged, ids, said, time_ns)
+
+        return engine.queue.submit(run, staged.release)
+
+    def _match(self, tree: Any, allow_new: bool) -> tuple[TreeShape, list[Any], Reconciled]:
+        data = self.shape.data_of(tree) if self.shape is not None else None
+        if data is not None and self.shape is not None:
+            return self.shape, data, Reconciled(ids=self._ids)
+        shape = TreeShape(tree, self._engine.page_bytes)
+        table = self._engine.head.state.table
+        next_id = table.next_id + len(self._made.specs)
+        return shape, shape.data_leaves(tree), reconcile(table, shape, allow_new, next_id)
+
+    def forget(self) -> None:
+        """Look at the next tree anew: the table has changed without it."""
+        self.shape, self._ids = None, []
+
+
+def _land_staged(
+    engine: Engine, staged: Staged, ids: list[int], said: Annotation, time_ns: int
+) -> Commit:
+    """What the queue's thread does: read the copies, land them."""
+    contents = {array_id: staged.bytes_of(i) for i, array_id in enumerate(ids)}
+    count = len(ids)
+    numbers = [staged.value_of(count + i).reshape(()) for i in range(len(said.note_arrays))]
+    draft = said.fill(Draft(contents=contents, time_ns=time_ns), numbers)
+    return commit_of(engine, draft, engine.land(draft))
+
+
+def _read_all(data: list[Any], names: list[str], ids: list[int]) -> dict[int, np.ndarray]:
+    """The bytes of every leaf; those on other devices travel side by side."""
+    for leaf, name in zip(data, names, strict=True):
+        if isinstance(leaf, jax.Array):
+            check_readable(leaf, name)
+            if not _is_on_cpu(leaf):
+                leaf.copy_to_host_async()
+    return {i: raw_bytes(leaf, name) for i, leaf, name in zip(ids, data, names, strict=True)}
+
+
+def _is_on_cpu(leaf: Any) -> bool:
+    return all(device.platform == "cpu" for device in leaf.devices())
+
+
+def commit_of(engine: Engine, draft: Draft, landed: Landed) -> Commit:
+    """The commit that a draft became."""
+    log, writer = engine.log, engine.writer
+    version = landed.version
+    return Commit(
+        version=version,
+        step=draft.step,
+        time_ns=landed.time_ns,
+        source=draft.source,
+        note=json.loads(draft.note) if draft.note else None,
+        changed=landed.changed,
+        changed_bytes=landed.changed_bytes,
+        logged_bytes=landed.logged_bytes,
+        _extra=lambda: read_extra(log, version),
+        _durable_version=lambda: writer.durable_version,
+    )
+
+
+def done(commit: Commit) -> "Future[Commit]":
+    """A future of what is there already."""
+    future: Future[Commit] = Future()
+    future.set_result(commit)
+    return future

@@ -1,0 +1,72 @@
+"""What differs between two versions, and the delta that leads from one to the other."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+
+import jax.numpy as jnp
+import numpy as np
+
+from mmsb_jax._errors import StructureError
+from mmsb_jax.core._delta import Delta, diff
+from mmsb_jax.core._layout import Layout
+from mmsb_jax.core._packing import any_settings
+from mmsb_jax.core._pages import Pages
+from mmsb_jax.store._diff import StateDiff
+from mmsb_jax.store._state import StoredState
+
+
+@dataclass(frozen=True, kw_only=True)
+class VersionDiff(StateDiff):
+    """A `StateDiff` that can also be applied.
+
+    ``bus.apply(bus.diff(a, b).delta)`` brings a bus that stands at ``a`` to the bytes of ``b``.
+    """
+
+    _make_delta: Callable[[], Delta] = field(repr=False, compare=False)
+
+    @functools.cached_property
+    def delta(self) -> Delta:
+        """The delta from the first version to the second, in the rows of ``bus.layout``.
+
+        Raises:
+            StructureError: arrays were made, deleted or resized between the two, which no delta
+                can say; or are not there any more.
+
+        Cost: the bytes of the arrays, twice.
+        """
+        return self._make_delta()
+
+
+def version_diff(
+    found: StateDiff, states: Callable[[], tuple[StoredState, StoredState]], layout: Layout
+) -> VersionDiff:
+    """``found`` with its delta, which is made when it is asked for."""
+    known = {f.name: getattr(found, f.name) for f in fields(StateDiff)}
+    return VersionDiff(**known, _make_delta=lambda: _delta(*states(), layout))
+
+
+def _delta(old: StoredState, new: StoredState, layout: Layout) -> Delta:
+    pools = []
+    for state in (old, new):
+        pool = np.zeros((layout.pages, layout.page_words), np.uint32)
+        table = state.table
+        regions = {region.name: region for region in layout.regions}
+        for info in table.arrays.values():
+            region = regions.get(info.name)
+            if region is None or region.nbytes != info.nbytes:
+                raise StructureError(
+                    f"{info.name!r} is not at version {table.version} what it is now, and a delta "
+                    f"cannot make, delete or resize arrays. Check both versions out instead."
+                )
+            rows = pool[region.page : region.page + region.pages]
+            rows.reshape(-1).view(np.uint8)[: info.nbytes] = state.bytes_of(info.id)
+        pools.append(pool)
+    if old.table.ids != new.table.ids:
+        raise StructureError(
+            f"versions {old.table.version} and {new.table.version} do not have the same arrays, "
+            f"and a delta cannot make or delete arrays. Check both versions out instead."
+        )
+    with any_settings():
+        zeros = jnp.zeros(layout.pages, jnp.uint32)
+        return diff(*(Pages(jnp.asarray(pool), zeros) for pool in pools))

@@ -1,0 +1,42 @@
+"""The command line: ``mmsb log | show | diff | verify | checkout | fork | stats | demo``.
+
+Each command is a short wrapper of the library. All but ``demo`` read the log through the store,
+so that they start without JAX.
+"""
+
+import click
+
+from mmsb_jax.cli._checkout import checkout
+from mmsb_jax.cli._command import show_strange_characters
+from mmsb_jax.cli._demo import demo
+from mmsb_jax.cli._diff import diff
+from mmsb_jax.cli._fork import fork
+from mmsb_jax.cli._log import log
+from mmsb_jax.cli._show import show
+from mmsb_jax.cli._stats import stats
+from mmsb_jax.cli._verify import verify
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="mmsb-jax")
+def main() -> None:
+    """Read the log of an mmsb bus: what was committed, what changed, and any state of it.
+
+    Logs are opened as a reader: a command runs beside the process that writes, and changes
+    nothing.
+
+    \b
+    Exit codes:
+      0  fine
+      1  the answer is no: verify found damage; diff --exit-code found a difference
+      2  wrong usage
+      3  the log or the version cannot be had; stderr says why
+
+    With --json the result is one JSON document on stdout, and an error one on stderr. NaN and
+    infinities, which JSON has no word for, are the strings "NaN", "Infinity" and "-Infinity".
+    """
+    show_strange_characters()
+
+
+for command in (log, show, diff, verify, checkout, fork, stats, demo):
+    main.add_command(command)

@@ -1,0 +1,65 @@
+"""``mmsb diff``: what differs between two versions."""
+
+import click
+
+from mmsb_jax.cli._command import (
+    NO,
+    LogCommand,
+    arrays_option,
+    json_option,
+    path_argument,
+    salvage_option,
+)
+from mmsb_jax.cli._json import to_json
+from mmsb_jax.cli._reader import open_log, wanted_names
+from mmsb_jax.cli._table import print_table
+from mmsb_jax.store._diff import StateDiff, diff_versions
+
+
+@click.command(cls=LogCommand)
+@path_argument
+@click.argument("old", metavar="A", type=int)
+@click.argument("new", metavar="B", type=int)
+@arrays_option
+@click.option("--exit-code", is_flag=True, help="Exit with 1 when anything differs.")
+@salvage_option
+@json_option
+@click.pass_context
+def diff(
+    ctx: click.Context,
+    path: str,
+    old: int,
+    new: int,
+    patterns: tuple[str, ...],
+    exit_code: bool,
+    salvage: bool,
+    as_json: bool,
+) -> None:
+    """Show by array what differs from version A to version B.
+
+    Version 0 is the empty state. "non-finite" counts infinities and NaNs in A and in B, for arrays
+    of floating-point numbers. Reads the arrays that were touched between the two, and checks their
+    digests.
+    """
+    with open_log(path, salvage, quiet=as_json) as opened:
+        names = (
+            info.name
+            for version in ((old, new) if patterns else ())
+            for info in opened.table(version).arrays.values()
+        )
+        wanted = wanted_names(patterns, names, f"at version {old} or {new}")
+        found = diff_versions(opened, old, new, wanted)
+    if as_json:
+        click.echo(to_json(found.to_dict()))
+    else:
+        _print(found)
+    if found and exit_code:
+        ctx.exit(NO)
+
+
+def _print(found: StateDiff) -> None:
+    click.echo(found.summary())
+    if found.arrays:
+        print_table(found.COLUMNS, [array.row() for array in found.arrays])
+    for value in found.values:
+        click.echo(str(value))

@@ -1,0 +1,23 @@
+"""JSON that any reader parses and no terminal acts on."""
+
+import json
+import math
+from typing import Any
+
+
+def to_json(value: Any) -> str:
+    """``value`` in printable ASCII; NaN and infinities as strings, by JavaScript's words."""
+    return json.dumps(_finite(value), indent=2, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    match value:
+        case dict():
+            return {key: _finite(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_finite(item) for item in value]
+        case float() if math.isnan(value):
+            return "NaN"
+        case float() if math.isinf(value):
+            return "Infinity" if value > 0 else "-Infinity"
+    return value

@@ -1,0 +1,92 @@
+"""Replay: the state at a version, from the nearest snapshot and the commits behind it."""
+
+import contextlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from mmsb_jax._errors import CorruptionError
+from mmsb_jax.store._format import BadFrameError
+from mmsb_jax.store._record import FULL, PAGE_VERSIONS, CommitRecord
+from mmsb_jax.store._segment import Found
+from mmsb_jax.store._snapshot import read_snapshot
+from mmsb_jax.store._state import StoredState
+
+if TYPE_CHECKING:
+    from mmsb_jax.store._log import Log
+
+
+def replay(
+    log: "Log",
+    version: int,
+    wanted: Callable[[str], bool] | None,
+    page_bytes: int | None,
+    with_data: bool = True,
+) -> tuple[StoredState, Found]:
+    """The state at ``version``, and its commit; the arguments are those of `Log.state`.
+
+    The newest snapshot is taken that is whole and of this history: the commit behind it says so.
+    A snapshot saves time; one that is passed over costs it, and `verify` reports it.
+    """
+    newest = log.find(version)
+    for candidate in reversed(log.snapshots()):
+        if candidate > version:
+            continue
+        with contextlib.suppress(BadFrameError, OSError):
+            state, _ = read_snapshot(
+                log.files, candidate, log.manifest.ids, wanted, page_bytes, with_data
+            )
+            commits = _commits(log, candidate, newest)
+            chain = commits[0].record.previous_chain if commits else newest.chain
+            if state.table.chain == chain:
+                _apply(log, state, commits)
+                return state, newest
+    if log.first_version != 1:
+        raise CorruptionError(
+            f"{log.place}: version {version} needs a snapshot, and none at or before it is whole. "
+            f"Restore the folder snapshots from a copy."
+        )
+    state = StoredState(log.manifest.ids.of(1), wanted, page_bytes)
+    _apply(log, state, _commits(log, 0, newest))
+    return state, newest
+
+
+def advance(log: "Log", state: StoredState, version: int) -> None:
+    """Bring ``state`` forward to ``version``; its bytes are spent where this raises."""
+    if version > state.table.version:
+        _apply(log, state, _commits(log, state.table.version, log.find(version)))
+
+
+def _commits(log: "Log", after: int, newest: Found) -> list[Found]:
+    """The commits behind ``after``, up to and with ``newest``."""
+    version = newest.record.version
+    return [] if after == version else [*map(log.find, range(after + 1, version)), newest]
+
+
+def _apply(log: "Log", state: StoredState, commits: list[Found]) -> None:
+    skips = _replaced_later([found.record for found in commits])
+    for found, skip in zip(commits, skips, strict=True):
+        try:
+            if found.record.previous_chain != state.table.chain:
+                raise BadFrameError(
+                    f"version {found.record.version} does not continue what is before it"
+                )
+            state.apply(
+                found.record,
+                found.chain,
+                lambda found=found: log.chunks_of(found),
+                () if state.keeps_page_versions else skip,
+            )
+        except BadFrameError as error:
+            raise log.damaged(found.piece.segment, found.offset, str(error)) from error
+
+
+def _replaced_later(records: list[CommitRecord]) -> list[set[int]]:
+    """For each commit, the arrays whose bytes a later full record gives anyway."""
+    skips: list[set[int]] = []
+    replaced: set[int] = set()
+    for record in reversed(records):
+        skips.append(set(replaced))
+        rows = record.records
+        full = (rows["flags"] & (FULL | PAGE_VERSIONS)) == FULL
+        replaced |= set(rows["id"][full].tolist())
+    return skips[::-1]

@@ -1,0 +1,78 @@
+"""``mmsb show``."""
+
+import numpy as np
+import pytest
+
+from mmsb_jax.store._digest import digest_words
+
+
+def test_show_without_a_version_shows_the_newest(mmsb, small):
+    assert mmsb("show", small, "--json").json["version"] == 4
+
+
+@pytest.mark.parametrize(
+    ("selection", "expected"),
+    [([2], 2), (["--step", 20], 2), (["--time-ns", 3_999_999_999], 3)],
+)
+def test_show_of_a_selection_shows_that_version(mmsb, small, selection, expected):
+    assert mmsb("show", small, *selection, "--json").json["version"] == expected
+
+
+def test_show_gives_the_commit_and_the_arrays_after_it(mmsb, small):
+    shown = mmsb("show", small, 3, "--json").json
+    assert (shown["step"], shown["source"], shown["note"]) == (30, "train", {"loss": 0.5})
+    assert shown["extra"] == {"kind": "bytes", "bytes": 3}
+    assert shown["changed"] == ["params/b"]
+    b, w = shown["arrays"]
+    lanes = digest_words(np.full(8, 2, np.float32).view(np.uint32))
+    assert b == {
+        "name": "params/b",
+        "kind": "numpy",
+        "dtype": "float32",
+        "shape": [8],
+        "bytes": 32,
+        "changed_bytes": 16,
+        "digest": "{:08x}{:08x}".format(*lanes),
+    }
+    assert (w["name"], w["shape"], w["changed_bytes"]) == ("params/w", [4, 8], 0)
+
+
+def test_show_of_an_earlier_version_shows_the_arrays_of_then(mmsb, recorder):
+    recorder.commit({"early": np.ones(2, np.int8)}, values={"act": "f:jax.nn.relu"})
+    recorder.commit({"early": None, "late": np.ones(2, np.int8)}, values={"act": None})
+    first = mmsb("show", recorder.path, 1, "--json").json
+    assert [array["name"] for array in first["arrays"]] == ["early"]
+    assert first["values"] == {"act": {"kind": "function", "value": "jax.nn.relu"}}
+    second = mmsb("show", recorder.path, 2, "--json").json
+    assert [array["name"] for array in second["arrays"]] == ["late"]
+    assert second["values"] == {}
+
+
+def test_show_of_a_json_extra_gives_its_kind_and_size(mmsb, recorder):
+    extra = b'{"position":' + b"1" * 3_000_000 + b"}"
+    recorder.commit({"x": np.zeros(3)}, extra=extra, extra_is_json=True)
+    shown = mmsb("show", recorder.path, "--json").json
+    assert shown["extra"] == {"kind": "json", "bytes": len(extra)}
+
+
+@pytest.mark.parametrize("extra", [None, b""])
+def test_show_of_no_extra_and_an_empty_one_differ(mmsb, recorder, extra):
+    recorder.commit({"x": np.zeros(3)}, extra=extra)
+    shown = mmsb("show", recorder.path, "--json").json
+    assert shown["extra"] == (None if extra is None else {"kind": "bytes", "bytes": 0})
+
+
+def test_show_as_text_has_the_facts_and_the_table(mmsb, small):
+    out = mmsb("show", small, 3).out
+    assert "\nsource   train\n" in out
+    assert '\nnote     {"loss": 0.5}\n' in out
+    assert "\nextra    bytes, 3 bytes\n" in out
+    assert "\nchanged  16 bytes of params/b\n" in out
+    row = next(line for line in out.splitlines() if line.startswith("params/w"))
+    assert row.split()[1:4] == ["float32[4,8]", "128", "0"]
+
+
+def test_show_of_an_empty_log_exits_3(mmsb, recorder):
+    ran = mmsb("show", recorder.path)
+    assert ran.code == 3
+    assert "the log is empty" in ran.err

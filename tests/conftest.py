@@ -1,0 +1,32 @@
+"""Settings of all tests: what Hypothesis may spend, and types checked at run time.
+
+The annotations of the core, shapes among them, are checked at every call (jaxtyping with
+beartype). The hook has to be there before the first import of the package.
+"""
+
+import os
+
+import hypothesis
+import pytest
+from jaxtyping import install_import_hook
+
+install_import_hook("mmsb_jax.core", "beartype.beartype")
+
+# A first call compiles, so a deadline says nothing about the code.
+hypothesis.settings.register_profile("default", deadline=None, max_examples=50)
+hypothesis.settings.register_profile(
+    "ci", hypothesis.settings.get_profile("default"), derandomize=True, print_blob=True
+)
+hypothesis.settings.register_profile(
+    "thorough", hypothesis.settings.get_profile("default"), max_examples=1000
+)
+_default = "ci" if "CI" in os.environ else "default"
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", _default))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # beartype checks an item of a container by chance; a strategy may call what it checks.
+    config.addinivalue_line(
+        "filterwarnings",
+        "ignore:Do not use the `random` module:hypothesis.errors.HypothesisDeprecationWarning",
+    )

@@ -1,0 +1,99 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mmsb_jax.store._change import Change, as_words, compare, finish_all, patch
+from mmsb_jax.store._codec import decode_into
+from mmsb_jax.store._digest import digest_words
+from mmsb_jax.store._frames import pack_chunks
+from mmsb_jax.store._record import FULL, ArrayInfo
+from tests.store._logs import Here, threads
+
+PAGE_BYTES = 64
+DTYPES = {"uint8": 1, "float16": 2, "float32": 4, "float64": 8, "|S3": 3}
+
+
+def change_of(old: np.ndarray, dtype: str, fresh: bool = False) -> Change:
+    """A change of an array whose bytes are ``old`` (uint8[n])."""
+    info = ArrayInfo(1, "w", "jax", dtype, (old.size // DTYPES[dtype],), True)
+    return Change(info, as_words(old.copy()), None, fresh)
+
+
+@given(st.binary(max_size=40))
+def test_words_of_bytes_are_filled_with_zeros(raw):
+    words = as_words(np.frombuffer(raw, np.uint8).copy())
+    assert words.tobytes() == raw.ljust(-(-len(raw) // 4) * 4, b"\0")
+
+
+@given(
+    dtype=st.sampled_from(sorted(DTYPES)),
+    count=st.integers(0, 120),
+    places=st.lists(st.integers(0, 2**20), max_size=30),
+    seed=st.integers(0, 99),
+    is_fresh=st.booleans(),
+    delta_bytes=st.sampled_from([0, 10**9]),
+    is_patch=st.booleans(),
+)
+def test_change_found_encoded_and_put_is_the_new_array(
+    dtype, count, places, seed, is_fresh, delta_bytes, is_patch
+):
+    size = count * DTYPES[dtype]
+    rng = np.random.default_rng(seed)
+    old = np.zeros(size, np.uint8) if is_fresh else rng.integers(0, 256, size, np.uint8)
+    new = old.copy()
+    for place in places if size else []:
+        new[place % size] ^= 1 + place % 255
+    change = change_of(old, dtype, is_fresh)
+    if is_patch:
+        words = np.unique(np.array([p % size // 4 for p in places if size], np.int64))
+        found = [change] if patch(change, words, as_words(new)[words]) else []
+    else:
+        change.new = as_words(new)
+        found = compare([change], PAGE_BYTES, Here)
+    differ = old != new
+    assert bool(found) == bool(differ.any())
+    if not found:
+        return
+    finish_all(found, lambda _: digest_words(as_words(old)), PAGE_BYTES, Here)()
+    chunks, flags = change.encode(delta_bytes, Here)
+    assert change.changed_bytes == differ.sum()
+    assert change.lanes == digest_words(as_words(new))
+    assert change.pages.tolist() == sorted({int(i) // PAGE_BYTES for i in np.flatnonzero(differ)})
+    assert flags == FULL or not delta_bytes
+    target = rng.integers(0, 256, size, np.uint8) if flags == FULL else old.copy()
+    for row, chunk in zip(pack_chunks(chunks), chunks, strict=True):
+        decode_into(target, row, memoryview(chunk.data).cast("B"))
+    np.testing.assert_array_equal(target, new)
+    np.testing.assert_array_equal(change.old, as_words(old))  # nothing is altered until `put`
+    change.put()
+    np.testing.assert_array_equal(change.old, as_words(new))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 1.0])
+def test_change_of_a_large_array_in_threads_equals_that_of_one(share):
+    rng = np.random.default_rng(0)
+    old = rng.integers(0, 256, 9_000_001, np.uint8)
+    new = old.copy()
+    new[rng.random(old.size) < share] ^= 1
+    results = []
+    for executor in (Here, threads):
+        change = change_of(old, "uint8")
+        change.new = as_words(new)
+        found = compare([change], 4096, executor)
+        finish_all(found, lambda _: digest_words(as_words(old)), 4096, executor)()
+        chunks = [chunk for one in found for chunk in one.encode(0, executor)[0]]
+        pages = [] if change.pages is None else change.pages.tolist()
+        data = [bytes(chunk.data) for chunk in chunks]
+        results.append((change.spans, change.changed_bytes, change.lanes, pages, data))
+    assert results[0] == results[1]
+    assert results[0][1] == (old != new).sum()
+
+
+def test_negative_zero_and_zero_differ_and_equal_nans_do_not():
+    old = np.array([0.0, np.nan, 1.0], "f4")
+    new = np.array([-0.0, np.nan, 1.0], "f4")
+    change = change_of(old.view(np.uint8), "float32")
+    change.new = as_words(new.view(np.uint8))
+    assert compare([change], PAGE_BYTES, Here) == [change]
+    assert change.spans[0][2] == 1

@@ -1,0 +1,323 @@
+import contextlib
+import functools
+import tracemalloc
+
+import numpy as np
+import pytest
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mmsb_jax._errors import DeviceMemoryError
+from mmsb_jax.store import _codec
+from mmsb_jax.store._codec import (
+    CHUNK_BYTES,
+    Chunk,
+    Coding,
+    compress_blob,
+    decode_into,
+    encode_dense,
+    encode_sparse,
+    prefers_sparse,
+    read_blob,
+    read_sparse,
+    unit_of,
+)
+from mmsb_jax.store._format import BadFrameError
+from mmsb_jax.store._frames import pack_chunks
+from tests.store._logs import threads
+
+UNITS = [1, 2, 4]
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def decode(target: np.ndarray, chunks: list[Chunk]) -> None:
+    for row, chunk in zip(pack_chunks(chunks), chunks, strict=True):
+        decode_into(target, row, memoryview(chunk.data).cast("B"))
+
+
+def random_bytes(seed: int, size: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, size, np.uint8)
+
+
+def put(target: np.ndarray, index: np.ndarray, values: np.ndarray, unit: int) -> None:
+    """The scalar meaning of a sparse record."""
+    for place, value in zip(index, values, strict=True):
+        target[place * unit : place * unit + unit] = value
+
+
+def changed(seed: int, gaps: list[int], unit: int) -> tuple[np.ndarray, np.ndarray]:
+    index = np.cumsum(np.array(gaps, np.int64) + 1) - 1
+    return index, random_bytes(seed, index.size * unit).reshape(-1, unit)
+
+
+@given(
+    seed=SEEDS,
+    gaps=st.lists(
+        st.sampled_from([0, 1, 2, 7, 253, 254, 255, 256, 509, 510, 511, 3000]), min_size=1
+    ),
+    unit=st.sampled_from(UNITS),
+)
+def test_sparse_with_gaps_of_any_size_comes_back(seed, gaps, unit):
+    index, values = changed(seed, gaps, unit)
+    before = random_bytes(seed + 1, int(index[-1] + 1) * unit + 9)
+    expected = before.copy()
+    put(expected, index, values, unit)
+    chunks = encode_sparse(index, values, unit)
+    decode(before, chunks)
+    np.testing.assert_array_equal(before, expected)
+    assert sum(chunk.items for chunk in chunks) == index.size
+
+
+@given(
+    seed=SEEDS,
+    gaps=st.lists(st.integers(0, 60), min_size=1, max_size=60),
+    unit=st.sampled_from(UNITS),
+    items=st.integers(1, 9),
+    span=st.integers(1, 40),
+)
+def test_sparse_over_the_limits_is_divided_and_comes_back(seed, gaps, unit, items, span):
+    index, values = changed(seed, gaps, unit)
+    before = np.zeros(int(index[-1] + 1) * unit, np.uint8)
+    expected = before.copy()
+    put(expected, index, values, unit)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_codec, "SPARSE_ITEMS", items)
+        patch.setattr(_codec, "_SPARSE_SPAN_BYTES", span * unit)
+        chunks = encode_sparse(index, values, unit)
+        decode(before, chunks)
+    np.testing.assert_array_equal(before, expected)
+    assert all(chunk.items <= items for chunk in chunks)
+    assert all(chunk.raw_bytes <= span * unit for chunk in chunks)
+
+
+def test_sparse_of_many_equal_elements_is_compressed():
+    index = np.arange(0, 4000, 2)
+    (chunk,) = encode_sparse(index, np.full((index.size, 4), 7, np.uint8), 4)
+    assert chunk.coding is Coding.SPARSE_ZSTD
+    assert len(chunk.data) < 200
+    target = np.zeros(16_000, np.uint8)
+    decode(target, [chunk])
+    assert (target.reshape(-1, 4)[::2] == 7).all()
+    assert not target.reshape(-1, 4)[1::2].any()
+
+
+def test_sparse_of_two_elements_a_gigabyte_apart_is_two_chunks():
+    index = np.array([0, 1 << 30])
+    chunks = encode_sparse(index, np.ones((2, 1), np.uint8), 1)
+    assert [(chunk.offset, chunk.raw_bytes) for chunk in chunks] == [(0, 1), (1 << 30, 1)]
+
+
+@given(
+    seed=SEEDS,
+    size=st.integers(1, 3000),
+    unit=st.sampled_from([1, 2, 4, 8]),
+    kind=st.sampled_from(["random", "zeros", "near"]),
+    has_old=st.booleans(),
+)
+def test_dense_of_any_size_comes_back(seed, size, unit, kind, has_old):
+    old = random_bytes(seed, size)
+    new = {"random": random_bytes(seed + 1, size), "zeros": np.zeros(size, np.uint8)}.get(kind, old)
+    if kind == "near":
+        new = old.copy()
+        new[:: max(1, size // 7)] ^= 1
+    chunks, is_full = encode_dense(new, old if has_old else None, unit)
+    # A full record must not depend on what was there before.
+    target = random_bytes(seed + 2, size) if is_full else old.copy()
+    decode(target, chunks)
+    np.testing.assert_array_equal(target, new)
+    assert is_full or has_old
+
+
+@pytest.mark.parametrize("unit", [1, 2, 4, 8])
+@pytest.mark.parametrize(
+    ("coding", "make"),
+    [
+        (Coding.FULL, lambda old: random_bytes(9, old.size)),
+        (
+            Coding.FULL_ZSTD,
+            lambda old: np.arange(old.size, dtype=np.uint32).view(np.uint8)[: old.size],
+        ),
+        (Coding.XOR_ZSTD, lambda old: old ^ (np.arange(old.size) % 97 == 0).astype(np.uint8)),
+    ],
+    ids=["full", "full_zstd", "xor_zstd"],
+)
+def test_dense_of_several_chunks_comes_back_in_each_coding(coding, make, unit):
+    old = random_bytes(1, 2 * CHUNK_BYTES + 12_345)
+    new = make(old)
+    chunks, is_full = encode_dense(new, old, unit)
+    assert {chunk.coding for chunk in chunks} == {coding}
+    assert is_full == (coding is not Coding.XOR_ZSTD)
+    assert [chunk.raw_bytes for chunk in chunks] == [CHUNK_BYTES, CHUNK_BYTES, 12_345]
+    target = old.copy()
+    decode(target, chunks)
+    np.testing.assert_array_equal(target, new)
+
+
+def test_dense_in_threads_gives_the_same_bytes():
+    old = random_bytes(1, 3 * CHUNK_BYTES)
+    new = old ^ (np.arange(old.size) % 31 == 0).astype(np.uint8)
+    alone, _ = encode_dense(new, old, 4)
+    together, _ = encode_dense(new, old, 4, threads)
+    assert [bytes(chunk.data) for chunk in alone] == [bytes(chunk.data) for chunk in together]
+
+
+def test_dense_of_an_empty_array_has_no_chunks():
+    assert encode_dense(np.empty(0, np.uint8), None, 4) == ([], True)
+
+
+@pytest.mark.parametrize(
+    "encode",
+    [
+        lambda: encode_sparse(np.arange(0, 9000, 3), random_bytes(1, 3000).reshape(-1, 1), 1),
+        lambda: encode_dense(random_bytes(2, 50_000), random_bytes(3, 50_000), 4)[0],
+        lambda: encode_dense(np.zeros(50_000, np.uint8), random_bytes(3, 50_000), 4)[0],
+    ],
+    ids=["sparse", "full", "zstd"],
+)
+def test_encoding_twice_gives_the_same_bytes(encode):
+    first, second = encode(), encode()
+    assert pack_chunks(first).tobytes() == pack_chunks(second).tobytes()
+    assert [bytes(chunk.data) for chunk in first] == [bytes(chunk.data) for chunk in second]
+
+
+@pytest.mark.parametrize(("itemsize", "unit"), [(1, 1), (2, 2), (3, 1), (4, 4), (6, 2), (16, 4)])
+def test_unit_is_the_largest_that_divides_the_element(itemsize, unit):
+    assert unit_of(itemsize) == unit
+
+
+def test_sparse_is_preferred_below_half_of_the_bytes():
+    assert prefers_sparse(9, 4, 91)
+    assert not prefers_sparse(9, 4, 90)
+
+
+@given(st.binary(max_size=5000))
+def test_blob_compressed_and_read_is_equal(blob):
+    chunks = compress_blob(blob)
+    assert (
+        read_blob(pack_chunks(chunks), [memoryview(chunk.data) for chunk in chunks], 5000) == blob
+    )
+
+
+def test_blob_over_the_limit_is_refused():
+    chunks = compress_blob(b"x" * 100)
+    with pytest.raises(BadFrameError, match="extra of 100 bytes; at most 99"):
+        read_blob(pack_chunks(chunks), [memoryview(chunks[0].data)], 99)
+
+
+def test_blob_whose_chunks_leave_a_gap_is_refused():
+    chunks = [Chunk(at, 4, 0, Coding.FULL, 1, b"abcd") for at in (0, 8)]
+    with pytest.raises(BadFrameError, match="do not follow each other"):
+        read_blob(pack_chunks(chunks), [memoryview(chunk.data) for chunk in chunks], 99)
+
+
+def test_blob_that_claims_more_than_the_machine_has_is_refused():
+    rows = np.repeat(pack_chunks([Chunk(0, 2**32 - 1, 0, Coding.FULL_ZSTD, 1, b"")]), 1 << 12)
+    with pytest.raises(DeviceMemoryError, match="the extra of a commit"):
+        read_blob(rows, [memoryview(b"")] * rows.size, 1 << 62)
+
+
+# Hostile chunks: what a file claims.
+
+
+def bomb(size: int) -> bytes:
+    """A few bytes that decompress to ``size`` zeros."""
+    compressor = zstandard.ZstdCompressor(level=3).compressobj(size=size)
+    zeros = bytes(1 << 24)
+    parts = [compressor.compress(zeros) for _ in range(size >> 24)]
+    return b"".join([*parts, compressor.flush()])
+
+
+@functools.cache
+def gigabyte() -> bytes:
+    return bomb(1 << 30)
+
+
+def refuse(target_bytes: int, chunk: Chunk) -> int:
+    """Decode a chunk that must be refused; returns the most memory that this took."""
+    target, (row,) = np.zeros(target_bytes, np.uint8), pack_chunks([chunk])
+    tracemalloc.start()
+    try:
+        with pytest.raises(BadFrameError):
+            decode_into(target, row, memoryview(chunk.data))
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("coding", "raw", "items"),
+    [
+        (Coding.FULL_ZSTD, 1 << 30, 0),
+        (Coding.XOR_ZSTD, 1 << 30, 0),
+        (Coding.FULL_ZSTD, 1 << 20, 0),
+        (Coding.SPARSE_ZSTD, 1 << 30, 1 << 30),
+        (Coding.SPARSE_ZSTD, 1 << 30, 1 << 18),
+        (Coding.SPARSE_ZSTD, 2**32 - 1, 2**32 - 1),
+    ],
+)
+def test_decode_of_a_decompression_bomb_is_refused_before_it_goes_off(coding, raw, items):
+    assert len(gigabyte()) < 200_000
+    chunk = Chunk(0, raw, items, coding, 1, gigabyte())
+    assert refuse(min(raw, 1 << 30), chunk) < 32 << 20
+
+
+def test_decode_of_a_bomb_that_claims_to_be_small_is_refused():
+    data = bytearray(gigabyte())
+    claimed = data.index((1 << 30).to_bytes(4, "little"), 4)
+    data[claimed : claimed + 4] = (1000).to_bytes(4, "little")
+    assert zstandard.frame_content_size(bytes(data)) == 1000
+    assert refuse(1000, Chunk(0, 1000, 0, Coding.FULL_ZSTD, 1, bytes(data))) < 32 << 20
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        Chunk(2**63, 4, 0, Coding.FULL, 1, b"abcd"),
+        Chunk(2**64 - 1, 4, 0, Coding.FULL, 1, b"abcd"),
+        Chunk(97, 4, 0, Coding.FULL, 1, b"abcd"),
+        Chunk(0, 4, 0, Coding.FULL, 1, b"abc"),
+        Chunk(0, 4, 0, Coding.FULL, 3, b"abcd"),
+        Chunk(0, 4, 0, Coding.FULL_ZSTD, 1, b"abcd"),
+        Chunk(0, 4, 0, Coding.FULL_ZSTD, 1, zstandard.compress(b"abcde")),
+        Chunk(0, 4, 0, Coding.FULL_ZSTD, 1, zstandard.compress(b"abcd") + b"\0"),
+        Chunk(0, 4, 0, Coding.SPARSE, 1, b""),
+        Chunk(0, 4, 1, Coding.SPARSE, 4, b"\0abc"),
+        Chunk(0, 4, 1, Coding.SPARSE, 4, b"\1abcd"),
+        Chunk(0, 5, 1, Coding.SPARSE, 4, b"\0abcd"),
+        Chunk(0, 4, 1, Coding.SPARSE, 0, b"\0abcd"),
+        Chunk(0, 4, 2**32 - 1, Coding.SPARSE, 1, b"\0a"),
+        Chunk(0, 4, 2, Coding.SPARSE, 1, b"\0\0\0\0ab"),
+        Chunk(0, 4, 2, Coding.SPARSE, 1, b"\xff\xffab"),
+    ],
+    ids=str,
+)
+def test_decode_of_a_chunk_that_lies_is_refused(chunk):
+    assert refuse(100, chunk) < 1 << 20
+
+
+@settings(max_examples=300)
+@given(
+    offset=st.integers(0, 2**64 - 1) | st.integers(0, 40),
+    raw=st.integers(0, 2**32 - 1) | st.integers(0, 40),
+    items=st.integers(0, 2**32 - 1) | st.integers(0, 40),
+    coding=st.sampled_from(list(Coding)),
+    unit=st.integers(0, 255) | st.sampled_from([1, 2, 4, 8]),
+    data=st.binary(max_size=60) | st.binary(max_size=60).map(zstandard.compress),
+)
+def test_decode_of_any_chunk_gives_bytes_or_is_refused(offset, raw, items, coding, unit, data):
+    target = np.zeros(64, np.uint8)
+    guard = target[:32]
+    (row,) = pack_chunks([Chunk(offset, raw, items, coding, unit, data)])
+    with contextlib.suppress(BadFrameError):
+        decode_into(guard, row, memoryview(data))
+    assert not target[32:].any()
+
+
+def test_read_sparse_gives_elements_and_their_bytes_in_planes():
+    index, values = np.array([0, 2, 300]), random_bytes(3, 12).reshape(3, 4)
+    chunks = encode_sparse(index, values, 4)
+    (row,) = pack_chunks(chunks)
+    found, planes = read_sparse(row, memoryview(chunks[0].data))
+    np.testing.assert_array_equal(found, index)
+    np.testing.assert_array_equal(planes, values.T)

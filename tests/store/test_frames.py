@@ -1,0 +1,101 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mmsb_jax.store._codec import CHUNK_BYTES, Chunk, Coding
+from mmsb_jax.store._format import BadFrameError, Kind, build_frame
+from mmsb_jax.store._frames import chunk_views, data_frames, group_chunks, pack_chunks, read_parts
+from mmsb_jax.store._record import CommitRecord
+
+
+def chunk(data: bytes) -> Chunk:
+    return Chunk(0, len(data), 0, Coding.FULL, 1, data)
+
+
+def record_of(chunks: list[Chunk], frame_sizes: list[int]) -> CommitRecord:
+    return CommitRecord(
+        log_id=bytes(16),
+        previous_chain=bytes(16),
+        state_digest=0,
+        version=1,
+        time_ns=0,
+        frame_sizes=frame_sizes,
+        chunks=pack_chunks(chunks),
+    )
+
+
+def write(chunks: list[Chunk], base: int) -> tuple[bytes, int, CommitRecord]:
+    """A file of data frames and their commit: its bytes, where the commit stands, its record."""
+    raw, sizes = b"", []
+    for header, buffers in data_frames(chunks, base, 0):
+        raw += b"".join(buffers)
+        sizes.append(header.data_bytes)
+    record = record_of(chunks, sizes)
+    offset = len(raw)
+    raw += b"".join(build_frame(Kind.COMMIT, base + offset, 0, record.encode())[1])
+    return raw, offset, record
+
+
+def reader_of(raw: bytes):
+    return lambda offset, size: raw[offset : offset + size]
+
+
+@given(st.lists(st.integers(0, 2 * CHUNK_BYTES), max_size=8))
+def test_chunks_grouped_keep_their_order_and_stay_below_the_limit(sizes):
+    chunks = [chunk(bytes([i]) * size) for i, size in enumerate(sizes)]
+    groups = list(group_chunks(chunks))
+    assert [part for group in groups for part in group] == [c.data for c in chunks]
+    for group in groups:
+        assert len(group) == 1 or sum(map(len, group)) <= CHUNK_BYTES
+
+
+@given(st.lists(st.binary(min_size=1, max_size=300), max_size=6))
+def test_chunks_in_frames_are_found_again(parts):
+    chunks = [chunk(part) for part in parts]
+    raw, offset, record = write(chunks, base=4096)
+    found = chunk_views(record, read_parts(reader_of(raw), 4096, offset, record))
+    assert [bytes(view) for view in found] == parts
+
+
+def test_chunks_in_the_commit_frame_are_found_again():
+    chunks = [chunk(b"one"), chunk(b""), chunk(b"three")]
+    record = record_of(chunks, [])
+    _, buffers = build_frame(Kind.COMMIT, 0, 0, record.encode(), [c.data for c in chunks])
+    found = chunk_views(record, read_parts(reader_of(b"".join(buffers)), 0, 0, record))
+    assert [bytes(view) for view in found] == [b"one", b"", b"three"]
+
+
+def test_parts_of_a_commit_without_data_are_none():
+    record = record_of([], [])
+    raw = b"".join(build_frame(Kind.COMMIT, 0, 0, record.encode())[1])
+    assert read_parts(reader_of(raw), 0, 0, record) == []
+
+
+def test_parts_of_two_frames_never_join():
+    raw, offset, record = write([chunk(b"a" * CHUNK_BYTES), chunk(b"b" * CHUNK_BYTES)], base=0)
+    frame = offset // 2
+    swapped = raw[frame:offset] + raw[:frame] + raw[offset:]
+    with pytest.raises(BadFrameError, match="position"):
+        read_parts(reader_of(swapped), 0, offset, record)
+
+
+@pytest.mark.parametrize("size", [2**63, 2**64 - 1, 10**6])
+def test_parts_that_claim_more_than_stands_before_the_commit_are_refused(size):
+    raw, offset, record = write([chunk(b"data")], base=0)
+    record.frame_sizes = [size]
+    with pytest.raises(BadFrameError, match="more data than stands before it"):
+        read_parts(reader_of(raw), 0, offset, record)
+
+
+@pytest.mark.parametrize("parts", [[b"abc"], [b"abcde"], [b"ab", b"cde"], [b"ab", b"cd", b""], []])
+def test_chunks_that_do_not_fill_their_frames_are_refused(parts):
+    record = record_of([chunk(b"ab"), chunk(b"cd")], [])
+    with pytest.raises(BadFrameError, match="do not fill"):
+        chunk_views(record, [memoryview(part) for part in parts])
+
+
+def test_chunk_table_has_the_layout_of_the_format():
+    (row,) = pack_chunks([Chunk(5, 6, 7, Coding.XOR_ZSTD, 4, b"12345678")])
+    assert row.tolist() == (5, 6, 8, 7, 5, 4, 0)
+    assert np.dtype(row.dtype).itemsize == 24
