@@ -1,5 +1,6 @@
 """Arrays by name: what `create`, `write`, `delete`, `resize` and `apply` ask of the log."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -37,29 +38,35 @@ def new_spec(name: str, shape: Sequence[int] | None, dtype: Any, nbytes: int | N
     if nbytes is not None:
         shape, dtype = (nbytes,), "uint8"
     assert shape is not None
-    dimensions = tuple(shape)
-    if len(dimensions) > MAX_DIMENSIONS or not all(
-        isinstance(n, int | np.integer) and n >= 0 for n in dimensions
+    try:
+        return _checked_spec(tuple(shape), "float32" if dtype is None else dtype)
+    except StructureError as error:
+        raise StructureError(f"create({name!r}): {error}") from None
+
+
+@functools.lru_cache(maxsize=256)
+def _checked_spec(shape: tuple[Any, ...], dtype: Any) -> LeafSpec:
+    """A spec of that shape and dtype; kept, so that making many arrays alike costs a look-up."""
+    if len(shape) > MAX_DIMENSIONS or not all(
+        isinstance(n, int | np.integer) and not isinstance(n, bool) and n >= 0 for n in shape
     ):
-        raise StructureError(f"create({name!r}): {dimensions} is not the shape of an array")
-    spec = LeafSpec("jax", _dtype_name(name, dtype), dimensions)
+        raise StructureError(f"{shape} is not the shape of an array")
+    dimensions = tuple(map(int, shape))
+    spec = LeafSpec("jax", _dtype_name(dtype), dimensions)
     if spec.nbytes > MAX_ARRAY_BYTES:
-        raise StructureError(
-            f"create({name!r}): {spec.nbytes:,} bytes; an array has at most {MAX_ARRAY_BYTES:,}"
-        )
+        raise StructureError(f"{spec.nbytes:,} bytes; an array has at most {MAX_ARRAY_BYTES:,}")
     if parse_dtype(spec.dtype).kind in _NUMPY_ONLY:
         return LeafSpec("numpy", spec.dtype, dimensions)
     return spec
 
 
-def _dtype_name(name: str, dtype: Any) -> str:
+def _dtype_name(dtype: Any) -> str:
     try:
         known = parse_dtype(dtype) if isinstance(dtype, str) else np.dtype(dtype)
         return dtype_name(known)
     except (TypeError, ValueError):
         raise StructureError(
-            f"create({name!r}): {dtype!r} is not a dtype. Expected one such as 'float32', "
-            f"'bfloat16' or np.int8."
+            f"{dtype!r} is not a dtype. Expected one such as 'float32', 'bfloat16' or np.int8."
         ) from None
 
 
@@ -120,9 +127,7 @@ def patches_of(
         )
     pages = host.page[:count].astype(np.int64)
     starts = host.block[:count].astype(np.int64) * block_words
-    regions = sorted((r for r in layout.regions if r.pages), key=lambda region: region.page)
-    firsts = np.array([region.page for region in regions], np.int64)
-    ends = np.array([region.page + region.pages for region in regions], np.int64)
+    regions, firsts, ends = layout.by_row
     owners = np.searchsorted(firsts, pages, side="right") - 1
     outside = owners < 0
     outside[~outside] = pages[~outside] >= ends[owners[~outside]]

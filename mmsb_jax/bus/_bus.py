@@ -286,8 +286,7 @@ class Bus:
             ArrayNotFoundError, StructureError: no such array; another shape or dtype.
         """
         said = Annotation(step, source, note, None)
-        with jax.transfer_guard("allow"):
-            return self._change(lambda changes: changes.write(name, value), said)
+        return self._change(lambda changes: changes.write(name, value), said)
 
     def delete(self, name: str, *, source: str = "") -> Commit | None:
         """Delete one array that was made by name: a commit; inside a batch, None.
@@ -400,7 +399,7 @@ class Bus:
         engine, draft = self._engine(), changes.draft()
         if draft.ops:
             self._layout = None
-        landed = engine.land(said.fill(draft, jax.device_get(said.note_arrays)))
+        landed = engine.land(said.fill(draft, said.numbers()))
         self._made.specs.clear()
         return commit_of(engine, draft, landed)
 
@@ -594,9 +593,9 @@ class Bus:
     def stats(self) -> Stats:
         """What the bus holds and has done."""
         with self._lock:
-            state = self._head()
+            programs = 0 if self._trees is None else self._trees.programs
             return Stats.of(
-                state, self._log, self._engine_or_none, self._programs(), self.page_bytes
+                self._head(), self._log, self._engine_or_none, programs, self.page_bytes
             )
 
     def reset_stats(self) -> None:

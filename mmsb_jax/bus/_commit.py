@@ -74,6 +74,13 @@ class Annotation:
             )
         return text
 
+    def numbers(self) -> list[Any]:
+        """The values of the note's arrays, fetched."""
+        if not self.note_arrays:
+            return []
+        with jax.transfer_guard("allow"):
+            return jax.device_get(self.note_arrays)
+
     def fill(self, draft: Draft, numbers: list[Any]) -> Draft:
         """Enter it all into a draft."""
         draft.step, draft.source, draft.note = self.step, self.source, self.note_text(numbers)
@@ -127,9 +134,8 @@ class TreeWriter:
         shape, data, change = self._match(tree, allow_new)
         with jax.transfer_guard("allow"):
             contents = _read_all(data, shape.names, change.ids)
-            numbers = jax.device_get(said.note_arrays)
         draft = Draft(ops=self._made.ops() + change.ops, contents=contents, values=change.values)
-        landed = self._engine.land(said.fill(draft, numbers))
+        landed = self._engine.land(said.fill(draft, said.numbers()))
         self._made.specs.clear()
         self.shape, self._ids = shape, change.ids
         return commit_of(self._engine, draft, landed)

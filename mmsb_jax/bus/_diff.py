@@ -69,4 +69,5 @@ def _delta(old: StoredState, new: StoredState, layout: Layout) -> Delta:
         )
     with any_settings():
         zeros = jnp.zeros(layout.pages, jnp.uint32)
-        return diff(*(Pages(jnp.asarray(pool), zeros) for pool in pools))
+        old_pages, new_pages = (Pages(jnp.asarray(pool), zeros) for pool in pools)
+        return diff(old_pages, new_pages)

@@ -350,13 +350,15 @@ def _gather_diff(old: Array, new: Array, flags: Array, capacity: int, block_word
 
 
 def _pad_bytes(values: Array, page_bytes: int) -> Array:
-    return jnp.pad(values, (0, -values.size % page_bytes)).reshape(-1, page_bytes)
+    pages = -(-values.size // page_bytes)
+    return jnp.pad(values, (0, pages * page_bytes - values.size)).reshape(pages, page_bytes)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def _flags_of_bytes(mask: Array, page_bytes: int, block_words: int) -> Array:
     rows = _pad_bytes(mask, page_bytes)
-    return rows.reshape(rows.shape[0], page_bytes // (4 * block_words), -1).any(axis=-1)
+    block_bytes = 4 * block_words
+    return rows.reshape(rows.shape[0], page_bytes // block_bytes, block_bytes).any(axis=-1)
 
 
 @functools.partial(jax.jit, static_argnums=(4, 5, 6))
@@ -371,7 +373,7 @@ def _from_bytes(
 ) -> Delta:
     masks, words = (
         lax.bitcast_convert_type(
-            _pad_bytes(values, page_bytes).reshape(-1, page_bytes // 4, 4), jnp.uint32
+            _pad_bytes(values, page_bytes).reshape(flags.shape[0], page_bytes // 4, 4), jnp.uint32
         )
         for values in (mask.astype(jnp.uint8) * jnp.uint8(255), data)
     )

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from mmsb_jax._errors import ArrayNotFoundError, StructureError
 from mmsb_jax.core import _packing
 from mmsb_jax.core._delta import LINE_WORDS
@@ -113,6 +115,13 @@ class Layout:
     @functools.cached_property
     def _by_name(self) -> dict[str, Region]:
         return {region.name: region for region in self.regions}
+
+    @functools.cached_property
+    def by_row(self) -> tuple[list[Region], np.ndarray, np.ndarray]:
+        """The regions that have rows, by their place; first row (int64) and end of each."""
+        regions = sorted((r for r in self.regions if r.pages), key=lambda region: region.page)
+        first = np.array([region.page for region in regions], np.int64)
+        return regions, first, first + np.array([r.pages for r in regions], np.int64)
 
     @functools.cached_property
     def constant_specs(self) -> dict[str, Constant]:

@@ -10,9 +10,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from mmsb_jax._dtypes import parse_dtype
-from mmsb_jax.store._codec import Chunk, encode_dense, encode_sparse, prefers_sparse, unit_of
-from mmsb_jax.store._digest import Lanes, add, digest_scattered, digest_words, subtract
+from mmsb_jax.store._codec import Chunk, encode_dense, encode_sparse, prefers_sparse, unit_of_dtype
+from mmsb_jax.store._digest import Lanes, add, digest_gained, digest_words
 from mmsb_jax.store._record import FULL, ArrayInfo
 
 _TILE_WORDS = 1 << 16
@@ -68,7 +67,7 @@ class Change:
     @property
     def unit(self) -> int:
         """Bytes of an element for the codec."""
-        return unit_of(parse_dtype(self.info.dtype).itemsize)
+        return unit_of_dtype(self.info.dtype)
 
     def locate(self) -> None:
         """Find the changed elements, where they are few enough to be written one by one."""
@@ -142,10 +141,11 @@ class Change:
         """Compute the digest after, the bytes changed and the pages changed."""
         page_words = page_bytes // WORD_BYTES
         if self.words is not None and self.values is not None:
-            gone = digest_scattered(self.old[self.words], self.words)
-            come = digest_scattered(self.values, self.words)
-            self.lanes = subtract(add(before, come), gone)
-            self.pages = np.unique(self.words // page_words)
+            gained = digest_gained(self.old[self.words], self.values, self.words)
+            self.lanes = add(before, gained)
+            first, last = int(self.words[0]) // page_words, int(self.words[-1]) // page_words
+            pages = np.array([first]) if first == last else np.unique(self.words // page_words)
+            self.pages = pages
             return
         new = self._whole()
         self.lanes = digest_words(new)

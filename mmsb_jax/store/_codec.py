@@ -11,6 +11,7 @@ An element is ``unit`` bytes: the item size of the dtype where that is 1, 2 or 4
 of these that divides it.
 """
 
+import functools
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
@@ -20,6 +21,7 @@ from enum import IntEnum
 import numpy as np
 import zstandard
 
+from mmsb_jax._dtypes import parse_dtype
 from mmsb_jax.store._files import Buffer
 from mmsb_jax.store._format import BadFrameError
 from mmsb_jax.store._room import check_room
@@ -77,6 +79,12 @@ def unit_of(itemsize: int) -> int:
     return next(unit for unit in (4, 2, 1) if itemsize % unit == 0)
 
 
+@functools.cache
+def unit_of_dtype(name: str) -> int:
+    """`unit_of` for a dtype by its name."""
+    return unit_of(parse_dtype(name).itemsize)
+
+
 def prefers_sparse(items: int, unit: int, nbytes: int) -> bool:
     """The rule: sparse when it takes less than half of the array's bytes, a gap being a byte."""
     return 2 * items * (unit + 1) < nbytes
@@ -111,10 +119,13 @@ def encode_sparse(index: np.ndarray, values: np.ndarray, unit: int) -> list[Chun
 
 def _encode_gaps(index: np.ndarray, first: int) -> np.ndarray:
     """A byte a gap; 255 stands for a gap of 255 without an element behind it."""
-    gaps = np.diff(index, prepend=first - 1) - 1
-    escapes = gaps // 255
-    if not escapes.any():
+    gaps = np.empty_like(index)
+    gaps[0] = index[0] - first
+    np.subtract(index[1:], index[:-1], out=gaps[1:])
+    gaps[1:] -= 1
+    if gaps.max() < 255:
         return gaps.astype(np.uint8)
+    escapes = gaps // 255
     total = index.size + int(escapes.sum())
     coded = np.full(total, 255, np.uint8)
     coded[np.arange(index.size) + np.cumsum(escapes)] = gaps - 255 * escapes

@@ -17,6 +17,8 @@ SALT = np.uint32(0x85EBCA6B)
 _FIRST, _SECOND = np.uint32(0x7FEB352D), np.uint32(0x846CA68B)
 _TILE_WORDS = 1 << 15  # 128 KiB a temporary: the whole mix stays in the second-level cache
 _PART_WORDS = 1 << 20
+_FEW_WORDS = 8
+_WORD, _GOLDEN, _SALT = 0xFFFFFFFF, int(GOLDEN), int(SALT)
 
 Lanes = tuple[int, int]
 """Two sums modulo 2³²."""
@@ -85,6 +87,27 @@ def digest_scattered(words: np.ndarray, index: np.ndarray) -> Lanes:
         piece = slice(tile, tile + _TILE_WORDS)
         total = add(total, _lanes_of_tile(words[piece], index[piece].astype(np.uint32)))
     return total
+
+
+def digest_gained(old: np.ndarray, new: np.ndarray, index: np.ndarray) -> Lanes:
+    """What the lanes gain where the words at ``index`` (int64[n]) go from ``old`` to ``new``."""
+    if index.size > _FEW_WORDS:
+        return subtract(digest_scattered(new, index), digest_scattered(old, index))
+    first = second = 0
+    for before, after, place in zip(old.tolist(), new.tolist(), index.tolist(), strict=True):
+        key = _mix_one((place + _GOLDEN) & _WORD)
+        for word, sign in ((after, 1), (before, -1)):
+            if word:
+                first += sign * _mix_one(word ^ key)
+                second += sign * _mix_one(((word + key) & _WORD) ^ _SALT)
+    return first & _WORD, second & _WORD
+
+
+def _mix_one(word: int) -> int:
+    """`mix` of one word: NumPy's calls cost more than a few words do."""
+    word = ((word ^ (word >> 16)) * 0x7FEB352D) & _WORD
+    word = ((word ^ (word >> 15)) * 0x846CA68B) & _WORD
+    return word ^ (word >> 16)
 
 
 def add(left: Lanes, right: Lanes) -> Lanes:

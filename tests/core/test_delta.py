@@ -89,7 +89,7 @@ def test_invert_holds_the_bytes_before(drawn):
     assert_delta(invert(pages, delta), oracle.invert(oracle.pool_of(pages), writes))
 
 
-@given(strategies.writes(), BLOCKS, st.integers(0, 250))
+@given(strategies.writes(), BLOCKS, st.sampled_from([0, 41, 250]))
 def test_from_bytes_writes_where_the_mask_is_true(writes, block_words, nbytes):
     layout = Layout.of({"before": np.zeros(300, np.uint8), "x": np.zeros(nbytes, np.uint8)}, 256)
     region = layout.region("x")
@@ -112,8 +112,9 @@ def test_changed_bytes_counts_the_bytes_that_are_written(drawn):
 # Capacities and overflow
 
 
-@pytest.mark.parametrize("block_words", [1, 8, 32])
-@pytest.mark.parametrize("capacity", [0, 1, 2, 5, 300])
+@pytest.mark.parametrize(
+    ("capacity", "block_words"), [(0, 32), (1, 32), (2, 8), (3, 1), (4, 8), (300, 32)]
+)
 def test_diff_keeps_the_first_blocks_that_fit(capacity, block_words):
     words = jnp.zeros((4, 64), jnp.uint32).at[jnp.array([0, 1, 1, 3]), jnp.array([1, 0, 40, 63])]
     new = Pages(words.set(jnp.array([1, 1 << 8, 1 << 31, 5], jnp.uint32)), jnp.zeros(4, jnp.uint32))
@@ -176,9 +177,8 @@ def test_apply_of_an_overflowed_delta_raises_outside_of_transformations():
         "larger capacity."
     )
     assert message_of(apply, zeros(), delta) == expected
-    assert message_of(
-        jax.vmap(apply, (0, None)), jax.tree.map(lambda x: x[None], zeros()), delta
-    ) == (expected)
+    batch = jax.tree.map(lambda x: x[None], zeros())
+    assert message_of(jax.vmap(apply, (0, None)), batch, delta) == expected
     assert jax.jit(apply)(zeros(), delta).words[:, 0].tolist() == [1, 1, 0, 0]
 
 
