@@ -79,7 +79,7 @@ def bytes_for(info: ArrayInfo, value: Any) -> np.ndarray:
     if isinstance(value, bytes | bytearray | memoryview):
         value = np.frombuffer(value, np.uint8)
     elif type(value) in PYTHON_NUMBERS and info.shape == ():
-        value = np.asarray(value, parse_dtype(info.dtype))
+        value = _number_for(info, value)
     spec = describe(value, info.name)
     recorded = spec_of(info)
     if (
@@ -92,6 +92,18 @@ def bytes_for(info: ArrayInfo, value: Any) -> np.ndarray:
             f"first, or make the array anew with bus.resize."
         )
     return raw_bytes(value, info.name)
+
+
+def _number_for(info: ArrayInfo, value: Any) -> Any:
+    """A Python number in the dtype of a 0-d array of its kind; any other as it is."""
+    if not is_same_kind(spec_of(info), LeafSpec(*PYTHON_NUMBERS[type(value)], ())):
+        return value
+    try:
+        return np.asarray(value, parse_dtype(info.dtype))
+    except OverflowError:
+        raise StructureError(
+            f"write to {info.name!r}: {value} arrived, which is no {info.dtype}"
+        ) from None
 
 
 def patches_of(

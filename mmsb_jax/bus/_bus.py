@@ -23,6 +23,7 @@ from mmsb_jax.observe._stats import Stats
 from mmsb_jax.store._commit import Commit, read_commit, read_extra
 from mmsb_jax.store._diff import diff_versions
 from mmsb_jax.store._files import Files
+from mmsb_jax.store._head import Draft
 from mmsb_jax.store._log import Log
 from mmsb_jax.store._state import StoredState
 from mmsb_jax.store._verify import VerifyReport, verify
@@ -61,7 +62,7 @@ class Bus:
         self._reader_closed = False
         self._threads = engine.threads if engine is not None else Threads()
         self._trees = TreeWriter(engine, self._made) if engine is not None else None
-        self._end = weakref.finalize(self, _end, engine, files, self._threads)
+        self._end = weakref.finalize(self, _end, engine, files, self._threads, self._made)
 
     # ------------------------------------------------------------------------------ its state
 
@@ -69,7 +70,7 @@ class Bus:
     def closed(self) -> bool:
         """Whether it was closed, or must not be used any more."""
         engine = self._engine_or_none
-        return self._reader_closed or (engine is not None and engine.closed is not None)
+        return self._reader_closed or (engine is not None and not engine.is_open)
 
     @property
     def durability(self) -> Any:
@@ -154,8 +155,7 @@ class Bus:
         said = Annotation(step, source, note, extra)
         with self._lock:
             trees = self._writing()
-            if self._batch is not None:
-                raise ClosedError("commit inside a batch: end the batch first")
+            self._refuse_in_batch("commit")
             if not wait:
                 pending = trees.enqueue(tree, said)
                 if pending is not None:
@@ -182,6 +182,10 @@ class Bus:
             tree = checkouts.build_like(self._head(), state, None, None, "error")
             return tree, read_extra(self._log, version)
 
+    def _refuse_in_batch(self, verb: str) -> None:
+        if self._batch is not None:
+            raise ClosedError(f"{verb} inside a batch: end the batch first")
+
     def _has_tree(self) -> bool:
         table = self._head().table
         return bool(table.values) or any(info.member for info in table.arrays.values())
@@ -202,6 +206,7 @@ class Bus:
                 Nothing was committed.
         """
         with self._lock:
+            self._refuse_in_batch("extend")
             host = jax.device_get(log)
             if np.ndim(host.count):
                 raise InvalidDeltaError(
@@ -371,7 +376,7 @@ class Bus:
             self._settle()
             if self._batch is not None:
                 raise ClosedError("a batch inside a batch: end the first one first")
-            self._batch = self._changes()
+            self._batch = Changes(self._engine().head.state, self._made, owns=True)
             try:
                 yield self
                 changes, self._batch = self._batch, None
@@ -385,7 +390,6 @@ class Bus:
             self._engine()
             if self._batch is not None:
                 make(self._batch)
-                self._batch.own()
                 return None
             self._settle()
             changes = self._changes()
@@ -547,7 +551,7 @@ class Bus:
         Args:
             path: a directory for its log; in memory for None.
             version: the last version that both have; it goes on at the next.
-            **options: as in `mmsb_jax.open`.
+            **options: ``durability`` and ``snapshots``, as in `mmsb_jax.open`.
 
         Raises:
             VersionError: no such version.
@@ -565,15 +569,17 @@ class Bus:
     def snapshot(self) -> None:
         """Make a full copy of the newest version, so that a checkout has a near start."""
         with self._lock:
-            self._writing()
+            engine = self._engine()
+            self._refuse_in_batch("snapshot")
             self._settle()
             self._record_made()
-            self._engine().snapshot()
+            engine.snapshot()
 
     def sync(self) -> int:
         """Make every commit so far survive a power cut; returns the newest durable version."""
         with self._lock:
             engine = self._engine()
+            self._refuse_in_batch("sync")
             self._settle()
             self._record_made()
             return engine.writer.sync()
@@ -672,11 +678,12 @@ def _check_number(name: str, value: Any) -> None:
         raise VersionError(f"{name}={value} is negative; versions, steps and times count from 0")
 
 
-def _end(engine: Engine | None, files: Files, threads: Threads) -> None:
+def _end(engine: Engine | None, files: Files, threads: Threads, made: Made) -> None:
     """What is left to do for a bus that nobody closed: when it goes, or the process does."""
     if engine is not None:
+        finish = [lambda: engine.land(Draft(ops=made.ops()))] if made else []
         with contextlib.suppress(Exception):
-            engine.close()
+            engine.close(finish)
     else:
         threads.shutdown()
         files.close()

@@ -50,10 +50,12 @@ class Changes:
     Args:
         state: the head; it is read and not changed.
         made: arrays to record before anything else.
+        owns: whether to copy what is written, because the caller may change it before the end.
     """
 
-    def __init__(self, state: StoredState, made: Made) -> None:
+    def __init__(self, state: StoredState, made: Made, owns: bool = False) -> None:
         self._state = state
+        self._owns = owns
         self._created = {op.info.id: op.info for op in made.ops()}
         self._updated: dict[int, ArrayInfo] = {}
         self._deleted: dict[int, ArrayInfo] = {}
@@ -83,6 +85,9 @@ class Changes:
 
     def bytes_of(self, info: ArrayInfo) -> np.ndarray:
         """The bytes of an array (uint8[nbytes]) with the changes so far; not to be written to."""
+        patch = self._patches.pop(info.id, None)
+        if patch is not None:
+            self._contents[info.id] = _patched(self._state.bytes_of(info.id), patch)
         if info.id in self._contents:
             return self._contents[info.id]
         if info.id in self._created:
@@ -96,11 +101,9 @@ class Changes:
             ArrayNotFoundError, StructureError: no such array; another shape or dtype.
         """
         info = self.find(name)
-        self._contents[info.id] = bytes_for(info, value)
-
-    def own(self) -> None:
-        """Let go of the callers' arrays: keep copies of what was written so far."""
-        self._contents = {i: raw.copy() for i, raw in self._contents.items()}
+        raw = bytes_for(info, value)
+        self._contents[info.id] = raw.copy() if self._owns else raw
+        self._patches.pop(info.id, None)
 
     def patch(self, patches: dict[int, Patch]) -> None:
         """Write single bytes, array by array."""
@@ -108,21 +111,14 @@ class Changes:
             if (
                 array_id in self._contents
                 or array_id in self._created
-                or (array_id in self._updated or array_id in self._patches)
+                or array_id in self._updated
+                or array_id in self._patches
             ):
-                self._patch_content(array_id, patch)
+                info = self._created.get(array_id) or self._updated.get(array_id)
+                before = self.bytes_of(info or self._state.table.arrays[array_id])
+                self._contents[array_id] = _patched(before, patch)
             else:
                 self._patches[array_id] = patch
-
-    def _patch_content(self, array_id: int, patch: Patch) -> None:
-        info = self._created.get(array_id) or self._updated.get(array_id)
-        info = info or self._state.table.arrays[array_id]
-        words = np.zeros(-(-info.nbytes // 4), np.uint32)
-        words.view(np.uint8)[: info.nbytes] = self.bytes_of(info)
-        earlier = self._patches.pop(array_id, None)
-        for place, mask, data in (earlier, patch) if earlier else (patch,):
-            words[place] = (words[place] & ~mask) | (data & mask)
-        self._contents[array_id] = words.view(np.uint8)[: info.nbytes]
 
     def create(self, name: str, spec: LeafSpec) -> None:
         """Make an array of zeros.
@@ -172,8 +168,6 @@ class Changes:
         raw = np.zeros(spec.nbytes, np.uint8)
         kept = min(raw.size, info.nbytes)
         raw[:kept] = self.bytes_of(info)[:kept]
-        if info.id in self._patches:
-            raise StructureError(f"resize({name!r}) behind an apply in one batch: end the batch")
         after = info_of(info.id, name, spec, member=False)
         (self._created if info.id in self._created else self._updated)[info.id] = after
         self._contents[info.id] = raw
@@ -194,6 +188,15 @@ class Changes:
         ops += [Op(OpCode.CREATE, info) for info in self._created.values()]
         ops += [Op(OpCode.UPDATE, info) for info in self._updated.values()]
         return Draft(ops=ops, contents=self._contents, patches=self._patches)
+
+
+def _patched(before: np.ndarray, patch: Patch) -> np.ndarray:
+    """The bytes of an array (uint8[n]) with a patch of its words written over them."""
+    words = np.zeros(-(-before.size // 4), np.uint32)
+    words.view(np.uint8)[: before.size] = before
+    places, mask, data = patch
+    words[places] = (words[places] & ~mask) | (data & mask)
+    return words.view(np.uint8)[: before.size]
 
 
 def name_taken(name: str) -> StructureError:

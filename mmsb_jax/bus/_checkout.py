@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from mmsb_jax._dtypes import parse_dtype
 from mmsb_jax._errors import ArrayNotFoundError, StructureError
@@ -77,12 +78,14 @@ def fits(state: StoredState, shape: TreeShape) -> bool:
 def build_known(state: StoredState, shape: TreeShape, wanted: Callable[[str], bool] | None) -> Any:
     """The tree of ``shape``; with ``wanted`` the part that holds these arrays and no others.
 
-    Where no one node holds them, they come as a dict by name.
+    Where no one node holds them, or one was made by name, they come as a dict by name.
     """
     table = state.table
     if wanted is None:
         data = [read_array(state, table.arrays[table.ids[name]]) for name in shape.names]
         return shape.build(data, table.values)
+    if any(wanted(info.name) for info in table.arrays.values() if not info.member):
+        return build_flat(state, wanted)
     data = [
         read_array(state, table.arrays[table.ids[name]]) if wanted(name) else name
         for name in shape.names
@@ -182,11 +185,14 @@ def _sharding_of(leaf: Any, spec: LeafSpec) -> Any:
     """Where `like` says that an array goes; None for the default device."""
     if spec.kind != "jax" and not spec.kind.startswith("key:"):
         return None
-    if isinstance(leaf, jax.ShapeDtypeStruct):
-        return leaf.sharding
-    if isinstance(leaf, jax.Array) and leaf._committed:
-        return leaf.sharding
-    return None
+    if not isinstance(leaf, jax.ShapeDtypeStruct) and not getattr(leaf, "_committed", False):
+        return None
+    sharding = leaf.sharding
+    if isinstance(sharding, NamedSharding) and len(sharding.spec) > len(leaf.shape):
+        # JAX gives a key that was made under a mesh the axes of its data.
+        axes = PartitionSpec(*sharding.spec[: len(leaf.shape)])
+        return NamedSharding(sharding.mesh, axes, memory_kind=sharding.memory_kind)
+    return sharding
 
 
 def find_array(state: StoredState, name: str) -> ArrayInfo:

@@ -42,17 +42,17 @@ class Annotation:
 
     def _take_note(self, note: Any) -> None:
         leaves, self._note_tree = jax.tree_util.tree_flatten(note, is_leaf=lambda x: x is None)
-        self._places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, jax.Array)]
-        self.note_arrays = [leaves[i] for i in self._places]
-        for array in self.note_arrays:
-            if array.shape != ():
+        for leaf in leaves:
+            if isinstance(leaf, np.ndarray | jax.Array) and leaf.shape != ():
                 raise TypeError(
-                    f"note holds an array of shape {array.shape}. Expected JSON and 0-d arrays: "
+                    f"note holds an array of shape {leaf.shape}. Expected JSON and 0-d arrays: "
                     f"commit arrays in the tree, or reduce them to numbers."
                 )
+        self._places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, jax.Array)]
+        self.note_arrays = [leaves[i] for i in self._places]
         for i in self._places:
             leaves[i] = 0  # its number is fetched later
-        self._leaves = [leaf.item() if isinstance(leaf, np.ndarray) else leaf for leaf in leaves]
+        self._leaves = [_plain(leaf) for leaf in leaves]
         self.note_text([np.zeros(())] * len(self._places))  # refuse now what is not JSON
 
     def note_text(self, numbers: list[Any]) -> str:
@@ -76,8 +76,8 @@ class Annotation:
 
     def numbers(self) -> list[Any]:
         """The values of the note's arrays, fetched."""
-        if not self.note_arrays:
-            return []
+        for array in self.note_arrays:
+            check_readable(array, "note")
         with jax.transfer_guard("allow"):
             return jax.device_get(self.note_arrays)
 
@@ -86,6 +86,10 @@ class Annotation:
         draft.step, draft.source, draft.note = self.step, self.source, self.note_text(numbers)
         draft.extra, draft.extra_is_json = self.extra, self.extra_is_json
         return draft
+
+
+def _plain(leaf: Any) -> Any:
+    return leaf.item() if isinstance(leaf, np.ndarray) else leaf
 
 
 def _checked_step(step: Any) -> int:
@@ -164,8 +168,8 @@ class TreeWriter:
             return self.shape, data, Reconciled(ids=self._ids)
         shape = TreeShape(tree, self._engine.page_bytes)
         table = self._engine.head.state.table
-        next_id = table.next_id + len(self._made.specs)
-        return shape, shape.data_leaves(tree), reconcile(table, shape, allow_new, next_id)
+        change = reconcile(table, shape, allow_new, self._made.specs.keys())
+        return shape, shape.data_leaves(tree), change
 
     def forget(self) -> None:
         """Look at the next tree anew: the table has changed without it."""

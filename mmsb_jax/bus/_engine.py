@@ -67,6 +67,7 @@ class Engine:
         self.lock = threading.RLock()
         self.threads = Threads()
         self.closed: str | None = None
+        self._is_released = False
         self.durability = durability
         self._writer_lock = lock
         self._snapshots = snapshots
@@ -76,6 +77,11 @@ class Engine:
         self.writer = LogWriter(log, durability)
         state = log.state(log.version, page_bytes=page_bytes, executor=self.threads)
         self.head = Head(state, self.writer, page_bytes, lambda: self.threads)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it may be used, here and now."""
+        return self.closed is None and os.getpid() == self._pid
 
     def check_open(self) -> None:
         """Refuse what comes after `close`, or in a forked child.
@@ -116,11 +122,10 @@ class Engine:
         # that has landed: `stats` tells, and the next commit tries again.
         try:
             sealed = self.writer.rotate()
-        except MMSBError as error:
+            self.head.begin_segment()
+            self.writer.schedule_snapshot(self.page_bytes, sealed)
+        except (MMSBError, RuntimeError) as error:  # no thread can be made while Python ends
             self.writer.snapshot_fault = str(error)
-            return
-        self.head.begin_segment()
-        self.writer.schedule_snapshot(self.page_bytes, sealed)
 
     def snapshot(self) -> None:
         """Make a snapshot of the newest version, and wait for it."""
@@ -134,18 +139,19 @@ class Engine:
 
     def close(self, finish: Iterable[Callable[[], None]] = ()) -> None:
         """Let what is queued land, run ``finish``, sync, and let go of everything."""
-        if self.closed is not None:
+        if self._is_released:
             return
+        self._is_released = True
         if os.getpid() != self._pid:
             self.closed = "it belongs to the process that opened it"
             return
         failure: BaseException | None = None
-        try:
-            self.queue.drain()
-            for step in finish:
+        steps = [self.queue.drain] if self.closed else [self.queue.drain, *finish]
+        for step in steps:
+            try:
                 step()
-        except BaseException as error:
-            failure = error
+            except BaseException as error:
+                failure = failure or error
         self.queue.stop()
         self.closed = "it was closed"
         with contextlib.ExitStack() as stack:

@@ -166,12 +166,15 @@ def _writing_bus(
     return Bus(log, engine, files, place)
 
 
-def fork(log: Log, version: int, path: Any, **options: Any) -> Bus:
+def fork(
+    log: Log, version: int, path: Any, *, durability: Durability = "os", snapshots: bool = True
+) -> Bus:
     """A bus over a log of its own that goes on behind ``version`` of ``log``; see `Bus.fork`."""
+    check_durability(durability)
     if path is None:
         files = MemoryFiles()
         fork_log(log, version, files)
-        return _writing_bus(files, "the log in memory", None, "os", True)
+        return _writing_bus(files, "the log in memory", None, durability, snapshots)
     place = check_local(path)
     try:
         _make_directory(place)
@@ -186,4 +189,4 @@ def fork(log: Log, version: int, path: Any, **options: Any) -> Bus:
         if isinstance(error, LocationError):
             raise
         raise disk_error(error, str(place)) from error
-    return open(place, **options)
+    return open(place, durability=durability, snapshots=snapshots)

@@ -20,6 +20,7 @@ from jax import lax
 
 from mmsb_jax._errors import StructureError
 from mmsb_jax.core._leaves import host_array
+from mmsb_jax.core._packing import any_settings
 
 _SETS_KEPT = 3  # one being compared, one waiting, one being filled
 
@@ -63,6 +64,7 @@ class Staged:
     host: list[Any]
     device: list[tuple["_Copier", list[Any]]]
     places: list[tuple[int, int] | None]
+    dtypes: list[Any]
 
     def bytes_of(self, leaf: int) -> np.ndarray:
         """The bytes of a leaf (uint8[nbytes]); waits until they are there."""
@@ -77,8 +79,7 @@ class Staged:
         place = self.places[leaf]
         if place is None:
             return self.host[leaf]
-        copier, outputs = self.device[place[0]]
-        return copier.bytes_of(outputs, place[1]).view(copier.dtypes[place[1]])
+        return self.bytes_of(leaf).view(self.dtypes[leaf])
 
     def release(self) -> None:
         """Give the buffers back to be filled again; no view of them may be alive."""
@@ -112,10 +113,10 @@ class Stager:
                 host[i] = raw_bytes(leaf, names[i]).copy()
                 continue
             check_readable(leaf, names[i])
-            if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-                inputs[i] = jax.random.key_data(leaf)
+            inputs[i] = _plain(leaf)
             groups.setdefault(_devices_of(leaf), []).append(i)
-        staged = Staged(host, [], [None] * len(leaves))
+        dtypes = [getattr(leaf, "dtype", None) for leaf in leaves]
+        staged = Staged(host, [], [None] * len(leaves), dtypes)
         for group in groups.values():
             arrays = [inputs[i] for i in group]
             copier = self._copier(arrays)
@@ -132,6 +133,29 @@ class Stager:
         return copier
 
 
+def _plain(leaf: Any) -> Any:
+    """A leaf that a program compiled ahead of time takes as it is: no key, no narrow element."""
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        with any_settings():
+            return jax.random.key_data(leaf)
+    if not jnp.issubdtype(leaf.dtype, jnp.bool_) and _bits(leaf.dtype) < 8:
+        # Arrays of these come in two layouts, packed and not, and one program takes only one.
+        with any_settings():
+            return _widen(leaf)
+    return leaf
+
+
+def _bits(dtype: Any) -> int:
+    info = jnp.iinfo if jnp.issubdtype(dtype, jnp.integer) else jnp.finfo
+    return info(dtype).bits
+
+
+@jax.jit
+def _widen(leaf: Any) -> Any:
+    """Elements narrower than a byte, in a byte each with the high bits zero, as in NumPy."""
+    return lax.bitcast_convert_type(leaf, jnp.dtype(f"uint{_bits(leaf.dtype)}")).astype(jnp.uint8)
+
+
 def _devices_of(leaf: Any) -> Any:
     return leaf.sharding._device_assignment
 
@@ -140,21 +164,18 @@ class _Copier:
     """One program that copies arrays of fixed shapes into donated buffers."""
 
     def __init__(self, arrays: list[Any]) -> None:
-        self.dtypes = [np.dtype(a.dtype) for a in arrays]
         self._lock = threading.Lock()
         self._free: list[list[Any]] = []
-        self._shardings = [a.sharding for a in arrays]
-        with jax.enable_x64(True):
-            avals = [jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding) for a in arrays]
-            outputs = jax.eval_shape(_copy, jax.ShapeDtypeStruct((), np.uint8), avals, None)
+        zero = jax.ShapeDtypeStruct((), np.uint8)
+        with any_settings(), jax.enable_x64(True), jax.disable_jit(False):
+            avals = [_aval(a, a.sharding) for a in arrays]
+            outputs = jax.eval_shape(_copy, zero, avals, None)
             self._outputs = [
-                jax.ShapeDtypeStruct(out.shape, out.dtype, sharding=a.sharding)
-                if len(out.shape) == len(a.shape)
-                else jax.ShapeDtypeStruct(out.shape, out.dtype)
-                for out, a in zip(outputs, arrays, strict=True)
+                tuple(_aval(part, a.sharding) for part in parts)
+                for parts, a in zip(outputs, arrays, strict=True)
             ]
-            zero = jax.ShapeDtypeStruct((), np.uint8)
-            program = jax.jit(_copy, donate_argnums=2, keep_unused=True)
+            shardings = jax.tree_util.tree_map(lambda out: out.sharding, self._outputs)
+            program = jax.jit(_copy, donate_argnums=2, keep_unused=True, out_shardings=shardings)
             self._program = program.lower(zero, avals, self._outputs).compile()
         self._zero = np.uint8(0)
 
@@ -162,22 +183,26 @@ class _Copier:
         """Dispatch the copy; waits for nothing."""
         with self._lock:
             buffers = self._free.pop() if self._free else None
-        with jax.transfer_guard("allow"):
+        with jax.transfer_guard("allow"), jax.disable_jit(False):
             if buffers is None:
                 buffers = self._allocate()
             return self._program(self._zero, arrays, buffers)
 
     def _allocate(self) -> list[Any]:
-        with jax.enable_x64(True):
-            return [
-                jax.device_put(np.zeros(out.shape, out.dtype), out.sharding, may_alias=False)
-                for out in self._outputs
-            ]
+        with any_settings(), jax.enable_x64(True):
+            return jax.tree_util.tree_map(
+                lambda out: jax.device_put(
+                    np.zeros(out.shape, out.dtype), out.sharding, may_alias=False
+                ),
+                self._outputs,
+            )
 
     def bytes_of(self, outputs: list[Any], place: int) -> np.ndarray:
         """The bytes of one copy (uint8[nbytes])."""
         with jax.transfer_guard("allow"):
-            return np.ascontiguousarray(outputs[place]).reshape(-1).view(np.uint8)
+            parts = [np.asarray(part) for part in outputs[place]]
+        whole = parts[0] if len(parts) == 1 else np.stack(parts, axis=-1)
+        return np.ascontiguousarray(whole).reshape(-1).view(np.uint8)
 
     def give_back(self, outputs: list[Any]) -> None:
         """Take buffers back, to be filled again."""
@@ -186,23 +211,23 @@ class _Copier:
                 self._free.append(outputs)
 
 
-def _copy(zero: Any, leaves: list[Any], buffers: Any) -> list[Any]:
+def _copy(zero: Any, leaves: list[Any], buffers: Any) -> list[tuple[Any, ...]]:
     del buffers  # donated: the results take their place
     return [_copied(leaf, zero) for leaf in leaves]
 
 
-def _copied(leaf: Any, zero: Any) -> Any:
-    """The bytes of ``leaf`` as unsigned integers of its item size, in a buffer of their own."""
+def _copied(leaf: Any, zero: Any) -> tuple[Any, ...]:
+    """The bytes of ``leaf`` as unsigned integers of its item size, in buffers of their own.
+
+    One buffer; two for complex numbers, so that each has the shape, and the sharding, of the leaf.
+    """
     if leaf.dtype == jnp.bool_:
-        return leaf.astype(jnp.uint8) ^ zero
+        return (leaf.astype(jnp.uint8) ^ zero,)
     if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
-        parts = jnp.stack([lax.real(leaf), lax.imag(leaf)], axis=-1)
-        return _copied(parts, zero)
-    bits = jnp.iinfo(leaf.dtype).bits if jnp.issubdtype(leaf.dtype, jnp.integer) else 0
-    bits = bits or jnp.finfo(leaf.dtype).bits
-    if bits < 8:
-        # In NumPy an element narrower than a byte is a byte of its own, the high bits zero.
-        narrow = jnp.dtype(f"uint{bits}")
-        return lax.bitcast_convert_type(leaf, narrow).astype(jnp.uint8) ^ zero
-    unsigned = jnp.dtype(f"uint{bits}")
-    return lax.bitcast_convert_type(leaf, unsigned) ^ zero.astype(unsigned)
+        return (*_copied(lax.real(leaf), zero), *_copied(lax.imag(leaf), zero))
+    unsigned = jnp.dtype(f"uint{_bits(leaf.dtype)}")
+    return (lax.bitcast_convert_type(leaf, unsigned) ^ zero.astype(unsigned),)
+
+
+def _aval(like: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(like.shape, like.dtype, sharding=sharding)

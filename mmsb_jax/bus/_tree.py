@@ -1,7 +1,7 @@
 """Trees against the table of arrays: is this the structure that is recorded, and if not, what
 differs; and trees back from bytes."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -182,13 +182,19 @@ class Reconciled:
 
 
 def reconcile(
-    table: Table, shape: TreeShape, allow_new: bool, next_id: int | None = None
+    table: Table, shape: TreeShape, allow_new: bool, made: Collection[str] = ()
 ) -> Reconciled:
     """What must happen to the table for a tree of ``shape`` to be committed.
 
+    Args:
+        table: what is recorded.
+        shape: structure of the tree.
+        allow_new: whether it may be another structure.
+        made: names of arrays that are recorded before it, and have the next ids.
+
     Raises:
         StructureError: the tree differs from what is recorded and ``allow_new`` is false; the
-            message names every path that differs.
+            message names every path that differs. A name that an array has already.
     """
     members = {info.name: info for info in table.arrays.values() if info.member}
     if (members or table.values) and not allow_new:
@@ -200,7 +206,17 @@ def reconcile(
                 f"{listed}\nCommit a tree of the same structure, or record the new one with "
                 f"commit(tree, structure='new')."
             )
-    return _reconcile(table, shape, members, table.next_id if next_id is None else next_id)
+    _refuse_taken([*shape.names, *shape.constants], (table.ids.keys() - members.keys()) | set(made))
+    return _reconcile(table, shape, members, table.next_id + len(made))
+
+
+def _refuse_taken(names: Sequence[str], taken: Collection[str]) -> None:
+    twice = [name for name in names if name in taken]
+    if twice:
+        raise StructureError(
+            f"the tree has leaves at {', '.join(map(repr, twice))}, and arrays of these names were "
+            f"made with bus.create or bus.clone. Delete those, or rename the leaves."
+        )
 
 
 def _reconcile(
@@ -215,11 +231,6 @@ def _reconcile(
     for name, spec in arriving.items():
         info = members.get(name)
         if info is None or name in gone:
-            if name in table.ids and name not in members:
-                raise StructureError(
-                    f"the tree has a leaf at {name!r}, and an array of that name was made with "
-                    f"bus.create or bus.clone. Delete that one, or rename the leaf."
-                )
             info = info_of(next_id, name, spec, member=True)
             next_id += 1
             done.ops.append(Op(OpCode.CREATE, info))

@@ -404,7 +404,7 @@ def _apply_words(
 
 
 @_apply_words.def_vmap
-def _apply_batch(axis_size: int, in_batched: list[bool], *args: Array) -> Any:
+def _apply_batch(axis_size: int, in_batched: list[bool], *args: Any) -> Any:
     words, versions, page, block, mask, data, number = batch_all(axis_size, in_batched, args)
     if not words.size or not page.size:
         return (words, versions), (True, True)

@@ -7,15 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.custom_batching import custom_vmap
-from jaxtyping import Array
+from jaxtyping import Array, UInt8, UInt32
 
 from mmsb_jax._errors import InvalidDeltaError
-from mmsb_jax.core._delta import NO_PAGE, _check_blocks, batch_all, fold_rows
+from mmsb_jax.core._delta import NO_PAGE, _check_blocks, batch_all, fold_rows, rows_inside
 from mmsb_jax.core._packing import any_settings
 from mmsb_jax.core._pages import Pages
 from mmsb_jax.core._tlog import TLog
-
-_CHUNK_BLOCKS = 1024
 
 
 def replay(base: Pages, log: TLog, until: Any = None) -> Pages:
@@ -69,52 +67,59 @@ def _replay(
     stop: Array,
     version: Array,
 ) -> tuple[Array, Array]:
-    """Block after block merged into its place; which pages changed is found a chunk at a time.
+    """One block at a time: slice, merge, and the slice put back where it was.
 
-    What a block replaces is kept in a small buffer, and read from there: a loop that reads the pool
-    twice copies it at every step.
+    XLA runs a loop on a CPU without a dispatch for each of its operations where the loop's body
+    moves less than a kilobyte. That is why the masks are packed before it.
     """
     if not words.size or not page.size:
         return words, versions
-    (pages, _), (blocks, block_words) = words.shape, mask.shape
-    size = min(_CHUNK_BLOCKS, blocks)
-    stop = jnp.minimum(stop, blocks)
+    (pages, page_words), block_words = words.shape, mask.shape[1]
+    # A slice outside of the pool would be moved into it: such a block writes nothing, in row 0.
+    inside = rows_inside(page, block, pages, page_words // block_words) != NO_PAGE
+    rows = jnp.where(inside, page, 0)
+    columns = jnp.where(inside, block * block_words, 0)
+    masks = jnp.where(inside[:, None], _pack_mask(mask), 0)
+    numbers = version + (entry + 1).astype(jnp.uint32)
 
-    def replay_chunk(chunk: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
+    def step(i: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
         words, versions = state
-        first = chunk * size
-        last = jnp.minimum(first + size, stop)
-        window = jnp.minimum(first, blocks - size)  # the last chunk looks back over the one before
-
-        def merge(i: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
-            words, replaced = state
-            row, word, slot = page[i], block[i] * block_words, i - window
-            here = lax.dynamic_slice(words, (row, word), (1, block_words))
-            replaced = lax.dynamic_update_slice(replaced, here, (slot, np.int32(0)))
-            before = lax.dynamic_slice(replaced, (slot, np.int32(0)), (1, block_words))
-            # A slice outside of the pool would be moved into it: such a block writes nothing.
-            written = jnp.where((row >= 0) & (row < pages), mask[i], 0)[None]
-            after = (before & ~written) | (data[i] & written)
-            return lax.dynamic_update_slice(words, after, (row, word)), replaced
-
-        replaced = jnp.zeros((size, block_words), jnp.uint32)
-        words, replaced = lax.fori_loop(first, last, merge, (words, replaced))
-        row, masks, news, entries = (
-            lax.dynamic_slice_in_dim(column, window, size) for column in (page, mask, data, entry)
+        (row,), (column,), number = _at(rows, i), _at(columns, i), _at(numbers, i)
+        written = _unpack_mask(_at(masks, i))
+        before = lax.dynamic_slice(words, (row, column), (1, block_words))
+        after = (before & ~written) | (_at(data, i) & written)
+        changed = jnp.any(before != after)
+        versions = lax.dynamic_update_slice(
+            versions, jnp.where(changed, number, _at(versions, row)), (row,)
         )
-        place = window + jnp.arange(size, dtype=jnp.int32)
-        changed = jnp.any((replaced ^ news) & masks != 0, axis=1)
-        changed &= (place >= first) & (place < last) & (row >= 0)
-        # A later entry has a larger number, so that the order of the updates does not matter.
-        newest = jnp.zeros(pages, jnp.int32).at[jnp.where(changed, row, pages)]
-        newest = newest.max(entries + 1, mode="drop")
-        return words, jnp.where(newest > 0, version + newest.astype(jnp.uint32), versions)
+        # What is written follows from the version, so that XLA reads the old block before it
+        # writes the new one: else it copies the pool for every block (JAX 0.10.2). A block that
+        # did not change is equal anyway.
+        after = jnp.where(_at(versions, row) == number, after, before)
+        return lax.dynamic_update_slice(words, after, (row, column)), versions
 
-    return lax.fori_loop(0, (stop + size - 1) // size, replay_chunk, (words, versions))
+    return lax.fori_loop(0, jnp.minimum(stop, page.shape[0]), step, (words, versions))
+
+
+def _at(column: Array, i: Array) -> Array:
+    """Row ``i``, with its leading axis."""
+    return lax.dynamic_slice_in_dim(column, i, 1)
+
+
+def _pack_mask(mask: UInt32[Array, "n b"]) -> UInt8[Array, "n b"]:
+    """Four bits a word, one for each of its bytes."""
+    gather = np.uint32(1 << 28 | 1 << 21 | 1 << 14 | 1 << 7)
+    return (((mask & np.uint32(0x01010101)) * gather) >> 28).astype(jnp.uint8)
+
+
+def _unpack_mask(bits: UInt8[Array, "n b"]) -> UInt32[Array, "n b"]:
+    """The inverse of `_pack_mask`."""
+    spread = np.uint32(1 | 1 << 7 | 1 << 14 | 1 << 21)
+    return ((bits.astype(jnp.uint32) * spread) & np.uint32(0x01010101)) * np.uint32(0xFF)
 
 
 @_replay.def_vmap
-def _replay_batch(axis_size: int, in_batched: list[bool], *args: Array) -> Any:
+def _replay_batch(axis_size: int, in_batched: list[bool], *args: Any) -> Any:
     return _replay_many(*batch_all(axis_size, in_batched, args)), (True, True)
 
 
@@ -164,7 +169,7 @@ def _replay_many(
 
 
 @_replay_many.def_vmap
-def _replay_nested(axis_size: int, in_batched: list[bool], *args: Array) -> Any:
+def _replay_nested(axis_size: int, in_batched: list[bool], *args: Any) -> Any:
     """A batch of batches is one longer batch."""
     args_all = batch_all(axis_size, in_batched, args)
     shape = args_all[0].shape[:2]

@@ -4,9 +4,10 @@ Everything here is a fixed rule of the bytes before and after, so that the same 
 same log. Nothing is altered until `Change.put`, which runs when the log has the commit.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,7 +20,29 @@ _TILE_WORDS = 1 << 16
 _JOB_WORDS = 1 << 20
 """Words a thread takes at a time."""
 
+_FINISH_WORDS = 1 << 12
+"""Changed words from which an array is worth a turn of another thread."""
+
 WORD_BYTES = 4
+
+
+class Span(NamedTuple):
+    """A tile with a change.
+
+    Attributes:
+        first, end: its words.
+        count: words changed.
+        words: which (int64[count]), where they are few; else None, as are the following.
+        values: these words after (uint32[count]).
+        mixed: what differs in them (uint32[count]).
+    """
+
+    first: int
+    end: int
+    count: int
+    words: np.ndarray | None = None
+    values: np.ndarray | None = None
+    mixed: np.ndarray | None = None
 
 
 def as_words(raw: np.ndarray) -> np.ndarray:
@@ -43,7 +66,7 @@ class Change:
         old: its words before (uint32[n]); they belong to the head.
         new: its words after; None where only a patch of it is known.
         fresh: whether the log holds no record of the array yet.
-        spans: (first word, end, words changed) of the tiles with a change.
+        spans: the tiles with a change.
         words: changed words, ascending (int64[m]); None where the change is dense.
         values: the changed words after (uint32[m]).
         places: which elements of ``values`` changed (int64[k]).
@@ -56,7 +79,7 @@ class Change:
     old: np.ndarray
     new: np.ndarray | None
     fresh: bool = False
-    spans: list[tuple[int, int, int]] = field(default_factory=list)
+    spans: list[Span] = field(default_factory=list)
     words: np.ndarray | None = None
     values: np.ndarray | None = None
     places: np.ndarray | None = None
@@ -71,27 +94,25 @@ class Change:
 
     def locate(self) -> None:
         """Find the changed elements, where they are few enough to be written one by one."""
-        fewest = sum(count for *_, count in self.spans)
+        fewest = sum(span.count for span in self.spans)
         if self._is_sparse(fewest):
-            self.set_words(self._changed_words())
+            parts = [self._changed_in(span) for span in self.spans]
+            columns = parts[0] if len(parts) == 1 else map(np.concatenate, zip(*parts, strict=True))
+            self.set_words(*columns)
 
     def _is_sparse(self, elements: int) -> bool:
         return prefers_sparse(elements, self.unit, self.info.nbytes)
 
-    def _changed_words(self) -> np.ndarray:
-        new = self._whole()
-        found = []
-        for start, stop, _ in self.spans:
-            hits = np.flatnonzero(self.old[start:stop] != new[start:stop])
-            hits += start
-            found.append(hits)
-        return found[0] if len(found) == 1 else np.concatenate(found)
+    def _changed_in(self, span: Span) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The changed words of a tile, what they are after, and what differs in them."""
+        if span.words is not None and span.values is not None and span.mixed is not None:
+            return span.words, span.values, span.mixed
+        old, new = self.old[span.first : span.end], self._whole()[span.first : span.end]
+        return _pick(old, new, old != new, span.first)
 
-    def set_words(self, words: np.ndarray, values: np.ndarray | None = None) -> None:
+    def set_words(self, words: np.ndarray, values: np.ndarray, mixed: np.ndarray) -> None:
         """Take ``words`` as those that differ, unless they are too many to be written so."""
-        values = self._whole()[words] if values is None else values
-        mixed = self.old[words] ^ values
-        places = np.flatnonzero(mixed.view(f"u{self.unit}"))
+        places = np.flatnonzero(mixed.view(f"u{self.unit}") != 0)
         if self._is_sparse(places.size):
             self.words, self.values, self.places = words, values, places
             self.changed_bytes = int(np.count_nonzero(mixed.view(np.uint8)))
@@ -125,7 +146,8 @@ class Change:
         places = self.places
         elements = self.words
         if each > 1:
-            elements = self.words[places // each] * each + places % each
+            shift = each.bit_length() - 1
+            elements = (self.words[places >> shift] << shift) | (places & (each - 1))
         values = self.values.view(f"u{unit}")[places]
         return elements, values.view(np.uint8).reshape(-1, unit)
 
@@ -143,14 +165,13 @@ class Change:
         if self.words is not None and self.values is not None:
             gained = digest_gained(self.old[self.words], self.values, self.words)
             self.lanes = add(before, gained)
-            first, last = int(self.words[0]) // page_words, int(self.words[-1]) // page_words
-            pages = np.array([first]) if first == last else np.unique(self.words // page_words)
-            self.pages = pages
+            pages = self.words // page_words
+            self.pages = pages[np.flatnonzero(np.diff(pages, prepend=-1))]
             return
         new = self._whole()
         self.lanes = digest_words(new)
         flags = np.zeros(-(-new.size // page_words), bool)
-        for start, stop, _ in self.spans:
+        for start, stop, *_ in self.spans:
             mixed = self.old[start:stop] ^ new[start:stop]
             pages = np.logical_or.reduceat(mixed != 0, np.arange(0, stop - start, page_words))
             flags[start // page_words :][: pages.size] = pages
@@ -173,11 +194,11 @@ def patch(change: Change, words: np.ndarray, values: np.ndarray) -> bool:
     differ = change.old[words] != values
     words, values = words[differ], values[differ]
     if words.size:
-        change.set_words(words, values)
+        change.set_words(words, values, change.old[words] ^ values)
         if change.words is None:
             change.new = change.old.copy()
             change.new[words] = values
-            change.spans = [(0, change.new.size, words.size)]
+            change.spans = [Span(0, change.new.size, words.size)]
     return bool(words.size)
 
 
@@ -227,20 +248,53 @@ def _bundle(changes: Iterable[Change], tile: int) -> Iterator[list[_Job]]:
         yield bundle
 
 
-def _compare_bundle(bundle: list[_Job]) -> list[list[tuple[int, int, int]]]:
+def _compare_bundle(bundle: list[_Job]) -> list[list[Span]]:
     return [_compare_span(*job) for job in bundle]
 
 
-def _compare_span(change: Change, start: int, stop: int, tile: int) -> list[tuple[int, int, int]]:
-    """(first word, end, words changed) of the tiles of ``start … stop`` with a change."""
+def _compare_span(change: Change, start: int, stop: int, tile: int) -> list[Span]:
+    """The tiles of ``start … stop`` with a change."""
     assert change.new is not None
     old, new, found = change.old, change.new, []
     for first in range(start, stop, tile):
         end = min(first + tile, stop)
-        count = int(np.count_nonzero(old[first:end] != new[first:end]))
+        differ = old[first:end] != new[first:end]
+        count = int(np.count_nonzero(differ))
         if count:
-            found.append((first, end, count))
+            # While the tile is in the cache, and unless it is too dense for single elements.
+            few = count * 4 < end - first
+            picked = _pick(old[first:end], new[first:end], differ, first) if few else ()
+            found.append(Span(first, end, count, *picked))
     return found
+
+
+def _pick(
+    old: np.ndarray, new: np.ndarray, differ: np.ndarray, first: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where ``differ``: the words' places in the array, the words after, what differs in them."""
+    words = np.flatnonzero(differ)
+    values = new[words]
+    mixed = old[words] ^ values
+    words += first
+    return words, values, mixed
+
+
+def encode_all(
+    changes: Sequence[Change], delta_bytes: Mapping[int, int], executor: Callable[[], Executor]
+) -> list[tuple[list[Chunk], int]]:
+    """Chunks and record flags of each change; small records of large commits side by side."""
+
+    def encode(change: Change) -> tuple[list[Chunk], int]:
+        return change.encode(delta_bytes.get(change.info.id, 0), executor)
+
+    if sum(0 if c.words is None else c.words.size for c in changes) < _TILE_WORDS:
+        return list(map(encode, changes))
+    # Dense ones are compressed chunk by chunk in these threads: they must not wait in one.
+    waiting = [executor().submit(encode, c) if c.words is not None else None for c in changes]
+    return [
+        encode(change) if future is None else future.result()
+        for change, future in zip(changes, waiting, strict=True)
+    ]
 
 
 def finish_all(
@@ -254,10 +308,11 @@ def finish_all(
     Large ones are finished in the executor's threads, so that writing goes on meanwhile.
     """
     waiting: list[Future[None]] = []
-    for change in changes:
+    work = [c.old.size if c.words is None else c.words.size for c in changes]
+    is_large = sum(work) >= _TILE_WORDS
+    for change, words in zip(changes, work, strict=True):
         before = lanes_before(change.info.id)
-        work = change.old.size if change.words is None else change.words.size
-        if work < _TILE_WORDS:
+        if not is_large or words < _FINISH_WORDS:
             change.finish(before, page_bytes)
         else:
             waiting.append(executor().submit(change.finish, before, page_bytes))

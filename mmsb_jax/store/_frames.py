@@ -24,6 +24,7 @@ from mmsb_jax.store._format import (
     read_header,
 )
 from mmsb_jax.store._record import CHUNK, CommitRecord
+from mmsb_jax.store._segment import frames_hash
 
 INLINE_BYTES = 1 << 18
 """A commit with no more data than this carries them in its own frame."""
@@ -97,14 +98,17 @@ def read_parts(read: Reader, base: int, offset: int, record: CommitRecord) -> li
     if start < 0:
         raise BadFrameError("the commit claims more data than stands before it")
     block = read(start, offset - start)
-    parts, place = [], 0
+    parts, frames, place = [], [], 0
     for size in sizes:
         header = Header.decode(block[place : place + HEADER_BYTES], base + start + place)
         if header.kind != Kind.DATA:
             raise BadFrameError(f"a frame of kind {header.kind} where data should be")
         data = memoryview(block)[place + header.data_offset : place + header.frame_bytes]
         parts.append(check_data(data, header))
+        frames.append((header.data_bytes, header.data_hash))
         place += size
+    if frames_hash(frames) != record.frames_hash:
+        raise BadFrameError("the data frames are not those of the commit")
     return parts
 
 

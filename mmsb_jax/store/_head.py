@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mmsb_jax._errors import StructureError
-from mmsb_jax.store._change import Change, as_words, compare, finish_all, patch
+from mmsb_jax.store._change import Change, as_words, compare, encode_all, finish_all, patch
 from mmsb_jax.store._codec import Chunk, compress_blob
 from mmsb_jax.store._digest import (
     ZERO,
@@ -213,9 +213,8 @@ class Head:
         wait = finish_all(changes, plan.lanes_before, self.page_bytes, self._executor)
         chunks: list[Chunk] = []
         encoded: list[tuple[Change, int, int]] = []
-        for change in changes:
-            delta_bytes = self._delta_bytes.get(change.info.id, 0)
-            pieces, flags = change.encode(delta_bytes, self._executor)
+        done = encode_all(changes, self._delta_bytes, self._executor)
+        for change, (pieces, flags) in zip(changes, done, strict=True):
             encoded.append((change, len(pieces), flags))
             chunks += pieces
         extra_chunks = compress_blob(draft.extra) if draft.extra else []

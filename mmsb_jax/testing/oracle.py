@@ -88,7 +88,7 @@ def writes_of(delta: Any) -> Writes:
 def log_of(log: Any) -> Log:
     """What a `mmsb_jax.TLog` holds."""
     ends = np.asarray(log.ends)[: int(log.count)].tolist()
-    starts = [0, *ends[:-1]]
+    starts = [0, *ends][: len(ends)]
     words = int(log.block_words)
     return Log(
         commits=len(np.asarray(log.ends)),

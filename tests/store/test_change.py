@@ -85,7 +85,8 @@ def test_change_of_a_large_array_in_threads_equals_that_of_one(share):
         chunks = [chunk for one in found for chunk in one.encode(0, executor)[0]]
         pages = [] if change.pages is None else change.pages.tolist()
         data = [bytes(chunk.data) for chunk in chunks]
-        results.append((change.spans, change.changed_bytes, change.lanes, pages, data))
+        spans = [span[:3] for span in change.spans]
+        results.append((spans, change.changed_bytes, change.lanes, pages, data))
     assert results[0] == results[1]
     assert results[0][1] == (old != new).sum()
 

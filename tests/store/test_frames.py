@@ -7,6 +7,7 @@ from mmsb_jax.store._codec import CHUNK_BYTES, Chunk, Coding
 from mmsb_jax.store._format import BadFrameError, Kind, build_frame
 from mmsb_jax.store._frames import chunk_views, data_frames, group_chunks, pack_chunks, read_parts
 from mmsb_jax.store._record import CommitRecord
+from mmsb_jax.store._segment import frames_hash
 
 
 def chunk(data: bytes) -> Chunk:
@@ -27,11 +28,13 @@ def record_of(chunks: list[Chunk], frame_sizes: list[int]) -> CommitRecord:
 
 def write(chunks: list[Chunk], base: int) -> tuple[bytes, int, CommitRecord]:
     """A file of data frames and their commit: its bytes, where the commit stands, its record."""
-    raw, sizes = b"", []
+    raw, sizes, frames = b"", [], []
     for header, buffers in data_frames(chunks, base, 0):
         raw += b"".join(buffers)
         sizes.append(header.data_bytes)
+        frames.append((header.data_bytes, header.data_hash))
     record = record_of(chunks, sizes)
+    record.frames_hash = frames_hash(frames)
     offset = len(raw)
     raw += b"".join(build_frame(Kind.COMMIT, base + offset, 0, record.encode())[1])
     return raw, offset, record
@@ -78,6 +81,13 @@ def test_parts_of_two_frames_never_join():
     swapped = raw[frame:offset] + raw[:frame] + raw[offset:]
     with pytest.raises(BadFrameError, match="position"):
         read_parts(reader_of(swapped), 0, offset, record)
+
+
+def test_parts_of_another_commit_at_the_same_place_are_refused():
+    raw, offset, record = write([chunk(b"one")], base=0)
+    other, *_ = write([chunk(b"two")], base=0)
+    with pytest.raises(BadFrameError, match="not those of the commit"):
+        read_parts(reader_of(other[:offset] + raw[offset:]), 0, offset, record)
 
 
 @pytest.mark.parametrize("size", [2**63, 2**64 - 1, 10**6])

@@ -125,7 +125,7 @@ def test_log_with_frames_that_say_anything_ends_in_an_error_or_a_state(
 
 
 @pytest.mark.long
-@settings(max_examples=20_000, deadline=None, suppress_health_check=ALLOWED)
+@settings(max_examples=5_000, deadline=None, suppress_health_check=ALLOWED)
 @given(data=st.data())
 def test_log_with_frames_that_say_anything_ends_in_an_error_or_a_state_long(
     small_machine, log_files, data

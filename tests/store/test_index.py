@@ -1,5 +1,6 @@
 import struct
 import threading
+from array import array
 
 import numpy as np
 import pytest
@@ -186,6 +187,24 @@ def test_index_read_while_it_grows_gives_whole_rows():
         reader.join()
     assert faults == []
     assert len(index) == 6000
+
+
+def test_index_read_between_two_columns_of_a_row_gives_the_rows_before():
+    index, seen = SegmentIndex(1), []
+
+    class Watched(array):
+        def append(self, value):
+            super().append(value)
+            seen.append((len(index), index.select(start_ns=0), index.last_with(step=3)))
+            assert len(index.steps()) == len(index)
+
+    index._columns = {name: Watched("q") for name in index._columns}
+    record = CommitRecord(CHAIN, CHAIN, 0, 1, 7, step=3)
+    for _ in range(2):
+        index.append(record, 128, 64)
+    columns = len(index._columns)
+    assert seen[:columns] == [(0, [], None)] * (columns - 1) + [(1, [1], 1)]
+    assert seen[columns:] == [(1, [1], 1)] * (columns - 1) + [(2, [1, 2], 2)]
 
 
 # The sidecar of a log.

@@ -430,6 +430,46 @@ def test_files_of_a_copy_of_the_log_that_went_another_way_give_no_wrong_version(
     assert refused == {SECOND, "log/00000003-00000000000000000005.seg"}
 
 
+def twins(commits: int) -> tuple[Scribe, Scribe]:
+    """A log and a copy of it that went another way, in frames of the same sizes and places."""
+    scribe = Scribe()
+    scribe.create("w", (200,), "uint8").commit()
+    twin = Scribe(copy_files(scribe.files), history=list(scribe.history))
+    for log, seed in ((scribe, 0), (twin, 1)):
+        rng = np.random.default_rng(seed)
+        for _ in range(commits):
+            log.write("w", rng.integers(0, 256, 200, np.uint8)).commit()
+    assert scribe.files.size(FIRST) == twin.files.size(FIRST)
+    return scribe, twin
+
+
+def test_commit_of_a_copy_that_went_another_way_ends_the_log(inline_bytes):
+    scribe, twin = twins(2)
+    end = scribe.log.find(2).end_offset
+    raw = scribe.files.read(FIRST, 0, end) + twin.files.read(FIRST, end)
+    scribe.files.publish(FIRST, [raw])
+    found = open_and_compare(scribe.files, scribe.history)
+    assert (found.version, found.readable) == (2, frozenset({1, 2}))
+    assert "version 3 belongs to another history" in found.recovered[0]
+
+
+@pytest.mark.parametrize("is_sealed", [False, True], ids=["newest", "sealed"])
+def test_data_of_a_copy_that_went_another_way_is_left_out_or_refused(monkeypatch, is_sealed):
+    monkeypatch.setattr(_writer, "INLINE_BYTES", 0)
+    scribe, twin = twins(1)
+    if is_sealed:
+        scribe.snapshot()
+        scribe.files.remove(SNAPSHOT)
+        scribe.close()
+    start, commit = scribe.log.find(1).end_offset, scribe.log.find(2).offset
+    raw = bytearray(scribe.files.read(FIRST))
+    raw[start:commit] = twin.files.read(FIRST, start, commit - start)
+    scribe.files.publish(FIRST, [raw])
+    found = open_and_compare(scribe.files, scribe.history)
+    assert (found.version, found.readable) == (2 if is_sealed else 1, frozenset({1}))
+    assert is_sealed or "version 2 has other data frames than it says" in found.recovered[0]
+
+
 # A reader beside a writer.
 
 

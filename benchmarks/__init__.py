@@ -1,0 +1,1 @@
+"""Benchmarks: each prints its figure, the limit or peer measured in the same run, and the ratio."""
