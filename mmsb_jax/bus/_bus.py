@@ -681,9 +681,12 @@ def _check_number(name: str, value: Any) -> None:
 def _end(engine: Engine | None, files: Files, threads: Threads, made: Made) -> None:
     """What is left to do for a bus that nobody closed: when it goes, or the process does."""
     if engine is not None:
-        finish = [lambda: engine.land(Draft(ops=made.ops()))] if made else []
+        def record_made() -> None:
+            if made:
+                engine.land(Draft(ops=made.ops()))
+
         with contextlib.suppress(Exception):
-            engine.close(finish)
+            engine.close([record_made])
     else:
         threads.shutdown()
         files.close()

@@ -17,13 +17,21 @@ class ArrayVersion:
         version: the commit that changed it.
         step: that commit's step.
         time_ns: when it was committed, in nanoseconds since 1970.
-        value: the array after it.
+        value: the array after it; None where it was deleted.
     """
 
     version: int
     step: int | None
     time_ns: int
     value: Any
+
+
+def _operated(log: Log, name: str) -> Iterator[int]:
+    """Versions that made, changed or deleted the array itself; its bytes may be zeros."""
+    for piece in list(log.pieces):
+        for version in log.index_of(piece).versions_with_ops():
+            if any(op.info.name == name for op in log.record(version).ops):
+                yield version
 
 
 class History:
@@ -34,12 +42,13 @@ class History:
 
     Attributes:
         name: the array.
-        versions: the commits that touched it, ascending.
+        versions: the commits that made it, changed a byte, its shape or dtype, or deleted it
+            (its value is None then), ascending.
     """
 
     def __init__(self, log: Log, name: str) -> None:
         self.name = name
-        self.versions = list(log.select(array=name))
+        self.versions = sorted({*log.select(array=name), *_operated(log, name)})
         self._log = log
 
     def __len__(self) -> int:

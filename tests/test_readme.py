@@ -1,0 +1,50 @@
+"""The README and the pages of docs: their code runs, their links lead somewhere."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mmsb_jax
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def test_readme_first_example_runs_and_goes_on_when_run_again(tmp_path):
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert "[1. 1. 1. 1. 0. 0.]" in done.stdout
+        assert "version 3 → 9" in done.stdout
+    with mmsb_jax.open(tmp_path / "run.mmsb", mode="r") as bus:
+        assert bus.version == 10
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_page_links_lead_to_files(page):
+    targets = re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text())
+    local = [target for target in targets if "://" not in target]
+    missing = [target for target in local if not (page.parent / target).exists()]
+    assert not missing
+
+
+def test_public_names_are_there_documented_and_sorted():
+    assert mmsb_jax.__all__ == sorted(mmsb_jax.__all__)
+    for name in mmsb_jax.__all__:
+        assert getattr(mmsb_jax, name).__doc__, name
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = mmsb_jax.nothing
+
+
+def test_documented_names_of_the_bus_exist():
+    used = set()
+    for page in PAGES:
+        used |= set(re.findall(r"\bbus\.([a-z_]+)", page.read_text()))
+    assert used
+    assert not {name for name in used if not hasattr(mmsb_jax.Bus, name)} - {"recovered", "path"}
