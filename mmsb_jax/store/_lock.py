@@ -4,6 +4,7 @@ filelock closes the descriptor in a forked child, so that the lock stays with th
 """
 
 import contextlib
+import io
 import json
 import os
 import socket
@@ -23,6 +24,13 @@ def boot_id() -> str:
     with contextlib.suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return ""
+
+
+def _open_no_link(path: Path, write: bool) -> io.FileIO:
+    """A file that is not followed where it is a link: the directory may come from a stranger."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC if write else os.O_RDONLY | os.O_NONBLOCK
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    return io.FileIO(descriptor, "w" if write else "r")
 
 
 class WriterLock:
@@ -47,12 +55,13 @@ class WriterLock:
             "boot": boot_id(),
             "since_ns": time.time_ns(),
         }
-        with contextlib.suppress(OSError):
-            (root / HOLDER_NAME).write_text(json.dumps(holder))
+        with contextlib.suppress(OSError), _open_no_link(root / HOLDER_NAME, write=True) as file:
+            file.write(json.dumps(holder).encode())
 
     def _holder(self) -> str:
         try:
-            holder = json.loads((self._root / HOLDER_NAME).read_text()[:4096])
+            with _open_no_link(self._root / HOLDER_NAME, write=False) as file:
+                holder = json.loads(file.read(4096))
             return f"process {int(holder['pid'])} on {holder['host']!s}"
         except (OSError, ValueError, KeyError, TypeError):
             return "another process"

@@ -303,9 +303,9 @@ def _decode_ops(raw: bytes) -> list[Op]:
             texts.append(raw[start : start + length].decode())
             start += length
         kind, dtype, name = texts
-        _check_dtype(dtype)
-        if code not in _OP_CODES:
+        if code not in _OP_CODES:  # first: what its texts mean is not ours to say
             _refuse("operation", code)
+        _check_dtype(dtype)
         ops.append(Op(OpCode(code), ArrayInfo(array_id, name, kind, dtype, shape, member)))
     return ops
 

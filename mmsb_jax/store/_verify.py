@@ -102,11 +102,14 @@ def _replay(
             _compare_snapshot(log, state, report, executor)
         if progress is not None:
             progress(version, log.version)
-    for version in list_snapshots(log.files):
-        if version > log.version:
-            report.faults.append(
-                f"{snapshot_name(version)}: the log ends at version {log.version}, before it"
-            )
+    unknown = [version for version in list_snapshots(log.files) if version > log.version]
+    if unknown:
+        log.refresh()  # a writer may have gone on meanwhile
+    report.faults += [
+        f"{snapshot_name(version)}: the log ends at version {log.version}, before it"
+        for version in unknown
+        if version > log.version
+    ]
 
 
 def _compare_snapshot(

@@ -54,7 +54,7 @@ class Steps:
                 0, 256, raw.size, np.uint8
             )
         elif raw.size:
-            raw[self._draw(st.integers(0, raw.size - 1))] += 1
+            raw[self._draw(st.integers(0, raw.size - 1))] ^= 1
         scribe.write(name, raw)
 
     def patch(self, scribe: Scribe, names: list[str]) -> None:

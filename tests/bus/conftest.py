@@ -1,0 +1,57 @@
+"""What the tests of the bus share."""
+
+from collections.abc import Iterator
+
+import jax
+import pytest
+
+import mmsb_jax as mmsb
+from mmsb_jax.store._files import MemoryFiles
+from mmsb_jax.store._fork import create_log
+from tests.bus._faulty import open_on
+from tests.store._faults import Faults, FaultyFiles
+
+_COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
+
+
+@pytest.fixture
+def bus() -> Iterator[mmsb.Bus]:
+    with mmsb.open() as opened:
+        yield opened
+
+
+@pytest.fixture(params=["memory", "disk"])
+def any_bus(request, tmp_path) -> Iterator[mmsb.Bus]:
+    """A bus of each kind: the same code, the same behaviour."""
+    path = None if request.param == "memory" else tmp_path / "run.mmsb"
+    with mmsb.open(path) as opened:
+        yield opened
+
+
+@pytest.fixture
+def compilations() -> Iterator[list[str]]:
+    """An entry for every program that XLA compiles while the test runs."""
+    found: list[str] = []
+
+    def note(event: str, seconds: float, **about: object) -> None:
+        if event == _COMPILE_EVENT:
+            found.append(str(about))
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    yield found
+    jax.monitoring.unregister_event_duration_listener(note)
+
+
+@pytest.fixture
+def faults() -> Faults:
+    return Faults()
+
+
+@pytest.fixture
+def faulty_bus(faults) -> Iterator[mmsb.Bus]:
+    """A bus in memory whose files fail as ``faults`` says."""
+    files = MemoryFiles()
+    create_log(files, 4096)
+    with open_on(FaultyFiles(files, faults)) as opened:
+        yield opened
+        faults.disarm()

@@ -1,0 +1,145 @@
+"""No commit, write or checkout copies the state or compiles anew."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import mmsb_jax as mmsb
+from tests.core._compare import assert_same_tree
+
+
+def _tree(number: int) -> dict[str, Any]:
+    return {
+        "w": jnp.arange(4096.0).reshape(64, 64) + number,
+        "h": jnp.arange(100, dtype=jnp.bfloat16) * number,
+        "c": jnp.arange(10, dtype=jnp.complex64) * number,
+        "f": jnp.arange(5) > number,
+        "key": jax.random.key(number),
+        "n": np.arange(3) + number,
+        "bool": number % 2 == 0,
+        "int": number,
+        "float": number / 3,
+        "complex": complex(0, number),
+    }
+
+
+def _pointers(bus: mmsb.Bus) -> dict[str, int]:
+    """Where the words of each array of the head are."""
+    state = bus._engine_or_none.head.state
+    return {info.name: state.words[i].ctypes.data for i, info in state.table.arrays.items()}
+
+
+@pytest.mark.parametrize("wait", [True, False])
+def test_head_over_commits_and_writes_keeps_its_buffers(any_bus, wait):
+    bus = any_bus
+    bus.create("x", nbytes=100_000)
+    bus.commit(_tree(0))
+    before = _pointers(bus)
+    for number in range(1, 20):
+        bus.commit(_tree(number), wait=wait)
+        bus.write("x", np.full(100_000, number, np.uint8))
+        with bus.batch():
+            bus.write("w", jnp.zeros((64, 64)) + number)
+        mask = np.arange(100_000) % 1000 == 0
+        region = bus.layout.region("x")
+        bus.apply(mmsb.Delta.from_bytes(region, mask, np.full(100_000, 7, np.uint8)))
+        bus.checkout(version=1)
+        bus.tree()
+    bus.sync()
+    assert _pointers(bus) == before
+
+
+def _copiers(bus: mmsb.Bus) -> list[Any]:
+    return list(bus._trees._stager._copiers.values())
+
+
+def test_staging_program_writes_into_its_donated_buffers_and_copies_nothing_else(bus):
+    bus.commit(_tree(0))
+    bus.commit(_tree(1), wait=False).result()
+    (copier,) = _copiers(bus)
+    outputs = jax.tree.leaves(copier._outputs)
+    text = copier._program.as_text()
+    assert " copy(" not in text
+    assert text.count("may-alias") + text.count("must-alias") == len(outputs)
+    memory = copier._program.memory_analysis()
+    assert memory.temp_size_in_bytes == 0
+    assert memory.alias_size_in_bytes >= sum(out.size * out.dtype.itemsize for out in outputs)
+
+
+def test_staging_buffers_are_filled_again_and_again(bus):
+    bus.commit(_tree(0))
+    places = set()
+    for number in range(1, 20):
+        bus.commit(_tree(number), wait=False).result()
+        bus.sync()
+        (copier,) = _copiers(bus)
+        for buffers in copier._free:
+            places.add(tuple(x.unsafe_buffer_pointer() for x in jax.tree.leaves(buffers)))
+    # One set, or a second where a commit began before the set of the one before was back.
+    assert 1 <= len(places) <= 2
+
+
+@pytest.mark.parametrize("wait", [True, False])
+def test_hundred_commits_of_one_layout_compile_once(bus, compilations, wait):
+    trees = [_tree(number) for number in range(102)]
+    bus.commit(trees[0], wait=wait)
+    bus.commit(trees[1], wait=wait)
+    bus.sync()
+    layout = bus.layout
+    compilations.clear()
+    for tree in trees[2:]:
+        bus.commit(tree, wait=wait)
+    bus.sync()
+    assert bus.version == 102
+    assert compilations == []
+    assert bus.stats().programs == (0 if wait else 1)
+    assert bus.layout == layout
+    assert_same_tree(bus.tree(), trees[-1])
+
+
+def test_first_commit_that_does_not_wait_compiles_one_program(bus, compilations):
+    # A shape of its own: JAX keeps the programs of the tests before.
+    tree, following = ({"x": jnp.arange(1237), **_tree(number)} for number in (0, 1))
+    bus.commit(tree)
+    compilations.clear()
+    bus.commit(following, wait=False).result()
+    assert len(compilations) == 1
+
+
+def test_commit_of_a_weak_typed_array_compiles_nothing_more(bus, compilations):
+    bus.commit({"x": jnp.zeros(())})
+    bus.commit({"x": jnp.zeros(())}, wait=False).result()
+    weak = jnp.asarray(2.0)
+    assert weak.weak_type
+    compilations.clear()
+    bus.commit({"x": weak}, wait=False).result()
+    assert compilations == []
+    assert float(bus.tree()["x"]) == 2.0
+
+
+def test_writes_and_checkouts_of_arrays_compile_nothing(bus, compilations):
+    bus.create("x", shape=(100,), dtype="bfloat16")
+    bus.write("x", jnp.ones(100, jnp.bfloat16))
+    values = [jnp.full(100, number, jnp.bfloat16) for number in range(10)]
+    compilations.clear()
+    for value in values:
+        bus.write("x", value)
+        bus.read("x")
+        bus.checkout(version=1)
+    assert compilations == []
+
+
+def test_commit_of_an_unchanged_tree_logs_a_frame_alone(bus):
+    tree = {"w": jnp.arange(1e6), "n": np.arange(1000)}
+    first = bus.commit(tree)
+    for wait in (True, False):
+        again = bus.commit(tree, wait=wait)
+        again = again if wait else again.result()
+        assert again.changed == ()
+        assert again.changed_bytes == 0
+        assert again.logged_bytes < 1024 < first.logged_bytes
+    assert bus.version == 3
+    assert bus.stats().unchanged_commits == 2
