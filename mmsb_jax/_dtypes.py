@@ -24,11 +24,11 @@ def parse_dtype(name: str) -> np.dtype:
         ValueError: no such plain dtype.
     """
     custom = getattr(ml_dtypes, name, None)
-    if isinstance(custom, type):
+    if isinstance(custom, type) and issubclass(custom, np.generic):
         return np.dtype(custom)
     try:
         dtype = np.dtype(name)
-    except TypeError:
+    except (TypeError, SyntaxError):
         raise ValueError(f"{name!r} is not the name of a dtype") from None
     if dtype.hasobject or dtype.names is not None or dtype.kind == "V":
         raise ValueError(f"{name!r} is not the name of a plain dtype")

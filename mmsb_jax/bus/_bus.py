@@ -253,7 +253,7 @@ class Bus:
         with self._lock:
             engine = self._engine()
             table = engine.head.state.table
-            if engine.queue.depth:
+            if not engine.queue.is_settled:
                 self._settle()
             if self._batch is not None:
                 self._batch.create(name, spec)
@@ -681,6 +681,7 @@ def _check_number(name: str, value: Any) -> None:
 def _end(engine: Engine | None, files: Files, threads: Threads, made: Made) -> None:
     """What is left to do for a bus that nobody closed: when it goes, or the process does."""
     if engine is not None:
+
         def record_made() -> None:
             if made:
                 engine.land(Draft(ops=made.ops()))

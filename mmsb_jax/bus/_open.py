@@ -144,7 +144,7 @@ def _make_directory(place: Path) -> None:
     place.mkdir(parents=True, exist_ok=True)
     if (place / MANIFEST_NAME).exists():
         return
-    known = {"lock", "lock.holder", MANIFEST_NAME + ".draft"}
+    known = {"lock", "lock.holder", "log", MANIFEST_NAME + ".draft"}  # a making cut short
     strange = sorted(entry.name for entry in place.iterdir() if entry.name not in known)
     if strange:
         raise LocationError(

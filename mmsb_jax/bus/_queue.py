@@ -30,6 +30,12 @@ class CommitQueue:
         with self._changed:
             return len(self._waiting) + self._running
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether all has landed, and nothing is left to be told."""
+        with self._changed:
+            return not self._waiting and not self._running and self._failure is None
+
     def wait_for_room(self) -> None:
         """Block while the queue is full.
 

@@ -1,6 +1,7 @@
 """Trees against the table of arrays: is this the structure that is recorded, and if not, what
 differs; and trees back from bytes."""
 
+import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,7 @@ from mmsb_jax.core._names import flatten_with_names
 from mmsb_jax.store._record import MAX_NAME_BYTES, ArrayInfo, Op, OpCode
 from mmsb_jax.store._state import Table
 
+_NNX_CLASSES = ("Module", "Object", "Pytree")
 _PYTHON_KINDS = {"bool": "b", "int": "i", "float": "f", "complex": "c"}
 _INT64 = range(-(2**63), 2**63)
 
@@ -132,13 +134,22 @@ def _constant(leaf: Any, name: str) -> Constant:
 
 
 def refuse_nnx(tree: Any) -> None:
-    """Refuse a Flax NNX module, whose state lives in references that change in place."""
-    for kind in type(tree).__mro__:
-        if kind.__module__.startswith("flax.nnx") and kind.__name__ in ("Module", "Object"):
+    """Refuse Flax NNX modules, whose state lives in references that change in place."""
+    if "flax.nnx" not in sys.modules:
+        return
+    for node in jax.tree_util.tree_leaves(tree, is_leaf=_is_nnx):
+        if _is_nnx(node):
             raise StructureError(
-                f"a {qualified_name(type(tree))} is an nnx.Module, which holds references and not "
+                f"a {qualified_name(type(node))} is an nnx.Module, which holds references and not "
                 f"values. Commit nnx.state(model), and put it back with nnx.update(model, state)."
             )
+
+
+def _is_nnx(node: Any) -> bool:
+    return any(
+        kind.__name__ in _NNX_CLASSES and kind.__module__.startswith("flax.nnx")
+        for kind in type(node).__mro__
+    )
 
 
 def spec_of(info: ArrayInfo) -> LeafSpec:

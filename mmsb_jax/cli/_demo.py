@@ -24,4 +24,5 @@ def demo(out: Path) -> None:
     # Imported here: it imports JAX, and what only the extra installs.
     from mmsb_jax.demo import run
 
-    run(out)
+    if not run(out):
+        raise SystemExit(1)

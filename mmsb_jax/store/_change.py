@@ -31,15 +31,15 @@ class Span(NamedTuple):
 
     Attributes:
         first, end: its words.
-        count: words changed.
-        words: which (int64[count]), where they are few; else None, as are the following.
-        values: these words after (uint32[count]).
-        mixed: what differs in them (uint32[count]).
+        changed: words changed.
+        words: which (int64[changed]), where they are few; else None, as are the following.
+        values: these words after (uint32[changed]).
+        mixed: what differs in them (uint32[changed]).
     """
 
     first: int
     end: int
-    count: int
+    changed: int
     words: np.ndarray | None = None
     values: np.ndarray | None = None
     mixed: np.ndarray | None = None
@@ -94,7 +94,7 @@ class Change:
 
     def locate(self) -> None:
         """Find the changed elements, where they are few enough to be written one by one."""
-        fewest = sum(span.count for span in self.spans)
+        fewest = sum(span.changed for span in self.spans)
         if self._is_sparse(fewest):
             parts = [self._changed_in(span) for span in self.spans]
             columns = parts[0] if len(parts) == 1 else map(np.concatenate, zip(*parts, strict=True))

@@ -1,0 +1,371 @@
+"""A commit that cannot be made says why, changes nothing, and the next one works."""
+
+import errno
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import mmsb_jax as mmsb
+from mmsb_jax.store._files import MemoryFiles
+from mmsb_jax.store._fork import create_log
+from tests.bus._faulty import open_on
+from tests.core._compare import assert_same_tree, what
+from tests.store._faults import FaultyFiles
+
+
+def make_tree(number: int = 0) -> dict[str, Any]:
+    return {"w": jnp.arange(6.0).reshape(2, 3) + number, "n": np.arange(4) * number, "s": "text"}
+
+
+def seen(bus: mmsb.Bus) -> tuple[Any, ...]:
+    """All that a commit could have changed."""
+    leaves = [what(leaf) for leaf in jax.tree.leaves(bus.tree())]  # waits for what is queued
+    return (
+        bus.version,
+        leaves,
+        list(bus.log()),
+        bus.layout,
+        bus.stats().commits,
+    )
+
+
+def _deleted() -> jax.Array:
+    array = jnp.zeros((2, 3))
+    array.delete()
+    return array
+
+
+REFUSED: dict[str, tuple[Callable[[mmsb.Bus], Any], type[Exception], str]] = {
+    "shape": (
+        lambda bus: bus.commit(make_tree() | {"w": jnp.zeros((3, 2))}),
+        mmsb.StructureError,
+        r"1 paths:\n  w: float32\[3,2\] \(jax\), was float32\[2,3\] \(jax\)\n",
+    ),
+    "dtype": (
+        lambda bus: bus.commit(make_tree() | {"w": jnp.zeros((2, 3), jnp.bfloat16)}),
+        mmsb.StructureError,
+        r"w: bfloat16\[2,3\] \(jax\), was float32",
+    ),
+    "several paths": (
+        lambda bus: bus.commit({"w": jnp.zeros(3), "n": None, "more": {"a": 1, "b": "x"}}),
+        mmsb.StructureError,
+        r"(?s)5 paths:\n  more/a: new, .*  more/b: new, .*  n: None, was .*  s: missing, .*  w: ",
+    ),
+    "wait=False": (
+        lambda bus: bus.commit({"w": jnp.zeros(3)}, wait=False),
+        mmsb.StructureError,
+        "3 paths",
+    ),
+    "donated": (
+        lambda bus: bus.commit(make_tree() | {"w": _deleted()}),
+        mmsb.StructureError,
+        "w was donated or deleted before it was committed",
+    ),
+    "donated, wait=False": (
+        lambda bus: bus.commit(make_tree() | {"w": _deleted()}, wait=False),
+        mmsb.StructureError,
+        "w was donated or deleted before it was committed",
+    ),
+    "traced": (
+        lambda bus: jax.jit(lambda x: bus.commit(make_tree() | {"w": x}))(jnp.zeros((2, 3))),
+        mmsb.StructureError,
+        "w is traced: commit was called inside jit",
+    ),
+    "traced, wait=False": (
+        lambda bus: jax.vmap(lambda x: bus.commit(make_tree() | {"w": x}, wait=False))(
+            jnp.zeros((2, 2, 3))
+        ),
+        mmsb.StructureError,
+        "w is traced",
+    ),
+    "object": (
+        lambda bus: bus.commit({"w": object()}),
+        mmsb.StructureError,
+        "w: a leaf of type builtins.object is neither data nor a function",
+    ),
+    "object array": (
+        lambda bus: bus.commit({"w": np.array([None, 1])}, structure="new"),
+        mmsb.StructureError,
+        "w: a NumPy array of dtype object cannot be recorded",
+    ),
+    "masked array": (
+        lambda bus: bus.commit({"w": np.ma.masked_array([1, 2], [0, 1])}, structure="new"),
+        mmsb.StructureError,
+        "w: a numpy.ma.*MaskedArray is more than its bytes",
+    ),
+    "nnx.Module": (
+        lambda bus: bus.commit(nnx.Linear(2, 3, rngs=nnx.Rngs(0)), structure="new"),
+        mmsb.StructureError,
+        r"Commit nnx\.state\(model\), and put it back with nnx\.update",
+    ),
+    "nnx.Module below": (
+        lambda bus: bus.commit({"m": nnx.Linear(2, 3, rngs=nnx.Rngs(0))}, structure="new"),
+        mmsb.StructureError,
+        r"Commit nnx\.state\(model\)",
+    ),
+    "note": (
+        lambda bus: bus.commit(make_tree(1), note={"x": object()}),
+        TypeError,
+        "note holds a object. Expected JSON",
+    ),
+    "note, wait=False": (
+        lambda bus: bus.commit(make_tree(1), note={"x": {1}}, wait=False),
+        TypeError,
+        "note holds a set",
+    ),
+    "note with an array": (
+        lambda bus: bus.commit(make_tree(1), note=jnp.zeros(3), wait=False),
+        TypeError,
+        r"note holds an array of shape \(3,\)",
+    ),
+    "note with a donated array": (
+        lambda bus: bus.commit(make_tree(1), note=_deleted_scalar()),
+        mmsb.StructureError,
+        "note was donated",
+    ),
+    "note with a key that is no string": (
+        lambda bus: bus.commit(make_tree(1), note={1: 2}),
+        TypeError,
+        "a dict with the key 1",
+    ),
+    "long note": (
+        lambda bus: bus.commit(make_tree(1), note="x" * 70_000),
+        ValueError,
+        r"note takes 70,002 bytes as JSON; at most 65,536",
+    ),
+    "extra": (
+        lambda bus: bus.commit(make_tree(1), extra={"x": jnp.zeros(2)}),
+        TypeError,
+        "extra holds a",
+    ),
+    "step": (lambda bus: bus.commit(make_tree(1), step=-1), ValueError, "step=-1"),
+    "step of a kind": (lambda bus: bus.commit(make_tree(1), step=1.5), TypeError, "step=1.5"),
+    "source": (lambda bus: bus.commit(make_tree(1), source="x" * 2000), ValueError, "source='xxx"),
+    "structure": (
+        lambda bus: bus.commit(make_tree(1), structure="any"),
+        ValueError,
+        "structure='any': expected 'same' or 'new'",
+    ),
+    "twice one name": (
+        lambda bus: bus.commit(_TwoAlike(1, 2), structure="new"),
+        mmsb.StructureError,
+        "several leaves have the name 'x'",
+    ),
+    "long path": (
+        lambda bus: bus.commit({"k" * 100_000: 1}, structure="new"),
+        mmsb.StructureError,
+        "a path of 100000 bytes: kkk",
+    ),
+}
+
+
+def _deleted_scalar() -> jax.Array:
+    array = jnp.zeros(())
+    array.delete()
+    return array
+
+
+@jax.tree_util.register_pytree_with_keys_class
+class _TwoAlike:
+    def __init__(self, *values: Any) -> None:
+        self.values = values
+
+    def tree_flatten_with_keys(self) -> Any:
+        return [(jax.tree_util.GetAttrKey("x"), value) for value in self.values], None
+
+    @classmethod
+    def tree_unflatten(cls, _: Any, values: Any) -> "_TwoAlike":
+        return cls(*values)
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_commit_refused_changes_nothing_and_the_next_one_works(any_bus, case):
+    call, kind, message = REFUSED[case]
+    any_bus.commit(make_tree(0))
+    any_bus.commit(make_tree(1), wait=False)
+    before = seen(any_bus)
+    with pytest.raises(kind, match=message):
+        call(any_bus)
+    assert seen(any_bus) == before
+    assert any_bus.commit(make_tree(2), wait=False).result().version == 3
+    assert any_bus.commit(make_tree(3)).version == 4
+    assert_same_tree(any_bus.tree(), make_tree(3))
+    assert any_bus.verify()
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
+def test_commit_on_a_full_disk_changes_nothing_and_works_with_room(faulty_bus, faults, code):
+    faults.code = code
+    faulty_bus.create("x", nbytes=8)
+    faulty_bus.commit(make_tree(0))
+    before = seen(faulty_bus)
+    for is_short in (False, True):
+        faults.is_short = is_short
+        for change in (
+            lambda: faulty_bus.commit(make_tree(1)),
+            lambda: faulty_bus.commit({"other": 1}, structure="new"),
+            lambda: faulty_bus.write("x", np.ones(8, np.uint8)),
+            lambda: faulty_bus.delete("x"),
+            lambda: faulty_bus.resize("x", nbytes=9),
+            lambda: faulty_bus.clone("x", "y"),
+        ):
+            faults.arm(0, 0)
+            with pytest.raises(mmsb.LocationError, match="nothing was written to the log: the dis"):
+                change()
+            faults.disarm()
+            assert seen(faulty_bus) == before
+    assert faulty_bus.commit(make_tree(1)).version == 2
+    assert faulty_bus.write("x", np.ones(8, np.uint8)).version == 3
+    assert_same_tree(faulty_bus.tree(), make_tree(1))
+    assert faulty_bus.verify()
+
+
+def test_batch_on_a_full_disk_drops_all_of_its_writes(faulty_bus, faults):
+    faulty_bus.create("x", nbytes=8)
+    faulty_bus.commit(make_tree(0))
+    before = seen(faulty_bus)
+    faults.arm(0, 0)
+    with pytest.raises(mmsb.LocationError), faulty_bus.batch():
+        faulty_bus.write("x", np.ones(8, np.uint8))
+        faulty_bus.create("y", nbytes=3)
+    assert seen(faulty_bus) == before
+    np.testing.assert_array_equal(faulty_bus.read("x"), np.zeros(8, np.uint8))
+    with pytest.raises(mmsb.ArrayNotFoundError):
+        faulty_bus.read("y")
+
+
+def test_commits_behind_one_that_fails_fail_and_use_up_no_version(faulty_bus, faults):
+    bus = faulty_bus
+    bus.commit(make_tree(0))
+    before = seen(bus)
+    with bus._engine_or_none.lock:  # nothing lands while all three are handed over
+        faults.arm(0, 0)
+        handles = [bus.commit(make_tree(number), wait=False) for number in (1, 2, 3)]
+    with pytest.raises(mmsb.LocationError, match="the disk is full"):
+        handles[0].result()
+    for handle in handles[1:]:
+        with pytest.raises(mmsb.ClosedError, match="behind one that failed, and did not land: .*fu"):
+            handle.result()
+    with pytest.raises(mmsb.LocationError, match="the disk is full"):
+        bus.commit(make_tree(4))
+    assert seen(bus)[:4] == before[:4]
+    assert bus.commit(make_tree(5), wait=False).result().version == 2
+    assert bus.commit(make_tree(6)).version == 3
+    assert_same_tree(bus.tree(), make_tree(6))
+    assert bus.verify()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda bus: bus.commit(make_tree(9), wait=False),
+        lambda bus: bus.create("x", nbytes=3),
+        lambda bus: bus.read("w"),
+        lambda bus: bus.write("w", jnp.zeros((2, 3))),
+        lambda bus: bus.sync(),
+        lambda bus: bus.tree(),
+        lambda bus: bus.checkout(version=1),
+        lambda bus: bus.snapshot(),
+        lambda bus: bus.close(),
+    ],
+)
+def test_call_after_a_failure_nobody_saw_raises_it_once(faulty_bus, faults, call):
+    faulty_bus.commit(make_tree(0))
+    faults.arm(0, 0)
+    handle = faulty_bus.commit(make_tree(1), wait=False)
+    assert handle.exception() is not None
+    with pytest.raises(mmsb.LocationError, match="the disk is full"):
+        call(faulty_bus)
+    if not faulty_bus.closed:
+        assert faulty_bus.commit(make_tree(2)).version == 2
+
+
+def test_sync_that_fails_poisons_the_bus_and_reopening_recovers(faults):
+    files = MemoryFiles()
+    create_log(files, 4096)
+    bus = open_on(FaultyFiles(files, faults), "fsync")
+    bus.commit(make_tree(0))
+    faults.kinds = frozenset({"sync"})
+    faults.arm(0, 0)
+    with pytest.raises(mmsb.ClosedError, match="a sync of the log failed"):
+        bus.commit(make_tree(1))
+    for call in (lambda: bus.commit(make_tree(1)), bus.sync):
+        with pytest.raises(mmsb.ClosedError, match="Close it and open it again"):
+            call()
+    bus.close()
+    with open_on(files) as again:
+        assert again.version == 1
+        assert_same_tree(again.checkout(like=make_tree(5)), make_tree(0))
+        assert again.commit(make_tree(1)).version == 2
+
+
+def test_head_that_cannot_follow_the_log_closes_the_bus_and_reopening_recovers(
+    tmp_path, monkeypatch
+):
+    bus = mmsb.open(tmp_path / "run")
+    bus.commit(make_tree(0))
+    head = bus._engine_or_none.head
+
+    def fail(*_: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(head, "_adopt", fail)
+    with pytest.raises(MemoryError):
+        bus.commit(make_tree(1))
+    assert bus.closed
+    with pytest.raises(mmsb.ClosedError, match="the head could not follow the log"):
+        bus.commit(make_tree(2))
+    bus.close()
+    with mmsb.open(tmp_path / "run") as again:
+        assert again is not bus
+        assert again.version == 2
+        assert_same_tree(again.checkout(like=make_tree(0)), make_tree(1))
+
+
+def test_structure_new_records_the_new_one_and_old_versions_stay(any_bus):
+    any_bus.commit(make_tree(0))
+    other = {"w": jnp.zeros(5, jnp.bfloat16), "t": {"u": 1}, "s": None}
+    commit = any_bus.commit(other, structure="new")
+    assert set(commit.changed) == {"t/u"}
+    assert_same_tree(any_bus.tree(), other)
+    with pytest.raises(mmsb.StructureError):
+        any_bus.commit(make_tree(1))
+    any_bus.commit(make_tree(2), structure="new", wait=False)
+    assert_same_tree(any_bus.tree(), make_tree(2))
+    assert_same_tree(any_bus.checkout(version=2, like=other), other)
+    assert_same_tree(any_bus.checkout(version=1), make_tree(0))
+    assert any_bus.verify()
+
+
+def test_weak_types_strings_and_large_integers_are_no_difference(any_bus):
+    any_bus.commit({"x": jnp.zeros(()), "s": "a", "big": 2**80})
+    any_bus.commit({"x": jnp.asarray(1.0), "s": "b", "big": 2**81}, wait=False)
+    any_bus.commit({"x": jnp.zeros(()) + 2, "s": "c", "big": 2**80})
+    for version, (text, big) in enumerate([("a", 2**80), ("b", 2**81), ("c", 2**80)], 1):
+        found = any_bus.checkout(version=version)
+        assert (float(found["x"]), found["s"], found["big"]) == (version - 1, text, big)
+
+
+def test_tree_with_the_name_of_an_array_made_by_name_is_refused(any_bus):
+    any_bus.create("x", nbytes=3)
+    for _ in range(2):  # not recorded yet, and recorded
+        with pytest.raises(mmsb.StructureError, match="leaves at 'x', and arrays of these names"):
+            any_bus.commit({"x": jnp.zeros(3), "y": 1})
+        with pytest.raises(mmsb.StructureError, match="leaves at 'x'"):
+            any_bus.commit({"x": None, "y": 1})
+        any_bus.sync()
+    assert any_bus.version == 1
+    any_bus.delete("x")
+    assert any_bus.commit({"x": jnp.zeros(3), "y": 1}).version == 3
+
+
+def test_linen_variables_are_plain_trees(bus):
+    variables = flax.linen.Dense(3).init(jax.random.key(0), jnp.ones((1, 2)))
+    bus.commit(variables)
+    assert_same_tree(bus.tree(), variables)
