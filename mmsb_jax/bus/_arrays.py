@@ -62,8 +62,8 @@ def _checked_spec(shape: tuple[Any, ...], dtype: Any) -> LeafSpec:
 
 def _dtype_name(dtype: Any) -> str:
     try:
-        known = parse_dtype(dtype) if isinstance(dtype, str) else np.dtype(dtype)
-        return dtype_name(known)
+        name = dtype if isinstance(dtype, str) else dtype_name(np.dtype(dtype))
+        return dtype_name(parse_dtype(name))
     except (TypeError, ValueError):
         raise StructureError(
             f"{dtype!r} is not a dtype. Expected one such as 'float32', 'bfloat16' or np.int8."
@@ -91,7 +91,10 @@ def bytes_for(info: ArrayInfo, value: Any) -> np.ndarray:
             f"write to {info.name!r}: {spec} arrived, {recorded} was expected. Cast or reshape it "
             f"first, or make the array anew with bus.resize."
         )
-    return raw_bytes(value, info.name)
+    if not isinstance(value, jax.Array):
+        return raw_bytes(value, info.name)
+    with jax.transfer_guard("allow"):
+        return raw_bytes(value, info.name)
 
 
 def _number_for(info: ArrayInfo, value: Any) -> Any:

@@ -33,7 +33,7 @@ SPARSE_ITEMS = 1 << 18
 _SPARSE_SPAN_BYTES = 1 << 30
 _COMPRESS_BELOW = 0.85
 """A dense record is compressed when a sample shrinks below this share of its size."""
-_SAMPLES, _SAMPLE_BYTES = 4, 1 << 14
+_SAMPLES, _SAMPLE_BYTES = 4, 1 << 12
 _ZSTD_LEVEL = 1
 
 
