@@ -137,7 +137,9 @@ class BusMachine(RuleBasedStateMachine):
 
     def _apply(self, name: str, data: st.DataObject) -> None:
         raw = bytearray(self.now[name])
-        drawn = st.dictionaries(st.integers(0, max(0, len(raw) - 1)), st.integers(0, 255), max_size=5)
+        drawn = st.dictionaries(
+            st.integers(0, max(0, len(raw) - 1)), st.integers(0, 255), max_size=5
+        )
         mask, values = np.zeros(len(raw), bool), np.zeros(len(raw), np.uint8)
         for place, value in data.draw(drawn).items():
             if raw:

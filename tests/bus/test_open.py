@@ -125,7 +125,7 @@ def test_open_of_a_newer_format_is_refused_and_left_alone(tmp_path, monkeypatch)
             bus.commit(make_tree(0))
     before = _files(tmp_path)
     for mode in ("a", "r"):
-        with pytest.raises(mmsb.FormatError, match="format 2 .*Upgrade"):
+        with pytest.raises(mmsb.FormatError, match=r"format 2 .*Upgrade"):
             mmsb.open(tmp_path / "run", mode=mode)
     assert _files(tmp_path) == before
 

@@ -15,7 +15,7 @@ from tests.core._compare import assert_same_tree, what
 
 
 def make_tree(number: int = 0) -> dict[str, Any]:
-    """A tree of every kind of leaf, NaNs among them; from NumPy, so that no setting is in its way."""
+    """A tree of every kind of leaf, NaNs among them, which no setting keeps from being made."""
     rng = np.random.default_rng(number)
     weights = rng.standard_normal((4, 8)).astype(np.float32)
     weights[0, 0], weights[0, 1], weights[0, 2] = np.nan, -0.0, np.inf
@@ -156,7 +156,9 @@ def test_threads_that_commit_side_by_side_land_whole_commits_in_one_order(any_bu
     assert failures == []
     commits = list(any_bus.log(since=2))
     assert [c.version for c in commits] == list(range(2, 42))
-    assert sorted(c.step for c in commits) == sorted(100 * i + n for i in range(1, 5) for n in range(10))
+    assert sorted(c.step for c in commits) == sorted(
+        100 * i + n for i in range(1, 5) for n in range(10)
+    )
     for first in range(1, 5):  # the commits of one thread are in its order
         mine = [c.step for c in commits if c.step // 100 == first]
         assert mine == sorted(mine)
@@ -190,7 +192,8 @@ def test_several_devices_and_shardings_are_kept():
         square = np.arange(16, dtype=np.float32).reshape(4, 4)
         tree = {
             "w": put(square, "x", "y"), "c": put(square * 1j, "x"), "f": put(square > 3, None, "y"),
-            "i": put(square.astype(jnp.int4)), "key": put(jax.random.split(jax.random.key(0), 4), "x"),
+            "i": put(square.astype(jnp.int4)),
+            "key": put(jax.random.split(jax.random.key(0), 4), "x"),
             "on 1": jax.device_put(square, jax.devices()[1]),
             "key on 3": jax.device_put(jax.random.key(7), jax.devices()[3]),
             "scalar": jax.device_put(np.complex64(1j), jax.devices()[2]), "host": square,

@@ -231,9 +231,14 @@ def test_batch_on_a_full_disk_drops_all_of_its_writes(faulty_bus, faults):
     faulty_bus.commit(make_tree(0))
     before = seen(faulty_bus)
     faults.arm(0, 0)
-    with pytest.raises(mmsb.LocationError), faulty_bus.batch():
-        faulty_bus.write("x", np.ones(8, np.uint8))
-        faulty_bus.create("y", nbytes=3)
+
+    def write() -> None:
+        with faulty_bus.batch():
+            faulty_bus.write("x", np.ones(8, np.uint8))
+            faulty_bus.create("y", nbytes=3)
+
+    with pytest.raises(mmsb.LocationError):
+        write()
     assert seen(faulty_bus) == before
     np.testing.assert_array_equal(faulty_bus.read("x"), np.zeros(8, np.uint8))
     with pytest.raises(mmsb.ArrayNotFoundError):
@@ -250,7 +255,9 @@ def test_commits_behind_one_that_fails_fail_and_use_up_no_version(faulty_bus, fa
     with pytest.raises(mmsb.LocationError, match="the disk is full"):
         handles[0].result()
     for handle in handles[1:]:
-        with pytest.raises(mmsb.ClosedError, match="behind one that failed, and did not land: .*fu"):
+        with pytest.raises(
+            mmsb.ClosedError, match=r"behind one that failed, and did not land: .*fu"
+        ):
             handle.result()
     with pytest.raises(mmsb.LocationError, match="the disk is full"):
         bus.commit(make_tree(4))
