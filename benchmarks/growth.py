@@ -19,9 +19,7 @@ def rows() -> Iterator[Row]:
         lengths = (100, 1_000, 10_000)
         commits, opens = zip(*(_at_length(folder / f"{n}.mmsb", n) for n in lengths), strict=True)
         yield _row("commit of 4 KB with the length of the log", lengths, commits, 0.2)
-        yield _row(
-            "opening a closed log with its length", lengths, opens, 0.4
-        )
+        yield _row("opening a closed log with its length", lengths, opens, 0.4)
     sizes = (1 << 20, 10 << 20, 100 << 20)
     yield _row("unchanged commit with the bytes compared", sizes, list(map(_unchanged, sizes)), 1.2)
 

@@ -22,10 +22,9 @@ State = dict[str, Any]
 
 def load() -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
     """(images, labels) to train on, and to test with: 1,437 and 360 digits of 8 × 8."""
-    digits = load_digits()
-    order = np.random.default_rng(0).permutation(len(digits.target))
-    images = (digits.data[order] / 16).astype(np.float32)
-    labels = digits.target[order].astype(np.int32)
+    images, labels = map(np.asarray, load_digits(return_X_y=True))
+    order = np.random.default_rng(0).permutation(len(labels))
+    images, labels = (images[order] / 16).astype(np.float32), labels[order].astype(np.int32)
     return (images[_TEST:], labels[_TEST:]), (images[:_TEST], labels[:_TEST])
 
 
