@@ -7,8 +7,9 @@ returns, into buffers that are used again and again: fresh ones would cost a pag
 is so cheap in XLA's eyes that it would run in the caller's thread.
 """
 
+import functools
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -135,14 +136,21 @@ class Stager:
 
 def _plain(leaf: Any) -> Any:
     """A leaf that a program compiled ahead of time takes as it is: no key, no narrow element."""
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        with any_settings():
-            return jax.random.key_data(leaf)
-    if not jnp.issubdtype(leaf.dtype, jnp.bool_) and _bits(leaf.dtype) < 8:
+    make_plain = _maker_of_plain(leaf.dtype)
+    if make_plain is None:
+        return leaf
+    with any_settings():
+        return make_plain(leaf)
+
+
+@functools.cache
+def _maker_of_plain(dtype: Any) -> Callable[[Any], Any] | None:
+    if jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        return jax.random.key_data
+    if dtype != jnp.bool_ and _bits(dtype) < 8:
         # Arrays of these come in two layouts, packed and not, and one program takes only one.
-        with any_settings():
-            return _widen(leaf)
-    return leaf
+        return _widen
+    return None
 
 
 def _bits(dtype: Any) -> int:

@@ -164,11 +164,11 @@ def host_array(leaf: Any) -> np.ndarray:
 
 
 def rebuild(spec: LeafSpec, array: np.ndarray, sharding: Any = None) -> Any:
-    """The leaf that ``spec`` describes, from an array of its bytes that nobody else holds.
+    """The leaf that ``spec`` describes, from an array of its bytes.
 
-    The inverse of `host_array`: same bytes, dtype, shape and Python type. JAX arrays are placed
-    by ``sharding`` (the default device when None), with their dtype kept even where JAX's 64-bit
-    types are off.
+    The inverse of `host_array`: same bytes, dtype, shape and Python type. JAX arrays are copies,
+    placed by ``sharding`` (the default device when None), with their dtype kept even where JAX's
+    64-bit types are off; a NumPy array is ``array`` itself.
 
     Cost: for JAX arrays one copy of the bytes; else none.
     """
@@ -180,12 +180,26 @@ def rebuild(spec: LeafSpec, array: np.ndarray, sharding: Any = None) -> Any:
         return array.item()
     is_key = spec.kind.startswith("key:")
     with jax.enable_x64(True), jax.transfer_guard("allow"):
-        # may_alias=False: JAX's own buffer, so that the caller may donate it.
-        placed = jax.device_put(array, None if is_key else sharding, may_alias=False)
+        placed = jax.device_put(array, None if is_key else sharding)
+        if _shares_memory(placed, array):
+            placed = jax.device_put(array.copy(), None if is_key else sharding)
         if is_key:
             placed = jax.random.wrap_key_data(placed, impl=spec.kind.removeprefix("key:"))
             placed = placed if sharding is None else jax.device_put(placed, sharding)
         return jax.block_until_ready(placed)
+
+
+def _shares_memory(placed: jax.Array, array: np.ndarray) -> bool:
+    """Whether JAX took over the memory of ``array``: on a CPU it does so where that is aligned.
+
+    ``device_put(…, may_alias=False)`` does not prevent it for NumPy arrays (JAX 0.10.2, 0.12).
+    """
+    first = array.ctypes.data
+    return any(
+        shard.device.platform == "cpu"
+        and first <= shard.data.unsafe_buffer_pointer() < first + array.nbytes
+        for shard in placed.addressable_shards
+    )
 
 
 def is_holdable(dtype: np.dtype) -> bool:

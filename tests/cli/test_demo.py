@@ -14,7 +14,7 @@ def runs(monkeypatch) -> list[Path]:
     """The places that the demonstration was run with."""
     seen: list[Path] = []
     stub = types.ModuleType("mmsb_jax.demo")
-    stub.run = seen.append
+    stub.run = lambda out: seen.append(out) or True
     monkeypatch.setitem(sys.modules, "mmsb_jax.demo", stub)
     return seen
 
@@ -25,6 +25,11 @@ def runs(monkeypatch) -> list[Path]:
 def test_demo_runs_the_demonstration_in_its_place(mmsb, runs, options, out):
     assert mmsb("demo", *options).code == 0
     assert runs == [Path(out)]
+
+
+def test_demo_whose_runs_differ_exits_1(mmsb, runs, monkeypatch):
+    monkeypatch.setattr(sys.modules["mmsb_jax.demo"], "run", lambda _: False)
+    assert mmsb("demo").code == 1
 
 
 def test_demo_that_fails_on_purpose_exits_3(mmsb, runs, monkeypatch):

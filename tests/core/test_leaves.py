@@ -177,3 +177,13 @@ def test_qualified_name_of_an_object_is_that_of_its_class():
             return x
 
     assert qualified_name(Activation()).endswith("<locals>.Activation")
+
+
+@pytest.mark.parametrize("offset", range(0, 128, 8))
+def test_rebuild_of_a_jax_array_never_shares_the_memory_it_came_from(offset):
+    raw = np.zeros(4096 + 256, np.uint8)
+    start = -raw.ctypes.data % 64 + offset  # JAX takes over memory that is aligned to 64 bytes
+    array = raw[start : start + 4096].view(np.uint32)
+    built = rebuild(LeafSpec("jax", "uint32", array.shape), array)
+    array[:] = 7
+    assert not np.asarray(built).any()
