@@ -76,6 +76,8 @@ class Annotation:
 
     def numbers(self) -> list[Any]:
         """The values of the note's arrays, fetched."""
+        if not self.note_arrays:
+            return []
         for array in self.note_arrays:
             check_readable(array, "note")
         with jax.transfer_guard("allow"):

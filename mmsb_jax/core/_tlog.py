@@ -203,6 +203,8 @@ def _window(log: TLog, start: Array, count: Array, size: int) -> tuple[Array, ..
 
 @functools.partial(jax.jit, static_argnums=2)
 def _delta(log: TLog, entry: Array, capacity: int) -> Delta:
+    if not log.page.shape[0]:
+        return Delta.empty(capacity, log.block_words)
     is_there = (entry >= 0) & (entry < log.count)
     start = log._end_of(entry)
     count = jnp.where(is_there, log._end_of(entry + 1) - start, 0)

@@ -456,7 +456,7 @@ class Log:
         """
         if version == 0:
             return StoredState(self.manifest.ids.own, wanted, page_bytes)
-        state, newest = replay(self, version, wanted, page_bytes)
+        state, newest = replay(self, version, wanted, page_bytes, executor=executor)
         if newest.record.flags & DIGEST_ONLY:
             raise VersionError(f"version {version} holds a digest only: its bytes were not logged")
         if check:

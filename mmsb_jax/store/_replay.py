@@ -1,18 +1,23 @@
 """Replay: the state at a version, from the nearest snapshot and the commits behind it."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from mmsb_jax._errors import CorruptionError
 from mmsb_jax.store._format import BadFrameError
 from mmsb_jax.store._record import FULL, PAGE_VERSIONS, CommitRecord
 from mmsb_jax.store._segment import Found
 from mmsb_jax.store._snapshot import read_snapshot
-from mmsb_jax.store._state import StoredState
+from mmsb_jax.store._state import Later, StoredState
 
 if TYPE_CHECKING:
     from mmsb_jax.store._log import Log
+
+_MOST_WAITING_BYTES = 64 << 20
 
 
 def replay(
@@ -21,6 +26,7 @@ def replay(
     wanted: Callable[[str], bool] | None,
     page_bytes: int | None,
     with_data: bool = True,
+    executor: Executor | None = None,
 ) -> tuple[StoredState, Found]:
     """The state at ``version``, and its commit; the arguments are those of `Log.state`.
 
@@ -38,7 +44,7 @@ def replay(
             commits = _commits(log, candidate, newest)
             chain = commits[0].record.previous_chain if commits else newest.chain
             if state.table.chain == chain:
-                _apply(log, state, commits)
+                _apply(log, state, commits, executor)
                 return state, newest
     if log.first_version != 1:
         raise CorruptionError(
@@ -46,14 +52,14 @@ def replay(
             f"Restore the folder snapshots from a copy."
         )
     state = StoredState(log.manifest.ids.of(1), wanted, page_bytes)
-    _apply(log, state, _commits(log, 0, newest))
+    _apply(log, state, _commits(log, 0, newest), executor)
     return state, newest
 
 
 def advance(log: "Log", state: StoredState, version: int) -> None:
     """Bring ``state`` forward to ``version``; its bytes are spent where this raises."""
     if version > state.table.version:
-        _apply(log, state, _commits(log, state.table.version, log.find(version)))
+        _apply(log, state, _commits(log, state.table.version, log.find(version)), None)
 
 
 def _commits(log: "Log", after: int, newest: Found) -> list[Found]:
@@ -62,10 +68,18 @@ def _commits(log: "Log", after: int, newest: Found) -> list[Found]:
     return [] if after == version else [*map(log.find, range(after + 1, version)), newest]
 
 
-def _apply(log: "Log", state: StoredState, commits: list[Found]) -> None:
+def _apply(log: "Log", state: StoredState, commits: list[Found], executor: Executor | None) -> None:
+    """Apply commits; what they hold is decoded in the end, the commits of an array together."""
     skips = _replaced_later([found.record for found in commits])
+    later: Later = {}
+    waiting, newest = 0, None
     for found, skip in zip(commits, skips, strict=True):
-        try:
+        if newest is not None and (found.record.ops or waiting > _MOST_WAITING_BYTES):
+            _decode(log, state, later, newest, executor)
+            waiting = 0
+        newest = found
+        waiting += int(found.record.chunks["stored"].sum(dtype=np.uint64))
+        with _named(log, found):
             if found.record.previous_chain != state.table.chain:
                 raise BadFrameError(
                     f"version {found.record.version} does not continue what is before it"
@@ -75,9 +89,27 @@ def _apply(log: "Log", state: StoredState, commits: list[Found]) -> None:
                 found.chain,
                 lambda found=found: log.chunks_of(found),
                 () if state.keeps_page_versions else skip,
+                later,
             )
-        except BadFrameError as error:
-            raise log.damaged(found.piece.segment, found.offset, str(error)) from error
+    if newest is not None:
+        _decode(log, state, later, newest, executor)
+
+
+def _decode(
+    log: "Log", state: StoredState, later: Later, newest: Found, executor: Executor | None
+) -> None:
+    """Their frames are whole: what does not decode was written so, at or before ``newest``."""
+    with _named(log, newest):
+        state.decode_later(later, executor)
+
+
+@contextlib.contextmanager
+def _named(log: "Log", found: Found) -> Iterator[None]:
+    """Turn a bad frame into the error that names its place."""
+    try:
+        yield
+    except BadFrameError as error:
+        raise log.damaged(found.piece.segment, found.offset, str(error)) from error
 
 
 def _replaced_later(records: list[CommitRecord]) -> list[set[int]]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from mmsb_jax.store._codec import SPARSE_CODINGS, decode_into, read_sparse
+from mmsb_jax.store._codec import SPARSE_CODINGS, decode_all, decode_into, read_sparse
 from mmsb_jax.store._digest import (
     ZERO,
     Lanes,
@@ -30,6 +30,11 @@ from mmsb_jax.store._room import check_room, no_room
 
 DataReader = Callable[[], list[memoryview]]
 """Reads the data of a commit: one view a chunk, in order. Called only when a chunk is wanted."""
+
+Later = dict[int, list[tuple[np.void, memoryview]]]
+"""Chunks that are still to be decoded, by the id of their array, in order."""
+
+_PIECEMEAL_WORDS = 1 << 20
 
 MAX_ARRAY_BYTES = 1 << 44
 
@@ -164,18 +169,35 @@ class StoredState:
         chain: bytes,
         read_chunks: DataReader,
         skip: Iterable[int] = (),
+        later: "Later | None" = None,
     ) -> None:
         """Bring the state forward by one commit; ``chain`` is that after it.
 
-        Records of the ids in ``skip`` are passed over: a later full record replaces them.
+        Records of the ids in ``skip`` are passed over: a later full record replaces them. With
+        ``later``, chunks are put there, to be decoded by `decode_later`.
 
         Raises:
             BadFrameError: the commit does not fit the state. The state is spent then.
         """
         self.operate(record.ops)
         self.table.apply_values(record)
-        self._apply_records(record, read_chunks, frozenset(skip))
+        self._apply_records(record, read_chunks, frozenset(skip), later)
         self.table.apply_head(record, chain)
+
+    def decode_later(self, later: "Later", executor: Executor | None = None) -> None:
+        """Decode what `apply` put off, array by array, and forget it.
+
+        Raises:
+            BadFrameError: a chunk does not hold what it says; the state is spent then.
+        """
+        arrays = [(self.bytes_of(array_id), chunks) for array_id, chunks in later.items()]
+        later.clear()
+        if executor is None:
+            for target, chunks in arrays:
+                decode_all(target, chunks)
+        else:
+            for _ in executor.map(lambda array: decode_all(*array), arrays):
+                pass
 
     def load(self, record: CommitRecord, read_chunks: DataReader) -> None:
         """Take over the whole state that a snapshot's record holds; this one must be empty.
@@ -190,7 +212,7 @@ class StoredState:
         # The deltas that follow build on the record that each array had last.
         table.bases = {int(row["id"]): int(row["base"]) for row in full}
         table.lanes = {int(row["id"]): (int(row["lane0"]), int(row["lane1"])) for row in full}
-        self._apply_records(record, read_chunks, frozenset())
+        self._apply_records(record, read_chunks, frozenset(), None)
         table.log_id = record.log_id
         table.version, table.next_id = record.version, record.next_id
         table.state_digest, table.chain = record.state_digest, record.previous_chain
@@ -266,7 +288,11 @@ class StoredState:
                 self.page_versions[array_id] = part.page_versions[array_id]
 
     def _apply_records(
-        self, record: CommitRecord, read_chunks: DataReader, skip: frozenset[int]
+        self,
+        record: CommitRecord,
+        read_chunks: DataReader,
+        skip: frozenset[int],
+        later: "Later | None",
     ) -> None:
         parts: list[memoryview] | None = None
         stop = 0
@@ -285,7 +311,7 @@ class StoredState:
             if row["flags"] & PAGE_VERSIONS:
                 self._load_page_versions(array_id, rows, parts[start:stop])
             else:
-                self._apply_chunks(record.version, array_id, row, rows, parts[start:stop])
+                self._apply_chunks(record.version, array_id, row, rows, parts[start:stop], later)
 
     def _load_page_versions(self, array_id: int, rows: np.ndarray, parts: list[memoryview]) -> None:
         versions = self.page_versions.get(array_id)
@@ -302,6 +328,7 @@ class StoredState:
         row: np.void,
         rows: np.ndarray,
         parts: list[memoryview],
+        later: "Later | None",
     ) -> None:
         target = self.bytes_of(array_id)
         full = bool(row["flags"] & FULL)
@@ -313,8 +340,11 @@ class StoredState:
         if full and int(rows["raw"].sum(dtype=np.uint64)) != target.size:
             raise BadFrameError(f"a full record of array {array_id} does not give all its bytes")
         if array_id not in self.page_versions:
-            for chunk, part in zip(rows, parts, strict=True):
-                decode_into(target, chunk, part)
+            chunks = zip(rows, parts, strict=True)
+            if later is None:
+                decode_all(target, list(chunks))
+            else:
+                later.setdefault(array_id, []).extend(chunks)
             return
         versions = self.page_versions[array_id]
         for chunk, part in zip(rows, parts, strict=True):
@@ -346,12 +376,20 @@ class StoredState:
         Raises:
             BadFrameError: an array, or the state, has another digest; the message names it.
         """
-        for array_id, recorded in self.table.lanes.items():
-            words = self.words.get(array_id)  # what has no record is all zeros
-            if words is not None and digest_words(words, executor=executor) != recorded:
+        # What has no record is all zeros.
+        held = [array_id for array_id in self.table.lanes if array_id in self.words]
+        for array_id, lanes in zip(held, self._digest_all(held, executor), strict=True):
+            if lanes != self.table.lanes[array_id]:
                 name = self.table.arrays[array_id].name
                 raise BadFrameError(f"the bytes of {name!r} do not have the digest recorded")
         if self.table.digest() != self.table.state_digest:
             raise BadFrameError(
                 f"the state at version {self.table.version} does not have the digest recorded"
             )
+
+    def _digest_all(self, held: list[int], executor: Executor | None) -> Iterable[Lanes]:
+        """The digests of arrays: large ones piece by piece, small ones side by side."""
+        largest = max((self.words[array_id].size for array_id in held), default=0)
+        if executor is None or largest > _PIECEMEAL_WORDS:
+            return (digest_words(self.words[array_id], executor=executor) for array_id in held)
+        return executor.map(lambda array_id: digest_words(self.words[array_id]), held)
