@@ -1,0 +1,280 @@
+"""The reading half of a bus: what can be asked of its log, and changes nothing."""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from mmsb_jax._errors import ClosedError, VersionError
+from mmsb_jax.bus import _checkout as checkouts
+from mmsb_jax.bus._engine import Engine, Threads
+from mmsb_jax.bus._history import History
+from mmsb_jax.bus._rows import Rows
+from mmsb_jax.bus._tree import TreeShape
+from mmsb_jax.core._layout import Layout
+from mmsb_jax.store._commit import Commit, read_commit
+from mmsb_jax.store._diff import diff_versions
+from mmsb_jax.store._files import Files
+from mmsb_jax.store._log import Log
+from mmsb_jax.store._record import ArrayInfo
+from mmsb_jax.store._state import StoredState
+from mmsb_jax.store._verify import VerifyReport, verify
+
+if TYPE_CHECKING:
+    from mmsb_jax.bus._bus import Bus
+    from mmsb_jax.bus._diff import VersionDiff
+
+
+class Reading:
+    """What every bus can do, also one that was opened with ``mode="r"``.
+
+    Attributes:
+        path: directory of the log; None in memory.
+        page_bytes: bytes of a page.
+        recovered: what recovery found and left out when the log was opened; empty when all was
+            well.
+    """
+
+    def __init__(self, log: Log, engine: Engine | None, files: Files, path: Path | None) -> None:
+        self.path = path
+        self.page_bytes: int = log.manifest.page_bytes
+        self.recovered: list[str] = list(log.recovered)
+        self._log = log
+        self._engine_or_none = engine
+        self._files = files
+        self._lock = threading.RLock()
+        self._rows = Rows(self.page_bytes)
+        self._reader_closed = False
+        self._threads = engine.threads if engine is not None else Threads()
+
+    @property
+    def _shape(self) -> TreeShape | None:
+        """The structure last committed by this object; None where it commits nothing."""
+        return None
+
+    def _arrays(self) -> list[ArrayInfo]:
+        """The arrays of the newest version."""
+        return list(self._head().table.arrays.values())
+
+    @property
+    def layout(self) -> Layout:
+        """Where each array stands in the pool that deltas speak of; a snapshot of the table.
+
+        ``bus.layout.pack(tree)`` packs the committed tree, where nothing but it is on the bus.
+        """
+        with self._lock:
+            return self._rows.layout(self._arrays(), self._shape)
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed, or must not be used any more."""
+        engine = self._engine_or_none
+        return self._reader_closed or (engine is not None and not engine.is_open)
+
+    @property
+    def version(self) -> int:
+        """The newest version; 0 for an empty log. A reader sees what the writer has added."""
+        self._refresh()
+        return self._log.version
+
+    @property
+    def durable_version(self) -> int:
+        """The newest version that is known to survive a power cut."""
+        engine = self._engine_or_none
+        if engine is not None:
+            return engine.writer.durable_version
+        self._refresh()
+        return self._log.durable_version
+
+    def tree(self) -> Any:
+        """The newest version, in the structure last committed here; else a dict by name."""
+        with self._lock:
+            return self._build(self._head(), None)
+
+    def checkout(
+        self,
+        *,
+        version: int | None = None,
+        step: int | None = None,
+        time_ns: int | None = None,
+        arrays: Sequence[str] | None = None,
+        like: Any = None,
+        missing: Literal["error", "keep"] = "error",
+    ) -> Any:
+        """The state at a version, a step (its newest commit) or a time; the newest for none.
+
+        Args:
+            version, step, time_ns: which; at most one. ``time_ns`` finds the newest commit that
+                is not later.
+            arrays: patterns (``params/**``); a subtree where one holds them, else a dict by name.
+            like: a tree that gives classes, functions and shardings, and whose paths, shapes and
+                dtypes are checked. `jax.ShapeDtypeStruct` will do.
+            missing: ``"keep"`` takes paths that are not recorded from ``like``, with a warning.
+
+        Raises:
+            VersionError: no such version, step or time; the message names the nearest.
+            ArrayNotFoundError: a pattern that selects nothing.
+            StructureError: ``like`` differs; every path is named.
+            CorruptionError: what was written does not read back, or its digest differs.
+
+        Cost: the nearest snapshot and the log behind it, of the arrays selected.
+        """
+        if missing not in ("error", "keep"):
+            raise ValueError(f"missing={missing!r}: expected 'error' or 'keep'")
+        wanted = checkouts.wanted_names(arrays)
+        with self._lock:
+            self._settle()
+            chosen = self._version_of(version, step, time_ns)
+            state = self._log.state(chosen, wanted, executor=self._threads)
+            checkouts.check_selection(state, arrays)
+            if like is not None:
+                return checkouts.build_like(state, like, wanted, arrays, missing)
+            return self._build(state, wanted)
+
+    def _build(self, state: StoredState, wanted: Callable[[str], bool] | None) -> Any:
+        shape = self._shape
+        if shape is not None and checkouts.fits(state, shape):
+            return checkouts.build_known(state, shape, wanted)
+        return checkouts.build_flat(state, wanted)
+
+    def _version_of(self, version: Any, step: Any, time_ns: Any) -> int:
+        given = {"version": version, "step": step, "time_ns": time_ns}
+        chosen = {name: value for name, value in given.items() if value is not None}
+        if len(chosen) > 1:
+            raise ValueError(f"give one of version, step and time_ns; got {chosen}")
+        for name, value in chosen.items():
+            _check_number(name, value)
+        if version is not None:
+            if version > self._log.version:
+                raise self._log.no_version(version)
+            return int(version)
+        if chosen:
+            return self._log.last_with(step, time_ns)
+        return self._log.version
+
+    def log(
+        self,
+        array: str | None = None,
+        source: str | None = None,
+        since: int | None = None,
+        until: int | None = None,
+        start_ns: int | None = None,
+        end_ns: int | None = None,
+    ) -> Iterator[Commit]:
+        """Commits, oldest first; reads none of their bytes.
+
+        Args:
+            array: those that changed it.
+            source: those of one source.
+            since, until: versions, both included.
+            start_ns, end_ns: times; the first included, the second not.
+
+        Raises:
+            VersionError: a negative version.
+        """
+        for name, value in (("since", since), ("until", until)):
+            if value is not None:
+                _check_number(name, value)
+        with self._lock:
+            self._settle()
+            versions = list(self._log.select(array, source, since, until, start_ns, end_ns))
+        return (read_commit(self._log, v, lambda: self.durable_version) for v in versions)
+
+    def diff(self, old: int, new: int) -> "VersionDiff":
+        """What differs between two versions, array by array; prints as a table.
+
+        ``.delta`` is the `Delta` between them.
+
+        Raises:
+            VersionError: no such version.
+        """
+        from mmsb_jax.bus._diff import version_diff
+
+        _check_number("old", old)
+        _check_number("new", new)
+        with self._lock:
+            self._settle()
+            found = diff_versions(self._log, old, new, executor=self._threads)
+            return version_diff(
+                found, lambda: (self._log.state(old), self._log.state(new)), self.layout
+            )
+
+    def history(self, array: str) -> History:
+        """The versions of one array, read as they are asked for.
+
+        Raises:
+            ArrayNotFoundError: no array has, or had, that name.
+        """
+        with self._lock:
+            self._settle()
+            history = History(self._log, array)
+            if not history.versions:
+                checkouts.find_array(self._head(), array)
+            return history
+
+    def fork(self, path: Any = None, *, version: int | None = None, **options: Any) -> "Bus":
+        """A bus of its own that begins with the versions up to ``version`` (the newest for None).
+
+        Args:
+            path: a directory for its log; in memory for None.
+            version: the last version that both have; it goes on at the next.
+            **options: ``durability`` and ``snapshots``, as in `mmsb_jax.open`.
+
+        Raises:
+            VersionError: no such version.
+            LocationError: there is something at ``path``.
+
+        Cost: a copy of the log up to there; on a file system that can share blocks, nothing.
+        """
+        from mmsb_jax.bus._open import fork
+
+        with self._lock:
+            self._settle()
+            chosen = self._version_of(version, None, None)
+            return fork(self._log, chosen, path, **options)
+
+    def verify(self, progress: Callable[[int, int], None] | None = None) -> VerifyReport:
+        """Read, replay and check everything: a report, true when all is well.
+
+        Args:
+            progress: called with (versions done, versions in all).
+
+        Cost: one read of the whole log.
+        """
+        with self._lock:
+            self._settle()
+            return verify(self._log, progress, self._threads)
+
+    def _refresh(self) -> None:
+        engine = self._engine_or_none
+        if engine is not None:
+            engine.check_open()
+        elif self._reader_closed:
+            raise ClosedError("this bus is closed. Open the log again.")
+        else:
+            with self._lock:
+                self._log.refresh()
+
+    def _settle(self) -> None:
+        """Wait for what is queued; a reader looks at what the writer has added."""
+        self._refresh()
+        engine = self._engine_or_none
+        if engine is not None:
+            engine.queue.drain()
+
+    def _head(self) -> StoredState:
+        """The newest state, not to be changed."""
+        self._settle()
+        engine = self._engine_or_none
+        if engine is not None:
+            return engine.head.state
+        return self._log.state(self._log.version, executor=self._threads)
+
+
+def _check_number(name: str, value: Any) -> None:
+    if not isinstance(value, int | np.integer) or isinstance(value, bool):
+        raise TypeError(f"{name}={value!r}: expected an integer")
+    if value < 0:
+        raise VersionError(f"{name}={value} is negative; versions, steps and times count from 0")

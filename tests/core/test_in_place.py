@@ -1,0 +1,169 @@
+"""No operation copies the pool, where the caller donates it.
+
+Three checks of a compiled program: no ``copy`` of the pool's shape in its HLO; what it allocates
+is small, and the pool's buffers are both argument and result; the buffer is where it was.
+"""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mmsb_jax import Delta, Layout, Pages, Region, TLog, apply, diff, digest, replay, update_digest
+from mmsb_jax.core._leaves import LeafSpec
+from mmsb_jax.testing import oracle, strategies
+
+POOL_BYTES = 16 * 2**20
+MOST_TEMPORARY = POOL_BYTES // 16
+
+pytestmark = pytest.mark.skipif(
+    jax.default_backend() != "cpu", reason="reads what XLA compiles for a CPU"
+)
+shapes = pytest.mark.parametrize(
+    ("page_words", "block_words"), [(1024, 32), (1024, 8), (1024, 1), (32, 32), (32, 1)]
+)
+
+
+def a_pool(page_words, batch=()):
+    pages = POOL_BYTES // 4 // page_words // int(np.prod(batch, dtype=int))
+    return Pages(
+        jnp.zeros((*batch, pages, page_words), jnp.uint32), jnp.zeros((*batch, pages), jnp.uint32)
+    )
+
+
+def a_delta(page_words, block_words, capacity=64):
+    writes = {
+        (page, byte): 1 + byte % 255
+        for page in range(0, 64, 4)
+        for byte in (0, 5, 4 * page_words - 1)
+    }
+    return strategies.delta_of(writes, capacity, block_words)
+
+
+def a_log(page_words, block_words):
+    delta = a_delta(page_words, block_words)
+    return TLog.empty(4, 192, block_words).append(delta).append(delta)
+
+
+def compiled(function, *args, donate=()):
+    return jax.jit(function, donate_argnums=donate).lower(*args).compile()
+
+
+def copies_of_the_pool(program, pool):
+    """Copies in the HLO of as many words as the pool has, whatever their shape."""
+    found = re.findall(r"= \w+\[([\d,]*)\]\S* copy\(", program.as_text())
+    sizes = [int(np.prod([int(n) for n in dims.split(",") if n], dtype=int)) for dims in found]
+    return [size for size in sizes if size >= pool.words.size]
+
+
+def assert_in_place(function, pool, *args):
+    program = compiled(function, pool, *args, donate=0)
+    assert not copies_of_the_pool(program, pool)
+    memory = program.memory_analysis()
+    assert memory.alias_size_in_bytes == pool.words.nbytes + pool.version.nbytes
+    assert memory.temp_size_in_bytes < MOST_TEMPORARY
+    pointer = pool.words.unsafe_buffer_pointer()
+    changed = program(pool, *args)
+    assert changed.words.unsafe_buffer_pointer() == pointer
+    assert pool.words.is_deleted()
+    assert changed.words.any()
+
+
+def test_copies_of_the_pool_sees_one():
+    pool = a_pool(1024)
+    program = compiled(lambda pool: (pool.words.at[0, 0].set(1), pool.words), pool, donate=0)
+    assert copies_of_the_pool(program, pool)
+
+
+@shapes
+def test_apply_of_a_donated_pool_is_in_place(page_words, block_words):
+    delta = a_delta(page_words, block_words)
+    assert_in_place(lambda pool, delta: apply(pool, delta, version=3), a_pool(page_words), delta)
+
+
+@shapes
+def test_replay_into_a_donated_pool_is_in_place(page_words, block_words):
+    assert_in_place(replay, a_pool(page_words), a_log(page_words, block_words))
+
+
+@pytest.mark.parametrize("version", [None, 7])
+@pytest.mark.parametrize("page_words", [1024, 32])
+def test_set_in_a_donated_pool_is_in_place(page_words, version):
+    pool = a_pool(page_words)
+    spec = LeafSpec("jax", "bfloat16", (1000, 100))
+    rows = -(-spec.nbytes // (4 * page_words))
+    last = Region("last", LeafSpec("jax", "int8", (1,)), len(pool.words) - 1, 1, 4 * page_words)
+    layout = Layout((Region("x", spec, 5, rows, 4 * page_words), last), 4 * page_words)
+    value = jnp.ones((1000, 100), jnp.bfloat16)
+    assert_in_place(lambda pool, value: layout.set(pool, "x", value, version), pool, value)
+
+
+@pytest.mark.parametrize("block_words", [32, 1])
+@pytest.mark.parametrize("operation", ["apply", "replay"])
+def test_vmap_over_a_donated_batch_is_in_place(operation, block_words):
+    pool = a_pool(1024, batch=(16,))
+    if operation == "apply":
+        function, change = apply, a_delta(1024, block_words)
+    else:
+        function, change = replay, a_log(1024, block_words)
+    assert_in_place(jax.vmap(function, (0, None)), pool, change)
+
+
+def test_scan_that_carries_the_pool_is_in_place():
+    def rollout(pool, delta):
+        def step(pool, version):
+            return apply(pool, delta, version), None
+
+        return jax.lax.scan(step, pool, jnp.arange(1, 9, dtype=jnp.uint32))[0]
+
+    assert_in_place(rollout, a_pool(1024), a_delta(1024, 32))
+
+
+def test_append_to_a_donated_log_is_in_place():
+    log = TLog.empty(16, 2**16).append(a_delta(1024, 32))
+    program = compiled(TLog.append, log, a_delta(1024, 32), donate=0)
+    memory = program.memory_analysis()
+    assert memory.alias_size_in_bytes >= log.mask.nbytes + log.data.nbytes
+    assert memory.temp_size_in_bytes < MOST_TEMPORARY
+    pointer = log.data.unsafe_buffer_pointer()
+    appended = program(log, a_delta(1024, 32))
+    assert appended.data.unsafe_buffer_pointer() == pointer
+    assert len(appended) == 2
+
+
+@shapes
+def test_diff_allocates_little(page_words, block_words):
+    """It reads two pools; what it makes is of the size of the blocks' flags and of the delta."""
+    old = a_pool(page_words)
+    new = apply(old, a_delta(page_words, block_words))
+    program = compiled(lambda a, b: diff(a, b, 64, block_words), old, new)
+    assert not copies_of_the_pool(program, old)
+    flags = old.words.size // block_words
+    assert program.memory_analysis().temp_size_in_bytes < 2 * flags + MOST_TEMPORARY
+    found = program(old, new)
+    assert oracle.writes_of(found) == oracle.writes_of(a_delta(page_words, block_words))
+
+
+@pytest.mark.parametrize("page_words", [1024, 32])
+def test_digest_allocates_little(page_words):
+    pool = a_pool(page_words)
+    spec = LeafSpec("numpy", "uint8", (POOL_BYTES,))
+    layout = Layout((Region("x", spec, 0, len(pool.words), 4 * page_words),), 4 * page_words)
+    program = compiled(lambda pool: digest(pool, layout), pool)
+    # Two lanes a row, and their sum.
+    assert program.memory_analysis().temp_size_in_bytes < MOST_TEMPORARY + 16 * len(pool.words)
+    delta = a_delta(page_words, 32)
+    updated = compiled(
+        lambda d, p, delta: update_digest(d, p, layout, delta), program(pool), pool, delta
+    )
+    assert updated.memory_analysis().temp_size_in_bytes < MOST_TEMPORARY
+    assert updated(program(pool), pool, delta).tolist() == program(apply(pool, delta)).tolist()
+
+
+def test_an_empty_delta_leaves_a_donated_pool_where_it_is():
+    pool = a_pool(1024)
+    pointer = pool.words.unsafe_buffer_pointer()
+    program = compiled(apply, pool, Delta.empty(0), donate=0)
+    assert program(pool, Delta.empty(0)).words.unsafe_buffer_pointer() == pointer
