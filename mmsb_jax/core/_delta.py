@@ -286,16 +286,17 @@ def _differing(
     return jnp.any(differ, axis=-1)
 
 
-def _select(flags: Bool[Array, "p blocks"], capacity: int) -> tuple[Array, Array, Array]:
-    """Places of the first ``capacity`` set flags: (page, block, how many are set).
+def _select(flags: Bool[Array, "p blocks"], capacity: int) -> tuple[Array, Array, Array, Array]:
+    """Places of the first ``capacity`` set flags: (page, block, how many, whether there are more).
 
     The address stays a pair: pages with a flag first, then the blocks of these alone.
     """
     pages, blocks = flags.shape
     if not pages or not blocks or not capacity:
         none = jnp.zeros(capacity, jnp.int32)
-        return jnp.full(capacity, NO_PAGE), none, flags.sum(dtype=jnp.uint32)
-    (rows,) = jnp.nonzero(jnp.any(flags, axis=1), size=min(capacity, pages), fill_value=pages)
+        return jnp.full(capacity, NO_PAGE), none, jnp.int32(0), jnp.any(flags)
+    has_flag = jnp.any(flags, axis=1)
+    (rows,) = jnp.nonzero(has_flag, size=min(capacity, pages), fill_value=pages)
     live = flags.at[rows].get(mode="fill", fill_value=False)
     before = jnp.cumsum(live.sum(axis=1, dtype=jnp.uint32)) - live.sum(axis=1, dtype=jnp.uint32)
     rank = before[:, None] + jnp.cumsum(live, axis=1, dtype=jnp.uint32) - 1
@@ -304,7 +305,10 @@ def _select(flags: Bool[Array, "p blocks"], capacity: int) -> tuple[Array, Array
     block = jnp.broadcast_to(jnp.arange(blocks, dtype=jnp.int32), live.shape)
     out_page = jnp.full(capacity, NO_PAGE).at[slot].set(page, mode="drop")
     out_block = jnp.zeros(capacity, jnp.int32).at[slot].set(block, mode="drop")
-    return out_page, out_block, flags.sum(dtype=jnp.uint32)
+    # Each of these rows has a flag: if there are more rows than room, there are more flags too.
+    count = live.sum(dtype=jnp.uint32)
+    overflow = (count > capacity) | (has_flag.sum(dtype=jnp.uint32) > capacity)
+    return out_page, out_block, jnp.minimum(count, capacity).astype(jnp.int32), overflow
 
 
 def _blocks(words: UInt32[Array, "p w"], block_words: int) -> UInt32[Array, "p blocks b"]:
@@ -341,12 +345,11 @@ def _byte_mask(mixed: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
 
 @functools.partial(jax.jit, static_argnums=(3, 4))
 def _gather_diff(old: Array, new: Array, flags: Array, capacity: int, block_words: int) -> Delta:
-    page, block, count = _select(flags, capacity)
+    page, block, count, overflow = _select(flags, capacity)
     before = _take(old, page, block, block_words)
     after = _take(new, page, block, block_words)
     mask = _byte_mask(before ^ after)
-    kept = jnp.minimum(count, capacity).astype(jnp.int32)
-    return Delta(page, block, mask, after & mask, kept, count > capacity, block_words)
+    return Delta(page, block, mask, after & mask, count, overflow, block_words)
 
 
 def _pad_bytes(values: Array, page_bytes: int) -> Array:
@@ -377,12 +380,11 @@ def _from_bytes(
         )
         for values in (mask.astype(jnp.uint8) * jnp.uint8(255), data)
     )
-    page, block, count = _select(flags, capacity)
+    page, block, count, overflow = _select(flags, capacity)
     taken = _take(masks, page, block, block_words)
     written = _take(words, page, block, block_words) & taken
     page = jnp.where(page == NO_PAGE, NO_PAGE, page + first_page)
-    kept = jnp.minimum(count, capacity).astype(jnp.int32)
-    return Delta(page, block, taken, written, kept, count > capacity, block_words)
+    return Delta(page, block, taken, written, count, overflow, block_words)
 
 
 @custom_vmap

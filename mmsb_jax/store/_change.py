@@ -26,6 +26,9 @@ _FINISH_WORDS = 1 << 12
 WORD_BYTES = 4
 
 
+_UNSIGNED = {size: np.dtype(f"<u{size}") for size in (1, 2, 4)}
+
+
 class Span(NamedTuple):
     """A tile with a change.
 
@@ -112,7 +115,7 @@ class Change:
 
     def set_words(self, words: np.ndarray, values: np.ndarray, mixed: np.ndarray) -> None:
         """Take ``words`` as those that differ, unless they are too many to be written so."""
-        places = np.flatnonzero(mixed.view(f"u{self.unit}") != 0)
+        places = (mixed.view(_UNSIGNED[self.unit]) != 0).nonzero()[0]
         if self._is_sparse(places.size):
             self.words, self.values, self.places = words, values, places
             self.changed_bytes = int(np.count_nonzero(mixed.view(np.uint8)))
@@ -148,7 +151,7 @@ class Change:
         if each > 1:
             shift = each.bit_length() - 1
             elements = (self.words[places >> shift] << shift) | (places & (each - 1))
-        values = self.values.view(f"u{unit}")[places]
+        values = self.values.view(_UNSIGNED[unit])[places]
         return elements, values.view(np.uint8).reshape(-1, unit)
 
     def _bytes_after(self) -> np.ndarray:
@@ -282,7 +285,7 @@ def _pick(
     old: np.ndarray, new: np.ndarray, differ: np.ndarray, first: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Where ``differ``: the words' places in the array, the words after, what differs in them."""
-    words = np.flatnonzero(differ)
+    (words,) = differ.nonzero()
     values = new[words]
     mixed = old[words] ^ values
     words += first

@@ -175,11 +175,11 @@ class Head:
         self._total_bytes += logged_bytes
         stop = 0
         full_bytes = 0
-        for row in record.records:
-            start, stop = stop, stop + int(row["chunks"])
-            stored = int(record.chunks["stored"][start:stop].sum())
-            array_id = int(row["id"])
-            if row["flags"] & FULL:
+        sizes = record.chunks["stored"].tolist()
+        for array_id, _, _, _, _, chunks, flags in record.records.tolist():
+            start, stop = stop, stop + chunks
+            stored = sum(sizes[start:stop])
+            if flags & FULL:
                 self._delta_bytes[array_id] = 0
                 full_bytes += stored
             elif array_id != EXTRA_ID:

@@ -62,6 +62,7 @@ _KNOWN_FLAGS = (
 _KNOWN_CODINGS = frozenset(map(int, Coding))
 
 _FIXED = struct.Struct("<16s16s16s16sQqqQQIIIIIIIHH")
+_RECORD = struct.Struct("<QQIIQII")
 _OP = struct.Struct("<BBHHHQ")
 MAX_DIMENSIONS = 64
 
@@ -250,8 +251,7 @@ class CommitRecord:
 
     def touched(self) -> list[int]:
         """Ids of the arrays that the commit has bytes of."""
-        ids = self.records["id"]
-        return [int(i) for i in ids if i != EXTRA_ID]
+        return [i for i in self.records["id"].tolist() if i != EXTRA_ID]
 
 
 def _refuse_unknown(flags: int, records: np.ndarray, chunks: np.ndarray) -> None:
@@ -331,4 +331,4 @@ def _decode_values(raw: bytes) -> dict[str, str | None]:
 
 def records_of(rows: Sequence[tuple[int, int, int, int, int, int, int]]) -> np.ndarray:
     """A record table from (id, base, lane0, lane1, changed, chunks, flags)."""
-    return np.array(rows, RECORD) if rows else np.empty(0, RECORD)
+    return np.frombuffer(bytearray().join(_RECORD.pack(*row) for row in rows), RECORD)

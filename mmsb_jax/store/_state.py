@@ -109,10 +109,9 @@ class Table:
         self.state_digest = record.state_digest
         self.next_id = record.next_id
         self.chain = chain
-        for row in record.records:
-            if row["id"] != EXTRA_ID and not row["flags"] & PAGE_VERSIONS:
-                array_id = int(row["id"])
-                self.lanes[array_id] = (int(row["lane0"]), int(row["lane1"]))
+        for array_id, _, lane0, lane1, _, _, flags in record.records.tolist():
+            if array_id != EXTRA_ID and not flags & PAGE_VERSIONS:
+                self.lanes[array_id] = (lane0, lane1)
                 self.bases[array_id] = record.version
 
     def digest(self) -> int:

@@ -16,10 +16,10 @@ def at_most(monkeypatch):
     """Replaces a jitted function of a module by one that fails when it is traced too often."""
 
     def replace(module, name, function, traces, **jit):
+        chex.clear_trace_counter()  # it counts by name
         counted = chex.assert_max_traces(lambda *args: function(*args), n=traces)
         monkeypatch.setattr(module, name, jax.jit(counted, **jit))
 
-    chex.clear_trace_counter()
     return replace
 
 
