@@ -31,25 +31,44 @@ def main(names: list[str]) -> int:
         path = RESULTS / f"{jax.default_backend()}-jax{jax.__version__}.json"
         report = {"machine": _machine(), "rows": [row.to_dict() for row in found]}
         path.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
-        console.print(f"kept in {path.relative_to(Path.cwd())}")
+        path.with_suffix(".md").write_text(_markdown(report["machine"], found))
+        console.print(f"kept in {path} and beside it as Markdown")
     return int(not all(row.is_met for row in found))
 
 
+_COLUMNS = ("#", "what", "figure", "beside", "its figure", "ratio", "must", "aim", "met")
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    return (
+        row.budget,
+        row.what,
+        f"{_short(row.figure)} {row.unit}",
+        row.against,
+        _short(row.reference),
+        f"{row.ratio:.2g}",
+        row.must,
+        row.aim,
+        "yes" if row.is_met else "NO",
+    )
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
 def _table(rows: list[Row]) -> Table:
-    table = Table("#", "what", "figure", "beside", "its figure", "ratio", "must", "aim", "met")
+    table = Table(*_COLUMNS)
     for row in rows:
-        table.add_row(
-            row.budget,
-            row.what,
-            f"{row.figure:,.4g} {row.unit}",
-            row.against,
-            f"{row.reference:,.4g}",
-            f"{row.ratio:.3g}",
-            row.must,
-            row.aim,
-            "yes" if row.is_met else "NO",
-        )
+        table.add_row(*_cells(row))
     return table
+
+
+def _markdown(machine: object, rows: list[Row]) -> str:
+    lines = [f"Measured by `make bench` on: {machine}", ""]
+    lines += ["| " + " | ".join(cells) + " |" for cells in (_COLUMNS, ("---",) * len(_COLUMNS))]
+    lines += ["| " + " | ".join(_cells(row)) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
 
 
 def _machine() -> dict[str, object]:

@@ -137,6 +137,9 @@ class Layout:
     def pack(self, tree: Any) -> Pages:
         """``tree`` as pages, all at version 0. Works under ``jit`` and ``vmap``.
 
+        Inside a program, go on with what `unpack` gives: XLA may compute a value once for the pages
+        and once more for another use, and round the two in different ways.
+
         Raises:
             StructureError: the tree is not of this layout's structure; every path is named.
 

@@ -15,7 +15,7 @@ from mmsb_jax.store._codec import Chunk, encode_dense, encode_sparse, prefers_sp
 from mmsb_jax.store._digest import Lanes, add, digest_gained, digest_words
 from mmsb_jax.store._record import FULL, ArrayInfo
 
-_TILE_WORDS = 1 << 16
+_TILE_WORDS = 1 << 17
 """Words compared at a time: both sides and the flags stay in the second-level cache."""
 _JOB_WORDS = 1 << 20
 """Words a thread takes at a time."""
@@ -72,6 +72,7 @@ class Change:
         spans: the tiles with a change.
         words: changed words, ascending (int64[m]); None where the change is dense.
         values: the changed words after (uint32[m]).
+        mixed: what differs in them (uint32[m]).
         places: which elements of ``values`` changed (int64[k]).
         changed_bytes: bytes that differ; known after `finish`.
         lanes: the digest after it; known after `finish`.
@@ -85,6 +86,7 @@ class Change:
     spans: list[Span] = field(default_factory=list)
     words: np.ndarray | None = None
     values: np.ndarray | None = None
+    mixed: np.ndarray | None = None
     places: np.ndarray | None = None
     changed_bytes: int = 0
     lanes: Lanes = (0, 0)
@@ -117,7 +119,7 @@ class Change:
         """Take ``words`` as those that differ, unless they are too many to be written so."""
         places = (mixed.view(_UNSIGNED[self.unit]) != 0).nonzero()[0]
         if self._is_sparse(places.size):
-            self.words, self.values, self.places = words, values, places
+            self.words, self.values, self.mixed, self.places = words, values, mixed, places
             self.changed_bytes = int(np.count_nonzero(mixed.view(np.uint8)))
 
     def _whole(self) -> np.ndarray:
@@ -166,7 +168,8 @@ class Change:
         """Compute the digest after, the bytes changed and the pages changed."""
         page_words = page_bytes // WORD_BYTES
         if self.words is not None and self.values is not None:
-            gained = digest_gained(self.old[self.words], self.values, self.words)
+            assert self.mixed is not None
+            gained = digest_gained(self.values ^ self.mixed, self.values, self.words)
             self.lanes = add(before, gained)
             self.pages = _distinct_pages(self.words, page_words)
             return

@@ -40,18 +40,30 @@ def mix(words: np.ndarray, scratch: np.ndarray) -> None:
 def _lanes_of_tile(words: np.ndarray, index: np.ndarray) -> Lanes:
     """Lanes of one tile; ``index`` (uint32) is overwritten."""
     scratch = np.empty_like(index)
+    _to_keys(index, scratch)
+    return _lanes_with(words, index, scratch)
+
+
+def _to_keys(index: np.ndarray, scratch: np.ndarray) -> None:
+    """Make indices the keys that their words are mixed with, in place."""
     np.add(index, GOLDEN, out=index)
     mix(index, scratch)
+
+
+def _lanes_with(words: np.ndarray, keys: np.ndarray, scratch: np.ndarray) -> Lanes:
     live = words != 0
-    mixed = np.bitwise_xor(words, index)
+    has_zeros = not live.all()
+    mixed = np.bitwise_xor(words, keys)
     mix(mixed, scratch)
-    np.multiply(mixed, live, out=mixed)
-    first = int(mixed.sum(dtype=np.uint64))
-    np.add(words, index, out=mixed)
+    if has_zeros:
+        np.multiply(mixed, live, out=mixed)
+    first = int(np.add.reduce(mixed, dtype=np.uint32))  # wraps, as it should
+    np.add(words, keys, out=mixed)
     np.bitwise_xor(mixed, SALT, out=mixed)
     mix(mixed, scratch)
-    np.multiply(mixed, live, out=mixed)
-    return first & 0xFFFFFFFF, int(mixed.sum(dtype=np.uint64)) & 0xFFFFFFFF
+    if has_zeros:
+        np.multiply(mixed, live, out=mixed)
+    return first, int(np.add.reduce(mixed, dtype=np.uint32))
 
 
 def _lanes_of_part(words: np.ndarray, start: int) -> Lanes:
@@ -80,19 +92,18 @@ def digest_words(words: np.ndarray, start: int = 0, executor: Executor | None = 
     return total
 
 
-def digest_scattered(words: np.ndarray, index: np.ndarray) -> Lanes:
-    """Lanes of ``words`` (uint32[n]) that stand at ``index`` (int64[n]) of their array."""
-    total = ZERO
-    for tile in range(0, words.size, _TILE_WORDS):
-        piece = slice(tile, tile + _TILE_WORDS)
-        total = add(total, _lanes_of_tile(words[piece], index[piece].astype(np.uint32)))
-    return total
-
-
 def digest_gained(old: np.ndarray, new: np.ndarray, index: np.ndarray) -> Lanes:
     """What the lanes gain where the words at ``index`` (int64[n]) go from ``old`` to ``new``."""
     if index.size > _FEW_WORDS:
-        return subtract(digest_scattered(new, index), digest_scattered(old, index))
+        total = ZERO
+        for tile in range(0, index.size, _TILE_WORDS):
+            piece = slice(tile, tile + _TILE_WORDS)
+            keys = index[piece].astype(np.uint32)
+            scratch = np.empty_like(keys)
+            _to_keys(keys, scratch)
+            come = _lanes_with(new[piece], keys, scratch)
+            total = add(total, subtract(come, _lanes_with(old[piece], keys, scratch)))
+        return total
     first = second = 0
     for before, after, place in zip(old.tolist(), new.tolist(), index.tolist(), strict=True):
         key = _mix_one((place + _GOLDEN) & _WORD)
