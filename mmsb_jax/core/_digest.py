@@ -13,10 +13,10 @@ import numpy as np
 from jax.ops import segment_sum
 from jaxtyping import Array, UInt32
 
+from mmsb_jax._mix import FIRST, GOLDEN, SALT, SECOND
 from mmsb_jax.core._delta import LINE_WORDS, Delta, _check_blocks, _take, check_whole, rows_inside
 from mmsb_jax.core._packing import any_settings, check_pages
 from mmsb_jax.core._pages import Pages
-from mmsb_jax.store._digest import GOLDEN, SALT
 
 if TYPE_CHECKING:
     from mmsb_jax.core._layout import Layout
@@ -76,8 +76,8 @@ def _places(layout: "Layout") -> tuple[np.ndarray, np.ndarray]:
 
 
 def _mix(words: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
-    words = (words ^ (words >> 16)) * jnp.uint32(0x7FEB352D)
-    words = (words ^ (words >> 15)) * jnp.uint32(0x846CA68B)
+    words = (words ^ (words >> 16)) * jnp.uint32(FIRST)
+    words = (words ^ (words >> 15)) * jnp.uint32(SECOND)
     return words ^ (words >> 16)
 
 

@@ -12,13 +12,14 @@ from concurrent.futures import Executor
 import numpy as np
 import xxhash
 
-GOLDEN = np.uint32(0x9E3779B9)
-SALT = np.uint32(0x85EBCA6B)
-_FIRST, _SECOND = np.uint32(0x7FEB352D), np.uint32(0x846CA68B)
+from mmsb_jax import _mix
+
+GOLDEN, SALT = np.uint32(_mix.GOLDEN), np.uint32(_mix.SALT)
+_FIRST, _SECOND = np.uint32(_mix.FIRST), np.uint32(_mix.SECOND)
 _TILE_WORDS = 1 << 15  # 128 KiB a temporary: the whole mix stays in the second-level cache
 _PART_WORDS = 1 << 20
 _FEW_WORDS = 8
-_WORD, _GOLDEN, _SALT = 0xFFFFFFFF, int(GOLDEN), int(SALT)
+_WORD = 0xFFFFFFFF
 
 Lanes = tuple[int, int]
 """Two sums modulo 2³²."""
@@ -106,18 +107,18 @@ def digest_gained(old: np.ndarray, new: np.ndarray, index: np.ndarray) -> Lanes:
         return total
     first = second = 0
     for before, after, place in zip(old.tolist(), new.tolist(), index.tolist(), strict=True):
-        key = _mix_one((place + _GOLDEN) & _WORD)
+        key = _mix_one((place + _mix.GOLDEN) & _WORD)
         for word, sign in ((after, 1), (before, -1)):
             if word:
                 first += sign * _mix_one(word ^ key)
-                second += sign * _mix_one(((word + key) & _WORD) ^ _SALT)
+                second += sign * _mix_one(((word + key) & _WORD) ^ _mix.SALT)
     return first & _WORD, second & _WORD
 
 
 def _mix_one(word: int) -> int:
     """`mix` of one word: NumPy's calls cost more than a few words do."""
-    word = ((word ^ (word >> 16)) * 0x7FEB352D) & _WORD
-    word = ((word ^ (word >> 15)) * 0x846CA68B) & _WORD
+    word = ((word ^ (word >> 16)) * _mix.FIRST) & _WORD
+    word = ((word ^ (word >> 15)) * _mix.SECOND) & _WORD
     return word ^ (word >> 16)
 
 
