@@ -23,8 +23,8 @@ from mmsb_jax.testing import check_delta, oracle, strategies
 from tests.core._compare import assert_delta, assert_pages, assert_same
 
 BLOCKS = st.sampled_from([1, 8, 32])
-CAPACITY = {1: 64, 8: 32, 32: 8}
-"""Rows of a drawn delta, by the words of its blocks: few shapes, few compilations."""
+CAPACITY, ROOM = 16, 64
+"""Blocks of a drawn delta, and of what is composed: few shapes, few compilations."""
 
 
 def zeros(pages=4, page_words=64):
@@ -39,8 +39,8 @@ def message_of(function, *args, error=InvalidDeltaError, **kwargs):
 
 @st.composite
 def writes_and_delta(draw, block_words):
-    writes = draw(strategies.writes(capacity=CAPACITY[block_words], block_words=block_words))
-    return writes, strategies.delta_of(writes, CAPACITY[block_words], block_words)
+    writes = draw(strategies.writes(capacity=CAPACITY, block_words=block_words))
+    return writes, strategies.delta_of(writes, CAPACITY, block_words)
 
 
 @st.composite
@@ -79,7 +79,7 @@ def test_diff_is_the_bytes_that_differ(drawn):
 @given(two_deltas())
 def test_compose_is_the_union_in_which_the_second_wins(drawn):
     (first, left), (second, right) = drawn
-    composed = compose(left, right, capacity=2 * left.capacity)
+    composed = compose(left, right, capacity=ROOM)
     assert_delta(composed, oracle.compose(first, second))
 
 

@@ -7,15 +7,15 @@ from hypothesis import strategies as st
 from mmsb_jax import Delta, apply, compose, diff, invert
 from mmsb_jax.testing import strategies
 from tests.core._compare import assert_same
-
-BLOCKS = st.sampled_from([1, 8, 32])
-ROOM = 64
+from tests.core.test_delta import CAPACITY, ROOM
 
 
 @st.composite
 def pages_and_deltas(draw, count):
-    block_words = draw(BLOCKS)
-    deltas = [draw(strategies.deltas(capacity=16, block_words=block_words)) for _ in range(count)]
+    block_words = draw(st.sampled_from([1, 32]))
+    deltas = [
+        draw(strategies.deltas(capacity=CAPACITY, block_words=block_words)) for _ in range(count)
+    ]
     return draw(strategies.pages()), *deltas
 
 
@@ -25,7 +25,7 @@ def together(first, second):
 
 
 def padded(delta):
-    return together(delta, Delta.empty(0, delta.block_words))
+    return together(delta, Delta.empty(CAPACITY, delta.block_words))
 
 
 @given(pages_and_deltas(2))
@@ -44,7 +44,7 @@ def test_compose_is_associative(drawn):
 @given(pages_and_deltas(1))
 def test_empty_delta_is_the_identity_of_compose(drawn):
     _, delta = drawn
-    empty = Delta.empty(4, delta.block_words)
+    empty = Delta.empty(CAPACITY, delta.block_words)
     assert_same(together(empty, delta), padded(delta))
     assert_same(together(delta, empty), padded(delta))
 
@@ -74,7 +74,7 @@ def test_invert_of_invert_is_the_delta(drawn):
 def test_apply_of_diff_gives_the_new_pages(drawn, new):
     old, delta = drawn
     for target in (new, apply(old, delta)):
-        found = diff(old, target, capacity=256 // delta.block_words, block_words=delta.block_words)
+        found = diff(old, target, capacity=256, block_words=delta.block_words)
         np.testing.assert_array_equal(apply(old, found).words, target.words)
         assert not found.overflow
 
@@ -84,7 +84,7 @@ def test_diff_of_apply_is_within_the_delta(drawn):
     """What `diff` finds is what `apply` changed: composing it with the delta adds nothing."""
     pages, delta = drawn
     changed = apply(pages, delta)
-    found = diff(pages, changed, capacity=16, block_words=delta.block_words)
+    found = diff(pages, changed, capacity=CAPACITY, block_words=delta.block_words)
     assert_same(together(found, delta), padded(delta))
 
 
@@ -96,7 +96,7 @@ def test_diff_of_equal_pages_is_empty(pages):
 @given(strategies.pages(), strategies.writes(), strategies.writes())
 def test_compose_of_deltas_of_other_bytes_commutes(pages, first, second):
     others = {place: value for place, value in second.items() if place not in first}
-    one, other = (strategies.delta_of(writes, 16, 32) for writes in (first, others))
+    one, other = (strategies.delta_of(writes, CAPACITY, 32) for writes in (first, others))
     assert_same(together(one, other), together(other, one))
     assert_same(apply(apply(pages, one), other), apply(apply(pages, other), one))
 
