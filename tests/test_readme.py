@@ -48,3 +48,10 @@ def test_documented_names_of_the_bus_exist():
         used |= set(re.findall(r"\bbus\.([a-z_]+)", page.read_text()))
     assert used
     assert not {name for name in used if not hasattr(mmsb_jax.Bus, name)} - {"recovered", "path"}
+
+
+def test_api_page_names_everything_that_is_public():
+    page = (ROOT / "docs" / "api.md").read_text()
+    names = [f"mmsb.{name}" for name in mmsb_jax.__all__ if name not in ("Bus", "Commit")]
+    names += [f"bus.{name}" for name in dir(mmsb_jax.Bus) if not name.startswith("_")]
+    assert not [name for name in names if not re.search(rf"`{re.escape(name)}[`(]", page)]
