@@ -107,7 +107,8 @@ class Bus(Reading):
             source: who commits.
             note: JSON, and 0-d arrays; at most 64 KiB.
             extra: JSON or bytes of any length, kept beside the tree (the position of an iterator).
-            wait: False returns at once, while the copy is written by a thread.
+            wait: False returns at once, while the copy is written by a thread. A commit that
+                records a structure (the first one) lands before this returns.
             structure: ``"new"`` records another structure than the one before.
 
         Returns:

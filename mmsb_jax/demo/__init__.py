@@ -74,6 +74,11 @@ def run(out: Path, steps: int = STEPS) -> bool:
     console.print("Dense float32 training changes nearly every word: there is little to save.\n")
     console.print(_tables.cost_table("bfloat16 weights, SGD at a small rate", small))
     console.print(_tables.time_table(times, bare))
+    if times["commit_ms"] > bare["step_ms"]:
+        console.print(
+            "A step of this small network is shorter than the writing of its commit, so the caller "
+            "waits for the bounded queue. A step that is longer hides it.\n"
+        )
     runs = {
         "run": dict(zip(versions, scores, strict=True)),
         "fork": dict(zip(fork_versions, fork_scores, strict=True)),

@@ -13,10 +13,8 @@ from tests.core.test_delta import CAPACITY, ROOM
 @st.composite
 def pages_and_deltas(draw, count):
     block_words = draw(st.sampled_from([1, 32]))
-    deltas = [
-        draw(strategies.deltas(capacity=CAPACITY, block_words=block_words)) for _ in range(count)
-    ]
-    return draw(strategies.pages()), *deltas
+    one = strategies.deltas(capacity=CAPACITY, block_words=block_words)
+    return draw(strategies.pages()), *(draw(one) for _ in range(count))
 
 
 def together(first, second):
