@@ -1,44 +1,29 @@
 """Children of the demo: run them, follow them, kill them."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 Tick = Callable[[int], None]
 
 
-def _start(log: Path | None, steps: int) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "mmsb_jax.demo._child", str(log or "-"), str(steps)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-
-
-def run(log: Path | None, steps: int, tick: Tick = lambda _: None) -> dict[str, Any]:
-    """Train to the end; returns what the child measured."""
-    measured: dict[str, Any] = {}
-    with _start(log, steps) as child:
-        assert child.stdout is not None
-        for line in child.stdout:
-            if line.startswith("{"):
-                measured = json.loads(line)
-            else:
-                tick(int(line))
+def run_to_end(log: Path, steps: int, tick: Tick) -> None:
+    """Train to the end; ``tick`` is told each step."""
+    with _start(log, steps, stdin=subprocess.DEVNULL) as child:
+        for step in _steps_of(child):
+            tick(step)
     if child.returncode:
         raise RuntimeError(f"the training ended with code {child.returncode}")
-    return measured
 
 
 def run_and_kill(log: Path, steps: int, at: int, tick: Tick) -> int:
-    """Train, and kill the child without warning once it has passed step ``at``."""
+    """Train, and kill without warning once step ``at`` is reported; returns the step reported."""
     last = 0
-    with _start(log, steps) as child:
-        assert child.stdout is not None
-        for line in child.stdout:
-            last = int(line)
+    with _start(log, steps, stdin=subprocess.PIPE) as child:
+        for last in _steps_of(child):
             tick(last)
             if last >= at:
                 os.kill(child.pid, signal.SIGKILL)
@@ -46,3 +31,13 @@ def run_and_kill(log: Path, steps: int, at: int, tick: Tick) -> int:
     if child.returncode != -signal.SIGKILL:
         raise RuntimeError(f"the training was to be killed, and ended with {child.returncode}")
     return last
+
+
+def _start(log: Path, steps: int, stdin: int) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "mmsb_jax.demo._child", str(log), str(steps)]
+    return subprocess.Popen(command, stdin=stdin, stdout=subprocess.PIPE, text=True)
+
+
+def _steps_of(child: subprocess.Popen[str]) -> Iterator[int]:
+    assert child.stdout is not None
+    return map(int, child.stdout)

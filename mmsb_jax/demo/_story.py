@@ -1,94 +1,133 @@
-"""What the demo reads from logs, and the runs that it makes beside the first one."""
+"""The demo from its beginning to its end: what happens, in order, and what is kept of it."""
 
-import statistics
+import random
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import jax
 import jax.numpy as jnp
-import numpy as np
-import optax
 
 import mmsb_jax as mmsb
+from mmsb_jax.bus._diff import VersionDiff
+from mmsb_jax.demo import _lookback as lookback
+from mmsb_jax.demo import _processes as processes
+from mmsb_jax.demo import _runs as runs
 from mmsb_jax.demo import _training as training
-from mmsb_jax.demo._child import LEARNING_RATE
+from mmsb_jax.demo._lookback import Cost, Curve
+from mmsb_jax.demo._progress import Stage
+from mmsb_jax.store._verify import VerifyReport
 
-FORK_RATE = 3e-4
-SMALL_RATE = 1e-3
+BFLOAT16_RATES = (0.001, 0.01, 0.1)
+TIMED_BATCHES = (64, 1024)
+_TIMED_STEPS = 60
 
 
 @dataclass(frozen=True)
-class Cost:
-    """What a run's commits cost.
+class Outcome:
+    """What a run's commits take, and what it had learned at its end."""
+
+    learning_rate: float
+    cost: Cost
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Story:
+    """What the demo found.
 
     Attributes:
-        steps: commits, the first one left out: it is a full copy.
-        logged_bytes: bytes that they take in the log.
-        full_bytes: bytes of as many full copies.
-        changed: median share of the bytes that changed in a step.
+        steps: steps of each run.
+        reported: the last step that the killed child had reported.
+        survived: versions that its log held then.
+        digests: SHA-256 of the end, resumed and uninterrupted.
+        differing: what is not equal, byte for byte, at the end of the two.
+        run, fork: accuracies of the resumed run, and of the fork from its middle.
+        difference: between the middle and the end of the run.
+        adam: what came of float32 weights and Adam.
+        bfloat16: what came of bfloat16 weights and plain SGD, at each of its rates.
+        times: what a commit adds to a step.
+        reports: what `verify` says of each log.
     """
 
     steps: int
-    logged_bytes: int
-    full_bytes: int
-    changed: float
+    reported: int
+    survived: int
+    digests: tuple[str, str]
+    differing: list[str]
+    run: Curve
+    fork: Curve
+    difference: VersionDiff
+    adam: Outcome
+    bfloat16: list[Outcome]
+    times: list[runs.StepTime]
+    reports: dict[str, VerifyReport]
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether the resumed run ended as the uninterrupted one, bit for bit."""
+        return not self.differing and self.digests[0] == self.digests[1]
 
 
-def cost_of(bus: Any) -> Cost:
-    """The cost of the commits of a log."""
-    commits = list(bus.log())[1:]
-    state_bytes = bus.stats().state_bytes
-    return Cost(
-        len(commits),
-        sum(commit.logged_bytes for commit in commits),
-        state_bytes * len(commits),
-        statistics.median(commit.changed_bytes for commit in commits) / state_bytes,
-    )
+def play(out: Path, steps: int, stage: Stage) -> Story:
+    """Let it all happen, in logs under ``out``."""
+    names = ("killed", "whole", "fork", "timed")
+    killed, whole, fork, timed = (out / f"{name}.mmsb" for name in names)
+    small = {rate: out / f"bfloat16-{rate}.mmsb" for rate in BFLOAT16_RATES}
+    for log in (killed, whole, fork, timed, *small.values()):
+        shutil.rmtree(log, ignore_errors=True)
+    out.mkdir(parents=True, exist_ok=True)
+
+    at = random.SystemRandom().randrange(steps // 5, steps - steps // 5)
+    reported = processes.run_and_kill(killed, steps, at, stage("training, to be killed", steps))
+    survived = _newest(killed)
+    processes.run_to_end(killed, steps, stage("resumed", steps))
+    processes.run_to_end(whole, steps, stage("never interrupted", steps))
+    for rate, log in small.items():
+        runs.train_bfloat16(log, rate, steps, stage(f"bfloat16, SGD at {rate}", steps))
+    times = _time_steps(timed, steps, stage("timing, with and without", len(TIMED_BATCHES)))
+
+    with mmsb.open(killed, mode="r") as run, mmsb.open(whole, mode="r") as other:
+        middle = run.version // 2
+        runs.go_on_slower(run, fork, middle, steps, stage("a fork from the middle", steps))
+        tick = stage("looking back", 4)
+        ends = lookback.contents(run), lookback.contents(other)
+        tick(1)
+        run_curve = Curve.of(run, sorted({1, *range(10, run.version, 10), run.version}))
+        tick(2)
+        with mmsb.open(fork, mode="r") as branch:
+            fork_curve = Curve.of(branch, [v for v in run_curve.versions if v >= middle])
+            tick(3)
+            reports = {"run": run.verify(), "fork": branch.verify()}
+        return Story(
+            steps=steps,
+            reported=reported,
+            survived=survived,
+            digests=(lookback.sha256(ends[0]), lookback.sha256(ends[1])),
+            differing=lookback.differing(*ends),
+            run=run_curve,
+            fork=fork_curve,
+            difference=run.diff(middle, run.version),
+            adam=Outcome(training.LEARNING_RATE, Cost.of(run), run_curve.accuracies[-1]),
+            bfloat16=[_outcome_bfloat16(log, rate) for rate, log in small.items()],
+            times=times,
+            reports=reports,
+        )
 
 
-def differing_arrays(left: Any, right: Any) -> list[str]:
-    """Names of the arrays of two states that are not equal byte for byte."""
-    one, other = ({name: _bytes(x) for name, x in state.items()} for state in (left, right))
-    return sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
+def _newest(log: Path) -> int:
+    with mmsb.open(log, mode="r") as reader:
+        return reader.version
 
 
-def _bytes(leaf: Any) -> bytes:
-    if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        leaf = jax.random.key_data(leaf)
-    return np.asarray(leaf).tobytes()
+def _outcome_bfloat16(log: Path, rate: float) -> Outcome:
+    with mmsb.open(log, mode="r") as reader:
+        end = Curve.of(reader, [reader.version], jnp.bfloat16)
+        return Outcome(rate, Cost.of(reader), end.accuracies[-1])
 
 
-def accuracies(bus: Any, versions: list[int]) -> list[float]:
-    """The accuracy of the parameters at each version, from the log alone."""
-    accuracy = training.make_accuracy(*training.load()[1])
-    like = training.start(training.adam(LEARNING_RATE))
-    return [accuracy(bus.checkout(version=v, like=like)["params"]) for v in versions]
-
-
-def go_on_slower(bus: Any, path: Path, version: int, steps: int) -> Any:
-    """A fork from ``version`` on that trains to ``steps`` with another learning rate."""
-    optimizer = training.adam(LEARNING_RATE)
-    step = training.make_step(optimizer)
-    fork = bus.fork(path, version=version)
-    state, extra = fork.resume(training.start(optimizer))
-    batches = training.Batches(*training.load()[0], **extra)
-    state["opt"].hyperparams["learning_rate"] = jnp.asarray(FORK_RATE, jnp.float32)
-    for _ in range(state["step"], steps):
-        state, _ = step(state, next(batches))
-        fork.commit(state, step=state["step"], extra={"position": batches.position}, wait=False)
-    return fork
-
-
-def train_bfloat16(path: Path, steps: int) -> Cost:
-    """The same network with bfloat16 weights and plain SGD at a small rate."""
-    optimizer = optax.sgd(SMALL_RATE)
-    step = training.make_step(optimizer)
-    batches = training.Batches(*training.load()[0])
-    state = training.start(optimizer, jnp.bfloat16)
-    with mmsb.open(path) as bus:
-        for _ in range(steps + 1):
-            bus.commit(state, step=state["step"], wait=False)
-            state, _ = step(state, next(batches))
-        bus.sync()
-        return cost_of(bus)
+def _time_steps(log: Path, steps: int, tick: processes.Tick) -> list[runs.StepTime]:
+    times = []
+    for batch in TIMED_BATCHES:
+        times.append(runs.time_steps(log, batch, min(steps, _TIMED_STEPS)))
+        tick(len(times))
+    return times

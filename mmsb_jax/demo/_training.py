@@ -14,13 +14,14 @@ import numpy as np
 import optax
 from sklearn.datasets import load_digits
 
-BATCH = 64
+LEARNING_RATE = 3e-3
 _TEST = 360
 
 State = dict[str, Any]
+Digits = tuple[np.ndarray, np.ndarray]
 
 
-def load() -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+def load() -> tuple[Digits, Digits]:
     """(images, labels) to train on, and to test with: 1,437 and 360 digits of 8 × 8."""
     images, labels = map(np.asarray, load_digits(return_X_y=True))
     order = np.random.default_rng(0).permutation(len(labels))
@@ -31,14 +32,15 @@ def load() -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]
 class Batches:
     """Batches in an order that follows from their number: its position is all of its state."""
 
-    def __init__(self, images: np.ndarray, labels: np.ndarray, position: int = 0) -> None:
-        self._images, self._labels = images, labels
+    def __init__(self, digits: Digits, size: int = 64, position: int = 0) -> None:
+        self._images, self._labels = digits
+        self._size = size
         self.position = position
 
-    def __next__(self) -> tuple[np.ndarray, np.ndarray]:
-        epoch, turn = divmod(self.position, len(self._labels) // BATCH)
+    def __next__(self) -> Digits:
+        epoch, turn = divmod(self.position, len(self._labels) // self._size)
         order = np.random.default_rng(epoch).permutation(len(self._labels))
-        chosen = order[turn * BATCH : (turn + 1) * BATCH]
+        chosen = order[turn * self._size : (turn + 1) * self._size]
         self.position += 1
         return self._images[chosen], self._labels[chosen]
 
@@ -48,13 +50,14 @@ def network(key: Any) -> tuple[Any, Any]:
     return eqx.partition(eqx.nn.MLP(64, 10, 128, 2, key=key), eqx.is_inexact_array)
 
 
-def adam(learning_rate: float) -> optax.GradientTransformation:
+def adam(learning_rate: float = LEARNING_RATE) -> optax.GradientTransformation:
     """Adam with its learning rate in its state, where a fork can change it."""
     return optax.inject_hyperparams(optax.adam)(learning_rate=learning_rate)
 
 
 def start(optimizer: optax.GradientTransformation, dtype: Any = jnp.float32) -> State:
     """The state before the first step."""
+
     params = jax.tree.map(lambda x: x.astype(dtype), network(jax.random.key(0))[0])
     return {"params": params, "opt": optimizer.init(params), "key": jax.random.key(1), "step": 0}
 
@@ -85,8 +88,9 @@ def make_step(optimizer: optax.GradientTransformation) -> Callable[[State, Any],
     return step
 
 
-def make_accuracy(images: np.ndarray, labels: np.ndarray) -> Callable[[Any], float]:
-    """The share of ``labels`` that parameters get right."""
+def make_accuracy(digits: Digits) -> Callable[[Any], float]:
+    """The share of ``digits`` that parameters get right."""
+    images, labels = digits
     static = network(jax.random.key(0))[1]
 
     @jax.jit
