@@ -26,7 +26,9 @@ def tell(console: Console, story: Story) -> None:
     console.print(str(story.difference), markup=False, soft_wrap=True)
     console.print()
     console.print(cost_table("float32 weights, Adam", [story.adam]))
-    console.print("Dense float32 training changes most of its bytes in every step: there is little to save.\n")
+    console.print(
+        "Dense float32 training changes most of its bytes in every step: there is little to save.\n"
+    )
     console.print(cost_table("The same network: bfloat16 weights, plain SGD", story.bfloat16))
     console.print(
         "The smaller the rate, the fewer weights move by as much as bfloat16 can tell: fewer "
