@@ -317,7 +317,6 @@ def test_durability_group_whose_sync_fails_poisons():
     failed = threading.Event()
     faults = Faults(kinds=frozenset({"sync"}))
     scribe = begin(MemoryFiles(), faults, ("group", 1))
-    scribe.writer.sync()
     original = scribe.writer._sync_files
 
     def notice(files):
@@ -326,9 +325,10 @@ def test_durability_group_whose_sync_fails_poisons():
         finally:
             failed.set()
 
-    scribe.writer._sync_files = notice
-    faults.arm(0)
-    draft(scribe, 1).commit()
+    with scribe.writer._sync_lock:  # no sync of what was begun with comes in between
+        scribe.writer._sync_files = notice
+        faults.arm(0)
+        draft(scribe, 1).commit()
     assert failed.wait(60)
     faults.disarm()
     with pytest.raises(ClosedError, match="a sync of the log failed"):
