@@ -14,7 +14,7 @@ from mmsb_jax._errors import StructureError
 from mmsb_jax.core._layout import Layout, Region
 from mmsb_jax.core._leaves import Constant, LeafSpec, describe, qualified_name
 from mmsb_jax.core._names import flatten_with_names
-from mmsb_jax.store._record import MAX_NAME_BYTES, ArrayInfo, Op, OpCode
+from mmsb_jax.store._record import GRAPH_PREFIX, MAX_NAME_BYTES, ArrayInfo, Op, OpCode
 from mmsb_jax.store._state import Table
 
 _NNX_CLASSES = ("Module", "Object", "Pytree")
@@ -56,6 +56,8 @@ class TreeShape:
             names[i]: tag_constant(_constant(leaf, names[i])) for i, leaf in positions.items()
         }
         for name in (*self.names, *self.constants):
+            if name.startswith(GRAPH_PREFIX):
+                raise StructureError(f"the path {name!r} begins with NUL. Rename the key.")
             if len(name.encode()) > MAX_NAME_BYTES:
                 raise StructureError(
                     f"a path of {len(name.encode())} bytes: {name[:80]}… At most "

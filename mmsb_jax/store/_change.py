@@ -126,6 +126,18 @@ class Change:
         assert self.new is not None
         return self.new
 
+    def words_after(self) -> np.ndarray:
+        """All words of the array after the change; not to be written to.
+
+        Cost: nothing where the whole array is known; a copy of it for a patch.
+        """
+        if self.new is not None:
+            return self.new
+        assert self.words is not None
+        words = self.old.copy()
+        words[self.words] = self.values
+        return words
+
     def encode(self, delta_bytes: int, executor: Callable[[], Executor]) -> tuple[list[Chunk], int]:
         """Chunks and record flags.
 
@@ -157,12 +169,7 @@ class Change:
         return elements, values.view(np.uint8).reshape(-1, unit)
 
     def _bytes_after(self) -> np.ndarray:
-        new = self.new
-        if new is None:
-            assert self.words is not None
-            new = self.old.copy()
-            new[self.words] = self.values
-        return new.view(np.uint8)[: self.info.nbytes]
+        return self.words_after().view(np.uint8)[: self.info.nbytes]
 
     def finish(self, before: Lanes, page_bytes: int) -> None:
         """Compute the digest after, the bytes changed and the pages changed."""

@@ -24,6 +24,7 @@ from mmsb_jax.store._record import (
     EXTRA_IS_JSON,
     FULL,
     STRUCTURE_CHANGED,
+    ArrayInfo,
     CommitRecord,
     Op,
     records_of,
@@ -70,11 +71,17 @@ class Landed:
     logged_bytes: int
 
 
+Follow = Callable[["Plan", list[Change]], tuple[list[Change], dict[str, str | None]]]
+"""What follows from a commit's changes: changes of derived arrays, entries of the graph.
+
+Called before anything is written. An exception in it ends the commit, and nothing has changed.
+"""
+
 _LEAST_SPARSE_BYTES = 4 << 20
 _LEAST_TOTAL_BYTES = 64 << 20
 
 
-class _Plan:
+class Plan:
     """A draft against the state it meets: what goes, what is made, what is compared.
 
     Attributes:
@@ -115,12 +122,27 @@ class _Plan:
                 self.patched.append(change)
 
     def _change(self, array_id: int) -> Change:
-        here = self.made if array_id in self._touched else self._state
-        info = here.table.arrays.get(array_id)
+        info = self.info(array_id)
         if info is None:
             raise StructureError(f"bytes for array {array_id}, which is not there")
         fresh = array_id not in self._state.table.bases
-        return Change(info, here.words[array_id], None, fresh=fresh)
+        return Change(info, self.words(array_id), None, fresh=fresh)
+
+    def info(self, array_id: int) -> ArrayInfo | None:
+        """An array as the draft's operations leave it; None where there is none."""
+        here = self.made if array_id in self._touched else self._state
+        return here.table.arrays.get(array_id)
+
+    def words(self, array_id: int) -> np.ndarray:
+        """The words of an array as the draft's operations leave it; not to be written to."""
+        here = self.made if array_id in self._touched else self._state
+        return here.words[array_id]
+
+    def change_to(self, array_id: int, words: np.ndarray) -> Change:
+        """A change that replaces all words of an array; it is still to be compared."""
+        change = self._change(array_id)
+        change.new = words
+        return change
 
     def lanes_before(self, array_id: int) -> Lanes:
         """Digest of an array as it is when the commit's bytes meet it."""
@@ -201,15 +223,21 @@ class Head:
         self._sparse_bytes = self._total_bytes = 0
         self._delta_bytes.clear()
 
-    def commit(self, draft: Draft) -> Landed:
-        """Compare, append to the log, and only then change the head.
+    def commit(self, draft: Draft, follow: Follow | None = None) -> Landed:
+        """Compare, find what follows, append to the log, and only then change the head.
 
         Raises:
             StructureError: the draft does not fit the state.
             LocationError, ClosedError: the log could not be written; the head is as it was.
+            what ``follow`` raises; the head is as it was.
         """
-        plan = _Plan(self.state, draft)
+        plan = Plan(self.state, draft)
         changes = compare(plan.compared, self.page_bytes, self._executor) + plan.patched
+        values = draft.values
+        if follow is not None:
+            derived, marks = follow(plan, changes)
+            changes = changes + derived
+            values = values | marks
         wait = finish_all(changes, plan.lanes_before, self.page_bytes, self._executor)
         chunks: list[Chunk] = []
         encoded: list[tuple[Change, int, int]] = []
@@ -227,7 +255,7 @@ class Head:
             step=draft.step,
             source=draft.source,
             note=draft.note,
-            values=draft.values,
+            values=values,
             next_id=plan.next_id,
             ops=draft.ops,
         )
@@ -253,7 +281,7 @@ class Head:
         return Landed(record.version, record.time_ns, changed, record.changed_bytes, logged_bytes)
 
     def _describe(
-        self, record: CommitRecord, plan: "_Plan", encoded: Sequence[tuple[Change, int, int]]
+        self, record: CommitRecord, plan: Plan, encoded: Sequence[tuple[Change, int, int]]
     ) -> None:
         """Enter digests and counts, once they are known."""
         table = self.state.table
@@ -277,7 +305,7 @@ class Head:
                 rows.append((array_id, table.bases.get(array_id, 0), *lanes, 0, 0, 0))
             digest = state_sum(digest, state_term(array_id, info.schema(), lanes))
         for name, value in record.values.items():
-            before = table.values.get(name)
+            before = table.value_of(name)
             digest = state_sum(
                 digest,
                 0 if value is None else constant_term(name, value),
@@ -296,7 +324,7 @@ class Head:
             self._terms[array_id] = term
         return term
 
-    def _adopt(self, plan: _Plan, record: CommitRecord, changes: Sequence[Change]) -> None:
+    def _adopt(self, plan: Plan, record: CommitRecord, changes: Sequence[Change]) -> None:
         """Change the head to what the log now says; nothing in here can fail on its own."""
         state, table = self.state, self.state.table
         if record.ops:

@@ -52,6 +52,9 @@ PAGE_VERSIONS = 2
 EXTRA_ID = 0
 """Array id of the record that holds the caller's ``extra``."""
 
+GRAPH_PREFIX = "\0"
+"""What the name of a constant begins with that is no leaf of a tree, but an entry of the graph."""
+
 HAS_STEP, DIGEST_ONLY, EXTRA_IS_JSON, VALUES_REPLACE, STRUCTURE_CHANGED = 1, 2, 4, 8, 16
 """Flags of a commit. DIGEST_ONLY is reserved for commits that hold no data on purpose."""
 

@@ -95,7 +95,7 @@ def _frames(
         state_digest=table.state_digest,
         version=table.version,
         time_ns=time_ns,
-        values=dict(table.values),
+        values=table.values | table.graph,
         flags=VALUES_REPLACE,
         next_id=table.next_id,
         frame_sizes=[size for size, _ in sizes],

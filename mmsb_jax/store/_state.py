@@ -19,6 +19,7 @@ from mmsb_jax.store._format import BadFrameError
 from mmsb_jax.store._record import (
     EXTRA_ID,
     FULL,
+    GRAPH_PREFIX,
     PAGE_VERSIONS,
     VALUES_REPLACE,
     ArrayInfo,
@@ -56,6 +57,8 @@ class Table:
     arrays: dict[int, ArrayInfo] = field(default_factory=dict)
     ids: dict[str, int] = field(default_factory=dict)
     values: dict[str, str] = field(default_factory=dict)
+    graph: dict[str, str] = field(default_factory=dict)
+    """What is recorded of the graph: derived arrays, links, stale marks (`GRAPH_PREFIX`)."""
     lanes: dict[int, Lanes] = field(default_factory=dict)
     bases: dict[int, int] = field(default_factory=dict)
     """Version of the newest record of each array; a delta builds on it."""
@@ -96,11 +99,20 @@ class Table:
         """Make the commit's changes of the constants."""
         if record.flags & VALUES_REPLACE:
             self.values.clear()
+            self.graph.clear()
         for name, value in record.values.items():
+            kept = self._kept_with(name)
             if value is None:
-                self.values.pop(name, None)
+                kept.pop(name, None)
             else:
-                self.values[name] = value
+                kept[name] = value
+
+    def value_of(self, name: str) -> str | None:
+        """The constant, or entry of the graph, called ``name``; None where there is none."""
+        return self._kept_with(name).get(name)
+
+    def _kept_with(self, name: str) -> dict[str, str]:
+        return self.graph if name.startswith(GRAPH_PREFIX) else self.values
 
     def apply_head(self, record: CommitRecord, chain: bytes) -> None:
         """Take over what the commit says of itself."""
@@ -120,7 +132,7 @@ class Table:
         for array_id, info in self.arrays.items():
             term = state_term(array_id, info.schema(), self.lanes.get(array_id, ZERO))
             total = state_sum(total, term)
-        for name, value in self.values.items():
+        for name, value in (self.values | self.graph).items():
             total = state_sum(total, constant_term(name, value))
         return total
 
