@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test test-long check bench notebooks clean
+.PHONY: demo test test-long torture check bench notebooks clean
 
 # One stamp an extra, so that each target installs what it needs and no more.
 $(VENV)/.made:
@@ -22,6 +22,11 @@ test: $(VENV)/.with-dev
 
 test-long: $(VENV)/.with-dev
 	$(BIN)/python -m pytest -m long -s
+
+# Hours; it says how many. A tenth: `make torture SCALE=0.1`. Some entries: `make torture ENTRIES="5 6"`.
+SCALE ?= 1
+torture: $(VENV)/.with-dev
+	TORTURE_SCALE=$(SCALE) $(BIN)/python -m tests.torture $(ENTRIES)
 
 check: $(VENV)/.with-dev
 	$(BIN)/ruff check .

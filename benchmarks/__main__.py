@@ -14,7 +14,17 @@ from rich.table import Table
 
 from benchmarks._measure import Row
 
-NAMES = ("commits", "checkouts", "replays", "arrays", "start", "growth")
+NAMES = (
+    "commits",
+    "checkouts",
+    "replays",
+    "arrays",
+    "waves",
+    "graphs",
+    "algebra",
+    "start",
+    "growth",
+)
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -29,7 +39,7 @@ def main(names: list[str]) -> int:
     if not names:
         RESULTS.mkdir(exist_ok=True)
         path = RESULTS / f"{jax.default_backend()}-jax{jax.__version__}.json"
-        report = {"machine": _machine(), "rows": [row.to_dict() for row in found]}
+        report = {"machine": machine(), "rows": [row.to_dict() for row in found]}
         path.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
         path.with_suffix(".md").write_text(_markdown(report["machine"], found))
         console.print(f"kept in {path} and beside it as Markdown")
@@ -71,7 +81,7 @@ def _markdown(machine: object, rows: list[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _machine() -> dict[str, object]:
+def machine() -> dict[str, object]:
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "cpus": os.cpu_count(),

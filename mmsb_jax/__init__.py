@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         ClosedError,
         CorruptionError,
         DeviceMemoryError,
+        DivergenceError,
         FormatError,
         GraphCycleError,
         InvalidDeltaError,
@@ -24,13 +25,18 @@ if TYPE_CHECKING:
         VersionError,
     )
     from mmsb_jax.bus._bus import Bus
+    from mmsb_jax.bus._deriving import Derived
+    from mmsb_jax.bus._event_log import EventLog
+    from mmsb_jax.bus._events import Event, Subscription
     from mmsb_jax.bus._open import open
+    from mmsb_jax.bus._replica import Replica
     from mmsb_jax.core._delta import Delta, apply, compose, diff, invert
     from mmsb_jax.core._digest import digest, update_digest
     from mmsb_jax.core._layout import Layout, Region
     from mmsb_jax.core._pages import Pages
     from mmsb_jax.core._replay import replay
     from mmsb_jax.core._tlog import TLog
+    from mmsb_jax.graph._graph import PageGraph
     from mmsb_jax.store._commit import Commit
 
 _MODULES = {
@@ -39,6 +45,7 @@ _MODULES = {
         "ClosedError",
         "CorruptionError",
         "DeviceMemoryError",
+        "DivergenceError",
         "FormatError",
         "GraphCycleError",
         "InvalidDeltaError",
@@ -50,13 +57,18 @@ _MODULES = {
         "VersionError",
     ),
     "bus._bus": ("Bus",),
+    "bus._deriving": ("Derived",),
+    "bus._event_log": ("EventLog",),
+    "bus._events": ("Event", "Subscription"),
     "bus._open": ("open",),
+    "bus._replica": ("Replica",),
     "core._delta": ("Delta", "apply", "compose", "diff", "invert"),
     "core._digest": ("digest", "update_digest"),
     "core._layout": ("Layout", "Region"),
     "core._pages": ("Pages",),
     "core._replay": ("replay",),
     "core._tlog": ("TLog",),
+    "graph._graph": ("PageGraph",),
     "store._commit": ("Commit",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
@@ -69,7 +81,11 @@ __all__ = [
     "Commit",
     "CorruptionError",
     "Delta",
+    "Derived",
     "DeviceMemoryError",
+    "DivergenceError",
+    "Event",
+    "EventLog",
     "FormatError",
     "GraphCycleError",
     "InvalidDeltaError",
@@ -77,10 +93,13 @@ __all__ = [
     "LocationError",
     "LockedError",
     "MMSBError",
+    "PageGraph",
     "Pages",
     "RecomputeError",
     "Region",
+    "Replica",
     "StructureError",
+    "Subscription",
     "TLog",
     "VersionError",
     "apply",

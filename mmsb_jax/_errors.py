@@ -53,5 +53,9 @@ class ClosedError(MMSBError):
     """A bus that was closed, poisoned by a failed write, or inherited through a fork."""
 
 
+class DivergenceError(MMSBError, ValueError):
+    """Two histories that are not one: commits that do not continue those that are here."""
+
+
 class VersionError(MMSBError, LookupError):
     """A version, step or time that the log does not have; the message names the nearest."""

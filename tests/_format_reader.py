@@ -25,8 +25,17 @@ OPERATION = struct.Struct("<BBHHHQ")
 RECORD = struct.Struct("<QQIIQII")
 CHUNK = struct.Struct("<QIIIBBH")
 INDEX = struct.Struct("<16sQIIQQ")
+COMPACTION = struct.Struct("<QQIIII")
+ARCHIVE_ENTRY = struct.Struct("<QQQ16s")
+BLOCK = struct.Struct("<QQII")
+ARCHIVED = struct.Struct("<QII")
+ARCHIVE = struct.Struct("<Q")
+STREAM = struct.Struct("<16sQQ16sQQI")
 
-KINDS = ("SEGMENT", "DATA", "COMMIT", "MARK", "SNAPSHOT", "MANIFEST", "INDEX")
+KINDS = (
+    "SEGMENT", "DATA", "COMMIT", "MARK", "SNAPSHOT", "MANIFEST", "INDEX", "TAG", "COMPACTED",
+    "STREAM", "ARCHIVED", "ARCHIVE",
+)  # fmt: skip
 SPARSE, SPARSE_ZSTD, FULL, FULL_ZSTD, XOR_ZSTD = range(1, 6)
 CREATE, DELETE, UPDATE = 1, 2, 3
 HAS_STEP, DIGEST_ONLY, EXTRA_IS_JSON, VALUES_REPLACE, STRUCTURE_CHANGED = 1, 2, 4, 8, 16
@@ -126,6 +135,24 @@ def read_frame(raw: bytes, offset: int, position: int | None, with_data: bool = 
 
 
 @dataclass
+class Compaction:
+    """What compactions have left; archives as (first version, last version, end, chain)."""
+
+    number: int
+    first_version: int
+    is_cut: bool
+    archives: list[tuple[int, int, int, bytes]]
+    kept: list[int]
+    tags: dict[str, int | None]
+
+    @property
+    def segment_name(self) -> str:
+        """The file of the oldest segment."""
+        ending = "cut" if self.is_cut else "seg"
+        return f"{self.number:08d}-{self.first_version:020d}.{ending}"
+
+
+@dataclass
 class Manifest:
     """What the log is."""
 
@@ -133,6 +160,7 @@ class Manifest:
     page_bytes: int
     created_ns: int
     ancestors: list[tuple[bytes, int]]
+    compaction: Compaction | None = None
 
     def log_id_of(self, version: int) -> bytes:
         """The id of the log that wrote ``version``."""
@@ -141,19 +169,68 @@ class Manifest:
                 return log_id
         return self.log_id
 
+    def may_have_made(self, log_id: bytes, version: int) -> bool:
+        """Whether the log of that id may have made a segment that begins with ``version``."""
+        known = [known for known, last in self.ancestors if version <= last]
+        return log_id in (self.log_id, *known)
+
 
 def read_manifest(raw: bytes) -> Manifest:
     """The manifest in the file's bytes."""
     try:
         frame = read_frame(raw, 0, 0)
-        check(frame.kind == "MANIFEST" and len(frame.meta) >= 36, "not a manifest")
+        check(frame.kind in ("MANIFEST", "COMPACTED"), "not a manifest")
+        check(len(frame.meta) >= 36, "not a manifest")
         log_id, page_bytes, created_ns, count = MANIFEST.unpack_from(frame.meta)
-        check(len(frame.meta) == 36 + 24 * count, "its ancestors do not fill it")
+        end = 36 + 24 * count
+        check(len(frame.meta) >= end, "its ancestors do not fill it")
         check(page_bytes and page_bytes % 4 == 0, f"pages of {page_bytes} bytes")
+        compaction = None
+        if frame.kind == "COMPACTED":
+            compaction = read_compaction(frame.meta[end:])
+        else:
+            check(len(frame.meta) == end, "its ancestors do not fill it")
     except BadError as error:
         raise DamagedError(f"manifest: {error}") from error
     ancestors = [ANCESTOR.unpack_from(frame.meta, 36 + 24 * i) for i in range(count)]
-    return Manifest(log_id, page_bytes, created_ns, ancestors)
+    return Manifest(log_id, page_bytes, created_ns, ancestors, compaction)
+
+
+def read_compaction(raw: bytes) -> Compaction:
+    """The part of the manifest behind the ancestors."""
+    check(len(raw) >= 32, "a compaction cut short")
+    number, first_version, flags, archives, kept, tags_bytes = COMPACTION.unpack_from(raw)
+    kept_at = 32 + 40 * archives
+    tags_at = kept_at + 8 * kept
+    check(flags <= 1 and len(raw) == tags_at + tags_bytes, "a compaction does not fill the rest")
+    entries = list(ARCHIVE_ENTRY.iter_unpack(raw[32:kept_at]))
+    check(
+        [entry[0] for entry in entries[1:]] + [first_version] == [e[1] + 1 for e in entries]
+        or not entries,
+        "the archives do not follow each other",
+    )
+    return Compaction(
+        number=number,
+        first_version=first_version,
+        is_cut=bool(flags),
+        archives=entries,
+        kept=[version for (version,) in struct.iter_unpack("<Q", raw[kept_at:tags_at])],
+        tags=read_tags(raw[tags_at:] or b"{}"),
+    )
+
+
+def read_tags(raw: bytes) -> dict[str, int | None]:
+    """What a frame says of tags."""
+    try:
+        tags = json.loads(raw)
+    except ValueError as error:
+        raise BadError(str(error)) from error
+    check(
+        isinstance(tags, dict)
+        and all(v is None or (type(v) is int and 0 < v < 2**63) for v in tags.values()),
+        "the tags are no table of versions",
+    )
+    return tags
 
 
 # 6. Commits
@@ -597,6 +674,8 @@ def read_snapshot(raw: bytes, version: int, manifest: Manifest) -> State:
     state = State(page_bytes=manifest.page_bytes).with_table(commit)
     page_versions = {}
     for record in commit.records:
+        if record.id == 0:
+            continue  # the blob of its version, where a compaction has kept it
         if record.flags & RECORD_PAGE_VERSIONS:
             versions = bytearray(8 * len(state.page_versions[record.id]))
             check(sum(c.raw for c in record.chunks) == len(versions), "not a version a page")
@@ -623,6 +702,30 @@ def check_frames(commit: Commit, frames: list[Frame]) -> None:
     check(commit.frames_hash == hash_of_frames(found), "other data in the data frames")
 
 
+# 9. Archives
+
+
+def read_archive(raw: bytes, first_version: int) -> Iterator[Commit]:
+    """The commits in an archive, without their data."""
+    offset, version = 0, first_version
+    while (frame := read_frame(raw, offset, offset)).kind == "ARCHIVED":
+        first, raw_bytes, commits, _ = BLOCK.unpack(frame.meta)
+        check(first == version and commits, "the blocks do not follow each other")
+        block = decompress(frame.data, raw_bytes, raw_bytes)
+        start = 16 * commits
+        for data_hash, meta_bytes, _ in ARCHIVED.iter_unpack(block[:start]):
+            meta = block[start : start + meta_bytes]
+            commit = read_commit(meta)
+            yield replace(commit, chain=chain_after(commit.previous_chain, meta, data_hash))
+            start += meta_bytes
+        check(start == len(block), "the commits do not fill the block")
+        version, offset = version + commits, frame.end
+    check(frame.kind == "ARCHIVE" and frame.end == len(raw), "no archive")
+    (raw_bytes,) = ARCHIVE.unpack(frame.meta)
+    index = decompress(frame.data, raw_bytes, raw_bytes)
+    check(INDEX.unpack_from(index)[1:3] == (first_version, version - first_version), "index")
+
+
 # 5. Segments, 9. indexes, 12. opening
 
 
@@ -646,7 +749,8 @@ def read_segment(name: str, raw: bytes) -> Segment:
     frame = read_frame(raw, 0, None)
     check(frame.kind == "SEGMENT" and len(frame.meta) == 56, "no segment")
     log_id, number, previous, first_version, chain = SEGMENT.unpack(frame.meta)
-    check(name == f"{number:08d}-{first_version:020d}.seg", "a segment of another name")
+    expected = f"{number:08d}-{first_version:020d}"
+    check(name in (f"{expected}.seg", f"{expected}.cut"), "a segment of another name")
     return Segment(
         name, log_id, number, previous, first_version, frame.position, chain, frame.synced, raw
     )
@@ -655,8 +759,13 @@ def read_segment(name: str, raw: bytes) -> Segment:
 def find_segments(folder: Path, manifest: Manifest) -> tuple[list[Segment], str]:
     """The segments that make the log, oldest first, and the name of a file that was passed over."""
     names: dict[int, str] = {}
+    oldest = manifest.compaction
     for path in folder.iterdir() if folder.exists() else ():
-        if match := re.fullmatch(r"([0-9]{8,})-[0-9]{20}\.seg", path.name):
+        if oldest is not None and path.name == oldest.segment_name:
+            names[oldest.number] = path.name
+        elif match := re.fullmatch(r"([0-9]{8,})-[0-9]{20}\.seg", path.name):
+            if oldest is not None and int(match[1]) <= oldest.number:
+                continue  # a compaction has replaced it
             if int(match[1]) in names:
                 raise DamagedError(f"two segments of number {match[1]}")
             names[int(match[1])] = path.name
@@ -677,12 +786,16 @@ def find_segments(folder: Path, manifest: Manifest) -> tuple[list[Segment], str]
                 raise DamagedError(f"{names[wanted]}: {error}") from error
             passed_over, wanted = names[wanted], lower
             continue
-        if segment.log_id != manifest.log_id_of(segment.first_version):
+        if not manifest.may_have_made(segment.log_id, segment.first_version):
             raise DamagedError(f"{segment.name} is of another log")
         if segments and segment.number >= segments[-1].number:
             raise DamagedError("the segments stand in a ring")
         segments.append(segment)
         wanted = segment.previous
+        if oldest is not None and segment.number == oldest.number:
+            return segments[::-1], passed_over
+    if oldest is not None:
+        raise DamagedError(f"segment {oldest.number} is missing")
     return segments[::-1], passed_over
 
 
@@ -697,6 +810,7 @@ class Walk:
         fault: what is wrong behind ``end``; empty where nothing is.
         commits: the commits, oldest first.
         places: where in the file each commit frame stands and ends.
+        tags: what TAG frames say, the newest of each name.
     """
 
     version: int
@@ -706,6 +820,7 @@ class Walk:
     fault: str = ""
     commits: list[Commit] = field(default_factory=list)
     places: list[tuple[int, int]] = field(default_factory=list)
+    tags: dict[str, int | None] = field(default_factory=dict)
 
 
 def walk_segment(segment: Segment, manifest: Manifest, following: Segment | None) -> Walk:
@@ -718,9 +833,11 @@ def walk_segment(segment: Segment, manifest: Manifest, following: Segment | None
             frame = read_frame(segment.raw, offset, segment.base + offset)
             kind = frame.kind
             check(kind in ("DATA", "COMMIT") or not waiting, f"{kind} behind data frames")
-            check(kind in ("DATA", "COMMIT", "MARK", "PASS OVER"), f"{kind} in the log")
+            check(kind in ("DATA", "COMMIT", "MARK", "TAG", "PASS OVER"), f"{kind} in the log")
             if kind == "DATA":
                 waiting.append(frame)
+            elif kind == "TAG":
+                walk.tags |= read_tags(frame.meta)
             elif kind == "COMMIT":
                 commit = _commit_in(frame, waiting, walk, manifest)
                 walk.version, walk.chain, waiting = commit.version, commit.chain, []
@@ -821,11 +938,13 @@ class ReadLog:
         return newest
 
     def states(self) -> Iterator[State | None]:
-        """The state after every commit, replayed from version 1, digests checked.
+        """The state after every commit, replayed from the first one, digests checked.
 
         None for a version that holds only its digest.
         """
         state = State(page_bytes=self.manifest.page_bytes)
+        if self.manifest.compaction is not None:
+            state = self.snapshot(self.manifest.compaction.first_version - 1)
         for commit in self.commits:
             try:
                 state = state.after(commit)
@@ -834,6 +953,33 @@ class ReadLog:
             except BadError as error:
                 raise DamagedError(f"version {commit.version}: {error}") from error
             yield None if commit.flags & DIGEST_ONLY else state
+
+    def tags(self) -> dict[str, int]:
+        """The version that each tag names."""
+        compaction = self.manifest.compaction
+        found = dict(compaction.tags) if compaction is not None else {}
+        for walk in self.walks:
+            found |= walk.tags
+        newest = self.walks[-1].version
+        return {name: version for name, version in found.items() if version and version <= newest}
+
+    def archived(self) -> list[Commit]:
+        """The commits whose data a compaction gave up, oldest first; the chain is checked."""
+        compaction = self.manifest.compaction
+        entries = compaction.archives if compaction is not None else []
+        chain, commits = NO_CHAIN, list[Commit]()
+        for first, last, _, end_chain in entries:
+            raw = (self.root / "log" / f"{first:020d}-{last:020d}.arc").read_bytes()
+            for commit in read_archive(raw, first):
+                check(commit.previous_chain == chain, "the chain of an archive")
+                check(commit.version == len(commits) + 1, "a version of an archive")
+                check(commit.log_id == self.manifest.log_id_of(commit.version), "of another log")
+                commits.append(commit)
+                chain = commit.chain
+            check(chain == end_chain, "an archive ends in another history")
+        if entries:
+            check(chain == self.segments[0].chain, "the oldest segment continues another history")
+        return commits
 
     def snapshot(self, version: int) -> State:
         """The state in the snapshot of ``version``."""
@@ -848,7 +994,7 @@ class ReadLog:
     def index(self, place: int) -> dict[str, object]:
         """The index of the segment at ``place`` of `segments`."""
         segment = self.segments[place]
-        raw = (self.root / "log" / segment.name.replace(".seg", ".idx")).read_bytes()
+        raw = (self.root / "log" / f"{segment.name[:-4]}.idx").read_bytes()
         frame = read_frame(raw, 0, 0)
         check(frame.kind == "INDEX" and frame.end == len(raw), "no index")
         chain, first_version, rows, sources_bytes, touched, end_offset = INDEX.unpack_from(
@@ -860,13 +1006,54 @@ class ReadLog:
             start += rows * 8
         ids = list(struct.unpack_from(f"<{touched}Q", frame.meta, start))
         start += touched * 8
-        check(start + sources_bytes == len(frame.meta), "the parts of the index do not fill it")
+        end = start + sources_bytes
+        check(end <= len(frame.meta), "the parts of the index do not fill it")
+        tags = read_tags(frame.meta[end:] or b"{}")
         sources = []
-        while start < len(frame.meta):
+        while start < end:
             (size,) = struct.unpack_from("<H", frame.meta, start)
             sources.append(frame.meta[start + 2 : start + 2 + size].decode())
             start += 2 + size
         return {
             "chain": chain, "first_version": first_version, "end_offset": end_offset,
-            "columns": columns, "ids": ids, "sources": sources,
+            "columns": columns, "ids": ids, "sources": sources, "tags": tags,
         }  # fmt: skip
+
+
+# 16. Streams
+
+
+@dataclass
+class Stream:
+    """A stream: what its head says, the state it begins with (None: none), its commits."""
+
+    since: int
+    last: int
+    state: "State | None"
+    commits: list[Commit]
+
+
+def read_stream(raw: bytes) -> Stream:
+    """The stream in ``raw``, all of it checked."""
+    head = read_frame(raw, 0, 0)
+    check(head.kind == "STREAM" and len(head.meta) >= 68, "not a stream")
+    log_id, page_bytes, since, chain, last, snapshot_bytes, count = STREAM.unpack_from(head.meta)
+    check(len(head.meta) == 68 + 24 * count, "its ancestors do not fill it")
+    ancestors = [ANCESTOR.unpack_from(head.meta, 68 + 24 * i) for i in range(count)]
+    manifest = Manifest(log_id, page_bytes, 0, ancestors)
+    start, state = head.end + snapshot_bytes, None
+    if snapshot_bytes:
+        state = read_snapshot(raw[head.end : start], since + 1, manifest)
+    walk, offset, waiting = Walk(since, chain, 0), start, []
+    while offset < len(raw):
+        frame = read_frame(raw, offset, None)
+        check(frame.kind in ("DATA", "COMMIT"), f"{frame.kind} in a stream")
+        if frame.kind == "DATA":
+            waiting.append(frame)
+        else:
+            commit = _commit_in(frame, waiting, walk, manifest)
+            walk.version, walk.chain, waiting = commit.version, commit.chain, []
+            walk.commits.append(commit)
+        offset = frame.end
+    check(walk.version == last and not waiting, "the stream is cut short")
+    return Stream(since, last, state, walk.commits)

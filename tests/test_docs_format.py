@@ -22,6 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmsb_jax.store import (
+    _archive,
     _codec,
     _commit,
     _digest,
@@ -34,6 +35,8 @@ from mmsb_jax.store import (
     _record,
     _segment,
     _state,
+    _stream,
+    _tags,
 )
 from mmsb_jax.store._files import DiskFiles
 from mmsb_jax.store._log import Log
@@ -68,12 +71,18 @@ STRUCTS = {
     "frame header": (_format._HEADER.format + _format._HEADER_HASH.format[1:], reader.HEADER),
     "manifest": (_manifest._FIXED.format, reader.MANIFEST),
     "ancestor": (_manifest._ANCESTOR.format, reader.ANCESTOR),
+    "compaction": (_manifest._COMPACTION.format, reader.COMPACTION),
+    "archive entry": (_manifest._ARCHIVE.format, reader.ARCHIVE_ENTRY),
+    "archived block": (_archive._BLOCK.format, reader.BLOCK),
+    "archived commit": (_archive._ENTRY.format, reader.ARCHIVED),
+    "archive": (_archive._INDEX.format, reader.ARCHIVE),
     "segment": (_segment._META.format, reader.SEGMENT),
     "commit": (_record._FIXED.format, reader.COMMIT),
     "operation": (_record._OP.format, reader.OPERATION),
     "record": ("<QQIIQII", reader.RECORD),
     "chunk": (_frames._CHUNK.format, reader.CHUNK),
     "index": (_index._HEAD.format, reader.INDEX),
+    "stream": (_stream._HEAD.format, reader.STREAM),
 }
 
 CONSTANTS: dict[str, dict[str, Any]] = {
@@ -100,6 +109,7 @@ CONSTANTS: dict[str, dict[str, Any]] = {
         "zstd_level": _codec._ZSTD_LEVEL,
         "least_delta_bytes": _head._LEAST_SPARSE_BYTES,
         "least_logged_bytes": _head._LEAST_TOTAL_BYTES,
+        "block_bytes": _archive.BLOCK_BYTES,
     },
     "digest constants": {
         "GOLDEN": _digest.GOLDEN,
@@ -121,6 +131,7 @@ CONSTANTS: dict[str, dict[str, Any]] = {
         "max_array_bytes": _state.MAX_ARRAY_BYTES,
         "max_extra_bytes": _log.MAX_EXTRA_BYTES,
         "max_note_bytes": _commit.MAX_NOTE_BYTES,
+        "max_tag_bytes": _tags.MAX_TAG_BYTES,
     },
 }
 

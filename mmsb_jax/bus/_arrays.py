@@ -1,7 +1,8 @@
 """Arrays by name: what `create`, `write`, `delete`, `resize` and `apply` ask of the log."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import jax
@@ -19,6 +20,7 @@ from mmsb_jax.store._record import MAX_DIMENSIONS, MAX_NAME_BYTES, ArrayInfo
 from mmsb_jax.store._state import MAX_ARRAY_BYTES
 
 _NUMPY_ONLY = "SUMm"
+_RAW = (bytes, bytearray, memoryview)
 
 
 def new_spec(name: str, shape: Sequence[int] | None, dtype: Any, nbytes: int | None) -> LeafSpec:
@@ -76,25 +78,28 @@ def bytes_for(info: ArrayInfo, value: Any) -> np.ndarray:
     Raises:
         StructureError: its shape or dtype is not the array's; nothing is cast.
     """
-    if isinstance(value, bytes | bytearray | memoryview):
+    if isinstance(value, _RAW):
         value = np.frombuffer(value, np.uint8)
     elif type(value) in PYTHON_NUMBERS and info.shape == ():
         value = _number_for(info, value)
     spec = describe(value, info.name)
-    recorded = spec_of(info)
-    if (
-        isinstance(spec, Constant)
-        or spec.dtype != recorded.dtype
-        or (spec.shape != recorded.shape or not is_same_kind(recorded, spec))
-    ):
+    if isinstance(spec, Constant) or not _is_alike(info, spec):
         raise StructureError(
-            f"write to {info.name!r}: {spec} arrived, {recorded} was expected. Cast or reshape it "
-            f"first, or make the array anew with bus.resize."
+            f"write to {info.name!r}: {spec} arrived, {spec_of(info)} was expected. Cast or "
+            f"reshape it first, or make the array anew with bus.resize."
         )
     if not isinstance(value, jax.Array):
         return raw_bytes(value, info.name)
-    with jax.transfer_guard("allow"):
+    with jax.transfer_guard_device_to_host("allow"):
         return raw_bytes(value, info.name)
+
+
+def _is_alike(info: ArrayInfo, spec: LeafSpec) -> bool:
+    """Whether a value has an array's dtype and shape; a PRNG key is like keys of its kind only."""
+    if spec.dtype != info.dtype or spec.shape != info.shape:
+        return False
+    has_key = spec.kind.startswith("key:") or info.kind.startswith("key:")
+    return spec.kind == info.kind or not has_key
 
 
 def _number_for(info: ArrayInfo, value: Any) -> Any:
@@ -123,51 +128,79 @@ def patches_of(
         InvalidDeltaError: it overflowed, or reaches outside the arrays of ``layout``.
         ArrayNotFoundError: an array of ``layout`` is not there.
     """
-    host = jax.device_get(delta)
-    if host.page.ndim != 1:
+    leaves = (delta.page, delta.block, delta.mask, delta.data, delta.count, delta.overflow)
+    with jax.transfer_guard_device_to_host("allow"):
+        page, block, mask, data, count, overflow = map(np.asarray, leaves)
+    if page.ndim != 1:
         raise InvalidDeltaError(
-            f"the delta has a batch of shape {host.page.shape[:-1]}. Pick one of it first: "
+            f"the delta has a batch of shape {page.shape[:-1]}. Pick one of it first: "
             f"jax.tree.map(lambda x: x[i], delta)."
         )
-    if host.overflow:
+    if overflow:
         raise InvalidDeltaError(
             "the delta overflowed: more blocks changed than its capacity. Make it again with a "
             "larger capacity."
         )
-    count, block_words = int(host.count), host.block_words
-    if layout.page_words % block_words:
+    block_words, page_words = delta.block_words, layout.page_words
+    if page_words % block_words:
         raise InvalidDeltaError(
             f"the delta has blocks of {block_words} words, which do not divide this bus's pages "
-            f"of {layout.page_words} words"
+            f"of {page_words} words"
         )
-    pages = host.page[:count].astype(np.int64)
-    starts = host.block[:count].astype(np.int64) * block_words
+    live = slice(int(count))
+    pages = page[live].astype(np.int64)
+    first = pages * page_words + block[live].astype(np.int64) * block_words
+    words = first[:, None] + np.arange(block_words)
+    mask, data = mask[live], data[live]
+    found = {}
+    for region, rows in _rows_by_region(pages, layout):
+        place = words[rows] - region.page * page_words
+        patch = _patch_of(region, place.reshape(-1), mask[rows].reshape(-1), data[rows].reshape(-1))
+        found[_same_array(region, find).id] = patch
+    return found
+
+
+def _rows_by_region(pages: np.ndarray, layout: Layout) -> Iterator[tuple[Region, np.ndarray]]:
+    """The regions that rows of the pool (int64[n]) belong to, and which of ``pages`` these are.
+
+    Raises:
+        InvalidDeltaError: one belongs to none.
+    """
     regions, firsts, ends = layout.by_row
     owners = np.searchsorted(firsts, pages, side="right") - 1
-    outside = owners < 0
-    outside[~outside] = pages[~outside] >= ends[owners[~outside]]
-    if outside.any():
-        wrong = int(np.flatnonzero(outside)[0])
+    inside = owners >= 0
+    inside[inside] = pages[inside] < ends[owners[inside]]
+    if not inside.all():
+        wrong = int(np.flatnonzero(~inside)[0])
         raise InvalidDeltaError(
             f"block {wrong} of the delta is in page {pages[wrong]}, which belongs to no array of "
             f"the layout. Make the delta with bus.layout, or pass the layout that it was made with."
         )
-    found = {}
-    for owner in np.unique(owners):
-        mine = owners == owner
-        region = regions[owner]
-        first = (pages[mine] - region.page) * layout.page_words + starts[mine]
-        words = (first[:, None] + np.arange(block_words)).reshape(-1)
-        mask = np.ascontiguousarray(host.mask[:count][mine]).reshape(-1)
-        data = np.ascontiguousarray(host.data[:count][mine]).reshape(-1)
-        live = mask != 0
-        _check_inside(region, words[live], mask[live])
-        order = np.argsort(words[live])
-        words, mask, data = words[live][order], mask[live][order], data[live][order]
+    order = np.argsort(owners, kind="stable")
+    owners = owners[order]
+    starts = (owners[1:] != owners[:-1]).nonzero()[0] + 1
+    for start, end in pairwise([0, *starts.tolist(), owners.size]):
+        if end > start:
+            yield regions[owners[start]], order[start:end]
+
+
+def _patch_of(
+    region: Region, words: np.ndarray, mask: np.ndarray, data: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What is written of one array: its words ascending, their masks, their bytes.
+
+    Raises:
+        InvalidDeltaError: a word behind its end, or one that is there twice.
+    """
+    (live,) = mask.nonzero()
+    words, mask, data = words[live], mask[live], data[live]
+    _check_inside(region, words, mask)
+    if not (words[1:] > words[:-1]).all():
+        order = np.argsort(words)
+        words, mask, data = words[order], mask[order], data[order]
         if (words[1:] == words[:-1]).any():
             raise InvalidDeltaError(f"the delta holds a block of {region.name!r} twice")
-        found[_same_array(region, find).id] = (words, mask, data)
-    return found
+    return words, mask, data
 
 
 def _same_array(region: Region, find: Callable[[str], ArrayInfo]) -> ArrayInfo:
@@ -185,8 +218,8 @@ def _check_inside(region: Region, words: np.ndarray, mask: np.ndarray) -> None:
     """Refuse a byte behind the end of the array."""
     outside = words >= -(-region.nbytes // WORD_BYTES)
     tail = region.nbytes % WORD_BYTES
-    last = words == region.nbytes // WORD_BYTES
     if tail:
+        last = words == region.nbytes // WORD_BYTES
         outside |= last & (mask >> np.uint32(8 * tail) != 0)
     if outside.any():
         byte = int(words[outside][0]) * WORD_BYTES

@@ -2,35 +2,33 @@
 
 import contextlib
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import numpy as np
 
-from mmsb_jax._errors import ClosedError, InvalidDeltaError
+from mmsb_jax._errors import InvalidDeltaError
 from mmsb_jax.bus import _checkout as checkouts
-from mmsb_jax.bus._arrays import new_spec, patches_of
-from mmsb_jax.bus._changes import Changes, Made, name_taken
-from mmsb_jax.bus._commit import Annotation, TreeWriter, commit_of, done
+from mmsb_jax.bus._changes import Made
+from mmsb_jax.bus._commit import Annotation, TreeWriter, done
 from mmsb_jax.bus._engine import Engine, Threads
-from mmsb_jax.bus._reading import Reading
-from mmsb_jax.bus._tree import TreeShape
+from mmsb_jax.bus._events import Event, Subscription
+from mmsb_jax.bus._keeping import Keeping
+from mmsb_jax.bus._shipping import Shipping
 from mmsb_jax.core._layout import Layout
 from mmsb_jax.observe._stats import Stats
 from mmsb_jax.store._commit import Commit, read_extra
 from mmsb_jax.store._files import Files
 from mmsb_jax.store._head import Draft
 from mmsb_jax.store._log import Log
-from mmsb_jax.store._record import ArrayInfo
 
 if TYPE_CHECKING:
-    from mmsb_jax.core._delta import Delta
     from mmsb_jax.core._tlog import TLog
 
 
-class Bus(Reading):
+class Bus(Shipping, Keeping):
     """Versioned state: commit pytrees, check any version out, write single arrays.
 
     `mmsb_jax.open` makes one. Thread-safe. What it returns is the caller's own: it may be donated
@@ -45,10 +43,6 @@ class Bus(Reading):
 
     def __init__(self, log: Log, engine: Engine | None, files: Files, path: Path | None) -> None:
         super().__init__(log, engine, files, path)
-        self._made = Made()
-        self._layout: Layout | None = None
-        self._batch: Changes | None = None
-        self._trees = TreeWriter(engine, self._made) if engine is not None else None
         self._end = weakref.finalize(self, _end, engine, files, self._threads, self._made)
 
     # ------------------------------------------------------------------------------ its state
@@ -58,25 +52,6 @@ class Bus(Reading):
         """When a commit returns: ``"os"``, ``"fsync"`` or ``("group", ms)``; None for a reader."""
         engine = self._engine_or_none
         return None if engine is None else engine.durability
-
-    @property
-    def _shape(self) -> TreeShape | None:
-        return None if self._trees is None else self._trees.shape
-
-    def _arrays(self) -> list[ArrayInfo]:
-        return [*super()._arrays(), *map(self._made.info, self._made.specs)]
-
-    @property
-    def layout(self) -> Layout:
-        """Where each array stands in the pool that deltas speak of; a snapshot of the table.
-
-        ``bus.layout.pack(tree)`` packs the committed tree, where nothing but it is on the bus.
-        """
-        with self._lock:
-            self._settle()
-            if self._layout is None or self._engine_or_none is None:
-                self._layout = super().layout
-            return self._layout
 
     def __repr__(self) -> str:
         where = "in memory" if self.path is None else str(self.path)
@@ -125,7 +100,7 @@ class Bus(Reading):
         if structure not in ("same", "new"):
             raise ValueError(f"structure={structure!r}: expected 'same' or 'new'")
         said = Annotation(step, source, note, extra)
-        with self._lock:
+        with self._events, self._lock:
             trees = self._writing()
             self._refuse_in_batch("commit")
             if not wait:
@@ -142,21 +117,19 @@ class Bus(Reading):
     def resume(self, state: Any, extra: Any = None) -> tuple[Any, Any]:
         """The newest commit as ``(tree, extra)``; what is passed, where the log is empty.
 
-        The tree has the classes, functions and shardings of ``state``.
+        The tree has the classes, functions and shardings of ``state``. From here on the bus knows
+        that structure, as if it had committed it.
 
         Raises:
             StructureError: what was committed differs from ``state``; every path is named.
         """
-        with self._lock:
+        with self._events, self._lock:
             if self.version == 0 or not self._has_tree():
                 return state, extra
             version = self._log.version
             tree = checkouts.build_like(self._head(), state, None, None, "error")
+            self._know(tree)
             return tree, read_extra(self._log, version)
-
-    def _refuse_in_batch(self, verb: str) -> None:
-        if self._batch is not None:
-            raise ClosedError(f"{verb} inside a batch: end the batch first")
 
     def _has_tree(self) -> bool:
         table = self._head().table
@@ -177,7 +150,7 @@ class Bus(Reading):
             InvalidDeltaError: the log overflowed, has a batch, or writes outside of the arrays.
                 Nothing was committed.
         """
-        with self._lock:
+        with self._events, self._lock:
             self._refuse_in_batch("extend")
             host = jax.device_get(log)
             if np.ndim(host.count):
@@ -202,196 +175,11 @@ class Bus(Reading):
                 commits.append(self._land(changes, said))
             return commits
 
-    # --------------------------------------------------------------------------- arrays by name
-
-    def create(
-        self,
-        name: str,
-        shape: Sequence[int] | None = None,
-        dtype: Any = None,
-        *,
-        nbytes: int | None = None,
-    ) -> None:
-        """Make an array of zeros: ``shape`` and ``dtype`` (float32 for None), or ``nbytes`` raw.
-
-        It is recorded with the next commit, or by `sync`, `snapshot` and `close`.
-
-        Raises:
-            StructureError: a name that is taken, a shape or dtype that no array can have.
-
-        Cost: about a microsecond; its bytes are made when they are first written.
-        """
-        spec = new_spec(name, shape, dtype, nbytes)
-        with self._lock:
-            engine = self._engine()
-            table = engine.head.state.table
-            if not engine.queue.is_settled:
-                self._settle()
-            if self._batch is not None:
-                self._batch.create(name, spec)
-                return
-            made = self._made.specs
-            if name in made or name in table.ids or name in table.values:
-                raise name_taken(name)
-            made[name] = (table.next_id + len(made), spec)
-            self._layout = None
-
-    def read(self, name: str) -> Any:
-        """The newest value of one array; inside a batch, the one written in it.
-
-        Raises:
-            ArrayNotFoundError: no array has that name; the message says which are near.
-
-        Cost: one copy of its bytes.
-        """
-        with self._lock:
-            state = self._head()
-            changes = self._batch
-            if changes is None:
-                if name not in self._made.specs:
-                    return checkouts.read_array(state, checkouts.find_array(state, name))
-                changes = Changes(state, self._made)
-            info = changes.find(name)
-            return checkouts.array_of(info, changes.bytes_of(info))
-
-    def write(
-        self, name: str, value: Any, *, step: int | None = None, source: str = "", note: Any = None
-    ) -> Commit | None:
-        """Replace the bytes of one array: a commit; inside a batch, None.
-
-        Raises:
-            ArrayNotFoundError, StructureError: no such array; another shape or dtype.
-        """
-        said = Annotation(step, source, note, None)
-        return self._change(lambda changes: changes.write(name, value), said)
-
-    def delete(self, name: str, *, source: str = "") -> Commit | None:
-        """Delete one array that was made by name: a commit; inside a batch, None.
-
-        Raises:
-            ArrayNotFoundError, StructureError: no such array; one of the committed tree.
-        """
-        with self._lock:
-            self._engine()
-            self._settle()
-            if self._batch is None and name in self._made.specs:
-                self._record_made(source)
-        said = Annotation(None, source, None, None)
-        return self._change(lambda changes: changes.delete(name), said)
-
-    def resize(
-        self,
-        name: str,
-        shape: Sequence[int] | None = None,
-        dtype: Any = None,
-        *,
-        nbytes: int | None = None,
-        source: str = "",
-    ) -> Commit | None:
-        """Give one array another shape or dtype: its first bytes stay, new ones are zero.
-
-        Raises:
-            ArrayNotFoundError, StructureError: no such array; one of the committed tree; no shape.
-        """
-        said = Annotation(None, source, None, None)
-        return self._change(lambda changes: changes.resize(name, shape, dtype, nbytes), said)
-
-    def clone(self, name: str, copy: str, *, source: str = "") -> Commit | None:
-        """Make the array ``copy`` with the shape, dtype and bytes of ``name``.
-
-        Raises:
-            ArrayNotFoundError, StructureError: no such array; the name is taken.
-        """
-        said = Annotation(None, source, None, None)
-        return self._change(lambda changes: changes.clone(name, copy), said)
-
-    def apply(
-        self,
-        delta: "Delta",
-        *,
-        step: int | None = None,
-        source: str = "",
-        note: Any = None,
-        layout: Layout | None = None,
-    ) -> Commit | None:
-        """Commit a delta that was made by hand, or by `mmsb_jax.diff`.
-
-        Args:
-            delta: what to write.
-            step, source, note: as in `commit`.
-            layout: the layout that it was made with; ``bus.layout`` for None.
-
-        Raises:
-            InvalidDeltaError: it overflowed, has a batch, or writes outside of the arrays; the
-                message names the byte. Nothing has changed.
-
-        Cost: the bytes of the delta.
-        """
-        said = Annotation(step, source, note, None)
-        with self._lock:
-            self._engine()
-            self._settle()
-            patches = self._patches_of(delta, layout or self.layout)
-            return self._change(lambda changes: changes.patch(patches), said)
-
-    @contextlib.contextmanager
-    def batch(
-        self, *, step: int | None = None, source: str = "", note: Any = None
-    ) -> Iterator["Bus"]:
-        """Inside, writes are gathered; at its end they are one commit. An exception drops them.
-
-        The batch holds the bus: other threads wait until it ends.
-        """
-        said = Annotation(step, source, note, None)
-        with self._lock:
-            self._engine()
-            self._settle()
-            if self._batch is not None:
-                raise ClosedError("a batch inside a batch: end the first one first")
-            self._batch = Changes(self._engine().head.state, self._made, owns=True)
-            try:
-                yield self
-                changes, self._batch = self._batch, None
-                self._land(changes, said)
-            finally:
-                self._batch = None
-
-    def _change(self, make: Callable[[Changes], None], said: Annotation) -> Commit | None:
-        """Make a change of arrays by name: now, or at the end of the batch."""
-        with self._lock:
-            self._engine()
-            if self._batch is not None:
-                make(self._batch)
-                return None
-            self._settle()
-            changes = self._changes()
-            make(changes)
-            return self._land(changes, said)
-
-    def _changes(self) -> Changes:
-        return Changes(self._engine().head.state, self._made)
-
-    def _land(self, changes: Changes, said: Annotation) -> Commit:
-        engine, draft = self._engine(), changes.draft()
-        if draft.ops:
-            self._layout = None
-        landed = engine.land(said.fill(draft, said.numbers()))
-        self._made.specs.clear()
-        return commit_of(engine, draft, landed)
-
-    def _record_made(self, source: str = "") -> None:
-        if self._made:
-            self._land(self._changes(), Annotation(None, source, None, None))
-
-    def _patches_of(self, delta: "Delta", layout: Layout) -> Any:
-        changes = self._batch or self._changes()
-        return patches_of(delta, layout, changes.find)
-
     # --------------------------------------------------------------------------- the whole log
 
     def snapshot(self) -> None:
         """Make a full copy of the newest version, so that a checkout has a near start."""
-        with self._lock:
+        with self._events, self._lock:
             engine = self._engine()
             self._refuse_in_batch("snapshot")
             self._settle()
@@ -400,16 +188,50 @@ class Bus(Reading):
 
     def sync(self) -> int:
         """Make every commit so far survive a power cut; returns the newest durable version."""
-        with self._lock:
+        with self._events, self._lock:
             engine = self._engine()
             self._refuse_in_batch("sync")
             self._settle()
             self._record_made()
             return engine.writer.sync()
 
+    def subscribe(
+        self,
+        kind: str | Iterable[str],
+        handler: Callable[[Event], Any],
+        where: str | Sequence[str] | Callable[[Event], Any] | None = None,
+    ) -> Subscription:
+        """Call ``handler`` with the events of the commits that begin from now on.
+
+        Args:
+            kind: ``"commit"``, ``"changed"``, ``"created"``, ``"deleted"``, ``"resized"``,
+                ``"recomputed"``, ``"stale"``, ``"delta"``, ``"device_sync"``, ``"compiler"``;
+                several of them, or ``"*"``.
+            handler: called with an `Event`, after the commit, on the thread that made it (for
+                ``wait=False`` on a thread of the bus), one at a time, in the order of versions and
+                subscriptions. It may use the bus. An exception in it is logged and kept; it stops
+                neither the commit nor other handlers.
+            where: patterns of arrays (``params/**``), or a function of the event.
+
+        Returns:
+            The subscription; ``.cancel()`` ends it, and so does leaving it as a context manager.
+
+        Raises:
+            ValueError, TypeError: no such kind; no function; no such ``where``.
+            ClosedError: the bus is closed, or was opened with mode='r'.
+
+        >>> import mmsb_jax as mmsb
+        >>> bus = mmsb.open()
+        >>> with bus.subscribe("changed", lambda event: print(event.array), where="w*"):
+        ...     commit = bus.commit({"w": 1.0, "x": 2.0})
+        w
+        """
+        self._engine()
+        return self._events.subscribe(kind, handler, where)
+
     def stats(self) -> Stats:
         """What the bus holds and has done."""
-        with self._lock:
+        with self._events, self._lock:
             programs = 0 if self._trees is None else self._trees.programs
             return Stats.of(
                 self._head(), self._log, self._engine_or_none, programs, self.page_bytes
@@ -425,15 +247,22 @@ class Bus(Reading):
         Raises:
             whatever made a commit with ``wait=False`` fail; the bus is closed all the same.
         """
-        with self._lock:
-            engine = self._engine_or_none
-            self._end.detach()
-            if engine is not None:
-                engine.close([self._record_made])
-            elif not self._reader_closed:
-                self._reader_closed = True
-                self._threads.shutdown()
-                self._files.close()
+        try:
+            with self._events, self._lock:
+                engine = self._engine_or_none
+                if engine is not None and engine.is_open:
+                    engine.queue.settle()
+            self._events.drain()  # handlers may use the bus, as long as it is open
+            with self._events, self._lock:
+                self._end.detach()
+                if engine is not None:
+                    engine.close([self._record_made])
+                elif not self._reader_closed:
+                    self._reader_closed = True
+                    self._threads.shutdown()
+                    self._files.close()
+        finally:
+            self._events.close()
 
     def __enter__(self) -> "Bus":
         return self
@@ -442,14 +271,6 @@ class Bus(Reading):
         self.close()
 
     # ---------------------------------------------------------------------------------- inside
-
-    def _engine(self) -> Engine:
-        """The engine of a bus that may be written to now."""
-        engine = self._engine_or_none
-        if engine is None:
-            raise ClosedError("this bus was opened with mode='r' and cannot be written to")
-        engine.check_open()
-        return engine
 
     def _writing(self) -> TreeWriter:
         self._engine()

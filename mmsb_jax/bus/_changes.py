@@ -11,6 +11,7 @@ import numpy as np
 
 from mmsb_jax._errors import StructureError
 from mmsb_jax.bus._arrays import bytes_for, new_spec
+from mmsb_jax.bus._derive import GraphChange
 from mmsb_jax.bus._tree import info_of, spec_of
 from mmsb_jax.core._layout import array_not_found
 from mmsb_jax.core._leaves import LeafSpec
@@ -56,13 +57,14 @@ class Changes:
     def __init__(self, state: StoredState, made: Made, owns: bool = False) -> None:
         self._state = state
         self._owns = owns
-        self._created = {op.info.id: op.info for op in made.ops()}
+        self._created = {op.info.id: op.info for op in made.ops()} if made else {}
         self._updated: dict[int, ArrayInfo] = {}
         self._deleted: dict[int, ArrayInfo] = {}
         self._contents: dict[int, np.ndarray] = {}
         self._patches: dict[int, Patch] = {}
-        self._ids = {info.name: info.id for info in self._created.values()}
-        self._next_id = max([state.table.next_id, *(i + 1 for i in self._created)])
+        self._ids = {info.name: info.id for info in self._created.values()} if made else {}
+        self._next_id = max(state.table.next_id, 1 + max(self._created, default=0))
+        self.graph: GraphChange | None = None
 
     def find(self, name: str) -> ArrayInfo:
         """The array called ``name``, as it is with the changes so far.
@@ -181,6 +183,10 @@ class Changes:
         info = self.find(source)
         raw = self.bytes_of(info).copy()
         self._contents[self._create(name, spec_of(info)).id] = raw
+
+    def change_graph(self, change: GraphChange) -> None:
+        """Change the graph, after what was asked before."""
+        self.graph = change if self.graph is None else self.graph.then(change)
 
     def draft(self) -> Draft:
         """All of it as one draft."""

@@ -23,7 +23,7 @@ from mmsb_jax.core._layout import array_not_found
 from mmsb_jax.core._leaves import Constant, LeafSpec, describe, rebuild
 from mmsb_jax.core._names import BARE_LEAF, flatten_with_names
 from mmsb_jax.store._record import ArrayInfo
-from mmsb_jax.store._state import StoredState
+from mmsb_jax.store._state import StoredState, Table
 
 
 def wanted_names(arrays: Sequence[str] | None) -> Callable[[str], bool] | None:
@@ -108,8 +108,8 @@ def build_like(
     """
     refuse_nnx(like)
     names, leaves, treedef = flatten_with_names(like)
-    recorded = _recorded(state, wanted)
-    names = _absolute(names, recorded, arrays)
+    recorded = recorded_in(state.table, wanted)
+    names = absolute_names(names, recorded, arrays)
     built, faults, kept = [], [], []
     for name, leaf in zip(names, leaves, strict=True):
         expected = describe(leaf, name)
@@ -140,10 +140,10 @@ def build_like(
     return jax.tree_util.tree_unflatten(treedef, built)
 
 
-def _recorded(
-    state: StoredState, wanted: Callable[[str], bool] | None
+def recorded_in(
+    table: Table, wanted: Callable[[str], bool] | None
 ) -> dict[str, ArrayInfo | Constant]:
-    table = state.table
+    """What a tree like that of the state must have, by name; with ``wanted`` what is selected."""
     recorded: dict[str, ArrayInfo | Constant] = {
         info.name: info for info in table.arrays.values() if info.member
     }
@@ -154,7 +154,7 @@ def _recorded(
     return recorded
 
 
-def _absolute(
+def absolute_names(
     names: list[str], recorded: dict[str, Any], arrays: Sequence[str] | None
 ) -> list[str]:
     """Names of `like` as in the log, where it is the template of one selected subtree."""
@@ -178,10 +178,10 @@ def _one_like(
     spec = spec_of(known)
     if not is_same_kind(spec, expected):
         return f"{expected} in `like`, {spec} recorded", None
-    return None, read_array(state, known, _sharding_of(leaf, spec))
+    return None, read_array(state, known, sharding_of(leaf, spec))
 
 
-def _sharding_of(leaf: Any, spec: LeafSpec) -> Any:
+def sharding_of(leaf: Any, spec: LeafSpec) -> Any:
     """Where `like` says that an array goes; None for the default device."""
     if spec.kind != "jax" and not spec.kind.startswith("key:"):
         return None

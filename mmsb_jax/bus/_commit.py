@@ -1,6 +1,5 @@
 """Committing trees: what the caller gives, checked and copied, as a draft for the head."""
 
-import json
 import operator
 import time
 from concurrent.futures import Future
@@ -12,9 +11,9 @@ import numpy as np
 from mmsb_jax.bus._changes import Made
 from mmsb_jax.bus._engine import Engine
 from mmsb_jax.bus._staging import Staged, Stager, check_readable, raw_bytes
-from mmsb_jax.bus._tree import Reconciled, TreeShape, reconcile
-from mmsb_jax.store._commit import MAX_NOTE_BYTES, Commit, encode_json, read_extra
-from mmsb_jax.store._head import Draft, Landed
+from mmsb_jax.bus._tree import Reconciled, TreeShape, differences, reconcile
+from mmsb_jax.store._commit import MAX_NOTE_BYTES, Commit, encode_json
+from mmsb_jax.store._head import Draft
 
 MAX_SOURCE_BYTES = 1024
 _STEPS = range(2**63)
@@ -141,10 +140,22 @@ class TreeWriter:
         with jax.transfer_guard("allow"):
             contents = _read_all(data, shape.names, change.ids)
         draft = Draft(ops=self._made.ops() + change.ops, contents=contents, values=change.values)
-        landed = self._engine.land(said.fill(draft, said.numbers()))
+        commit = self._engine.land(said.fill(draft, said.numbers()), shape)
         self._made.specs.clear()
         self.shape, self._ids = shape, change.ids
-        return commit_of(self._engine, draft, landed)
+        return commit
+
+    def know(self, tree: Any) -> None:
+        """Take the structure of ``tree`` for that of the next one, if it is that recorded."""
+        self.shape, self._ids = self._known(tree) or (self.shape, self._ids)
+
+    def _known(self, tree: Any) -> tuple[TreeShape, list[int]] | None:
+        shape = TreeShape(tree, self._engine.page_bytes)
+        table = self._engine.head.state.table
+        if differences(table, shape):
+            return None
+        change = reconcile(table, shape, False, self._made.specs.keys())
+        return None if change.ops or change.values else (shape, change.ids)
 
     def enqueue(self, tree: Any, said: Annotation) -> "Future[Commit] | None":
         """Commit ``tree`` without waiting; None where its structure has to be recorded first."""
@@ -152,7 +163,8 @@ class TreeWriter:
         if data is None or self._made:
             return None
         assert self.shape is not None
-        engine, ids, names, time_ns = self._engine, self._ids, self.shape.names, time.time_ns()
+        shape = self.shape
+        engine, ids, names, time_ns = self._engine, self._ids, shape.names, time.time_ns()
         for array in said.note_arrays:
             check_readable(array, "note")
         engine.queue.wait_for_room()
@@ -160,7 +172,7 @@ class TreeWriter:
         staged = self._stager.stage([*data, *said.note_arrays], labels)
 
         def run() -> Commit:
-            return _land_staged(engine, staged, ids, said, time_ns)
+            return _land_staged(engine, staged, ids, said, time_ns, shape)
 
         return engine.queue.submit(run, staged.release)
 
@@ -179,14 +191,23 @@ class TreeWriter:
 
 
 def _land_staged(
-    engine: Engine, staged: Staged, ids: list[int], said: Annotation, time_ns: int
+    engine: Engine,
+    staged: Staged,
+    ids: list[int],
+    said: Annotation,
+    time_ns: int,
+    shape: TreeShape,
 ) -> Commit:
     """What the queue's thread does: read the copies, land them."""
     contents = {array_id: staged.bytes_of(i) for i, array_id in enumerate(ids)}
     count = len(ids)
     numbers = [staged.value_of(count + i).reshape(()) for i in range(len(said.note_arrays))]
     draft = said.fill(Draft(contents=contents, time_ns=time_ns), numbers)
-    return commit_of(engine, draft, engine.land(draft))
+    try:
+        return engine.land(draft, shape)
+    finally:
+        if (events := engine.events) is not None:
+            events.deliver_later()
 
 
 def _read_all(data: list[Any], names: list[str], ids: list[int]) -> dict[int, np.ndarray]:
@@ -201,24 +222,6 @@ def _read_all(data: list[Any], names: list[str], ids: list[int]) -> dict[int, np
 
 def _is_on_cpu(leaf: Any) -> bool:
     return all(device.platform == "cpu" for device in leaf.devices())
-
-
-def commit_of(engine: Engine, draft: Draft, landed: Landed) -> Commit:
-    """The commit that a draft became."""
-    log, writer = engine.log, engine.writer
-    version = landed.version
-    return Commit(
-        version=version,
-        step=draft.step,
-        time_ns=landed.time_ns,
-        source=draft.source,
-        note=json.loads(draft.note) if draft.note else None,
-        changed=landed.changed,
-        changed_bytes=landed.changed_bytes,
-        logged_bytes=landed.logged_bytes,
-        _extra=lambda: read_extra(log, version),
-        _durable_version=lambda: writer.durable_version,
-    )
 
 
 def done(commit: Commit) -> "Future[Commit]":

@@ -1,5 +1,6 @@
 """The history of one array, read from the log as it is asked for."""
 
+import bisect
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -26,14 +27,6 @@ class ArrayVersion:
     value: Any
 
 
-def _operated(log: Log, name: str) -> Iterator[int]:
-    """Versions that made, changed or deleted the array itself; its bytes may be zeros."""
-    for piece in list(log.pieces):
-        for version in log.index_of(piece).versions_with_ops():
-            if any(op.info.name == name for op in log.record(version).ops):
-                yield version
-
-
 class History:
     """The versions of one array, oldest first.
 
@@ -43,13 +36,16 @@ class History:
     Attributes:
         name: the array.
         versions: the commits that made it, changed a byte, its shape or dtype, or deleted it
-            (its value is None then), ascending.
+            (its value is None then), ascending. Of those that a compaction dropped, the ones whose
+            value is in a state that it kept.
     """
 
     def __init__(self, log: Log, name: str) -> None:
         self.name = name
-        self.versions = sorted({*log.select(array=name), *_operated(log, name)})
         self._log = log
+        self._touched = sorted({*log.select(array=name), *_operated(log, name)})
+        self._shown_in = _shown_in(log, self._touched)
+        self.versions = list(self._shown_in)
 
     def __len__(self) -> int:
         return len(self.versions)
@@ -59,16 +55,15 @@ class History:
         return f"<history of {self.name!r}: {len(self)} versions{span}>"
 
     def __getitem__(self, position: int) -> ArrayVersion:
-        version = self.versions[position]
-        return self._entry(version, self._log.state(version, wanted=self._is_mine))
+        return self._read(self.versions[position])
 
     def __iter__(self) -> Iterator[ArrayVersion]:
-        state = None
-        for version in self.versions:
-            if state is None:
-                state = self._log.state(version, wanted=self._is_mine, check=False)
+        state, oldest = None, self._log.kept_since
+        for version, shown in self._shown_in.items():
+            if state is None or shown < oldest or state.table.version < oldest - 1:
+                state = self._log.state(shown, wanted=self._is_mine, check=False)
             else:
-                self._log.advance(state, version)
+                self._log.advance(state, shown)
             state.check_digest()
             yield self._entry(version, state)
 
@@ -76,15 +71,21 @@ class History:
         """The array as it was after ``version``, which need not have touched it.
 
         Raises:
-            VersionError: the array was not there yet, or the log ends before.
+            VersionError: the array was not there yet, the log ends before, or a compaction dropped
+                the value.
         """
-        earlier = [v for v in self.versions if v <= version]
+        earlier = [v for v in self._touched if v <= version]
         if not earlier or version > self._log.version:
             raise VersionError(
                 f"{self.name!r} has no value at version {version}; it has versions "
                 f"{self.versions[0] if self.versions else '–'} to {self._log.version}"
             )
-        return self[len(earlier) - 1]
+        if earlier[-1] not in self._shown_in:
+            raise self._log.dropped(version)
+        return self._read(earlier[-1])
+
+    def _read(self, version: int) -> ArrayVersion:
+        return self._entry(version, self._log.state(self._shown_in[version], wanted=self._is_mine))
 
     def _is_mine(self, name: str) -> bool:
         return name == self.name
@@ -96,3 +97,20 @@ class History:
         if self.name in table.ids:
             value = read_array(state, table.arrays[table.ids[self.name]])
         return ArrayVersion(version, row.step, row.time_ns, value)
+
+
+def _operated(log: Log, name: str) -> Iterator[int]:
+    """Versions that made, changed or deleted the array itself; its bytes may be zeros."""
+    for version in log.versions_with_ops():
+        if any(op.info.name == name for op in log.record(version).ops):
+            yield version
+
+
+def _shown_in(log: Log, touched: list[int]) -> dict[int, int]:
+    """For each version whose value can be had, ascending, a version whose state shows it."""
+    shown = {}
+    for kept in log.kept:
+        place = bisect.bisect_right(touched, kept)
+        if place:
+            shown[touched[place - 1]] = kept
+    return shown | {version: version for version in touched if version >= log.kept_since}

@@ -1,8 +1,10 @@
 """Opening a bus: where its log is, who may write it, and whether it is open here already."""
 
+import contextlib
 import os
 import threading
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +17,7 @@ from mmsb_jax.store._fork import create_log, fork_log
 from mmsb_jax.store._lock import WriterLock
 from mmsb_jax.store._log import Log
 from mmsb_jax.store._manifest import NAME as MANIFEST_NAME
-from mmsb_jax.store._place import check_local
+from mmsb_jax.store._place import check_local, sync_path_to
 from mmsb_jax.store._writer import Durability, check_durability, disk_error
 
 # One process has one lock on a log: opening it again must give the bus that holds it.
@@ -117,7 +119,7 @@ def _open_to_write(
         raise disk_error(error, str(place)) from error
     try:
         files = DiskFiles(place)
-        if not (place / MANIFEST_NAME).exists():
+        if not is_log(files):
             create_log(files, page_bytes or DEFAULT_PAGE_BYTES)
         bus = _writing_bus(files, str(place), lock, durability, snapshots, place)
         if page_bytes is not None and page_bytes != bus.page_bytes:
@@ -142,15 +144,27 @@ def _make_directory(place: Path) -> None:
     if place.exists() and not place.is_dir():
         raise LocationError(f"{place} is a file. Expected a directory, or a path without anything.")
     place.mkdir(parents=True, exist_ok=True)
-    if (place / MANIFEST_NAME).exists():
+    if is_log(DiskFiles(place)):
         return
     known = {"lock", "lock.holder", "log", MANIFEST_NAME + ".draft"}  # a making cut short
+    if not DiskFiles(place).names("snapshots"):
+        known.add("snapshots")  # a fork that failed
     strange = sorted(entry.name for entry in place.iterdir() if entry.name not in known)
     if strange:
         raise LocationError(
             f"{place} is not a log (it has no manifest) and not empty: it holds {strange[0]!r}. "
             f"Expected a directory that mmsb.open made, or a path without anything."
         )
+    sync_path_to(place)
+
+
+def is_log(files: Files) -> bool:
+    """Whether there is a manifest: it is written last when a log is made."""
+    try:
+        files.size(MANIFEST_NAME)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _writing_bus(
@@ -178,15 +192,44 @@ def fork(
     place = check_local(path)
     try:
         _make_directory(place)
-        if (place / MANIFEST_NAME).exists():
+        files = DiskFiles(place)
+        if is_log(files):
             raise LocationError(f"{place} is a log already. Give a path where nothing is yet.")
         lock = WriterLock(place)
         try:
-            fork_log(log, version, DiskFiles(place))
-        finally:
+            _check_nothing_left(files, place)
+            with _opening, _all_or_nothing(files):
+                fork_log(log, version, files)
+                bus = _writing_bus(files, str(place), lock, durability, snapshots, place)
+                _open_here[os.path.realpath(place)] = bus
+        except BaseException:
             lock.release()
+            raise
     except OSError as error:
         if isinstance(error, LocationError):
             raise
         raise disk_error(error, str(place)) from error
-    return open(place, durability=durability, snapshots=snapshots)
+    return bus
+
+
+def _check_nothing_left(files: DiskFiles, place: Path) -> None:
+    for folder in ("log", "snapshots"):
+        files.sync_names(folder)  # a fork that failed here may have left something, and removed it
+    if files.names("log"):
+        raise LocationError(
+            f"{place} holds a part of a log without its manifest: a fork that a crash cut short, "
+            f"or a log that lost it. Remove the directory if it is a fork, or give another path."
+        )
+
+
+@contextlib.contextmanager
+def _all_or_nothing(files: Files) -> Iterator[None]:
+    """Where making a log fails nothing is left of it, so that it can be tried again."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            files.remove(MANIFEST_NAME)  # first: a log without its segments would be damage
+            for name in files.names("log") + files.names("snapshots"):
+                files.remove(name)
+        raise

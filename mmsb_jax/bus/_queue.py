@@ -68,6 +68,11 @@ class CommitQueue:
             self._changed.wait_for(lambda: not self._waiting and not self._running)
             self._raise_failure()
 
+    def settle(self) -> None:
+        """Let everything queued land; what fails is told by the next call."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._waiting and not self._running)
+
     def stop(self) -> None:
         """Let everything queued land, and end the thread; raises nothing."""
         with self._changed:

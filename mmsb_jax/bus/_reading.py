@@ -10,6 +10,7 @@ import numpy as np
 from mmsb_jax._errors import ClosedError, VersionError
 from mmsb_jax.bus import _checkout as checkouts
 from mmsb_jax.bus._engine import Engine, Threads
+from mmsb_jax.bus._events import Events
 from mmsb_jax.bus._history import History
 from mmsb_jax.bus._rows import Rows
 from mmsb_jax.bus._tree import TreeShape
@@ -45,6 +46,7 @@ class Reading:
         self._engine_or_none = engine
         self._files = files
         self._lock = threading.RLock()
+        self._events = Events(self._lock)
         self._rows = Rows(self.page_bytes)
         self._reader_closed = False
         self._threads = engine.threads if engine is not None else Threads()
@@ -96,7 +98,7 @@ class Reading:
     def checkout(
         self,
         *,
-        version: int | None = None,
+        version: int | str | None = None,
         step: int | None = None,
         time_ns: int | None = None,
         arrays: Sequence[str] | None = None,
@@ -106,15 +108,16 @@ class Reading:
         """The state at a version, a step (its newest commit) or a time; the newest for none.
 
         Args:
-            version, step, time_ns: which; at most one. ``time_ns`` finds the newest commit that
-                is not later.
+            version, step, time_ns: which; at most one. A tag is a version. ``time_ns`` finds the
+                newest commit that is not later.
             arrays: patterns (``params/**``); a subtree where one holds them, else a dict by name.
             like: a tree that gives classes, functions and shardings, and whose paths, shapes and
                 dtypes are checked. `jax.ShapeDtypeStruct` will do.
             missing: ``"keep"`` takes paths that are not recorded from ``like``, with a warning.
 
         Raises:
-            VersionError: no such version, step or time; the message names the nearest.
+            VersionError: no such version, step or time, or a compaction dropped its data; the
+                message names the nearest.
             ArrayNotFoundError: a pattern that selects nothing.
             StructureError: ``like`` differs; every path is named.
             CorruptionError: what was written does not read back, or its digest differs.
@@ -144,8 +147,10 @@ class Reading:
         chosen = {name: value for name, value in given.items() if value is not None}
         if len(chosen) > 1:
             raise ValueError(f"give one of version, step and time_ns; got {chosen}")
+        if isinstance(version, str):
+            return self._log.tagged(version)
         for name, value in chosen.items():
-            _check_number(name, value)
+            check_number(name, value)
         if version is not None:
             if version > self._log.version:
                 raise self._log.no_version(version)
@@ -176,7 +181,7 @@ class Reading:
         """
         for name, value in (("since", since), ("until", until)):
             if value is not None:
-                _check_number(name, value)
+                check_number(name, value)
         with self._lock:
             self._settle()
             versions = list(self._log.select(array, source, since, until, start_ns, end_ns))
@@ -192,8 +197,8 @@ class Reading:
         """
         from mmsb_jax.bus._diff import version_diff
 
-        _check_number("old", old)
-        _check_number("new", new)
+        check_number("old", old)
+        check_number("new", new)
         with self._lock:
             self._settle()
             found = diff_versions(self._log, old, new, executor=self._threads)
@@ -214,20 +219,8 @@ class Reading:
                 checkouts.find_array(self._head(), array)
             return history
 
-    def fork(self, path: Any = None, *, version: int | None = None, **options: Any) -> "Bus":
-        """A bus of its own that begins with the versions up to ``version`` (the newest for None).
-
-        Args:
-            path: a directory for its log; in memory for None.
-            version: the last version that both have; it goes on at the next.
-            **options: ``durability`` and ``snapshots``, as in `mmsb_jax.open`.
-
-        Raises:
-            VersionError: no such version.
-            LocationError: there is something at ``path``.
-
-        Cost: a copy of the log up to there; on a file system that can share blocks, nothing.
-        """
+    def fork(self, path: Any = None, *, version: int | str | None = None, **options: Any) -> "Bus":
+        """As `Deriving.fork`, without what is derived."""
         from mmsb_jax.bus._open import fork
 
         with self._lock:
@@ -273,7 +266,7 @@ class Reading:
         return self._log.state(self._log.version, executor=self._threads)
 
 
-def _check_number(name: str, value: Any) -> None:
+def check_number(name: str, value: Any) -> None:
     if not isinstance(value, int | np.integer) or isinstance(value, bool):
         raise TypeError(f"{name}={value!r}: expected an integer")
     if value < 0:

@@ -1,6 +1,7 @@
 """Trees against the table of arrays: is this the structure that is recorded, and if not, what
 differs; and trees back from bytes."""
 
+import functools
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -66,6 +67,12 @@ class TreeShape:
         plain, self._plain_treedef = jax.tree_util.tree_flatten(tree)
         kept = iter(i for i, leaf in enumerate(leaves) if leaf is not None)
         self._plain = [_Signature(leaf, self._is_data[next(kept)]) for leaf in plain]
+
+    @functools.cached_property
+    def parts(self) -> frozenset[str]:
+        """The paths of the parts of the tree that hold more than one leaf, or one further down."""
+        names = (*self.names, *self.constants)
+        return frozenset(name[:i] for name in names for i, c in enumerate(name) if c == "/")
 
     def data_of(self, tree: Any) -> list[Any] | None:
         """The data leaves of a tree of this very structure; None for any other.
@@ -228,7 +235,7 @@ def _refuse_taken(names: Sequence[str], taken: Collection[str]) -> None:
     if twice:
         raise StructureError(
             f"the tree has leaves at {', '.join(map(repr, twice))}, and arrays of these names were "
-            f"made with bus.create or bus.clone. Delete those, or rename the leaves."
+            f"made with bus.create, bus.clone or bus.derive. Delete those, or rename the leaves."
         )
 
 

@@ -1,19 +1,22 @@
-"""The command line: ``mmsb log | show | diff | verify | checkout | fork | stats | demo``.
+"""The command line: ``mmsb log | show | diff | verify | checkout | fork | stats | …``.
 
-Each command is a short wrapper of the library. All but ``demo`` read the log through the store,
-so that they start without JAX.
+Each command is a short wrapper of the library. All but ``demo`` work through the store, so that
+they start without JAX.
 """
 
 import click
 
 from mmsb_jax.cli._checkout import checkout
 from mmsb_jax.cli._command import show_strange_characters
+from mmsb_jax.cli._compact import compact
 from mmsb_jax.cli._demo import demo
 from mmsb_jax.cli._diff import diff
 from mmsb_jax.cli._fork import fork
 from mmsb_jax.cli._log import log
+from mmsb_jax.cli._ship import export, follow, import_
 from mmsb_jax.cli._show import show
 from mmsb_jax.cli._stats import stats
+from mmsb_jax.cli._tag import tag
 from mmsb_jax.cli._verify import verify
 
 
@@ -23,7 +26,7 @@ def main() -> None:
     """Read the log of an mmsb bus: what was committed, what changed, and any state of it.
 
     Logs are opened as a reader: a command runs beside the process that writes, and changes
-    nothing.
+    nothing. Only compact, tag and import write, and are refused while another process does.
 
     \b
     Exit codes:
@@ -38,5 +41,9 @@ def main() -> None:
     show_strange_characters()
 
 
-for command in (log, show, diff, verify, checkout, fork, stats, demo):
-    main.add_command(command)
+for commands in (
+    (log, show, diff, verify, checkout, stats, follow),
+    (fork, tag, compact, export, import_, demo),
+):
+    for command in commands:
+        main.add_command(command)

@@ -34,7 +34,7 @@ from mmsb_jax.store._diff import printable
 @json_option
 def checkout(
     path: str,
-    version: int | None,
+    version: int | str | None,
     step: int | None,
     time_ns: int | None,
     out: Path,

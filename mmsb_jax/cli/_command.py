@@ -34,6 +34,23 @@ class _Int64(click.ParamType):
 
 INT64 = _Int64()
 
+
+class _Version(click.ParamType):
+    """A version by its number, or by a tag; a tag is never a number alone."""
+
+    name = "version"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | str:
+        try:
+            return int(value)
+        except ValueError:
+            return value
+
+
+VERSION = _Version()
+
 path_argument = click.argument("path")
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 salvage_option = click.option(
@@ -55,7 +72,12 @@ def version_options(function: Decorated) -> Decorated:
     for option in (
         click.option("--time-ns", type=INT64, help="The newest version not after this time."),
         click.option("--step", type=INT64, help="The newest version of this step."),
-        click.option("--version", type=int, help="This version. The newest when none is named."),
+        click.option(
+            "--version",
+            type=VERSION,
+            metavar="VERSION|TAG",
+            help="This version. The newest when none is named.",
+        ),
     ):
         function = option(function)
     return function

@@ -33,7 +33,7 @@ from mmsb_jax.store._writer import disk_error
 def fork(
     path: str,
     new: str,
-    version: int | None,
+    version: int | str | None,
     step: int | None,
     time_ns: int | None,
     salvage: bool,
@@ -48,7 +48,8 @@ def fork(
     with open_log(path, salvage, quiet=as_json) as opened:
         found = find_version(opened, version, step, time_ns)
         if found != 0:
-            opened.piece_of(found)
+            opened.part_of(found)
+            opened.check_kept(found)
         _fork(opened, found, target)
     if as_json:
         click.echo(to_json({"version": found, "path": str(target)}))

@@ -5,9 +5,12 @@ import math
 from typing import Any
 
 
-def to_json(value: Any) -> str:
-    """``value`` in printable ASCII; NaN and infinities as strings, by JavaScript's words."""
-    return json.dumps(_finite(value), indent=2, allow_nan=False)
+def to_json(value: Any, indent: int | None = 2) -> str:
+    """``value`` in printable ASCII; NaN and infinities as strings, by JavaScript's words.
+
+    With ``indent`` None it is one line.
+    """
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
 
 
 def _finite(value: Any) -> Any:

@@ -79,8 +79,7 @@ def _ids_matching(opened: Log, patterns: tuple[str, ...]) -> set[int]:
     """Ids of the arrays, live or deleted, that the patterns select."""
     names = {
         op.info.id: op.info.name
-        for piece in opened.pieces
-        for version in opened.index_of(piece).versions_with_ops()
+        for version in opened.versions_with_ops()
         for op in opened.record(version).ops
     }
     wanted = wanted_names(patterns, names.values(), "of this log")

@@ -40,15 +40,17 @@ def open_log(path: str, salvage: bool = False, quiet: bool = False) -> Iterator[
         files.close()
 
 
-def find_version(log: Log, version: int | None, step: int | None, time_ns: int | None) -> int:
+def find_version(log: Log, version: int | str | None, step: int | None, time_ns: int | None) -> int:
     """The version that is named in one of three ways; the newest where none is.
 
     Raises:
         click.UsageError: it is named twice.
-        VersionError: no such step or time.
+        VersionError: no such tag, step or time.
     """
     if sum(given is not None for given in (version, step, time_ns)) > 1:
         raise click.UsageError("a version, a step and a time exclude each other: give one of them")
+    if isinstance(version, str):
+        return log.tagged(version)
     if version is not None:
         return version
     if step is None and time_ns is None:

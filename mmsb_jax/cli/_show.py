@@ -6,6 +6,7 @@ import click
 
 from mmsb_jax.cli._command import (
     INT64,
+    VERSION,
     LogCommand,
     json_option,
     path_argument,
@@ -26,14 +27,14 @@ _COLUMNS = ("array", "type", "bytes", "changed", "kind", "digest")
 
 @click.command(cls=LogCommand)
 @path_argument
-@click.argument("version", type=int, required=False)
+@click.argument("version", type=VERSION, required=False)
 @click.option("--step", type=INT64, help="The newest version of this step.")
 @click.option("--time-ns", type=INT64, help="The newest version not after this time.")
 @salvage_option
 @json_option
 def show(
     path: str,
-    version: int | None,
+    version: int | str | None,
     step: int | None,
     time_ns: int | None,
     salvage: bool,

@@ -33,7 +33,7 @@ def stats(path: str, salvage: bool, as_json: bool) -> None:
 
 def _stats(opened: Log) -> dict[str, Any]:
     table, manifest = opened.table(opened.version), opened.manifest
-    indexes = [opened.index_of(piece) for piece in opened.pieces]
+    indexes = [opened.index_of(part) for part in opened.parts]
     steps = [int(step) for index in indexes for step in index.steps()]
     ends = (opened.first_version, opened.version) if opened.version else ()
     times = [opened.row(version).time_ns for version in ends]
@@ -59,6 +59,9 @@ def _stats(opened: Log) -> dict[str, Any]:
         "logged_bytes": sum(index.logged_bytes() for index in indexes),
         "segments": len(opened.pieces),
         "segment_bytes": sum(opened.files.size(piece.segment.name) for piece in opened.pieces),
+        "kept_since": opened.kept_since,
+        "archive_bytes": sum(opened.files.size(a.entry.name) for a in opened.view.archives),
+        "tags": opened.tags(),
         "snapshots": snapshots,
         "snapshot_bytes": sum(opened.files.size(snapshot_name(v)) for v in snapshots),
         "recovered": opened.recovered,
@@ -76,6 +79,8 @@ def _print(found: dict[str, Any]) -> None:
         "created": local_time(found["created_ns"]),
         "forked": fork and f"behind version {fork['last_version']} of {fork['log_id']}",
         "versions": f"{found['first_version']:,} to {found['version']:,}" if versions else "none",
+        "kept": f"in full from {found['kept_since']:,} on" if found["archive_bytes"] else None,
+        "tags": ", ".join(f"{n} ({v:,})" for n, v in found["tags"].items()) or None,
         "durable": f"up to {found['durable_version']:,}" if versions else None,
         "steps": _span(found["least_step"], found["largest_step"], "{:,}".format),
         "times": _span(found["first_time_ns"], found["last_time_ns"], local_time),

@@ -90,6 +90,16 @@ def _lanes(words: UInt32[Array, "*n w"], index: UInt32[Array, "*n w"]) -> UInt32
     return jnp.stack([first, second.sum(axis=-1, dtype=jnp.uint32)], axis=-1)
 
 
+def digest_flat(words: UInt32[Array, " n"]) -> UInt32[Array, "2"]:
+    """The digest of one array, from all of its words.
+
+    Cost: one pass over them.
+    """
+    lines = jnp.pad(words, (0, -words.size % LINE_WORDS)).reshape(-1, LINE_WORDS)
+    index = jnp.arange(lines.size, dtype=jnp.uint32).reshape(lines.shape)
+    return _lanes(lines, index).sum(axis=0, dtype=jnp.uint32)  # zeros add nothing
+
+
 @functools.partial(jax.jit, static_argnums=3)
 def _digest(words: Array, owner: Any, first: Any, regions: int) -> Array:
     # By lines: a sum over a longer axis makes XLA write the mixed words out first.

@@ -30,6 +30,9 @@ _HOST_ONLY = frozenset({"int1", "uint1", "float6_e2m3fn", "float6_e3m2fn"})
 
 _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
 
+_NUMPY_LEAVES = (np.ndarray, np.generic)
+_JAX_LEAVES = (jax.Array, jax.ShapeDtypeStruct)
+
 
 @dataclass(frozen=True, slots=True)
 class LeafSpec:
@@ -76,8 +79,10 @@ def describe(leaf: Any, name: str) -> LeafSpec | Constant:
     Raises:
         StructureError: the leaf is neither data nor a function.
     """
-    if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct):
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if isinstance(leaf, _NUMPY_LEAVES):
+        return _describe_numpy(leaf, name)
+    if isinstance(leaf, _JAX_LEAVES):
+        if _is_key(leaf):
             return _describe_key(leaf)
         return LeafSpec("jax", dtype_name(np.dtype(leaf.dtype)), tuple(leaf.shape))
     if type(leaf) is int and not _INT64_MIN <= leaf <= _INT64_MAX:
@@ -85,8 +90,6 @@ def describe(leaf: Any, name: str) -> LeafSpec | Constant:
     if type(leaf) in PYTHON_NUMBERS:
         kind, dtype = PYTHON_NUMBERS[type(leaf)]
         return LeafSpec(kind, dtype, ())
-    if isinstance(leaf, np.ndarray | np.generic):
-        return _describe_numpy(leaf, name)
     if leaf is None:
         return Constant("none", None)
     if type(leaf) is str:
@@ -112,7 +115,7 @@ def _describe_numpy(leaf: np.ndarray | np.generic, name: str) -> LeafSpec:
             f"{name}: the NumPy string {leaf!r} is empty or ends with a NUL, which NumPy drops. "
             f"Expected a Python str, or a uint8 array for bytes."
         )
-    if dtype.hasobject or dtype.names is not None or _is_void(dtype) or not dtype.itemsize:
+    if not _is_plain(dtype):
         raise StructureError(
             f"{name}: a NumPy array of dtype {dtype} cannot be recorded. Expected a dtype of plain "
             f"numbers or fixed-size strings: split it into plain arrays."
@@ -128,9 +131,22 @@ def _describe_numpy(leaf: np.ndarray | np.generic, name: str) -> LeafSpec:
     return LeafSpec("scalar", dtype_name(dtype), ())
 
 
+@functools.cache
+def _is_plain(dtype: np.dtype) -> bool:
+    """Whether an array of ``dtype`` is its bytes, and has some."""
+    is_whole = not dtype.hasobject and dtype.names is None and not _is_void(dtype)
+    return is_whole and dtype.itemsize > 0
+
+
 def _is_void(dtype: np.dtype) -> bool:
     """Whether ``dtype`` is raw memory; numbers of ml_dtypes are of kind V too."""
     return dtype.kind == "V" and not hasattr(ml_dtypes, dtype.name)
+
+
+def _is_key(leaf: Any) -> bool:
+    """Whether a leaf of JAX is a typed PRNG key: no NumPy dtype is, which is quick to see."""
+    dtype = leaf.dtype
+    return not isinstance(dtype, np.dtype) and jnp.issubdtype(dtype, jax.dtypes.prng_key)
 
 
 def _describe_key(key: Any) -> LeafSpec:
@@ -153,14 +169,11 @@ def host_array(leaf: Any) -> np.ndarray:
 
     Cost: nothing for a contiguous NumPy array or a JAX array on a CPU device; else one copy.
     """
-    if isinstance(leaf, jax.Array):
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            leaf = jax.random.key_data(leaf)
-        return np.ascontiguousarray(leaf).reshape(leaf.shape)
     if type(leaf) in PYTHON_NUMBERS:
         return np.array(leaf, dtype=PYTHON_NUMBERS[type(leaf)][1])
-    # ascontiguousarray makes a 0-d array 1-d.
-    return np.ascontiguousarray(leaf).reshape(np.shape(leaf))
+    if isinstance(leaf, jax.Array) and _is_key(leaf):
+        leaf = jax.random.key_data(leaf)
+    return np.asarray(leaf, order="C")  # np.ascontiguousarray would make a 0-d array 1-d
 
 
 def rebuild(spec: LeafSpec, array: np.ndarray, sharding: Any = None) -> Any:

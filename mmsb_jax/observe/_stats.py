@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mmsb_jax.bus._derive import Derivations
 from mmsb_jax.store._head import Landed
 from mmsb_jax.store._log import Log
 from mmsb_jax.store._state import StoredState
@@ -37,6 +38,13 @@ class Stats:
         logged_bytes: bytes written to the log.
         commit_ms_p50, commit_ms_p99: time from comparison to the log's answer, in milliseconds,
             of the newest 4,096 commits; None where there were none.
+        derived, stale: derived arrays' functions, and those of them that are stale.
+        edges, depth: of the graph.
+        wave_programs: programs compiled for derived arrays.
+        waves: commits in which a function ran, since the counters were reset; so are the following.
+        functions_run: how many ran in them together.
+        wave_ms_p50, wave_ms_p99: time that these took, in milliseconds; None where there were none.
+        failed_handlers: exceptions in handlers of events that are kept.
     """
 
     version: int
@@ -55,6 +63,16 @@ class Stats:
     logged_bytes: int
     commit_ms_p50: float | None
     commit_ms_p99: float | None
+    derived: int
+    stale: int
+    edges: int
+    depth: int
+    wave_programs: int
+    waves: int
+    functions_run: int
+    wave_ms_p50: float | None
+    wave_ms_p99: float | None
+    failed_handlers: int
 
     @classmethod
     def of(
@@ -63,6 +81,9 @@ class Stats:
         """The counters of a bus; a reader has no engine and has committed nothing."""
         meter = engine.meter if engine is not None else Meter()
         durable = engine.writer.durable_version if engine is not None else log.durable_version
+        derivations = engine.derivations if engine is not None else Derivations(state.table)
+        graph = derivations.flow.graph
+        events = engine.events if engine is not None else None
         sizes = [info.nbytes for info in state.table.arrays.values()]
         return cls(
             version=log.version,
@@ -79,8 +100,18 @@ class Stats:
             unchanged_commits=meter.unchanged,
             changed_bytes=meter.changed_bytes,
             logged_bytes=meter.logged_bytes,
-            commit_ms_p50=meter.percentile_ms(50),
-            commit_ms_p99=meter.percentile_ms(99),
+            commit_ms_p50=meter.commit_ms(50),
+            commit_ms_p99=meter.commit_ms(99),
+            derived=len(derivations.flow.nodes),
+            stale=len(derivations.stale),
+            edges=graph.edge_count,
+            depth=graph.depth,
+            wave_programs=derivations.machine.programs,
+            waves=meter.waves,
+            functions_run=meter.functions_run,
+            wave_ms_p50=meter.wave_ms(50),
+            wave_ms_p99=meter.wave_ms(99),
+            failed_handlers=len(events.failures) if events is not None else 0,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -120,7 +151,9 @@ class Meter:
         """Begin again at zero."""
         with self._lock:
             self.commits = self.unchanged = self.changed_bytes = self.logged_bytes = 0
-            self._latencies_ns: deque[int] = deque(maxlen=_LATENCIES_KEPT)
+            self.waves = self.functions_run = 0
+            self._commits_ns: deque[int] = deque(maxlen=_LATENCIES_KEPT)
+            self._waves_ns: deque[int] = deque(maxlen=_LATENCIES_KEPT)
 
     def count_commit(self, landed: Landed, elapsed_ns: int) -> None:
         """Count one commit."""
@@ -129,11 +162,23 @@ class Meter:
             self.unchanged += landed.changed_bytes == 0
             self.changed_bytes += landed.changed_bytes
             self.logged_bytes += landed.logged_bytes
-            self._latencies_ns.append(elapsed_ns)
+            self._commits_ns.append(elapsed_ns)
 
-    def percentile_ms(self, percent: float) -> float | None:
-        """A percentile of the newest commits' times, in milliseconds."""
+    def count_wave(self, functions: int, elapsed_ns: int) -> None:
+        """Count one wave in which functions ran."""
         with self._lock:
-            if not self._latencies_ns:
-                return None
-            return float(np.percentile(list(self._latencies_ns), percent)) / 1e6
+            self.waves += 1
+            self.functions_run += functions
+            self._waves_ns.append(elapsed_ns)
+
+    def commit_ms(self, percent: float) -> float | None:
+        """A percentile of the newest commits' times, in milliseconds."""
+        return self._percentile_ms(self._commits_ns, percent)
+
+    def wave_ms(self, percent: float) -> float | None:
+        """A percentile of the newest waves' times, in milliseconds."""
+        return self._percentile_ms(self._waves_ns, percent)
+
+    def _percentile_ms(self, times_ns: deque[int], percent: float) -> float | None:
+        with self._lock:
+            return float(np.percentile(list(times_ns), percent)) / 1e6 if times_ns else None

@@ -1,32 +1,59 @@
-"""Changes: what a commit does to each array, found by comparing words and encoded for the log.
+"""Changes: what a commit does to each array, found by comparing words.
 
 Everything here is a fixed rule of the bytes before and after, so that the same commits give the
 same log. Nothing is altered until `Change.put`, which runs when the log has the commit.
+
+Large arrays are cut into tiles that fit the cache. Small ones are laid end to end, a *lot* at a
+time, and treated as one: a call of NumPy costs more than a small array does.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 
-from mmsb_jax.store._codec import Chunk, encode_dense, encode_sparse, prefers_sparse, unit_of_dtype
-from mmsb_jax.store._digest import Lanes, add, digest_gained, digest_words
+from mmsb_jax.store._codec import (
+    Chunk,
+    encode_dense,
+    encode_sparse,
+    prefers_sparse,
+    unit_of_dtype,
+)
+from mmsb_jax.store._digest import (
+    Lanes,
+    add,
+    digest_gained,
+    digest_words,
+    starts_of,
+)
 from mmsb_jax.store._record import FULL, ArrayInfo
 
 _TILE_WORDS = 1 << 17
 """Words compared at a time: both sides and the flags stay in the second-level cache."""
 _JOB_WORDS = 1 << 20
 """Words a thread takes at a time."""
-
-_FINISH_WORDS = 1 << 12
-"""Changed words from which an array is worth a turn of another thread."""
+_LOT_WORDS = 1 << 14
+"""Words of small arrays that are treated as one."""
 
 WORD_BYTES = 4
 
-
 _UNSIGNED = {size: np.dtype(f"<u{size}") for size in (1, 2, 4)}
+
+
+class Picked(NamedTuple):
+    """Changed words, ascending.
+
+    Attributes:
+        words: which (int64[m]).
+        values: what they are after (uint32[m]).
+        mixed: what differs in them (uint32[m]).
+    """
+
+    words: np.ndarray
+    values: np.ndarray
+    mixed: np.ndarray
 
 
 class Span(NamedTuple):
@@ -35,17 +62,13 @@ class Span(NamedTuple):
     Attributes:
         first, end: its words.
         changed: words changed.
-        words: which (int64[changed]), where they are few; else None, as are the following.
-        values: these words after (uint32[changed]).
-        mixed: what differs in them (uint32[changed]).
+        picked: which, where they are few.
     """
 
     first: int
     end: int
     changed: int
-    words: np.ndarray | None = None
-    values: np.ndarray | None = None
-    mixed: np.ndarray | None = None
+    picked: Picked | None = None
 
 
 def as_words(raw: np.ndarray) -> np.ndarray:
@@ -60,7 +83,7 @@ def as_words(raw: np.ndarray) -> np.ndarray:
     return words
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Change:
     """What a commit does to one array.
 
@@ -69,60 +92,62 @@ class Change:
         old: its words before (uint32[n]); they belong to the head.
         new: its words after; None where only a patch of it is known.
         fresh: whether the log holds no record of the array yet.
-        spans: the tiles with a change.
-        words: changed words, ascending (int64[m]); None where the change is dense.
-        values: the changed words after (uint32[m]).
-        mixed: what differs in them (uint32[m]).
-        places: which elements of ``values`` changed (int64[k]).
-        changed_bytes: bytes that differ; known after `finish`.
-        lanes: the digest after it; known after `finish`.
-        pages: pages with a changed byte; known after `finish`.
+        differing: words that differ, once it is compared.
+        spans: the tiles with a change; none is the whole array.
+        picked: the changed words; None where the change is dense.
+        items: changed elements, where the change is not dense.
+        changed_bytes: bytes that differ; known once it is recorded, as are the following.
+        lanes: the digest after it.
+        pages: pages with a changed byte.
+        chunks, flags: its record.
+        unit: bytes of an element for the codec.
+        nbytes: bytes of the array.
     """
 
     info: ArrayInfo
     old: np.ndarray
     new: np.ndarray | None
     fresh: bool = False
-    spans: list[Span] = field(default_factory=list)
-    words: np.ndarray | None = None
-    values: np.ndarray | None = None
-    mixed: np.ndarray | None = None
-    places: np.ndarray | None = None
+    differing: int = 0
+    spans: tuple[Span, ...] = ()
+    picked: Picked | None = None
+    items: int = 0
     changed_bytes: int = 0
     lanes: Lanes = (0, 0)
     pages: np.ndarray | None = None
+    chunks: Sequence[Chunk] = ()
+    flags: int = 0
+    unit: int = field(init=False)
+    nbytes: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.unit = unit_of_dtype(self.info.dtype)
+        self.nbytes = self.info.nbytes
 
     @property
-    def unit(self) -> int:
-        """Bytes of an element for the codec."""
-        return unit_of_dtype(self.info.dtype)
+    def is_small(self) -> bool:
+        """Whether it is treated together with others."""
+        return self.old.size <= _LOT_WORDS
+
+    def is_sparse_with(self, items: int) -> bool:
+        """Whether it is to be written element by element, ``items`` of them."""
+        return prefers_sparse(items, self.unit, self.nbytes)
 
     def locate(self) -> None:
         """Find the changed elements, where they are few enough to be written one by one."""
-        fewest = sum(span.changed for span in self.spans)
-        if self._is_sparse(fewest):
-            parts = [self._changed_in(span) for span in self.spans]
-            columns = parts[0] if len(parts) == 1 else map(np.concatenate, zip(*parts, strict=True))
-            self.set_words(*columns)
+        if self.is_sparse_with(self.differing):
+            picked = join_picked([self._changed_in(span) for span in self.spans])
+            _share_out([self], picked, [self.differing])
 
-    def _is_sparse(self, elements: int) -> bool:
-        return prefers_sparse(elements, self.unit, self.info.nbytes)
-
-    def _changed_in(self, span: Span) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The changed words of a tile, what they are after, and what differs in them."""
-        if span.words is not None and span.values is not None and span.mixed is not None:
-            return span.words, span.values, span.mixed
-        old, new = self.old[span.first : span.end], self._whole()[span.first : span.end]
+    def _changed_in(self, span: Span) -> Picked:
+        """The changed words of a tile."""
+        if span.picked is not None:
+            return span.picked
+        old, new = self.old[span.first : span.end], self.whole()[span.first : span.end]
         return _pick(old, new, old != new, span.first)
 
-    def set_words(self, words: np.ndarray, values: np.ndarray, mixed: np.ndarray) -> None:
-        """Take ``words`` as those that differ, unless they are too many to be written so."""
-        places = (mixed.view(_UNSIGNED[self.unit]) != 0).nonzero()[0]
-        if self._is_sparse(places.size):
-            self.words, self.values, self.mixed, self.places = words, values, mixed, places
-            self.changed_bytes = int(np.count_nonzero(mixed.view(np.uint8)))
-
-    def _whole(self) -> np.ndarray:
+    def whole(self) -> np.ndarray:
+        """All words after it, of an array that was compared."""
         assert self.new is not None
         return self.new
 
@@ -133,57 +158,37 @@ class Change:
         """
         if self.new is not None:
             return self.new
-        assert self.words is not None
+        assert self.picked is not None
         words = self.old.copy()
-        words[self.words] = self.values
+        words[self.picked.words] = self.picked.values
         return words
 
-    def encode(self, delta_bytes: int, executor: Callable[[], Executor]) -> tuple[list[Chunk], int]:
-        """Chunks and record flags.
+    def encode(self, is_full_due: bool, executor: Callable[[], Executor]) -> None:
+        """Make the chunks and flags of its record.
 
         Args:
-            delta_bytes: stored bytes of the deltas that this one would stand on; a full record
-                is due once they have grown past the array's own size.
+            is_full_due: whether the record must stand alone.
             executor: where to compress side by side.
         """
-        is_full_due = delta_bytes > self.info.nbytes
-        if self.words is not None and not is_full_due:
-            return encode_sparse(*self._elements(), self.unit), 0
-        raw = self._bytes_after()
-        before = None if self.fresh or is_full_due else self.old.view(np.uint8)[: raw.size]
-        chunks, is_full = encode_dense(raw, before, self.unit, executor)
-        return chunks, FULL if is_full else 0
-
-    def _elements(self) -> tuple[np.ndarray, np.ndarray]:
-        """The changed elements (int64[k]) and their bytes after (uint8[k, unit])."""
-        assert self.words is not None
-        assert self.values is not None
-        assert self.places is not None
-        unit, each = self.unit, WORD_BYTES // self.unit
-        places = self.places
-        elements = self.words
-        if each > 1:
-            shift = each.bit_length() - 1
-            elements = (self.words[places >> shift] << shift) | (places & (each - 1))
-        values = self.values.view(_UNSIGNED[unit])[places]
-        return elements, values.view(np.uint8).reshape(-1, unit)
-
-    def _bytes_after(self) -> np.ndarray:
-        return self.words_after().view(np.uint8)[: self.info.nbytes]
-
-    def finish(self, before: Lanes, page_bytes: int) -> None:
-        """Compute the digest after, the bytes changed and the pages changed."""
-        page_words = page_bytes // WORD_BYTES
-        if self.words is not None and self.values is not None:
-            assert self.mixed is not None
-            gained = digest_gained(self.values ^ self.mixed, self.values, self.words)
-            self.lanes = add(before, gained)
-            self.pages = _distinct_pages(self.words, page_words)
+        if self.picked is not None and not is_full_due:
+            self.chunks = encode_sparse(*elements_of(self.picked, self.unit), self.unit)
             return
-        new = self._whole()
+        raw = self.words_after().view(np.uint8)[: self.nbytes]
+        before = None if self.fresh or is_full_due else self.old.view(np.uint8)[: raw.size]
+        self.chunks, is_full = encode_dense(raw, before, self.unit, executor)
+        self.flags = FULL if is_full else 0
+
+    def finish(self, page_words: int) -> None:
+        """Compute the digest after, from that before, the bytes changed and the pages changed."""
+        if self.picked is not None:
+            words, values, mixed = self.picked
+            self.lanes = add(self.lanes, digest_gained(values ^ mixed, values, words))
+            self.pages = distinct_pages(words, page_words)
+            return
+        new = self.whole()
         self.lanes = digest_words(new)
         flags = np.zeros(-(-new.size // page_words), bool)
-        for start, stop, *_ in self.spans:
+        for start, stop, *_ in self.spans or (Span(0, new.size, self.differing),):
             mixed = self.old[start:stop] ^ new[start:stop]
             pages = np.logical_or.reduceat(mixed != 0, np.arange(0, stop - start, page_words))
             flags[start // page_words :][: pages.size] = pages
@@ -192,13 +197,13 @@ class Change:
 
     def put(self) -> None:
         """Make the words of the head those after the change."""
-        if self.words is not None:
-            self.old[self.words] = self.values
+        if self.picked is not None:
+            self.old[self.picked.words] = self.picked.values
         else:
-            self.old[...] = self._whole()
+            self.old[...] = self.new
 
 
-def _distinct_pages(words: np.ndarray, page_words: int) -> np.ndarray:
+def distinct_pages(words: np.ndarray, page_words: int) -> np.ndarray:
     """The pages of ``words`` (ascending), each once."""
     if words[-1] < 1 << 32:
         words = words.astype(np.uint32)  # NumPy divides these ten times as fast
@@ -214,14 +219,15 @@ def patch(change: Change, words: np.ndarray, values: np.ndarray) -> bool:
 
     Cost: what is patched, not the array; a patch of most of an array is taken as a whole array.
     """
-    differ = change.old[words] != values
-    words, values = words[differ], values[differ]
+    before = change.old[words]
+    differ = before != values
+    words, values, before = words[differ], values[differ], before[differ]
+    change.differing = words.size
     if words.size:
-        change.set_words(words, values, change.old[words] ^ values)
-        if change.words is None:
+        _share_out([change], Picked(words, values, before ^ values), [words.size])
+        if change.picked is None:
             change.new = change.old.copy()
             change.new[words] = values
-            change.spans = [Span(0, change.new.size, words.size)]
     return bool(words.size)
 
 
@@ -232,23 +238,29 @@ def compare(
 
     Cost: one read of both sides, shared among the executor's threads where they are large.
     """
-    page_words = page_bytes // WORD_BYTES
-    tile = max(1, _TILE_WORDS // page_words) * page_words
-    total = sum(change.old.size for change in changes)
-    if total <= _JOB_WORDS:
-        for change in changes:
-            change.spans = _compare_span(change, 0, change.old.size, tile)
-            if change.spans:
-                change.locate()
-        return [change for change in changes if change.spans]
-    jobs = list(_bundle(changes, tile))
-    for bundle, results in zip(jobs, executor().map(_compare_bundle, jobs), strict=True):
+    large = []
+    for lot in lots_of(changes):
+        if lot[0].is_small:
+            _compare_lot(lot)
+        else:
+            large += lot
+    if large:
+        _compare_large(large, page_bytes // WORD_BYTES, executor)
+    return [change for change in changes if change.differing]
+
+
+def _compare_large(
+    changes: Sequence[Change], page_words: int, executor: Callable[[], Executor]
+) -> None:
+    is_one_job = sum(change.old.size for change in changes) <= _JOB_WORDS
+    run = map if is_one_job else executor().map
+    jobs = list(_bundle(changes, max(1, _TILE_WORDS // page_words) * page_words))
+    for bundle, results in zip(jobs, run(_compare_bundle, jobs), strict=True):
         for (change, *_), spans in zip(bundle, results, strict=True):
             change.spans += spans
-    differing = [change for change in changes if change.spans]
-    for _ in executor().map(Change.locate, differing):
+            change.differing += sum(span.changed for span in spans)
+    for _ in run(Change.locate, [change for change in changes if change.differing]):
         pass
-    return differing
 
 
 _Job = tuple[Change, int, int, int]  # change, first word, end, words a tile
@@ -271,14 +283,13 @@ def _bundle(changes: Iterable[Change], tile: int) -> Iterator[list[_Job]]:
         yield bundle
 
 
-def _compare_bundle(bundle: list[_Job]) -> list[list[Span]]:
-    return [_compare_span(*job) for job in bundle]
+def _compare_bundle(bundle: list[_Job]) -> list[tuple[Span, ...]]:
+    return [tuple(_compare_span(*job)) for job in bundle]
 
 
-def _compare_span(change: Change, start: int, stop: int, tile: int) -> list[Span]:
+def _compare_span(change: Change, start: int, stop: int, tile: int) -> Iterator[Span]:
     """The tiles of ``start … stop`` with a change."""
-    assert change.new is not None
-    old, new, found = change.old, change.new, []
+    old, new = change.old, change.whole()
     for first in range(start, stop, tile):
         end = min(first + tile, stop)
         differ = old[first:end] != new[first:end]
@@ -286,62 +297,112 @@ def _compare_span(change: Change, start: int, stop: int, tile: int) -> list[Span
         if count:
             # While the tile is in the cache, and unless it is too dense for single elements.
             few = count * 4 < end - first
-            picked = _pick(old[first:end], new[first:end], differ, first) if few else ()
-            found.append(Span(first, end, count, *picked))
-    return found
+            picked = _pick(old[first:end], new[first:end], differ, first) if few else None
+            yield Span(first, end, count, picked)
 
 
-def _pick(
-    old: np.ndarray, new: np.ndarray, differ: np.ndarray, first: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where ``differ``: the words' places in the array, the words after, what differs in them."""
+def _pick(old: np.ndarray, new: np.ndarray, differ: np.ndarray, first: int) -> Picked:
+    """The words where ``differ``, of an array or of a tile that begins at ``first``."""
     (words,) = differ.nonzero()
     values = new[words]
-    mixed = old[words] ^ values
-    words += first
-    return words, values, mixed
+    mixed = old[words]
+    mixed ^= values
+    if first:
+        words += first
+    return Picked(words, values, mixed)
 
 
-def encode_all(
-    changes: Sequence[Change], delta_bytes: Mapping[int, int], executor: Callable[[], Executor]
-) -> list[tuple[list[Chunk], int]]:
-    """Chunks and record flags of each change; small records of large commits side by side."""
-
-    def encode(change: Change) -> tuple[list[Chunk], int]:
-        return change.encode(delta_bytes.get(change.info.id, 0), executor)
-
-    if sum(0 if c.words is None else c.words.size for c in changes) < _TILE_WORDS:
-        return list(map(encode, changes))
-    # Dense ones are compressed chunk by chunk in these threads: they must not wait in one.
-    waiting = [executor().submit(encode, c) if c.words is not None else None for c in changes]
-    return [
-        encode(change) if future is None else future.result()
-        for change, future in zip(changes, waiting, strict=True)
-    ]
+def join_picked(parts: Sequence[Picked]) -> Picked:
+    return parts[0] if len(parts) == 1 else Picked(*map(np.concatenate, zip(*parts, strict=True)))
 
 
-def finish_all(
-    changes: Sequence[Change],
-    lanes_before: Callable[[int], Lanes],
-    page_bytes: int,
-    executor: Callable[[], Executor],
-) -> Callable[[], None]:
-    """Begin to finish ``changes``; the function returned waits until that is done.
+def lots_of(changes: Iterable[Change]) -> Iterator[list[Change]]:
+    """Small changes in lots of one unit; a large one alone, one of no bytes left out."""
+    lots: dict[int, list[Change]] = {}
+    sizes: dict[int, int] = {}
+    for change in changes:
+        unit, words = change.unit, change.old.size
+        if not words:
+            continue
+        size = sizes.get(unit, 0) + words
+        if size > _LOT_WORDS or unit not in lots:
+            if unit in lots:
+                yield lots[unit]
+            lots[unit], size = [], words
+        lots[unit].append(change)
+        sizes[unit] = size
+    yield from lots.values()
 
-    Large ones are finished in the executor's threads, so that writing goes on meanwhile.
+
+def join(vectors: Sequence[np.ndarray]) -> np.ndarray:
+    """Vectors end to end."""
+    return vectors[0] if len(vectors) == 1 else np.concatenate(vectors)
+
+
+def tally(vector: np.ndarray, sizes: Sequence[int]) -> list[int]:
+    """How many are not 0 in each part of ``vector``; the parts have ``sizes``."""
+    if len(sizes) == 1:
+        return [int(np.count_nonzero(vector))]
+    return np.add.reduceat(vector != 0, starts_of(sizes), dtype=np.int64).tolist()
+
+
+def _compare_lot(lot: Sequence[Change]) -> None:
+    """Find what differs in small arrays, as `_compare_span` and `Change.locate` do in one."""
+    sizes = [change.old.size for change in lot]
+    old, new = join([change.old for change in lot]), join([change.whole() for change in lot])
+    differ = old != new
+    few, firsts, counts = [], [], []
+    first = 0
+    for change, size, count in zip(lot, sizes, tally(differ, sizes), strict=True):
+        if count:
+            change.differing = count
+            if change.is_sparse_with(count):
+                few.append(change)
+                firsts.append(first)
+                counts.append(count)
+            else:
+                differ[first : first + size] = False
+        first += size
+    if few:
+        picked = _pick(old, new, differ, 0)
+        if len(lot) > 1:
+            picked.words[...] -= np.repeat(firsts, counts)
+        _share_out(few, picked, counts)
+
+
+def _share_out(changes: Sequence[Change], picked: Picked, sizes: Sequence[int]) -> None:
+    """Give each change its changed words, unless their elements are too many to be written so.
+
+    Args:
+        changes: of one unit.
+        picked: their words, those of one behind those of another.
+        sizes: how many each has.
     """
-    waiting: list[Future[None]] = []
-    work = [c.old.size if c.words is None else c.words.size for c in changes]
-    is_large = sum(work) >= _TILE_WORDS
-    for change, words in zip(changes, work, strict=True):
-        before = lanes_before(change.info.id)
-        if not is_large or words < _FINISH_WORDS:
-            change.finish(before, page_bytes)
-        else:
-            waiting.append(executor().submit(change.finish, before, page_bytes))
+    words, values, mixed = picked
+    unit = changes[0].unit
+    each = WORD_BYTES // unit
+    items = sizes
+    if each > 1:
+        items = tally(mixed.view(_UNSIGNED[unit]), [each * size for size in sizes])
+    differing = items
+    if unit > 1:
+        differing = tally(mixed.view(np.uint8), [WORD_BYTES * size for size in sizes])
+    stop = 0
+    for change, size, count, changed_bytes in zip(changes, sizes, items, differing, strict=True):
+        start, stop = stop, stop + size
+        if change.is_sparse_with(count):
+            part = slice(start, stop)
+            change.picked = Picked(words[part], values[part], mixed[part])
+            change.items, change.changed_bytes = count, changed_bytes
 
-    def wait() -> None:
-        for future in waiting:
-            future.result()
 
-    return wait
+def elements_of(picked: Picked, unit: int) -> tuple[np.ndarray, np.ndarray]:
+    """The changed elements (int64[k]) of changed words, and their bytes after (uint8[k, unit])."""
+    words, values, mixed = picked
+    if unit == WORD_BYTES:
+        return words, values.view(np.uint8).reshape(-1, unit)
+    shift = (WORD_BYTES // unit).bit_length() - 1
+    (places,) = (mixed.view(_UNSIGNED[unit]) != 0).nonzero()
+    rows = places >> shift
+    elements = ((words[rows] - rows) << shift) + places
+    return elements, values.view(_UNSIGNED[unit])[places].view(np.uint8).reshape(-1, unit)

@@ -12,6 +12,7 @@ of these that divides it.
 """
 
 import functools
+import itertools
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
@@ -92,7 +93,7 @@ def prefers_sparse(items: int, unit: int, nbytes: int) -> bool:
 
 def encode_sparse(index: np.ndarray, values: np.ndarray, unit: int) -> list[Chunk]:
     """Chunks that set element ``index`` (int64[n], ascending) to ``values`` (uint8[n, unit])."""
-    chunks = []
+    sizes = []
     start = 0
     while start < index.size:
         first = int(index[start])
@@ -101,35 +102,63 @@ def encode_sparse(index: np.ndarray, values: np.ndarray, unit: int) -> list[Chun
             stop = start + int(
                 np.searchsorted(index[start:stop], first + _SPARSE_SPAN_BYTES // unit)
             )
-        part = index[start:stop]
-        gaps = _encode_gaps(part, first)
-        planes = values[start:stop]
-        planes = np.ascontiguousarray(planes.T) if unit > 1 else planes
-        payload = gaps.tobytes() + planes.tobytes()
+        sizes.append(stop - start)
+        start = stop
+    return sparse_chunks(index, values, unit, sizes)
+
+
+def sparse_chunks(
+    index: np.ndarray, values: np.ndarray, unit: int, sizes: Sequence[int]
+) -> list[Chunk]:
+    """One chunk for each of ``sizes``, which says how many of the elements it sets.
+
+    Args:
+        index: elements (int64[n]), ascending within a chunk.
+        values: what they are set to (uint8[n, unit]).
+        unit: bytes of an element.
+        sizes: elements of each chunk, at least one and within the limits.
+    """
+    stops = list(itertools.accumulate(sizes))
+    starts = [0, *stops[:-1]]
+    gaps, ends = _encode_gaps(index, starts, stops)
+    planes = np.ascontiguousarray(values.T).tobytes() if unit > 1 else values.tobytes()
+    chunks, begin = [], 0
+    for items, start, stop, end in zip(sizes, starts, stops, ends, strict=True):
+        plane = range(start, index.size * unit, index.size)
+        payload = b"".join((gaps[begin:end], *[planes[at : at + items] for at in plane]))
         coding = Coding.SPARSE
         if len(payload) > 64:
             squeezed = _local.compressor.compress(payload)
             if len(squeezed) < len(payload) - len(payload) // 32:
                 payload, coding = squeezed, Coding.SPARSE_ZSTD
-        span = (int(part[-1]) - first + 1) * unit
-        chunks.append(Chunk(first * unit, span, part.size, coding, unit, payload))
-        start = stop
+        first, last = int(index[start]), int(index[stop - 1])
+        span = (last - first + 1) * unit
+        chunks.append(Chunk(first * unit, span, items, coding, unit, payload))
+        begin = end
     return chunks
 
 
-def _encode_gaps(index: np.ndarray, first: int) -> np.ndarray:
-    """A byte a gap; 255 stands for a gap of 255 without an element behind it."""
+def _encode_gaps(
+    index: np.ndarray, starts: Sequence[int], stops: Sequence[int]
+) -> tuple[bytes, Sequence[int]]:
+    """A byte a gap, and where those of each chunk end.
+
+    255 stands for a gap of 255 without an element behind it.
+    """
+    if index.size == len(starts):  # one element a chunk
+        return bytes(index.size), stops
     gaps = np.empty_like(index)
-    gaps[0] = index[0] - first
     np.subtract(index[1:], index[:-1], out=gaps[1:])
-    gaps[1:] -= 1
+    gaps -= 1
+    gaps[starts] = 0
     if gaps.max() < 255:
-        return gaps.astype(np.uint8)
+        return gaps.astype(np.uint8).tobytes(), stops
     escapes = gaps // 255
-    total = index.size + int(escapes.sum())
-    coded = np.full(total, 255, np.uint8)
-    coded[np.arange(index.size) + np.cumsum(escapes)] = gaps - 255 * escapes
-    return coded
+    ends = np.cumsum(escapes)
+    ends += np.arange(1, index.size + 1)
+    coded = np.full(int(ends[-1]), 255, np.uint8)
+    coded[ends - 1] = gaps - 255 * escapes
+    return coded.tobytes(), ends[np.array(stops) - 1].tolist()
 
 
 def encode_dense(
@@ -170,15 +199,64 @@ def _choose_dense(new: np.ndarray, old: np.ndarray | None, unit: int) -> Coding:
     size = min(_SAMPLE_BYTES, new.size)
     step = max(1, (new.size - size) // max(1, _SAMPLES - 1) // unit * unit)
     starts = sorted({min(step * i, new.size - size) // unit * unit for i in range(_SAMPLES)})
-    new_sample = np.concatenate([new[s : s + size] for s in starts])
-    full = len(_local.compressor.compress(_to_planes(new_sample, unit))) / new_sample.size
-    xor = np.inf
+    sample = np.concatenate([new[s : s + size] for s in starts])
+    mixed = None
     if old is not None:
-        mixed = new_sample ^ np.concatenate([old[s : s + size] for s in starts])
-        xor = len(_local.compressor.compress(_to_planes(mixed, unit))) / mixed.size
-    if min(full, xor) > _COMPRESS_BELOW:
-        return Coding.FULL
-    return Coding.XOR_ZSTD if xor < full else Coding.FULL_ZSTD
+        mixed = _to_planes(sample ^ np.concatenate([old[s : s + size] for s in starts]), unit)
+    return _code(_to_planes(sample, unit), mixed)[0]
+
+
+def _code(full: Buffer, mixed: Buffer | None) -> tuple[Coding, bytes]:
+    """The coding that makes bytes smallest, and these bytes compressed.
+
+    Both are in planes: the bytes themselves, and what differs from those before, if any.
+    """
+    coding, data = Coding.FULL_ZSTD, _local.compressor.compress(full)
+    if mixed is not None:
+        squeezed = _local.compressor.compress(mixed)
+        if len(squeezed) < len(data):
+            coding, data = Coding.XOR_ZSTD, squeezed
+    if len(data) / len(full) > _COMPRESS_BELOW:
+        coding = Coding.FULL
+    return coding, data
+
+
+def is_own_sample(nbytes: int) -> bool:
+    """Whether the sample that chooses a dense coding is the whole array, and there is a byte."""
+    return 0 < nbytes <= _SAMPLE_BYTES
+
+
+def dense_chunks(
+    new: np.ndarray, mixed: np.ndarray, unit: int, sizes: Sequence[int], alone: Sequence[bool]
+) -> list[Chunk]:
+    """`encode_dense` of arrays that are their own samples, laid end to end: a chunk each.
+
+    Args:
+        new, mixed: words after, and what differs in them (uint32[n]).
+        unit: bytes of an element.
+        sizes: bytes of each array; the next begins with the next whole word.
+        alone: whether its record must stand alone.
+
+    Cost: little beside the compression, which its sample needs, and which is that of the chunk.
+    """
+    whole, planes, differing = new.tobytes(), _planes_of(new, unit), _planes_of(mixed, unit)
+    chunks, start = [], 0
+    for size, is_alone in zip(sizes, alone, strict=True):
+        first, end = start // unit, (start + size) // unit
+        full = b"".join([plane[first:end] for plane in planes])
+        xor = None if is_alone else b"".join([plane[first:end] for plane in differing])
+        coding, data = _code(full, xor)
+        if coding is Coding.FULL:
+            data = whole[start : start + size]
+        chunks.append(Chunk(0, size, 0, coding, unit, data))
+        start += -(-size // 4) * 4
+    return chunks
+
+
+def _planes_of(words: np.ndarray, unit: int) -> list[bytes]:
+    """The first byte of every element, the second …"""
+    raw = words.view(np.uint8)
+    return [raw[i::unit].tobytes() for i in range(unit)]
 
 
 def _to_planes(piece: np.ndarray, unit: int) -> Buffer:
@@ -231,6 +309,17 @@ def read_sparse(chunk: np.void, data: memoryview) -> tuple[np.ndarray, np.ndarra
     if (int(index[-1]) + 1) * unit != raw_bytes:
         raise BadFrameError("a sparse chunk covers other bytes than it says")
     return index, raw[coded:].reshape(unit, items)
+
+
+def values_of(planes: np.ndarray) -> np.ndarray:
+    """The elements (unsigned[n]) whose bytes are ``planes`` (uint8[unit, n])."""
+    unit = planes.shape[0]
+    values = planes[0].astype(f"<u{unit}")
+    for i in range(1, unit):
+        plane = planes[i].astype(f"<u{unit}")
+        plane <<= 8 * i
+        values |= plane
+    return values
 
 
 def decode_all(target: np.ndarray, chunks: Sequence[tuple[np.void, memoryview]]) -> None:

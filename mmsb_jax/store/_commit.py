@@ -1,12 +1,13 @@
 """A commit as users see it."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from mmsb_jax._errors import CorruptionError
 from mmsb_jax.store._log import Log
+from mmsb_jax.store._patches import Patch, patches_of
 from mmsb_jax.store._record import EXTRA_IS_JSON
 
 MAX_NOTE_BYTES = 1 << 16
@@ -36,6 +37,7 @@ class Commit:
     changed_bytes: int
     logged_bytes: int
     _extra: Callable[[], Any] = field(repr=False)
+    _patches: Callable[[], Iterator[Patch]] = field(repr=False)
     _durable_version: Callable[[], int] = field(repr=False)
 
     @property
@@ -45,6 +47,31 @@ class Commit:
         Read from the log each time it is asked for.
         """
         return self._extra()
+
+    def patches(self) -> Iterator[Patch]:
+        """What it did, array by array: ``(name, indices, values)``.
+
+        ``indices`` are the elements in which a byte changed, in row-major order, ascending;
+        ``values`` are what they are now, in the array's own dtype (bfloat16 as `ml_dtypes` has
+        it). Of an array that it made, or gave another shape, they are all. Put into the state
+        before, they give the state after.
+
+        Raises:
+            VersionError: its data were compacted away.
+            CorruptionError: what was written does not read back.
+
+        Cost: what it logged. Of arrays of which most changed, or whose elements are larger than 4
+        bytes, a checkout of the version before and one of this.
+
+        >>> import numpy as np
+        >>> import mmsb_jax as mmsb
+        >>> bus = mmsb.open()
+        >>> _ = bus.commit({"w": np.zeros(100, np.float32)})
+        >>> commit = bus.commit({"w": np.eye(1, 100, 7, np.float32)[0]})
+        >>> [(name, i.tolist(), v.tolist()) for name, i, v in commit.patches()]
+        [('w', [7], [1.0])]
+        """
+        return self._patches()
 
     @property
     def durable(self) -> bool:
@@ -126,6 +153,7 @@ def read_commit(log: Log, version: int, durable_version: Callable[[], int]) -> C
         changed_bytes=record.changed_bytes,
         logged_bytes=row.logged_bytes,
         _extra=lambda: read_extra(log, version),
+        _patches=lambda: patches_of(log, version),
         _durable_version=durable_version,
     )
 

@@ -7,6 +7,9 @@ kept up from changed words alone, and they survive a move of the array in the po
 finds drift and damage. It is not a signature: who wants a collision can make one.
 """
 
+import functools
+import itertools
+from collections.abc import Sequence
 from concurrent.futures import Executor
 
 import numpy as np
@@ -16,7 +19,9 @@ from mmsb_jax import _mix
 
 GOLDEN, SALT = np.uint32(_mix.GOLDEN), np.uint32(_mix.SALT)
 _FIRST, _SECOND = np.uint32(_mix.FIRST), np.uint32(_mix.SECOND)
-_TILE_WORDS = 1 << 15  # 128 KiB a temporary: the whole mix stays in the second-level cache
+_TILE_WORDS = 1 << 15
+"""Words mixed at a time, and at most those of arrays that are digested together: what is made of
+them on the way stays in the second-level cache."""
 _PART_WORDS = 1 << 20
 _FEW_WORDS = 8
 _WORD = 0xFFFFFFFF
@@ -38,43 +43,68 @@ def mix(words: np.ndarray, scratch: np.ndarray) -> None:
     np.bitwise_xor(words, scratch, out=words)
 
 
-def _lanes_of_tile(words: np.ndarray, index: np.ndarray) -> Lanes:
-    """Lanes of one tile; ``index`` (uint32) is overwritten."""
-    scratch = np.empty_like(index)
-    _to_keys(index, scratch)
-    return _lanes_with(words, index, scratch)
-
-
-def _to_keys(index: np.ndarray, scratch: np.ndarray) -> None:
-    """Make indices the keys that their words are mixed with, in place."""
+def _keys(index: np.ndarray) -> np.ndarray:
+    """Make indices (uint32) the keys that their words are mixed with, in place."""
     np.add(index, GOLDEN, out=index)
-    mix(index, scratch)
+    mix(index, np.empty_like(index))
+    return index
 
 
-def _lanes_with(words: np.ndarray, keys: np.ndarray, scratch: np.ndarray) -> Lanes:
+@functools.cache
+def _first_keys() -> np.ndarray:
+    """The keys of the first words of any array."""
+    keys = _keys(np.arange(_TILE_WORDS, dtype=np.uint32))
+    keys.flags.writeable = False
+    return keys
+
+
+def _keys_of_tile(start: int, size: int) -> np.ndarray:
+    if not start:
+        return _first_keys()[:size]
+    return _keys(np.arange(start, start + size, dtype=np.uint64).astype(np.uint32))
+
+
+def _keys_of(index: np.ndarray) -> np.ndarray:
+    """The keys of the words at ``index`` (int64[n], not empty)."""
+    if index.max() < _TILE_WORDS:
+        return _first_keys()[index]
+    return _keys(index.astype(np.uint32))
+
+
+def _lanes_of(
+    words: np.ndarray, keys: np.ndarray, starts: Sequence[int], room: np.ndarray | None = None
+) -> np.ndarray:
+    """Lanes (uint32[2, parts]) of the parts of ``words`` that begin at ``starts``.
+
+    ``room`` (uint32[2, 2, n or more]) is overwritten.
+    """
+    if room is None:
+        room = np.empty((2, 2, words.size), np.uint32)
+    mixed, scratch = room[:, :, : words.size]
+    np.bitwise_xor(words, keys, out=mixed[0])
+    second = np.add(words, keys, out=mixed[1])
+    np.bitwise_xor(second, SALT, out=second)
+    mix(mixed, scratch)
     live = words != 0
-    has_zeros = not live.all()
-    mixed = np.bitwise_xor(words, keys)
-    mix(mixed, scratch)
-    if has_zeros:
+    if not live.all():
         np.multiply(mixed, live, out=mixed)
-    first = int(np.add.reduce(mixed, dtype=np.uint32))  # wraps, as it should
-    np.add(words, keys, out=mixed)
-    np.bitwise_xor(mixed, SALT, out=mixed)
-    mix(mixed, scratch)
-    if has_zeros:
-        np.multiply(mixed, live, out=mixed)
-    return first, int(np.add.reduce(mixed, dtype=np.uint32))
+    return np.add.reduceat(mixed, starts, axis=1, dtype=np.uint32)  # wraps, as it should
 
 
-def _lanes_of_part(words: np.ndarray, start: int) -> Lanes:
+def _lanes_of_span(words: np.ndarray, start: int) -> Lanes:
     total = ZERO
+    room = np.empty((2, 2, min(words.size, _TILE_WORDS)), np.uint32)
     for tile in range(0, words.size, _TILE_WORDS):
         piece = words[tile : tile + _TILE_WORDS]
-        first = start + tile
-        index = np.arange(first, first + piece.size, dtype=np.uint64).astype(np.uint32)
-        total = add(total, _lanes_of_tile(piece, index))
+        keys = _keys_of_tile(start + tile, piece.size)
+        (lanes,) = _pairs(_lanes_of(piece, keys, (0,), room))
+        total = add(total, lanes)
     return total
+
+
+def _pairs(lanes: np.ndarray) -> list[Lanes]:
+    first, second = lanes.tolist()
+    return list(zip(first, second, strict=True))
 
 
 def digest_words(words: np.ndarray, start: int = 0, executor: Executor | None = None) -> Lanes:
@@ -83,40 +113,77 @@ def digest_words(words: np.ndarray, start: int = 0, executor: Executor | None = 
     Cost: about 1 ns a word and core; an ``executor`` shares parts of 4 MiB among its threads.
     """
     if executor is None or words.size <= _PART_WORDS:
-        return _lanes_of_part(words, start)
+        return _lanes_of_span(words, start)
     parts = range(0, words.size, _PART_WORDS)
     total = ZERO
     for lanes in executor.map(
-        lambda part: _lanes_of_part(words[part : part + _PART_WORDS], start + part), parts
+        lambda part: _lanes_of_span(words[part : part + _PART_WORDS], start + part), parts
     ):
         total = add(total, lanes)
     return total
 
 
+def digest_each(words: np.ndarray, sizes: Sequence[int]) -> list[Lanes]:
+    """Lanes of arrays of ``sizes`` words, none empty, that lie end to end in ``words``.
+
+    Cost: that of `digest_words`, and little for each array.
+    """
+    if len(sizes) == 1:
+        return [digest_words(words)]
+    keys = np.concatenate([_keys_of_tile(0, size) for size in sizes])
+    return _pairs(_lanes_of(words, keys, starts_of(sizes)))
+
+
+def starts_of(sizes: Sequence[int]) -> list[int]:
+    """Where each of several vectors begins that lie end to end."""
+    return list(itertools.accumulate(sizes[:-1], initial=0))
+
+
 def digest_gained(old: np.ndarray, new: np.ndarray, index: np.ndarray) -> Lanes:
     """What the lanes gain where the words at ``index`` (int64[n]) go from ``old`` to ``new``."""
-    if index.size > _FEW_WORDS:
-        total = ZERO
-        for tile in range(0, index.size, _TILE_WORDS):
-            piece = slice(tile, tile + _TILE_WORDS)
-            keys = index[piece].astype(np.uint32)
-            scratch = np.empty_like(keys)
-            _to_keys(keys, scratch)
-            come = _lanes_with(new[piece], keys, scratch)
-            total = add(total, subtract(come, _lanes_with(old[piece], keys, scratch)))
-        return total
+    total = ZERO
+    for tile in range(0, index.size, _TILE_WORDS // 2):
+        piece = slice(tile, tile + _TILE_WORDS // 2)
+        (gained,) = gained_each(old[piece], new[piece], index[piece], (index[piece].size,))
+        total = add(total, gained)
+    return total
+
+
+def gained_each(
+    old: np.ndarray, new: np.ndarray, index: np.ndarray, sizes: Sequence[int]
+) -> list[Lanes]:
+    """`digest_gained` of several arrays, the words of one behind those of another.
+
+    Args:
+        old, new: the words before and after.
+        index: where in its array each stands.
+        sizes: how many there are of each array, at least one.
+    """
+    if index.size <= _FEW_WORDS and len(sizes) == 1:
+        return [_gained_by_few(old.tolist(), new.tolist(), index.tolist())]
+    keys = _keys_of(index)
+    words, keys = np.concatenate((new, old)), np.concatenate((keys, keys))
+    lanes = _lanes_of(words, keys, starts_of([*sizes, *sizes]))
+    count = len(sizes)
+    return _pairs(lanes[:, :count] - lanes[:, count:])
+
+
+def _gained_by_few(old: list[int], new: list[int], index: list[int]) -> Lanes:
+    """NumPy's calls cost more than a few words do."""
     first = second = 0
-    for before, after, place in zip(old.tolist(), new.tolist(), index.tolist(), strict=True):
+    for before, after, place in zip(old, new, index, strict=True):
         key = _mix_one((place + _mix.GOLDEN) & _WORD)
-        for word, sign in ((after, 1), (before, -1)):
-            if word:
-                first += sign * _mix_one(word ^ key)
-                second += sign * _mix_one(((word + key) & _WORD) ^ _mix.SALT)
+        if after:
+            first += _mix_one(after ^ key)
+            second += _mix_one(((after + key) & _WORD) ^ _mix.SALT)
+        if before:
+            first -= _mix_one(before ^ key)
+            second -= _mix_one(((before + key) & _WORD) ^ _mix.SALT)
     return first & _WORD, second & _WORD
 
 
 def _mix_one(word: int) -> int:
-    """`mix` of one word: NumPy's calls cost more than a few words do."""
+    """`mix` of one word."""
     word = ((word ^ (word >> 16)) * _mix.FIRST) & _WORD
     word = ((word ^ (word >> 15)) * _mix.SECOND) & _WORD
     return word ^ (word >> 16)

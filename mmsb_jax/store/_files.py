@@ -10,7 +10,7 @@ import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 Buffer = bytes | bytearray | memoryview
 """What is written: anything with a contiguous buffer of bytes."""
@@ -53,6 +53,14 @@ class Files(Protocol):
         """An existing file, to append to."""
         ...
 
+    def rewrite(self, name: str, offset: int) -> None:
+        """Write what stands from ``offset`` on again, in place, so that the next sync covers it.
+
+        A sync that failed, in whatever process, is told of once: what it should have covered reads
+        back, may not be on the disk, and a later sync does not look at it.
+        """
+        ...
+
     def read(self, name: str, offset: int = 0, size: int | None = None) -> bytes:
         """Up to ``size`` bytes from ``offset``; fewer at the end of the file."""
         ...
@@ -83,19 +91,20 @@ class Files(Protocol):
 
 
 class _DiskAppendFile:
-    def __init__(self, descriptor: int, folder: Path | None) -> None:
+    def __init__(self, system: Any, descriptor: int, folders: Sequence[Path]) -> None:
+        self._os = system
         self._descriptor = descriptor
-        self._unsynced_folder = folder
-        self._can_share = hasattr(os, "copy_file_range")
+        self._unsynced_folders = list(folders)
+        self._can_share = hasattr(system, "copy_file_range")
 
     def append(self, buffers: Sequence[Buffer]) -> None:
-        views = [memoryview(buffer).cast("B") for buffer in buffers if len(buffer)]
-        while views:
-            written = os.writev(self._descriptor, views[:_MAX_BUFFERS_A_CALL])
-            while views and written >= len(views[0]):
-                written -= len(views.pop(0))
+        waiting = [buffer for buffer in buffers if len(buffer)]
+        while waiting:
+            written = self._os.writev(self._descriptor, waiting[:_MAX_BUFFERS_A_CALL])
+            while waiting and written >= len(waiting[0]):
+                written -= len(waiting.pop(0))
             if written:
-                views[0] = views[0][written:]
+                waiting[0] = memoryview(waiting[0])[written:]
 
     def copy_range(self, source: int, size: int) -> None:
         """Append the first ``size`` bytes of ``source``, sharing blocks where the disk can."""
@@ -103,14 +112,14 @@ class _DiskAppendFile:
         while done < size:
             if self._can_share:
                 try:
-                    copied = os.copy_file_range(source, self._descriptor, size - done, done)
+                    copied = self._os.copy_file_range(source, self._descriptor, size - done, done)
                 except OSError:
                     copied = 0
                 if not copied:  # also what some file systems answer that cannot do it
                     self._can_share = False
                     continue
             else:
-                part = os.pread(source, min(size - done, 1 << 24), done)
+                part = self._os.pread(source, min(size - done, 1 << 24), done)
                 self.append([part])
                 copied = len(part)
             if not copied:
@@ -118,68 +127,103 @@ class _DiskAppendFile:
             done += copied
 
     def sync(self) -> None:
-        os.fdatasync(self._descriptor)
-        if self._unsynced_folder is not None:
-            _sync_folder(self._unsynced_folder)
-            self._unsynced_folder = None
+        self._os.fdatasync(self._descriptor)
+        while self._unsynced_folders:
+            sync_folder(self._os, self._unsynced_folders[-1])
+            self._unsynced_folders.pop()
 
     def truncate(self, size: int) -> None:
-        os.ftruncate(self._descriptor, size)
+        self._os.ftruncate(self._descriptor, size)
 
     def close(self) -> None:
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
-            os.close(descriptor)
+            self._os.close(descriptor)
 
 
 class _Descriptor:
     """A file descriptor, closed when the last thread that reads through it lets go."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, system: Any, path: Path) -> None:
+        self._os = system
         self.number = -1
-        self.number = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        self.number = system.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
 
     def __del__(self) -> None:
         if self.number >= 0:
-            os.close(self.number)
+            self._os.close(self.number)
 
 
 class DiskFiles:
-    """A directory of a local file system; files in it that are symbolic links are not followed."""
+    """A directory of a local file system; files in it that are symbolic links are not followed.
 
-    def __init__(self, root: Path) -> None:
+    Args:
+        root: the directory.
+        system: where the calls of `os` go; a test puts a disk that fails beneath.
+    """
+
+    def __init__(self, root: Path, system: Any = os) -> None:
         self.root = root
+        self._os = system
         self._readers: dict[str, _Descriptor] = {}
         self._readers_lock = threading.Lock()
+        self._removed_from: set[Path] = set()
 
     def create(self, name: str) -> AppendFile:
         path = self.root / name
-        _make_folder(path.parent)
+        self._make_folder(path.parent)
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        return _DiskAppendFile(os.open(path, flags, _NEW_FILE_MODE), path.parent)
+        return self._append_file(path, flags, [path.parent])
 
     def reopen(self, name: str) -> AppendFile:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
-        return _DiskAppendFile(os.open(self.root / name, flags), None)
+        path = self.root / name
+        # Who made it may have died before its entry was synced; and so may who made the manifest.
+        return self._append_file(path, flags, [self.root, path.parent])
+
+    def rewrite(self, name: str, offset: int) -> None:
+        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW  # O_APPEND would write at the end
+        descriptor = self._os.open(self.root / name, flags)
+        try:
+            while part := self._os.pread(descriptor, _READ_BYTES, offset):
+                offset += self._os.pwrite(descriptor, part, offset)
+        finally:
+            self._os.close(descriptor)
+
+    def _append_file(self, path: Path, flags: int, folders: Sequence[Path]) -> _DiskAppendFile:
+        descriptor = self._os.open(path, flags, _NEW_FILE_MODE)
+        return _DiskAppendFile(self._os, descriptor, folders)
+
+    def _make_folder(self, folder: Path) -> None:
+        try:
+            self._os.mkdir(folder)
+        except FileExistsError:
+            return
+        except FileNotFoundError:
+            self._make_folder(folder.parent)
+            self._os.mkdir(folder)
+        sync_folder(self._os, folder.parent)
 
     def _reader(self, name: str) -> _Descriptor:
+        if "/" not in name:  # the manifest: another process may put a new one in its place
+            return _Descriptor(self._os, self.root / name)
         with self._readers_lock:
             reader = self._readers.get(name)
             if reader is None:
                 while len(self._readers) >= _OPEN_READERS:
                     del self._readers[next(iter(self._readers))]
-                reader = self._readers[name] = _Descriptor(self.root / name)
+                reader = self._readers[name] = _Descriptor(self._os, self.root / name)
             return reader
 
     def read(self, name: str, offset: int = 0, size: int | None = None) -> bytes:
         reader = self._reader(name)
         if size is None or size > _READ_BYTES:
-            there = max(0, os.fstat(reader.number).st_size - offset)
+            there = max(0, self._os.fstat(reader.number).st_size - offset)
             size = there if size is None else min(size, there)
         parts = []
         while size > 0:
             try:
-                part = os.pread(reader.number, min(size, 1 << 30), offset)
+                part = self._os.pread(reader.number, min(size, 1 << 30), offset)
             except OSError as error:
                 error.filename = str(self.root / name)
                 raise
@@ -191,11 +235,12 @@ class DiskFiles:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def size(self, name: str) -> int:
-        return os.fstat(self._reader(name).number).st_size
+        reader = self._reader(name)  # held: it is closed when nobody holds it
+        return self._os.fstat(reader.number).st_size
 
     def names(self, folder: str) -> list[str]:
         try:
-            with os.scandir(self.root / folder) as entries:
+            with self._os.scandir(self.root / folder) as entries:
                 files = [entry.name for entry in entries if entry.is_file(follow_symlinks=False)]
         except FileNotFoundError:
             return []
@@ -204,40 +249,57 @@ class DiskFiles:
     def publish(self, name: str, buffers: Sequence[Buffer]) -> None:
         path = self.root / name
         draft = path.with_name(path.name + ".draft")
-        draft.unlink(missing_ok=True)
+        self._unlink(draft)
         handle = self.create(f"{name}.draft")
         try:
             with contextlib.closing(handle):
                 handle.append(buffers)
                 handle.sync()
-            os.replace(draft, path)
+            # What was removed is not to come back beside the new file.
+            for folder in list(self._removed_from):
+                sync_folder(self._os, folder)
+                self._removed_from.discard(folder)
+            self._os.replace(draft, path)
         except BaseException:
             with contextlib.suppress(OSError):
-                draft.unlink(missing_ok=True)
+                self._unlink(draft)
             raise
         self._forget(name)
-        _sync_folder(path.parent)
+        sync_folder(self._os, path.parent)
 
     def copy(self, source: Files, name: str, size: int) -> None:
         path = self.root / name
-        _make_folder(path.parent)
+        self._make_folder(path.parent)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC  # O_APPEND forbids sharing
-        handle = _DiskAppendFile(os.open(path, flags, _NEW_FILE_MODE), path.parent)
+        handle = self._append_file(path, flags, [path.parent])
         try:
             with contextlib.closing(handle):
                 if isinstance(source, DiskFiles):
-                    handle.copy_range(source._reader(name).number, size)
+                    reader = source._reader(name)
+                    handle.copy_range(reader.number, size)
                 else:
                     handle.append([source.read(name, 0, size)])
                 handle.sync()
         except BaseException:
             with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
+                self._unlink(path)
             raise
 
     def remove(self, name: str) -> None:
+        path = self.root / name
         self._forget(name)
-        (self.root / name).unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            self._os.unlink(path)
+            self._removed_from.add(path.parent)
+
+    def sync_names(self, folder: str) -> None:
+        """Let what was removed from ``folder``, by whomever, stay removed; it need not exist."""
+        with contextlib.suppress(FileNotFoundError):
+            sync_folder(self._os, self.root / folder)
+
+    def _unlink(self, path: Path) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self._os.unlink(path)
 
     def _forget(self, name: str) -> None:
         with self._readers_lock:
@@ -248,18 +310,13 @@ class DiskFiles:
             self._readers.clear()
 
 
-def _make_folder(folder: Path) -> None:
-    if not folder.is_dir():
-        folder.mkdir(parents=True, exist_ok=True)
-        _sync_folder(folder.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def sync_folder(system: Any, folder: Path) -> None:
+    """Make the entries of a folder survive a power cut."""
+    descriptor = system.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(descriptor)
+        system.fsync(descriptor)
     finally:
-        os.close(descriptor)
+        system.close(descriptor)
 
 
 class _MemoryFile:
@@ -306,6 +363,9 @@ class MemoryFiles:
 
     def reopen(self, name: str) -> AppendFile:
         return self._file(name)
+
+    def rewrite(self, name: str, offset: int) -> None:
+        """Memory has no doubts."""
 
     def read(self, name: str, offset: int = 0, size: int | None = None) -> bytes:
         return self._file(name).read(offset, size)

@@ -8,8 +8,8 @@ two frames never pass for one, and carries a hash of itself, of the meta and of 
 
 import struct
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 import xxhash
 
@@ -39,6 +39,11 @@ class Kind(IntEnum):
     SNAPSHOT = 5
     MANIFEST = 6
     INDEX = 7
+    TAG = 8
+    COMPACTED = 9
+    STREAM = 10
+    ARCHIVED = 11
+    ARCHIVE = 12
 
 
 _KINDS = frozenset(map(int, Kind))
@@ -58,8 +63,7 @@ def padded(size: int) -> int:
     return -(-size // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(NamedTuple):
     """The header of a frame.
 
     Attributes:
@@ -207,12 +211,20 @@ def read_meta(read: Reader, offset: int, header: Header) -> bytes:
     Raises:
         BadFrameError: damaged or cut short.
     """
-    raw = read(offset + HEADER_BYTES, padded(header.meta_bytes))
+    return check_meta(read(offset + HEADER_BYTES, padded(header.meta_bytes)), header)
+
+
+def check_meta(raw: bytes | memoryview, header: Header) -> bytes:
+    """The meta in ``raw``, which holds it with its padding.
+
+    Raises:
+        BadFrameError: damaged or cut short.
+    """
     if len(raw) != padded(header.meta_bytes):
         raise BadFrameError("the frame is cut short in its meta")
     if xxhash.xxh3_64_intdigest(raw) != header.meta_hash:
         raise BadFrameError("the meta does not match its hash")
-    return raw[: header.meta_bytes]
+    return bytes(raw[: header.meta_bytes])
 
 
 def read_data(read: Reader, offset: int, header: Header) -> memoryview:

@@ -29,16 +29,18 @@ from mmsb_jax.store._segment import frames_hash
 INLINE_BYTES = 1 << 18
 """A commit with no more data than this carries them in its own frame."""
 
+_FEW_BUFFERS = 16
+
 _CHUNK = struct.Struct("<QIIIBBH")
 
 
 def pack_chunks(chunks: Sequence[Chunk]) -> np.ndarray:
     """The chunk table of a record."""
-    rows = b"".join(
+    rows = [
         _CHUNK.pack(c.offset, c.raw_bytes, len(c.data), c.items, c.coding, c.unit, 0)
         for c in chunks
-    )
-    return np.frombuffer(rows, CHUNK)
+    ]
+    return np.frombuffer(b"".join(rows), CHUNK)
 
 
 def group_chunks(chunks: Iterable[Chunk]) -> Iterator[list[Buffer]]:
@@ -60,7 +62,9 @@ def data_frames(
 ) -> Iterator[tuple[Header, list[Buffer]]]:
     """The data frames of ``chunks``, the first at ``position``: (header, buffers to write)."""
     for group in group_chunks(chunks):
-        header, buffers = build_frame(Kind.DATA, position, synced, data=group)
+        # One copy costs less than many buffers.
+        data = group if len(group) <= _FEW_BUFFERS else [b"".join(group)]
+        header, buffers = build_frame(Kind.DATA, position, synced, data=data)
         position += header.frame_bytes
         yield header, buffers
 
@@ -94,9 +98,7 @@ def read_parts(read: Reader, base: int, offset: int, record: CommitRecord) -> li
         header = read_header(read, offset, base + offset)
         return [read_data(read, offset, header)] if header.data_bytes else []
     sizes = [_data_frame_bytes(size) for size in record.frame_sizes]
-    start = offset - sum(sizes)
-    if start < 0:
-        raise BadFrameError("the commit claims more data than stands before it")
+    start = commit_start(offset, record)
     block = read(start, offset - start)
     parts, frames, place = [], [], 0
     for size in sizes:
@@ -110,6 +112,18 @@ def read_parts(read: Reader, base: int, offset: int, record: CommitRecord) -> li
     if frames_hash(frames) != record.frames_hash:
         raise BadFrameError("the data frames are not those of the commit")
     return parts
+
+
+def commit_start(offset: int, record: CommitRecord) -> int:
+    """Where the first frame of the commit stands whose own stands at ``offset``.
+
+    Raises:
+        BadFrameError: it claims more data than there can be before it.
+    """
+    start = offset - sum(map(_data_frame_bytes, record.frame_sizes))
+    if start < 0:
+        raise BadFrameError("the commit claims more data than stands before it")
+    return start
 
 
 def _data_frame_bytes(data_bytes: int) -> int:

@@ -1,14 +1,16 @@
 """The head: the state after the newest commit, in memory, and the making of the next commit."""
 
+import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
 from mmsb_jax._errors import StructureError
-from mmsb_jax.store._change import Change, as_words, compare, encode_all, finish_all, patch
+from mmsb_jax.store._change import Change, as_words, compare, patch
 from mmsb_jax.store._codec import Chunk, compress_blob
 from mmsb_jax.store._digest import (
     ZERO,
@@ -29,6 +31,7 @@ from mmsb_jax.store._record import (
     Op,
     records_of,
 )
+from mmsb_jax.store._recording import record_all
 from mmsb_jax.store._state import StoredState
 from mmsb_jax.store._writer import LogWriter
 
@@ -60,8 +63,7 @@ class Draft:
     extra_is_json: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Landed:
+class Landed(NamedTuple):
     """What became of a draft."""
 
     version: int
@@ -71,8 +73,11 @@ class Landed:
     logged_bytes: int
 
 
-Follow = Callable[["Plan", list[Change]], tuple[list[Change], dict[str, str | None]]]
-"""What follows from a commit's changes: changes of derived arrays, entries of the graph.
+Content = np.ndarray | tuple[np.ndarray, np.ndarray]
+"""What an array becomes: all its words; or some (int64[n], ascending) and what they become."""
+
+Follow = Callable[["Plan", list[Change]], tuple[dict[int, Content], dict[str, str | None]]]
+"""What follows from a commit's changes: what derived arrays become, entries of the graph.
 
 Called before anything is written. An exception in it ends the commit, and nothing has changed.
 """
@@ -85,11 +90,14 @@ class Plan:
     """A draft against the state it meets: what goes, what is made, what is compared.
 
     Attributes:
-        made: the arrays that operations touch, as the code that replays them makes them.
+        made: the arrays that operations touch, as the code that replays them makes them; None
+            without operations.
+        arrays: what these are after the operations, by id.
         gone: ids of the arrays whose present term leaves the digest of the state.
         compared: changes to find by comparing whole arrays.
         patched: changes that are known, those without a differing byte left out.
         next_id: the next id that is free.
+        terms: what each changed array adds to the digest of the state; the head enters it.
 
     Raises:
         StructureError: an operation, or the size of a content, does not fit the state.
@@ -97,31 +105,49 @@ class Plan:
 
     def __init__(self, state: StoredState, draft: Draft) -> None:
         self._state = state
-        self.made = state.sketch(draft.ops)
-        try:
-            done = self.made.operate(draft.ops)
-        except BadFrameError as error:
-            raise StructureError(f"the commit does not fit the state: {error}") from error
-        self._touched = {op.info.id for op in draft.ops}
-        self.gone = self._touched & state.table.arrays.keys()
-        self.next_id = max([state.table.next_id, *(array_id + 1 for array_id in self._touched)])
-        self._cut = {op.info.id for op, before in done if before and op.info.nbytes < before.nbytes}
-        self.compared = []
-        for array_id, raw in draft.contents.items():
-            change = self._change(array_id)
-            if raw.size != change.info.nbytes:
-                raise StructureError(
-                    f"{raw.size} bytes for {change.info.name!r}, which has {change.info.nbytes}"
-                )
-            change.new = as_words(raw)
-            self.compared.append(change)
+        self.made: StoredState | None = None
+        self.arrays: dict[int, ArrayInfo] = {}
+        self.gone: Set[int] = frozenset()
+        self.next_id = state.table.next_id
+        self.terms: dict[int, int] = {}
+        self._touched: Set[int] = frozenset()
+        self._cut: Set[int] = frozenset()
+        if draft.ops:
+            self._operate(draft.ops)
+        self.compared = [self._to_compare(*item) for item in draft.contents.items()]
         self.patched = []
         for array_id, (words, mask, data) in draft.patches.items():
-            change = self._change(array_id)
+            change = self.change(array_id)
             if patch(change, words, (change.old[words] & ~mask) | (data & mask)):
                 self.patched.append(change)
 
-    def _change(self, array_id: int) -> Change:
+    def _operate(self, ops: Sequence[Op]) -> None:
+        self.made = self._state.sketch(ops)
+        try:
+            done = self.made.operate(ops)
+        except BadFrameError as error:
+            raise StructureError(f"the commit does not fit the state: {error}") from error
+        self.arrays = self.made.table.arrays
+        self._touched = {op.info.id for op in ops}
+        self.gone = self._touched & self._state.table.arrays.keys()
+        self.next_id = max(self.next_id, 1 + max(self._touched))
+        self._cut = {op.info.id for op, before in done if before and op.info.nbytes < before.nbytes}
+
+    def _to_compare(self, array_id: int, raw: np.ndarray) -> Change:
+        change = self.change(array_id)
+        if raw.size != change.info.nbytes:
+            raise StructureError(
+                f"{raw.size} bytes for {change.info.name!r}, which has {change.info.nbytes}"
+            )
+        change.new = as_words(raw)
+        return change
+
+    def change(self, array_id: int) -> Change:
+        """A change of an array, of which nothing is known yet.
+
+        Raises:
+            StructureError: there is no such array.
+        """
         info = self.info(array_id)
         if info is None:
             raise StructureError(f"bytes for array {array_id}, which is not there")
@@ -130,24 +156,30 @@ class Plan:
 
     def info(self, array_id: int) -> ArrayInfo | None:
         """An array as the draft's operations leave it; None where there is none."""
-        here = self.made if array_id in self._touched else self._state
-        return here.table.arrays.get(array_id)
+        arrays = self.arrays if array_id in self._touched else self._state.table.arrays
+        return arrays.get(array_id)
+
+    def id_of(self, name: str) -> int:
+        """The id of an array by its name, as the draft's operations leave it."""
+        made = {} if self.made is None else self.made.table.ids
+        return made.get(name) or self._state.table.ids[name]
 
     def words(self, array_id: int) -> np.ndarray:
         """The words of an array as the draft's operations leave it; not to be written to."""
-        here = self.made if array_id in self._touched else self._state
-        return here.words[array_id]
+        if self.made is not None and array_id in self._touched:
+            return self.made.words[array_id]
+        return self._state.words[array_id]
 
     def change_to(self, array_id: int, words: np.ndarray) -> Change:
         """A change that replaces all words of an array; it is still to be compared."""
-        change = self._change(array_id)
+        change = self.change(array_id)
         change.new = words
         return change
 
     def lanes_before(self, array_id: int) -> Lanes:
         """Digest of an array as it is when the commit's bytes meet it."""
-        if array_id in self._cut and array_id in self.made.words:
-            return digest_words(self.made.words[array_id])
+        if array_id in self._cut and array_id in self.arrays:
+            return digest_words(self.words(array_id))
         return self._state.table.lanes.get(array_id, ZERO)
 
 
@@ -171,13 +203,20 @@ class Head:
         self.state = state
         self.writer = writer
         self.page_bytes = page_bytes
-        self._executor = executor
+        self.executor = executor
         self._delta_bytes: dict[int, int] = {}
         self._terms: dict[int, int] = {}
         self._sparse_bytes = 0
         self._total_bytes = 0
         self._state_bytes = state.nbytes
         self._recount()
+
+    def replace_state(self, state: StoredState) -> None:
+        """Take ``state``, that at the log's newest version, in place of an empty one."""
+        self.state = state
+        self._terms.clear()
+        self._state_bytes = state.nbytes
+        self.begin_segment()
 
     def _recount(self) -> None:
         """Take up the schedule where it began: where a segment was begun for a snapshot.
@@ -191,22 +230,18 @@ class Head:
         ):
             place -= 1
         for version in range(log.pieces[place].segment.first_version, log.version + 1):
-            self._count(log.record(version), log.row(version).logged_bytes)
+            self.count(stored_in(log.record(version)), log.row(version).logged_bytes)
 
-    def _count(self, record: CommitRecord, logged_bytes: int) -> None:
+    def count(self, stored: Iterable[tuple[int, int, int]], logged_bytes: int) -> None:
+        """Count a commit: (array, stored bytes, record flags) of its records, all its bytes."""
         self._total_bytes += logged_bytes
-        stop = 0
-        full_bytes = 0
-        sizes = record.chunks["stored"].tolist()
-        for array_id, _, _, _, _, chunks, flags in record.records.tolist():
-            start, stop = stop, stop + chunks
-            stored = sum(sizes[start:stop])
+        self._sparse_bytes += logged_bytes
+        for array_id, nbytes, flags in stored:
             if flags & FULL:
                 self._delta_bytes[array_id] = 0
-                full_bytes += stored
-            elif array_id != EXTRA_ID:
-                self._delta_bytes[array_id] = self._delta_bytes.get(array_id, 0) + stored
-        self._sparse_bytes += logged_bytes - full_bytes
+                self._sparse_bytes -= nbytes
+            else:
+                self._delta_bytes[array_id] = self._delta_bytes.get(array_id, 0) + nbytes
 
     @property
     def snapshot_is_due(self) -> bool:
@@ -232,19 +267,16 @@ class Head:
             what ``follow`` raises; the head is as it was.
         """
         plan = Plan(self.state, draft)
-        changes = compare(plan.compared, self.page_bytes, self._executor) + plan.patched
+        changes = compare(plan.compared, self.page_bytes, self.executor) + plan.patched
         values = draft.values
         if follow is not None:
-            derived, marks = follow(plan, changes)
-            changes = changes + derived
-            values = values | marks
-        wait = finish_all(changes, plan.lanes_before, self.page_bytes, self._executor)
-        chunks: list[Chunk] = []
-        encoded: list[tuple[Change, int, int]] = []
-        done = encode_all(changes, self._delta_bytes, self._executor)
-        for change, (pieces, flags) in zip(changes, done, strict=True):
-            encoded.append((change, len(pieces), flags))
-            chunks += pieces
+            derived, entries = follow(plan, changes)
+            changes = changes + self._derived(plan, derived)
+            values = values | entries
+        wait = record_all(
+            changes, plan.lanes_before, self._delta_bytes, self.page_bytes, self.executor
+        )
+        chunks = [chunk for change in changes for chunk in change.chunks]
         extra_chunks = compress_blob(draft.extra) if draft.extra else []
         record = CommitRecord(
             log_id=b"",
@@ -264,7 +296,7 @@ class Head:
 
         def complete() -> CommitRecord:
             wait()
-            self._describe(record, plan, encoded)
+            self.describe(record, plan, changes)
             if draft.extra is not None:
                 rows = [(EXTRA_ID, 0, 0, 0, 0, len(extra_chunks), FULL)]
                 record.records = np.concatenate([record.records, records_of(rows)])
@@ -275,30 +307,39 @@ class Head:
             logged_bytes = self.writer.append([*chunks, *extra_chunks], complete)
         finally:
             wait()
-        self._adopt(plan, record, changes)
-        self._count(record, logged_bytes)
+        self.adopt(plan, record, changes)
+        self.count(_stored_of(changes, extra_chunks), logged_bytes)
         changed = tuple(sorted(change.info.name for change in changes))
         return Landed(record.version, record.time_ns, changed, record.changed_bytes, logged_bytes)
 
-    def _describe(
-        self, record: CommitRecord, plan: Plan, encoded: Sequence[tuple[Change, int, int]]
-    ) -> None:
+    def _derived(self, plan: Plan, derived: dict[int, Content]) -> list[Change]:
+        """The changes of derived arrays; those without a differing byte left out."""
+        compared, patched = [], []
+        for array_id, content in derived.items():
+            if isinstance(content, np.ndarray):
+                compared.append(plan.change_to(array_id, content))
+            else:
+                change = plan.change(array_id)
+                if patch(change, *content):
+                    patched.append(change)
+        return compare(compared, self.page_bytes, self.executor) + patched
+
+    def describe(self, record: CommitRecord, plan: Plan, changes: Sequence[Change]) -> None:
         """Enter digests and counts, once they are known."""
         table = self.state.table
         rows, digest = [], table.state_digest
         for array_id in plan.gone:
             digest = state_sum(digest, 0, self._term(array_id))
-        for change, chunks, flags in encoded:
-            info = change.info
+        for change in changes:
+            info, lanes, chunks = change.info, change.lanes, len(change.chunks)
             base = table.bases.get(info.id, 0)
-            rows.append((info.id, base, *change.lanes, change.changed_bytes, chunks, flags))
+            rows.append((info.id, base, *lanes, change.changed_bytes, chunks, change.flags))
             record.changed_bytes += change.changed_bytes
-            before = 0 if info.id in plan.made.table.arrays else self._term(info.id)
-            after = state_term(info.id, info.schema(), change.lanes)
+            before = 0 if info.id in plan.arrays else self._term(info.id)
+            after = plan.terms[info.id] = state_term(info.id, info.schema(), lanes)
             digest = state_sum(digest, after, before)
-        touched = {change.info.id for change, *_ in encoded}
-        for array_id, info in plan.made.table.arrays.items():
-            if array_id in touched:
+        for array_id, info in plan.arrays.items():
+            if array_id in plan.terms:
                 continue
             lanes = plan.lanes_before(array_id)
             if lanes != table.lanes.get(array_id, ZERO):  # a resize that cut words off
@@ -324,19 +365,36 @@ class Head:
             self._terms[array_id] = term
         return term
 
-    def _adopt(self, plan: Plan, record: CommitRecord, changes: Sequence[Change]) -> None:
+    def adopt(self, plan: Plan, record: CommitRecord, changes: Sequence[Change]) -> None:
         """Change the head to what the log now says; nothing in here can fail on its own."""
         state, table = self.state, self.state.table
         if record.ops:
+            assert plan.made is not None
             state.adopt(plan.made, record.ops)
             self._state_bytes = state.nbytes
             for array_id in plan.gone:
                 self._terms.pop(array_id, None)
                 if array_id not in table.arrays:
                     self._delta_bytes.pop(array_id, None)
+        self._terms |= plan.terms
         table.apply_values(record)
         for change in changes:
             change.put()
-            self._terms.pop(change.info.id, None)
             state.page_versions[change.info.id][change.pages] = record.version
         table.apply_head(record, self.writer.log.scan.chain)
+
+
+def stored_in(record: CommitRecord) -> Iterator[tuple[int, int, int]]:
+    """(array, stored bytes, flags) of the records of a commit."""
+    sizes = iter(record.chunks["stored"].tolist())
+    columns = (record.records[name].tolist() for name in ("id", "chunks", "flags"))
+    for array_id, chunks, flags in zip(*columns, strict=True):
+        yield array_id, sum(itertools.islice(sizes, chunks)), flags
+
+
+def _stored_of(changes: Sequence[Change], extra: Sequence[Chunk]) -> Iterator[tuple[int, int, int]]:
+    """The same of a commit that is still at hand."""
+    for change in changes:
+        yield change.info.id, sum(len(chunk.data) for chunk in change.chunks), change.flags
+    if extra:
+        yield EXTRA_ID, sum(len(chunk.data) for chunk in extra), FULL

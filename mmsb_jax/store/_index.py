@@ -12,8 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmsb_jax.store._format import BadFrameError
+from mmsb_jax.store._files import Buffer
+from mmsb_jax.store._format import BadFrameError, Kind, build_frame
 from mmsb_jax.store._record import CommitRecord
+from mmsb_jax.store._tags import TagChanges, decode_tags, encode_tags
 
 _HEAD = struct.Struct("<16sQIIQQ")
 _COLUMNS = ("offset", "step", "flags", "time_ns", "source", "touched_end", "logged")
@@ -41,11 +43,15 @@ class SegmentIndex:
 
     Others may read it while the writer appends: they see whole rows.
 
+    Attributes:
+        tags: what the segment says of tags, the newest of each.
+
     Cost: 56 bytes a commit and 8 for every array that it touched.
     """
 
     def __init__(self, first_version: int) -> None:
         self.first_version = first_version
+        self.tags: TagChanges = {}
         self._columns = {name: array("q") for name in _COLUMNS}
         self._touched = array("Q")
         self._sources: dict[str, int] = {}
@@ -167,7 +173,14 @@ class SegmentIndex:
         )
         parts = (chain, self.first_version, len(self), len(sources), len(self._touched))
         columns = b"".join(column.tobytes() for column in self._columns.values())
-        return _HEAD.pack(*parts, end_offset) + columns + self._touched.tobytes() + sources
+        tags = encode_tags(self.tags) if self.tags else b""
+        head = _HEAD.pack(*parts, end_offset)
+        return b"".join((head, columns, self._touched.tobytes(), sources, tags))
+
+    def frame(self, chain: bytes, end_offset: int) -> list[Buffer]:
+        """The sidecar's file; the arguments are those of `encode`."""
+        meta = self.encode(chain, end_offset)
+        return build_frame(Kind.INDEX, 0, 0, meta, must_understand=False)[1]
 
     @classmethod
     def decode(
@@ -183,7 +196,7 @@ class SegmentIndex:
         *binding, rows, sources_bytes, touched, end = _HEAD.unpack_from(meta)
         start = _HEAD.size
         expected = start + rows * 8 * len(_COLUMNS) + touched * 8 + sources_bytes
-        if (*binding, end) != (chain, first_version, end_offset) or expected != len(meta):
+        if (*binding, end) != (chain, first_version, end_offset) or expected > len(meta):
             raise BadFrameError("the index belongs to another history")
         index = cls(first_version)
         for column in (*index._columns.values(), index._touched):
@@ -191,9 +204,11 @@ class SegmentIndex:
             column.frombytes(meta[start : start + size])
             start += size
         try:
-            index._read_sources(meta[start:])
+            index._read_sources(meta[start : start + sources_bytes])
         except (struct.error, UnicodeDecodeError) as error:
             raise BadFrameError(f"the index does not parse: {error}") from error
+        if expected < len(meta):
+            index.tags = decode_tags(meta[expected:])
         if not index._is_sound(end_offset):
             raise BadFrameError("the index points outside its segment")
         return index

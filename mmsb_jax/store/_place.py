@@ -1,10 +1,12 @@
 """Where a log may lie: on a local file system, where locks and syncs mean what they say."""
 
+import contextlib
 import os
 import re
 from pathlib import Path
 
 from mmsb_jax._errors import LocationError
+from mmsb_jax.store._files import sync_folder
 
 _NETWORK = {
     "9p", "afs", "ceph", "cifs", "fuse.gcsfuse", "fuse.rclone", "fuse.s3fs", "fuse.sshfs",
@@ -33,6 +35,21 @@ def check_local(path: str | os.PathLike[str]) -> Path:
             f"what they say. Use a local disk, and copy the directory when it is closed."
         )
     return place
+
+
+def sync_path_to(place: Path) -> None:
+    """Make the way to a new directory survive a power cut: every entry on it, of its file system.
+
+    Who made a directory above may have died before its entry was synced. One that may not be read
+    cannot be synced; it is left out.
+    """
+    resolved = Path(os.path.realpath(place))
+    device = resolved.stat().st_dev
+    for folder in resolved.parents:
+        if folder.stat().st_dev != device:
+            return
+        with contextlib.suppress(PermissionError):
+            sync_folder(os, folder)
 
 
 def file_system_of(place: Path) -> str:

@@ -64,6 +64,8 @@ _KNOWN_FLAGS = (
 )
 _KNOWN_CODINGS = frozenset(map(int, Coding))
 
+_NO_RECORDS, _NO_CHUNKS = np.empty(0, RECORD), np.empty(0, CHUNK)
+
 _FIXED = struct.Struct("<16s16s16s16sQqqQQIIIIIIIHH")
 _RECORD = struct.Struct("<QQIIQII")
 _OP = struct.Struct("<BBHHHQ")
@@ -145,8 +147,8 @@ class CommitRecord:
     next_id: int = 1
     frame_sizes: list[int] = field(default_factory=list)
     frames_hash: bytes = bytes(16)
-    records: np.ndarray = field(default_factory=lambda: np.empty(0, RECORD))
-    chunks: np.ndarray = field(default_factory=lambda: np.empty(0, CHUNK))
+    records: np.ndarray = field(default_factory=lambda: _NO_RECORDS)
+    chunks: np.ndarray = field(default_factory=lambda: _NO_CHUNKS)
     ops: list[Op] = field(default_factory=list)
 
     def encode(self) -> bytes:
@@ -334,4 +336,4 @@ def _decode_values(raw: bytes) -> dict[str, str | None]:
 
 def records_of(rows: Sequence[tuple[int, int, int, int, int, int, int]]) -> np.ndarray:
     """A record table from (id, base, lane0, lane1, changed, chunks, flags)."""
-    return np.frombuffer(bytearray().join(_RECORD.pack(*row) for row in rows), RECORD)
+    return np.frombuffer(bytearray().join([_RECORD.pack(*row) for row in rows]), RECORD)

@@ -6,6 +6,7 @@ uncertain tail, left out and reported. Recovery changes nothing on disk.
 """
 
 import contextlib
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from mmsb_jax._errors import CorruptionError
@@ -15,7 +16,6 @@ from mmsb_jax.store._segment import (
     FOLDER,
     NO_SEGMENT,
     SEGMENT_FRAME_BYTES,
-    LogIds,
     Segment,
     index_name,
     list_segments,
@@ -27,10 +27,15 @@ from mmsb_jax.store._snapshot import list_snapshots, read_snapshot
 
 if TYPE_CHECKING:
     from mmsb_jax.store._log import Log
+    from mmsb_jax.store._manifest import Compaction, Manifest
 
 
-def find_segments(files: Files, place: str, ids: LogIds) -> tuple[list[Segment], list[str]]:
+def find_segments(
+    files: Files, place: str, manifest: "Manifest"
+) -> tuple[list[Segment], list[str]]:
     """The segments of the log, oldest first, and what was passed over.
+
+    A log that was compacted begins with the segment that the manifest names.
 
     A segment is synced before anything in it is acknowledged: a newest file that is no longer than
     its first frame, and whose frame is bad, is one whose making was cut short.
@@ -38,7 +43,8 @@ def find_segments(files: Files, place: str, ids: LogIds) -> tuple[list[Segment],
     Raises:
         CorruptionError: a segment is missing, damaged, there twice, or of another log.
     """
-    names, continued = _name_by_number(files, place)
+    oldest, ids = manifest.compaction, manifest.ids
+    names, continued = _name_by_number(files, place, oldest)
     ignored: list[str] = []
     segments: list[Segment] = []
     wanted = max(names)
@@ -48,6 +54,8 @@ def find_segments(files: Files, place: str, ids: LogIds) -> tuple[list[Segment],
         name = names[wanted]
         try:
             segment = read_segment(files, name)
+        except FileNotFoundError:
+            raise _missing(place, wanted) from None
         except BadFrameError as error:
             earlier = max((number for number in names if number < wanted), default=NO_SEGMENT)
             was_whole = segments or earlier == NO_SEGMENT or earlier in continued
@@ -58,7 +66,7 @@ def find_segments(files: Files, place: str, ids: LogIds) -> tuple[list[Segment],
             ignored.append(f"{name}: its making was cut short; nothing was in it")
             wanted = earlier
             continue
-        if segment.log_id != ids.of(segment.first_version):
+        if not ids.may_hold(segment.log_id, segment.first_version):
             raise CorruptionError(
                 f"{place}/{name} is a segment of another log. Take it out of the folder log, and "
                 f"restore the one that it may have replaced."
@@ -67,18 +75,24 @@ def find_segments(files: Files, place: str, ids: LogIds) -> tuple[list[Segment],
             raise CorruptionError(f"{place}/{name}: the segments of the log stand in a ring")
         segments.append(segment)
         wanted = segment.previous
+        if oldest is not None and segment.number == oldest.number:
+            wanted = NO_SEGMENT
+    if oldest is not None and segments[-1].number != oldest.number:
+        raise _missing(place, oldest.number)
     return segments[::-1], ignored
 
 
-def _name_by_number(files: Files, place: str) -> tuple[dict[int, str], set[int]]:
+def _name_by_number(
+    files: Files, place: str, oldest: "Compaction | None"
+) -> tuple[dict[int, str], set[int]]:
     """The segment files, and which of them are known to have been continued by another."""
     listed: list[str] = []
     while True:
         listed, before = files.names(FOLDER), listed
-        found = list_segments(listed)
+        found = _segments_from(oldest, listed)
         continued = {number for number, _, name in found if index_name(name) in listed}
         if not found:
-            raise _missing(place, 1)
+            raise _missing(place, 1 if oldest is None else oldest.number)
         newest = found[-1][0]
         if newest not in continued:
             break
@@ -94,6 +108,22 @@ def _name_by_number(files: Files, place: str) -> tuple[dict[int, str], set[int]]
             )
         names[number] = name
     return names, continued
+
+
+def _segments_from(oldest: "Compaction | None", listed: list[str]) -> list[tuple[int, int, str]]:
+    """(number, first version, name) of the segment files that may be part of the log, ascending."""
+    found = list_segments(listed)
+    if oldest is None:
+        return found
+    found = [entry for entry in found if entry[0] > oldest.number]
+    if oldest.segment_name in listed:
+        found.insert(0, (oldest.number, oldest.first_version, oldest.segment_name))
+    return found
+
+
+def newest_number(names: Iterable[str]) -> int:
+    """The highest number among the segment files of those names; 0 for none."""
+    return max((number for number, _, _ in list_segments(names)), default=NO_SEGMENT)
 
 
 def _missing(place: str, number: int) -> CorruptionError:

@@ -27,26 +27,29 @@ def replay(
     page_bytes: int | None,
     with_data: bool = True,
     executor: Executor | None = None,
-) -> tuple[StoredState, Found]:
-    """The state at ``version``, and its commit; the arguments are those of `Log.state`.
+) -> tuple[StoredState, Found | None]:
+    """The state at ``version``, and its commit where that is there with its data.
 
+    The arguments are those of `Log.state`.
     The newest snapshot is taken that is whole and of this history: the commit behind it says so.
-    A snapshot saves time; one that is passed over costs it, and `verify` reports it.
+    A snapshot saves time; one that is passed over costs it, and `verify` reports it. Only what a
+    compaction has folded into one is nowhere else.
     """
-    newest = log.find(version)
+    log.check_kept(version)
+    oldest = min(version, log.kept_since - 1)
+    newest = log.find(version) if version > oldest else None
     for candidate in reversed(log.snapshots()):
-        if candidate > version:
+        if not oldest <= candidate <= version:
             continue
         with contextlib.suppress(BadFrameError, OSError):
             state, _ = read_snapshot(
                 log.files, candidate, log.manifest.ids, wanted, page_bytes, with_data
             )
             commits = _commits(log, candidate, newest)
-            chain = commits[0].record.previous_chain if commits else newest.chain
-            if state.table.chain == chain:
+            if state.table.chain == _chain_at(log, candidate, commits, newest):
                 _apply(log, state, commits, executor)
                 return state, newest
-    if log.first_version != 1:
+    if newest is None or log.kept_since != 1:
         raise CorruptionError(
             f"{log.place}: version {version} needs a snapshot, and none at or before it is whole. "
             f"Restore the folder snapshots from a copy."
@@ -56,16 +59,27 @@ def replay(
     return state, newest
 
 
+def _chain_at(log: "Log", version: int, commits: list[Found], newest: Found | None) -> bytes:
+    """The chain after ``version``, behind which are ``commits``."""
+    if commits:
+        return commits[0].record.previous_chain
+    if newest is not None:
+        return newest.chain
+    oldest = log.pieces[0].segment
+    return oldest.chain if version == oldest.first_version - 1 else log.chain_after(version)
+
+
 def advance(log: "Log", state: StoredState, version: int) -> None:
     """Bring ``state`` forward to ``version``; its bytes are spent where this raises."""
     if version > state.table.version:
         _apply(log, state, _commits(log, state.table.version, log.find(version)), None)
 
 
-def _commits(log: "Log", after: int, newest: Found) -> list[Found]:
+def _commits(log: "Log", after: int, newest: Found | None) -> list[Found]:
     """The commits behind ``after``, up to and with ``newest``."""
-    version = newest.record.version
-    return [] if after == version else [*map(log.find, range(after + 1, version)), newest]
+    if newest is None or after == newest.record.version:
+        return []
+    return [*map(log.find, range(after + 1, newest.record.version)), newest]
 
 
 def _apply(log: "Log", state: StoredState, commits: list[Found], executor: Executor | None) -> None:

@@ -8,7 +8,8 @@ never truncates, it continues elsewhere.
 import re
 import struct
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import xxhash
 
@@ -31,6 +32,7 @@ from mmsb_jax.store._format import (
 )
 from mmsb_jax.store._index import SegmentIndex
 from mmsb_jax.store._record import CommitRecord
+from mmsb_jax.store._tags import TagChanges, decode_tags
 
 FOLDER = "log"
 _META = struct.Struct("<16sQQQ16s")
@@ -51,6 +53,7 @@ class Segment:
         base: position of its first byte.
         chain: chain before its first commit.
         synced: position up to which the log was durable when it was made.
+        is_cut: whether a compaction made it, of the end of the segment of that number.
     """
 
     log_id: bytes
@@ -60,11 +63,12 @@ class Segment:
     base: int
     chain: bytes
     synced: int
+    is_cut: bool = False
 
     @property
     def name(self) -> str:
         """Name of its file."""
-        return f"{FOLDER}/{self.number:08d}-{self.first_version:020d}.seg"
+        return segment_name(self.number, self.first_version, self.is_cut)
 
     @property
     def index_name(self) -> str:
@@ -85,6 +89,11 @@ SEGMENT_FRAME_BYTES = HEADER_BYTES + padded(_META.size)
 """Bytes of the first frame of a segment."""
 
 
+def segment_name(number: int, first_version: int, is_cut: bool = False) -> str:
+    """Name of the file of a segment. One that was cut is found by the manifest alone."""
+    return f"{FOLDER}/{number:08d}-{first_version:020d}.{'cut' if is_cut else 'seg'}"
+
+
 def list_segments(names: Iterable[str]) -> list[tuple[int, int, str]]:
     """(number, first version, name) of the segment files among ``names``, ascending."""
     found = ((_NAME.fullmatch(name), name) for name in names)
@@ -93,7 +102,7 @@ def list_segments(names: Iterable[str]) -> list[tuple[int, int, str]]:
 
 def index_name(segment_name: str) -> str:
     """Name of the sidecar with the index of a segment."""
-    return segment_name.removesuffix(".seg") + ".idx"
+    return segment_name[: -len(".seg")] + ".idx"
 
 
 def read_segment(files: Files, name: str) -> Segment:
@@ -108,7 +117,14 @@ def read_segment(files: Files, name: str) -> Segment:
         raise BadFrameError("the file does not begin with the frame of a segment")
     log_id, number, previous, first_version, chain = _META.unpack(read_meta(read, 0, header))
     segment = Segment(
-        log_id, number, previous, first_version, header.position, chain, header.synced
+        log_id=log_id,
+        number=number,
+        previous=previous,
+        first_version=first_version,
+        base=header.position,
+        chain=chain,
+        synced=header.synced,
+        is_cut=name.endswith(".cut"),
     )
     if segment.name != name:
         raise BadFrameError(f"the file declares itself to be {segment.name}")
@@ -120,8 +136,7 @@ def reader_of(files: Files, name: str) -> Reader:
     return lambda offset, size: files.read(name, offset, size)
 
 
-@dataclass(frozen=True, slots=True)
-class ScannedCommit:
+class ScannedCommit(NamedTuple):
     """A whole commit that a scan met.
 
     Attributes:
@@ -158,13 +173,23 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A commit that was read: its record, where its frame is in the file, the chain after it."""
+    """A commit that was read.
+
+    Attributes:
+        record: what it says.
+        piece: where it is.
+        offset, end_offset: where in the file its frame begins and ends.
+        chain: the chain after it.
+        meta, data_hash: what its frame adds to the chain.
+    """
 
     record: CommitRecord
     piece: Piece
     offset: int
     end_offset: int
     chain: bytes
+    meta: bytes
+    data_hash: int
 
     @property
     def end(self) -> int:
@@ -182,6 +207,7 @@ class Scan:
         chain: chain after it.
         synced: newest synced position that a frame has named.
         fault: what is wrong behind `offset`; None where the file ends there.
+        tags: what was said of tags on the way, the newest of each.
     """
 
     offset: int
@@ -189,6 +215,7 @@ class Scan:
     chain: bytes
     synced: int
     fault: str | None = None
+    tags: TagChanges = field(default_factory=dict)
 
 
 def chain_after(previous_chain: bytes, meta: bytes, data_hash: int) -> bytes:
@@ -198,7 +225,7 @@ def chain_after(previous_chain: bytes, meta: bytes, data_hash: int) -> bytes:
 
 def frames_hash(frames: list[tuple[int, int]]) -> bytes:
     """What a commit says of its data frames: xxh3-128 of (bytes, data hash) of each."""
-    return xxhash.xxh3_128_digest(b"".join(struct.pack("<QQ", *frame) for frame in frames))
+    return xxhash.xxh3_128_digest(b"".join([struct.pack("<QQ", *frame) for frame in frames]))
 
 
 def scan_commits(
@@ -239,11 +266,13 @@ def scan_commits(
             elif header.kind == Kind.COMMIT:
                 commit = _read_commit(read, offset, header, scan, pending, log_ids, check_data)
                 pending = []
-            elif pending or (is_known and header.kind != Kind.MARK):
+            elif pending or (is_known and header.kind not in (Kind.MARK, Kind.TAG)):
                 raise BadFrameError(f"a frame of kind {header.kind} where none should be")
             else:  # a mark, or what a later version has added and this one may pass over
-                read_meta(read, offset, header)
+                meta = read_meta(read, offset, header)
                 read_data(read, offset, header)
+                if header.kind == Kind.TAG:
+                    scan.tags |= decode_tags(meta)
         except BadFrameError as error:
             scan.fault = str(error)
             return
@@ -323,3 +352,12 @@ class LogIds:
     def of(self, version: int) -> bytes:
         """The id that the frame of ``version`` carries."""
         return next((log_id for log_id, last in self.lineage if version <= last), self.own)
+
+    def may_hold(self, log_id: bytes, version: int) -> bool:
+        """Whether a segment made by ``log_id`` may begin with ``version``.
+
+        The log itself makes segments also for versions that it took from another.
+        """
+        return log_id == self.own or any(
+            log_id == known and version <= last for known, last in self.lineage
+        )

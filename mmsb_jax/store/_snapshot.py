@@ -4,19 +4,24 @@ A snapshot is a file of data frames and one frame with the meta of a commit: the
 state from nothing. Its header's ``synced`` is the position in the log that it covers.
 """
 
+import itertools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
+from typing import NamedTuple
 
 import numpy as np
 
 from mmsb_jax._dtypes import parse_dtype
-from mmsb_jax.store._codec import encode_dense, unit_of
+from mmsb_jax._errors import CorruptionError
+from mmsb_jax.store._codec import Chunk, encode_dense, read_blob, unit_of
 from mmsb_jax.store._digest import ZERO
 from mmsb_jax.store._files import Buffer, Files
 from mmsb_jax.store._format import (
     BadFrameError,
+    Header,
     Kind,
+    Reader,
     build_frame,
     read_data,
     read_header,
@@ -24,6 +29,8 @@ from mmsb_jax.store._format import (
 )
 from mmsb_jax.store._frames import chunk_views, data_frames, pack_chunks
 from mmsb_jax.store._record import (
+    EXTRA_ID,
+    EXTRA_IS_JSON,
     FULL,
     PAGE_VERSIONS,
     VALUES_REPLACE,
@@ -56,21 +63,39 @@ def write_snapshot(
     time_ns: int,
     position: int,
     executor: Callable[[], Executor] | None = None,
+    extra: "Extra | None" = None,
 ) -> int:
     """Publish ``state`` as the snapshot of its version; returns the bytes written.
 
-    The log must be synced up to ``position``, where the version ends.
+    The log must be synced up to ``position``, where the version ends. ``extra`` is kept beside the
+    state where the commit itself will go.
     """
-    buffers = list(_frames(state, time_ns, position, executor))
+    buffers = list(_frames(state, time_ns, position, executor, extra))
     files.publish(snapshot_name(state.table.version), buffers)
     return sum(map(len, buffers))
 
 
+def snapshot_bytes(state: StoredState, extra: "Extra | None" = None) -> int:
+    """The bytes that `write_snapshot` would write."""
+    return sum(map(len, _frames(state, 0, 0, None, extra)))
+
+
+class Extra(NamedTuple):
+    """The caller's ``extra`` of a commit: its chunks, and whether they are JSON."""
+
+    chunks: Sequence[Chunk]
+    is_json: bool
+
+
 def _frames(
-    state: StoredState, time_ns: int, position: int, executor: Callable[[], Executor] | None
+    state: StoredState,
+    time_ns: int,
+    position: int,
+    executor: Callable[[], Executor] | None,
+    extra: Extra | None,
 ) -> Iterator[Buffer]:
     table = state.table
-    rows, chunks = [], []
+    rows, chunks, flags = [], [], VALUES_REPLACE
     for array_id, info in table.arrays.items():
         base, lanes = table.bases.get(array_id, 0), table.lanes.get(array_id, ZERO)
         if base == 0:
@@ -84,6 +109,10 @@ def _frames(
             encoded, _ = encode_dense(versions.view(np.uint8), None, 8)
             rows.append((array_id, base, *lanes, 0, len(encoded), PAGE_VERSIONS))
             chunks += encoded
+    if extra is not None:
+        rows.append((EXTRA_ID, 0, 0, 0, 0, len(extra.chunks), FULL))
+        chunks += extra.chunks
+        flags |= EXTRA_IS_JSON if extra.is_json else 0
     offset, sizes = 0, []
     for header, frame in data_frames(chunks, position=0, synced=position):
         offset += header.frame_bytes
@@ -95,8 +124,8 @@ def _frames(
         state_digest=table.state_digest,
         version=table.version,
         time_ns=time_ns,
-        values=table.values | table.graph,
-        flags=VALUES_REPLACE,
+        values={**table.values, **table.graph},
+        flags=flags,
         next_id=table.next_id,
         frame_sizes=[size for size, _ in sizes],
         frames_hash=frames_hash(sizes),
@@ -129,10 +158,26 @@ def read_snapshot(
         BadFrameError: damaged, cut short, or of another log.
         FormatError: written by a newer format.
     """
+    read = reader_of(files, snapshot_name(version))
+    walk = _walk(files, version, log_ids, read if with_data else None)
+    state = StoredState(walk.record.log_id, wanted if with_data else lambda _: False, page_bytes)
+    state.load(walk.record, lambda: chunk_views(walk.record, walk.parts))
+    return state, walk.synced
+
+
+class _Walk(NamedTuple):
+    """A snapshot's frames: its record, its data frames (header, offset), their data if read."""
+
+    record: CommitRecord
+    frames: list[tuple[Header, int]]
+    parts: list[memoryview]
+    synced: int
+
+
+def _walk(files: Files, version: int, log_ids: LogIds, data: Reader | None) -> _Walk:
     name = snapshot_name(version)
-    read = reader_of(files, name)
-    end = files.size(name)
-    frames: list[tuple[int, int, int]] = []  # offset of the data, data bytes, data hash
+    read, end = reader_of(files, name), files.size(name)
+    frames: list[tuple[Header, int]] = []
     offset, parts = 0, []
     while True:
         header = read_header(read, offset, offset)
@@ -141,19 +186,52 @@ def read_snapshot(
             break
         if header.kind != Kind.DATA:
             raise BadFrameError(f"a frame of kind {header.kind} in a snapshot")
-        if with_data:
-            parts.append(read_data(read, offset, header))
-        frames.append((offset, header.data_bytes, header.data_hash))
+        if data is not None:
+            parts.append(read_data(data, offset, header))
+        frames.append((header, offset))
         offset += header.frame_bytes
     record = CommitRecord.decode(read_meta(read, offset, header))
     if offset + header.frame_bytes != end or header.data_bytes:
         raise BadFrameError("the file does not end with its frame")
     if record.version != version or record.log_id != log_ids.of(version):
         raise BadFrameError(f"the snapshot is of version {record.version} of another history")
-    if record.frame_sizes != [size for _, size, _ in frames] or (
-        record.frames_hash != frames_hash([(size, digest) for _, size, digest in frames])
+    sizes = [(frame.data_bytes, frame.data_hash) for frame, _ in frames]
+    if record.frame_sizes != [size for size, _ in sizes] or (
+        record.frames_hash != frames_hash(sizes)
     ):
         raise BadFrameError("the snapshot has other data frames than it says")
-    state = StoredState(record.log_id, wanted if with_data else lambda _: False, page_bytes)
-    state.load(record, lambda: chunk_views(record, parts))
-    return state, header.synced
+    return _Walk(record, frames, parts, header.synced)
+
+
+def read_snapshot_extra(
+    files: Files, version: int, log_ids: LogIds, most_bytes: int
+) -> bytes | None:
+    """The caller's ``extra`` of the commit of a snapshot's version; None where it has none.
+
+    Raises:
+        CorruptionError: it does not read back.
+    """
+    name = snapshot_name(version)
+    try:
+        walk = _walk(files, version, log_ids, None)
+        record = walk.record
+        if not record.records.size or record.records["id"][-1] != EXTRA_ID:
+            return None
+        chunks = record.chunks[record.chunks.size - int(record.records["chunks"][-1]) :]
+        wanted = int(chunks["stored"].sum(dtype=np.uint64))
+        # It is the last of the data: only the last frames are read.
+        parts, size, read = [], 0, reader_of(files, name)
+        for header, offset in reversed(walk.frames):
+            if size >= wanted:
+                break
+            parts.insert(0, read_data(read, offset, header))
+            size += header.data_bytes
+        raw = memoryview(b"".join(parts))[size - wanted :]
+        ends = np.cumsum(chunks["stored"], dtype=np.int64).tolist()
+        views = [raw[start:end] for start, end in itertools.pairwise([0, *ends])]
+        return read_blob(chunks, views, most_bytes)
+    except BadFrameError as error:
+        raise CorruptionError(
+            f"{name} is damaged: {error}. Restore it from a copy: nothing else has the extra of "
+            f"version {version}."
+        ) from error

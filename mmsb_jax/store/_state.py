@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -94,6 +94,12 @@ class Table:
                 made.add(info.id)
             done.append((op, before))
         return done
+
+    def copied(self) -> "Table":
+        """Another one that says the same."""
+        parts = (self.arrays, self.ids, self.values, self.graph, self.lanes, self.bases)
+        names = ("arrays", "ids", "values", "graph", "lanes", "bases")
+        return replace(self, **{name: dict(p) for name, p in zip(names, parts, strict=True)})
 
     def apply_values(self, record: CommitRecord) -> None:
         """Make the commit's changes of the constants."""
@@ -219,7 +225,11 @@ class StoredState:
         table = self.table
         self.operate(record.ops)
         table.apply_values(record)
-        full = [row for row in record.records if not row["flags"] & PAGE_VERSIONS]
+        full = [
+            row
+            for row in record.records
+            if row["id"] != EXTRA_ID and not row["flags"] & PAGE_VERSIONS
+        ]
         # The deltas that follow build on the record that each array had last.
         table.bases = {int(row["id"]): int(row["base"]) for row in full}
         table.lanes = {int(row["id"]): (int(row["lane0"]), int(row["lane1"])) for row in full}

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
-from mmsb_jax._errors import CorruptionError, FormatError
+from mmsb_jax._errors import CorruptionError, FormatError, VersionError
 from mmsb_jax.store._format import BadFrameError
 from mmsb_jax.store._log import Log
 from mmsb_jax.store._snapshot import list_snapshots, read_snapshot, snapshot_name
@@ -53,6 +53,9 @@ def verify(
     The bytes of all arrays are digested from scratch at each snapshot and at the newest version;
     between, the digests follow from what each commit recorded.
 
+    Of what a compaction has dropped, what the commits say of themselves and the chain through it
+    are checked, and the states that were kept.
+
     Args:
         log: the log.
         progress: called with (versions done, versions in all).
@@ -60,11 +63,58 @@ def verify(
 
     Cost: one read of the whole log, one replay from its beginning.
     """
+    while True:
+        report = log.steadily(lambda: _verify(log, progress, executor))
+        if report or not log.reload():  # what a compaction takes away meanwhile is no damage
+            return report
+
+
+def _verify(
+    log: Log, progress: Callable[[int, int], None] | None, executor: Executor | None
+) -> VerifyReport:
     report = VerifyReport(notes=list(log.recovered))
+    _check_archives(log, report)
+    _check_kept(log, report, executor)
+    faults = len(report.faults)
     _check_frames(log, report)
-    if report:
+    if len(report.faults) == faults:
         _replay(log, report, progress, executor)
     return report
+
+
+def _check_archives(log: Log, report: VerifyReport) -> None:
+    """The chain from the first commit to the oldest segment, through what is left of each."""
+    chain = bytes(16) if log.first_version == 1 else None
+    archives = log.view.archives
+    for archive in archives:
+        try:
+            archive.check(chain, log.manifest.ids)
+            report.checked_bytes += log.files.size(archive.entry.name)
+        except CorruptionError as error:
+            report.faults.append(str(error))
+        chain = archive.entry.chain
+    if archives and chain != log.pieces[0].segment.chain:
+        report.faults.append(
+            f"{log.pieces[0].segment.name}: it does not continue {archives[-1].entry.name}"
+        )
+
+
+def _check_kept(log: Log, report: VerifyReport, executor: Executor | None) -> None:
+    """The states that are nowhere but in their snapshots."""
+    for version in log.kept:
+        name = snapshot_name(version)
+        try:
+            state, _ = read_snapshot(log.files, version, log.manifest.ids)
+            state.check_digest(executor)
+            said = (log.chain_after(version), log.record(version).state_digest)
+            if (state.table.chain, state.table.state_digest) != said:
+                raise BadFrameError(f"it does not hold the state that version {version} left")
+            report.checked_bytes += log.files.size(name)
+        except (BadFrameError, FormatError, OSError) as error:
+            report.faults.append(f"{name}: {error}")
+        except CorruptionError:  # of the archive, which was reported
+            continue
+        report.snapshots += 1
 
 
 def _check_frames(log: Log, report: VerifyReport) -> None:
@@ -82,11 +132,16 @@ def _replay(
     progress: Callable[[int, int], None] | None,
     executor: Executor | None,
 ) -> None:
-    snapshots = set(log.snapshots())
-    if log.first_version == 1:
+    snapshots = {version for version in log.snapshots() if version >= log.kept_since - 1}
+    if log.kept_since == 1:
         state = StoredState(log.manifest.ids.of(1))
     else:
-        state = log.state(min(snapshots), executor=executor)
+        try:
+            start = min(snapshots, default=log.kept_since - 1)
+            state = log.state(start, executor=executor)
+        except (CorruptionError, VersionError) as error:
+            report.faults.append(f"version {log.kept_since} cannot be built on: {error}")
+            return
     for version in range(state.table.version + 1, log.version + 1):
         try:
             log.advance(state, version)

@@ -2,21 +2,27 @@
 
 import contextlib
 import errno
+import itertools
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 from mmsb_jax._errors import ClosedError, CorruptionError, LocationError
 from mmsb_jax.store._codec import Chunk
+from mmsb_jax.store._durability import Durability, GroupSync, check_durability
 from mmsb_jax.store._files import AppendFile, Buffer
 from mmsb_jax.store._format import Kind, build_frame
 from mmsb_jax.store._frames import INLINE_BYTES, data_frames, pack_chunks
+from mmsb_jax.store._leftovers import remove_leftovers, remove_unreached
+from mmsb_jax.store._lineage import change_ids, closed
 from mmsb_jax.store._log import Log
 from mmsb_jax.store._record import CommitRecord
 from mmsb_jax.store._segment import (
     FOLDER,
+    NO_SEGMENT,
+    SEGMENT_FRAME_BYTES,
     Piece,
     ScannedCommit,
     Segment,
@@ -24,22 +30,9 @@ from mmsb_jax.store._segment import (
     frames_hash,
     list_segments,
 )
-from mmsb_jax.store._snapshot import list_snapshots, write_snapshot
-
-Durability = str | tuple[str, float]
-"""``"os"``, ``"fsync"`` or ``("group", milliseconds)``."""
-
-
-def check_durability(durability: Durability) -> None:
-    """Refuse what is not a durability."""
-    match durability:
-        case "os" | "fsync":
-            return
-        case ("group", float() | int() as interval_ms) if interval_ms > 0:
-            return
-    raise ValueError(
-        f"durability={durability!r}: expected 'os', 'fsync' or ('group', milliseconds)"
-    )
+from mmsb_jax.store._snapshot import list_snapshots, snapshot_name, write_snapshot
+from mmsb_jax.store._stream import Shipped
+from mmsb_jax.store._tags import TagChanges, encode_tags
 
 
 class LogWriter:
@@ -66,8 +59,10 @@ class LogWriter:
         self._sync_lock = threading.Lock()
         self._disk_lock = threading.Lock()
         self._pid = os.getpid()
+        log.is_written_here = True
         self._poison: str | None = None
         self._interrupted = False
+        self._has_tagged = False
         self._synced = log.scan.synced
         self._unsynced: list[AppendFile] = []
         self._background = ThreadPoolExecutor(1, "mmsb-snapshots")
@@ -79,13 +74,16 @@ class LogWriter:
             self._close_files()
             raise
         is_group = isinstance(durability, tuple)
-        self._group = _GroupSync(self, durability[1] / 1e3) if is_group else None
+        self._group = GroupSync(self.sync, durability[1] / 1e3) if is_group else None
 
     def _begin(self) -> None:
         """Make durable what is there; seal a bad tail by going on in a new segment."""
         log = self.log
-        for piece in log.pieces[:-1]:
-            if piece.end > self._synced:
+        *sealed, last = log.pieces
+        for piece in (*(p for p in sealed if p.end > self._synced), last):
+            # An earlier sync of it may have failed; then the next would cover nothing.
+            log.files.rewrite(piece.segment.name, max(0, self._synced - piece.segment.base))
+            if piece is not last:
                 self._unsynced.append(log.files.reopen(piece.segment.name))
         self.sync()
         newest = list_segments(log.files.names(FOLDER))[-1][0]
@@ -93,6 +91,8 @@ class LogWriter:
             fresh = self._create_segment()
             self._file.close()
             self._file = fresh
+        remove_leftovers(log.files, log.manifest)  # the manifest is durable by now
+        remove_unreached(log.files, log.version)
 
     def _create_segment(self) -> AppendFile:
         """A new segment that continues the log where it ends, durable before it is used."""
@@ -136,13 +136,27 @@ class LogWriter:
             LocationError: the disk is full or fails; the log is as it was.
             ClosedError: the writer was closed, or a sync has failed, now or before.
         """
+        return self._append(lambda: self._write(chunks, complete))
+
+    def append_shipped(self, commit: Shipped) -> int:
+        """Append a commit that another log wrote, in its frames; returns the bytes written.
+
+        It must continue this log, whose manifest must say who wrote it.
+
+        Raises:
+            LocationError, ClosedError: as `append`.
+        """
+        return self._append(lambda: self._write_shipped(commit))
+
+    def _append(self, write: Callable[[], ScannedCommit]) -> int:
+        """Write one commit, and enter it; where that fails, the log is as it was."""
         with self._append_lock:
             self._check_usable()
             self._interrupted = True  # an interrupt may come between any two of these lines
             scan, piece = self.log.scan, self.log.pieces[-1]
             start = scan.offset
             try:
-                written = self._write(chunks, complete)
+                written = write()
             except OSError as error:
                 self._take_back(start)
                 raise disk_error(error, self.log.place) from error
@@ -161,11 +175,43 @@ class LogWriter:
                 self._group.wake()
             return written.logged_bytes
 
+    def append_tags(self, changes: TagChanges) -> None:
+        """Give names to versions, or take them away: a frame without a version of its own.
+
+        Raises:
+            LocationError, ClosedError: as `append`.
+        """
+        with self._append_lock:
+            self._check_usable()
+            self._interrupted = True
+            log, scan, index = self.log, self.log.scan, self.log.pieces[-1].index
+            start, meta = scan.offset, encode_tags(changes)
+            header, buffers = build_frame(
+                Kind.TAG, log.position, self._synced, meta, must_understand=False
+            )
+            try:
+                self._file.append(buffers)
+            except OSError as error:
+                self._take_back(start)
+                raise disk_error(error, log.place) from error
+            except BaseException:
+                self._take_back(start)
+                raise
+            if self._durability == "fsync":
+                self._sync_commit(log.version, log.position + header.frame_bytes, start)
+            assert index is not None
+            index.tags |= changes
+            scan.offset, scan.synced = start + header.frame_bytes, max(scan.synced, header.synced)
+            self._has_tagged, self._interrupted = True, False
+            if self._group is not None:
+                self._group.wake()
+
     def _write(
         self, chunks: Sequence[Chunk], complete: Callable[[], CommitRecord]
     ) -> ScannedCommit:
         """Write the frames of a commit; returns it as a scan would meet it."""
         log, scan = self.log, self.log.scan
+        change_ids(log, closed(log.manifest.ids, scan.version), self.poison)
         base = log.pieces[-1].segment.base
         frames, position, inline = self._write_data(chunks, base + scan.offset)
         record = complete()
@@ -183,12 +229,63 @@ class LogWriter:
         offset = position - base
         return ScannedCommit(record, offset, offset + header.frame_bytes - scan.offset, chain)
 
+    def _write_shipped(self, commit: Shipped) -> ScannedCommit:
+        """Write the frames of a commit as they came, but for their place."""
+        log, scan = self.log, self.log.scan
+        frames = list(commit.placed(log.position, self._synced))
+        for _, buffers in frames:
+            self._file.append(buffers)
+        newest = frames[-1][0]
+        scan.synced = max(scan.synced, newest.synced)
+        offset = newest.position - log.pieces[-1].segment.base
+        return ScannedCommit(commit.record, offset, commit.nbytes, commit.chain)
+
+    def begin_with(self, commit: Shipped, chain: bytes, snapshot: list[Buffer]) -> None:
+        """Begin an empty log anew, with a commit that another log wrote and the state after it.
+
+        Args:
+            commit: the first commit; the log's manifest must say who wrote it.
+            chain: the chain before it.
+            snapshot: the file of the snapshot of its version.
+
+        Raises:
+            LocationError, ClosedError: as `rotate`; the log is empty as before.
+        """
+        with self._append_lock:
+            self._check_usable()
+            log, files, version = self.log, self.log.files, commit.record.version
+            end = SEGMENT_FRAME_BYTES + commit.nbytes
+            segment = Segment(
+                log_id=log.manifest.ids.own,
+                number=list_segments(files.names(FOLDER))[-1][0] + 1,
+                previous=NO_SEGMENT,
+                first_version=version,
+                base=0,
+                chain=chain,
+                synced=end,
+            )
+            frames = [buffers for _, buffers in commit.placed(SEGMENT_FRAME_BYTES, end)]
+            try:
+                files.publish(snapshot_name(version), snapshot)
+                files.publish(segment.name, [*segment.frame(), *itertools.chain(*frames)])
+                file = files.reopen(segment.name)
+            except OSError as error:
+                if segment.name in files.names(FOLDER):
+                    # It may be there after a crash. Nothing may be written elsewhere.
+                    self._poison = f"the beginning of the log could not be synced: {error}"
+                    raise self._poisoned() from error
+                raise disk_error(error, log.place) from error
+            self._unsynced.append(self._file)
+            self._file = file
+            log.begin_anew(segment)
+            self._synced, self.durable_version = end, version
+
     def _write_data(
         self, chunks: Sequence[Chunk], position: int
     ) -> tuple[list[tuple[int, int]], int, list[Buffer]]:
         """Write the data frames; returns (bytes, hash) of each, where they end, what is inline."""
         if sum(len(chunk.data) for chunk in chunks) <= INLINE_BYTES:
-            return [], position, [chunk.data for chunk in chunks]
+            return [], position, [b"".join([chunk.data for chunk in chunks])]
         frames = []
         for header, buffers in data_frames(chunks, position, self._synced):
             self._file.append(buffers)
@@ -291,6 +388,24 @@ class LogWriter:
             self._interrupted = False
             return sealed
 
+    @contextlib.contextmanager
+    def still(self) -> Iterator[None]:
+        """Inside, nothing is appended and no snapshot is made.
+
+        Raises:
+            ClosedError: the writer was closed, or a sync has failed, now or before.
+        """
+        if self._snapshot is not None:
+            wait([self._snapshot])
+        with self._sync_lock, self._append_lock:
+            self._check_usable()
+            yield
+
+    def poison(self, reason: str) -> ClosedError:
+        """Write nothing more, since nobody knows what the disk holds; returns the error for it."""
+        self._poison = self._poison or reason
+        return self._poisoned()
+
     def schedule_snapshot(self, page_bytes: int, sealed: Piece | None = None) -> Future[int | None]:
         """Fold the newest version into a snapshot, in the background.
 
@@ -322,6 +437,8 @@ class LogWriter:
             self.snapshot_fault = f"the snapshot of version {version} was not made: {error}"
             raise
         self.snapshot_fault = None
+        if sealed is not None:
+            sealed.index = None  # it is on disk; kept, the memory would grow with the log
         return written
 
     def close(self) -> None:
@@ -351,8 +468,8 @@ class LogWriter:
         """Without a mark, damage to the last commits would pass for a torn tail."""
         log, scan = self.log, self.log.scan
         with contextlib.suppress(CorruptionError):
-            if log.durable_version >= log.version:  # as far as the marks tell
-                return
+            if log.durable_version >= log.version and not self._has_tagged:
+                return  # as far as the marks tell
         with self._append_lock:
             header, buffers = build_frame(Kind.MARK, log.position, self._synced)
             try:
@@ -362,37 +479,6 @@ class LogWriter:
                 self._take_back(scan.offset)
                 return
             scan.offset, scan.synced = scan.offset + header.frame_bytes, header.synced
-
-
-class _GroupSync:
-    """Syncs what was appended within an interval, in a thread of its own."""
-
-    def __init__(self, writer: LogWriter, interval_s: float) -> None:
-        self._writer = writer
-        self._interval_s = interval_s
-        self._work = threading.Event()
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="mmsb-group-sync", daemon=True)
-        self._thread.start()
-
-    def wake(self) -> None:
-        """There is something to sync."""
-        self._work.set()
-
-    def stop(self) -> None:
-        """End the thread; what is left is for the writer's last sync."""
-        self._stopped.set()
-        self._work.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._stopped.is_set():
-            self._work.wait()
-            # Half the interval to gather, the other half for the sync itself.
-            self._stopped.wait(self._interval_s / 2)
-            self._work.clear()
-            with contextlib.suppress(ClosedError):  # the next append says so
-                self._writer.sync()
 
 
 def disk_error(error: OSError, place: str) -> LocationError:

@@ -8,8 +8,7 @@ import pytest
 import mmsb_jax as mmsb
 from mmsb_jax.store._files import MemoryFiles
 from mmsb_jax.store._fork import create_log
-from tests.bus._faulty import open_on
-from tests.store._faults import Faults, FaultyFiles
+from mmsb_jax.testing._faulty import Faults, FaultyFiles, open_on
 
 _COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 

@@ -15,6 +15,7 @@ import pytest
 import mmsb_jax as mmsb
 from tests.bus._killed import digest
 from tests.bus._script import ROOT
+from tests.torture._scale import scaled
 
 
 @contextmanager
@@ -104,5 +105,5 @@ def test_kill_at_random_moments_loses_no_acknowledged_version(tmp_path):
 
 @pytest.mark.long
 def test_kill_at_many_random_moments_loses_no_acknowledged_version(tmp_path):
-    for i in range(25):  # logs of their own, so that the last pass over each stays short
+    for i in range(scaled(50)):  # logs of their own, so that the last pass over each stays short
         _kill(tmp_path / f"run{i}.mmsb", kills=20)

@@ -14,9 +14,8 @@ from flax import nnx
 import mmsb_jax as mmsb
 from mmsb_jax.store._files import MemoryFiles
 from mmsb_jax.store._fork import create_log
-from tests.bus._faulty import open_on
+from mmsb_jax.testing._faulty import FaultyFiles, open_on
 from tests.core._compare import assert_same_tree, what
-from tests.store._faults import FaultyFiles
 
 
 def make_tree(number: int = 0) -> dict[str, Any]:
@@ -322,7 +321,7 @@ def test_head_that_cannot_follow_the_log_closes_the_bus_and_reopening_recovers(
     def fail(*_: Any) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(head, "_adopt", fail)
+    monkeypatch.setattr(head, "adopt", fail)
     with pytest.raises(MemoryError):
         bus.commit(make_tree(1))
     assert bus.closed

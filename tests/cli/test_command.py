@@ -119,7 +119,7 @@ def test_command_on_a_negative_version_exits_3(mmsb, small):
     "arguments",
     [
         ["log"],
-        ["show", "PATH", "three"],
+        ["show", "PATH", "3", "4"],
         ["show", "PATH", "3", "--step", "30"],
         ["show", "PATH", "--step", str(2**63)],
         ["diff", "PATH", "1"],

@@ -1,13 +1,17 @@
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmsb_jax.store._change import Change, as_words, compare, finish_all, patch
+from mmsb_jax.store import _change
+from mmsb_jax.store._change import Change, as_words, compare, patch
 from mmsb_jax.store._codec import decode_into
 from mmsb_jax.store._digest import digest_words
 from mmsb_jax.store._frames import pack_chunks
 from mmsb_jax.store._record import FULL, ArrayInfo
+from mmsb_jax.store._recording import record_all
 from tests.store._logs import Here, threads
 
 PAGE_BYTES = 64
@@ -28,7 +32,7 @@ def test_words_of_bytes_are_filled_with_zeros(raw):
 
 @given(
     dtype=st.sampled_from(sorted(DTYPES)),
-    count=st.integers(0, 120),
+    count=st.integers(0, 120) | st.sampled_from([1023, 1025, 5000, 20_000]),
     places=st.lists(st.integers(0, 2**20), max_size=30),
     seed=st.integers(0, 99),
     is_fresh=st.booleans(),
@@ -55,8 +59,9 @@ def test_change_found_encoded_and_put_is_the_new_array(
     assert bool(found) == bool(differ.any())
     if not found:
         return
-    finish_all(found, lambda _: digest_words(as_words(old)), PAGE_BYTES, Here)()
-    chunks, flags = change.encode(delta_bytes, Here)
+    before = digest_words(as_words(old))
+    record_all(found, lambda _: before, {1: delta_bytes}, PAGE_BYTES, Here)()
+    chunks, flags = change.chunks, change.flags
     assert change.changed_bytes == differ.sum()
     assert change.lanes == digest_words(as_words(new))
     assert change.pages.tolist() == sorted({int(i) // PAGE_BYTES for i in np.flatnonzero(differ)})
@@ -70,6 +75,72 @@ def test_change_found_encoded_and_put_is_the_new_array(
     np.testing.assert_array_equal(change.old, as_words(new))
 
 
+def edited(old: np.ndarray, how: str, rng: np.random.Generator) -> np.ndarray:
+    """The bytes of an array after an edit."""
+    if how == "all":
+        return rng.integers(0, 256, old.size, np.uint8)
+    new = old.copy()
+    if how == "few" and old.size:
+        new[rng.integers(0, old.size, 1 + old.size // 50)] ^= rng.integers(1, 256, dtype=np.uint8)
+    elif how == "most":
+        new[::2] += 1
+    elif how == "zeros":
+        new[...] = 0
+    return new
+
+
+def recorded(changes: list[Change], delta_bytes: dict[int, int]) -> dict[int, Any]:
+    """What the records of ``changes`` say, by the id of the array."""
+    before = {change.info.id: digest_words(change.old) for change in changes}
+    found = compare(changes, PAGE_BYTES, Here)
+    record_all(found, before.__getitem__, delta_bytes, PAGE_BYTES, Here)()
+    return {
+        c.info.id: (
+            [(k.offset, k.raw_bytes, k.items, k.coding, k.unit, bytes(k.data)) for k in c.chunks],
+            (c.flags, c.lanes, c.changed_bytes, np.asarray(c.pages).tolist()),
+            c.words_after().tobytes(),
+        )
+        for c in found
+    }
+
+
+@given(
+    arrays=st.lists(
+        st.tuples(
+            st.sampled_from(sorted(DTYPES)),
+            st.sampled_from([0, 1, 3, 16, 33, 100, 400]),
+            st.sampled_from(["nothing", "few", "most", "all", "zeros"]),
+            st.booleans(),
+            st.booleans(),
+        ),
+        max_size=12,
+    ),
+    lot_words=st.sampled_from([1, 30, 200, _change._LOT_WORDS]),
+    seed=st.integers(0, 99),
+)
+def test_changes_recorded_together_say_what_each_says_alone(arrays, lot_words, seed):
+    rng = np.random.default_rng(seed)
+    edits, delta_bytes = [], {}
+    for array_id, (dtype, count, how, is_fresh, is_due) in enumerate(arrays, 1):
+        size = count * DTYPES[dtype]
+        old = np.zeros(size, np.uint8) if is_fresh else rng.integers(0, 256, size, np.uint8)
+        edits.append((array_id, dtype, old, edited(old, how, rng), is_fresh))
+        delta_bytes[array_id] = 10**9 * is_due
+
+    def made(array_id: int, dtype: str, old: np.ndarray, new: np.ndarray, fresh: bool) -> Change:
+        info = ArrayInfo(array_id, f"x{array_id}", "jax", dtype, (old.size // DTYPES[dtype],), True)
+        return Change(info, as_words(old), as_words(new), fresh)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(_change, "_LOT_WORDS", lot_words)
+        together = recorded([made(*edit) for edit in edits], delta_bytes)
+    alone = {}
+    for edit in edits:
+        alone |= recorded([made(*edit)], delta_bytes)
+    assert together == alone
+    assert together.keys() == {i for i, _, old, new, _ in edits if (old != new).any()}
+
+
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 1.0])
 def test_change_of_a_large_array_in_threads_equals_that_of_one(share):
     rng = np.random.default_rng(0)
@@ -81,8 +152,8 @@ def test_change_of_a_large_array_in_threads_equals_that_of_one(share):
         change = change_of(old, "uint8")
         change.new = as_words(new)
         found = compare([change], 4096, executor)
-        finish_all(found, lambda _: digest_words(as_words(old)), 4096, executor)()
-        chunks = [chunk for one in found for chunk in one.encode(0, executor)[0]]
+        record_all(found, lambda _: digest_words(as_words(old)), {}, 4096, executor)()
+        chunks = [chunk for one in found for chunk in one.chunks]
         pages = [] if change.pages is None else change.pages.tolist()
         data = [bytes(chunk.data) for chunk in chunks]
         spans = [span[:3] for span in change.spans]
@@ -97,4 +168,4 @@ def test_negative_zero_and_zero_differ_and_equal_nans_do_not():
     change = change_of(old.view(np.uint8), "float32")
     change.new = as_words(new.view(np.uint8))
     assert compare([change], PAGE_BYTES, Here) == [change]
-    assert change.spans[0][2] == 1
+    assert change.differing == 1

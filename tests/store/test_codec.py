@@ -16,11 +16,13 @@ from mmsb_jax.store._codec import (
     Coding,
     compress_blob,
     decode_into,
+    dense_chunks,
     encode_dense,
     encode_sparse,
     prefers_sparse,
     read_blob,
     read_sparse,
+    sparse_chunks,
     unit_of,
 )
 from mmsb_jax.store._format import BadFrameError
@@ -164,6 +166,39 @@ def test_dense_in_threads_gives_the_same_bytes():
 
 def test_dense_of_an_empty_array_has_no_chunks():
     assert encode_dense(np.empty(0, np.uint8), None, 4) == ([], True)
+
+
+@given(
+    seed=SEEDS,
+    parts=st.lists(
+        st.lists(st.sampled_from([0, 1, 254, 255, 600]), min_size=1, max_size=30), min_size=1
+    ),
+    unit=st.sampled_from(UNITS),
+)
+def test_sparse_chunks_of_arrays_end_to_end_are_those_of_each(seed, parts, unit):
+    each = [changed(seed, gaps, unit) for gaps in parts]
+    index, values = map(np.concatenate, zip(*each, strict=True))
+    together = sparse_chunks(index, values, unit, list(map(len, parts)))
+    assert together == [chunk for one in each for chunk in encode_sparse(*one, unit)]
+
+
+@given(
+    seed=SEEDS,
+    sizes=st.lists(st.sampled_from([4, 12, 100, 1024, 4096]), min_size=1, max_size=6),
+    unit=st.sampled_from(UNITS),
+    alone=st.booleans(),
+)
+def test_dense_chunks_of_arrays_end_to_end_are_those_of_each(seed, sizes, unit, alone):
+    rng = np.random.default_rng(seed)
+    olds = [random_bytes(seed + i, size) for i, size in enumerate(sizes)]
+    news = [old ^ (rng.random(old.size) < rng.choice([0.05, 1.0])) for old in olds]
+    new, old = (np.concatenate(parts).view(np.uint32) for parts in (news, olds))
+    together = dense_chunks(new, new ^ old, unit, sizes, [alone] * len(sizes))
+    each = [encode_dense(n, None if alone else o, unit) for n, o in zip(news, olds, strict=True)]
+    for chunk, ((one,), is_full) in zip(together, each, strict=True):
+        assert pack_chunks([chunk]).tobytes() == pack_chunks([one]).tobytes()
+        assert bytes(chunk.data) == bytes(one.data)
+        assert is_full == (chunk.coding is not Coding.XOR_ZSTD)
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,10 @@ from mmsb_jax.store._digest import (
     ZERO,
     add,
     constant_term,
+    digest_each,
     digest_gained,
     digest_words,
+    gained_each,
     mix,
     state_sum,
     state_term,
@@ -98,6 +100,27 @@ def test_digest_depends_on_the_place_of_a_word():
 )
 def test_digest_is_what_the_format_says(words, lanes):
     assert digest_words(array(words)) == lanes == scalar_lanes(words)
+
+
+@given(sizes=st.lists(st.integers(1, 40), min_size=1, max_size=9), seed=st.integers(0, 99))
+def test_digests_of_arrays_end_to_end_are_those_of_each(sizes, seed):
+    rng = np.random.default_rng(seed)
+    parts = [rng.integers(0, 3, size).astype(np.uint32) for size in sizes]
+    assert digest_each(np.concatenate(parts), sizes) == list(map(digest_words, parts))
+
+
+@given(
+    sizes=st.lists(st.integers(1, 20), min_size=1, max_size=6),
+    stride=st.sampled_from([1, 7, 5000]),
+    seed=st.integers(0, 99),
+)
+def test_gains_of_arrays_end_to_end_are_those_of_each(sizes, stride, seed):
+    rng = np.random.default_rng(seed)
+    parts = [
+        (*rng.integers(0, 2**32, (2, size), np.uint32), stride * np.arange(size)) for size in sizes
+    ]
+    old, new, index = map(np.concatenate, zip(*parts, strict=True))
+    assert gained_each(old, new, index, sizes) == [digest_gained(*part) for part in parts]
 
 
 def test_state_term_is_the_hash_of_id_lanes_and_schema():

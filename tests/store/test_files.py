@@ -249,3 +249,17 @@ def test_disk_write_cut_short_by_the_system_is_an_error(tmp_path):
         print("whole", scribe.log.version > 10)
     """
     assert run_script(code, tmp_path) == "whole True\n"
+
+
+def test_disk_syncs_the_folders_of_a_file_that_another_process_made(tmp_path, monkeypatch):
+    """It may have died between the making of the file, or of the manifest, and their sync."""
+    DiskFiles(tmp_path).create("log/a").close()
+    synced = []
+    fsync = os.fsync
+    monkeypatch.setattr(
+        os, "fsync", lambda fd: (synced.append(os.readlink(f"/proc/self/fd/{fd}")), fsync(fd))
+    )
+    handle = DiskFiles(tmp_path).reopen("log/a")
+    handle.sync()
+    handle.sync()
+    assert sorted(synced) == [str(tmp_path), str(tmp_path / "log")]

@@ -7,7 +7,7 @@ from mmsb_jax.store._files import DiskFiles, MemoryFiles
 from mmsb_jax.store._fork import create_log, fork_log
 from mmsb_jax.store._log import Log
 from mmsb_jax.store._verify import verify
-from tests.store._faults import disk_fault
+from mmsb_jax.testing._faulty import disk_fault
 from tests.store._logs import PAGE_BYTES, PLACE, Scribe, check_log, names_of
 
 

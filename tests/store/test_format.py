@@ -1,5 +1,3 @@
-import dataclasses
-
 import pytest
 import xxhash
 from hypothesis import given
@@ -96,7 +94,7 @@ def test_header_at_another_position_is_refused():
     "field", [{"meta_bytes": MAX_META_BYTES + 1}, {"data_bytes": 2**63}, {"data_bytes": 2**64 - 1}]
 )
 def test_header_that_claims_more_than_a_frame_can_have_is_refused(field):
-    raw = dataclasses.replace(HEADER, **field).encode()
+    raw = HEADER._replace(**field).encode()
     with pytest.raises(BadFrameError, match="claims more bytes"):
         Header.decode(raw, None)
 
@@ -116,11 +114,11 @@ def test_header_of_a_newer_format_with_a_bad_hash_is_damage():
 
 
 def test_kind_unknown_is_passed_over_or_refused_by_its_bit():
-    unknown = dataclasses.replace(HEADER, kind=99)
+    unknown = HEADER._replace(kind=99)
     with pytest.raises(FormatError, match="unknown kind 99"):
         unknown.check_kind()
-    assert not dataclasses.replace(unknown, must_understand=False).check_kind()
-    assert all(dataclasses.replace(HEADER, kind=kind).check_kind() for kind in Kind)
+    assert not unknown._replace(must_understand=False).check_kind()
+    assert all(HEADER._replace(kind=kind).check_kind() for kind in Kind)
 
 
 @given(st.integers(0, 10_000))

@@ -5,7 +5,7 @@ import pytest
 
 from mmsb_jax._errors import LocationError
 from mmsb_jax.store import _place
-from mmsb_jax.store._place import check_local, file_system_of
+from mmsb_jax.store._place import check_local, file_system_of, sync_path_to
 
 
 def mount(monkeypatch, *lines: str) -> None:
@@ -75,3 +75,15 @@ def test_file_system_that_cannot_be_told_is_empty(monkeypatch):
 def test_file_system_of_this_machine_is_told():
     assert file_system_of(Path(os.sep)) != ""
     assert "ext4" not in _place._NETWORK
+
+
+def test_path_to_a_new_directory_is_synced_up_to_the_root_of_its_file_system(tmp_path, monkeypatch):
+    place = tmp_path / "a" / "b"
+    place.mkdir(parents=True)
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}")))
+    sync_path_to(place)
+    device = place.stat().st_dev
+    above = [str(folder) for folder in place.parents if folder.stat().st_dev == device]
+    assert synced == above
+    assert synced[:2] == [str(tmp_path / "a"), str(tmp_path)]

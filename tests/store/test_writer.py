@@ -11,7 +11,7 @@ from mmsb_jax.store._files import DiskFiles, MemoryFiles
 from mmsb_jax.store._fork import create_log
 from mmsb_jax.store._log import Log
 from mmsb_jax.store._writer import LogWriter, check_durability, disk_error
-from tests.store._faults import Faults, FaultyFiles
+from mmsb_jax.testing._faulty import Faults, FaultyFiles
 from tests.store._logs import (
     PAGE_BYTES,
     PLACE,

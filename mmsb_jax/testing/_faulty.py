@@ -1,14 +1,39 @@
-"""A file layer with faults: the Nth call that changes the disk fails, in the way asked for."""
+"""Faults: the Nth call fails, in the way asked for; and a bus on files that have some.
+
+Two places to fail: `FaultyFiles` around any file layer, by what the store asks of it, and
+`mmsb_jax.testing._disk.Disk` beneath the real one, by system calls.
+"""
 
 import errno
 import os
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from mmsb_jax.bus._bus import Bus
+from mmsb_jax.bus._engine import Engine
+from mmsb_jax.bus._open import is_log
 from mmsb_jax.store._files import AppendFile, Buffer, Files
+from mmsb_jax.store._fork import create_log
+from mmsb_jax.store._log import Log
+from mmsb_jax.store._writer import Durability
+
+
+def open_on(files: Files, durability: Durability = "os", snapshots: bool = True) -> Bus:
+    """The bus of the log in ``files``, as `mmsb_jax.open` opens one; without a lock."""
+    log = Log(files, "the log")
+    return Bus(log, Engine(files, log, None, durability, snapshots), files, None)
+
+
+def make_and_open_on(files: Files, page_bytes: int, durability: Durability = "os") -> Bus:
+    """As `open_on`; makes the log where there is none."""
+    if not is_log(files):
+        create_log(files, page_bytes)
+    return open_on(files, durability, snapshots=False)
 
 
 def disk_fault(code: int) -> OSError:
+    """What the system raises."""
     return OSError(code, os.strerror(code))
 
 
@@ -18,7 +43,7 @@ class Faults:
 
     Attributes:
         fail_at: number of the first call that fails, from 0 on; None for none.
-        last_at: number of the last one.
+        last_at: number of the last one; None for that one alone.
         code: the error's number.
         is_short: whether a failing append leaves half of its bytes.
         kinds: which calls count.
@@ -31,23 +56,32 @@ class Faults:
     is_short: bool = False
     kinds: frozenset[str] = frozenset({"create", "append", "sync", "truncate", "publish"})
     calls: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def fails(self, kind: str) -> bool:
         """Count a call; whether it is to fail."""
         if kind not in self.kinds:
             return False
-        self.calls.append(kind)
-        if self.fail_at is None:
-            return False
-        last = self.fail_at if self.last_at is None else self.last_at
-        return self.fail_at <= len(self.calls) - 1 <= last
+        with self._lock:
+            self.calls.append(kind)
+            if self.fail_at is None:
+                return False
+            last = self.fail_at if self.last_at is None else self.last_at
+            is_failing = self.fail_at <= len(self.calls) - 1 <= last
+            if is_failing:
+                self.failed.append(kind)
+            return is_failing
 
     def arm(self, fail_at: int, last_at: int | None = None) -> None:
         """Count from now on."""
-        self.calls.clear()
-        self.fail_at, self.last_at = fail_at, last_at
+        with self._lock:
+            self.calls.clear()
+            self.failed.clear()
+            self.fail_at, self.last_at = fail_at, last_at
 
     def disarm(self) -> None:
+        """Let no call fail."""
         self.fail_at = None
 
 
@@ -84,22 +118,27 @@ class FaultyFiles:
     def __init__(self, inner: Files, faults: Faults) -> None:
         self.inner, self._faults = inner, faults
         self.names, self.size, self.copy = inner.names, inner.size, inner.copy
-        self.remove, self.close = inner.remove, inner.close
+        self.remove, self.close, self.rewrite = inner.remove, inner.close, inner.rewrite
 
     def create(self, name: str) -> AppendFile:
-        if self._faults.fails("create"):
-            raise disk_fault(self._faults.code)
+        """Kind ``create``."""
+        self._may_fail("create")
         return _FaultyFile(self.inner.create(name), self._faults)
 
     def reopen(self, name: str) -> AppendFile:
+        """Never fails."""
         return _FaultyFile(self.inner.reopen(name), self._faults)
 
     def read(self, name: str, offset: int = 0, size: int | None = None) -> bytes:
-        if self._faults.fails("read"):
-            raise disk_fault(self._faults.code)
+        """Kind ``read``, which counts where it is asked for."""
+        self._may_fail("read")
         return self.inner.read(name, offset, size)
 
     def publish(self, name: str, buffers: Sequence[Buffer]) -> None:
-        if self._faults.fails("publish"):
-            raise disk_fault(self._faults.code)
+        """Kind ``publish``: nothing of the file is there where it fails."""
+        self._may_fail("publish")
         self.inner.publish(name, buffers)
+
+    def _may_fail(self, kind: str) -> None:
+        if self._faults.fails(kind):
+            raise disk_fault(self._faults.code)

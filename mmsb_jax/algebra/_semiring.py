@@ -1,0 +1,411 @@
+"""A semiring: two operations and their identities, as data that a compiled program is made for."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Shaped
+
+from mmsb_jax._errors import StructureError
+from mmsb_jax.algebra import _product, _star
+from mmsb_jax.algebra._operands import as_array, axis_of
+
+if TYPE_CHECKING:
+    from mmsb_jax.algebra._sparse import SparseMatrix
+
+BOOL = ("bool",)
+SIGNED = ("int8", "int16", "int32", "int64")
+UNSIGNED = ("uint8", "uint16", "uint32", "uint64")
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+
+Operation = Callable[[Array, Array], Array]
+Constant = Callable[[np.dtype], Any] | bool | int | float
+
+
+@dataclass(frozen=True)
+class Semiring:
+    """Two operations ⊕ and ⊗ with their identities 0̄ and 1̄.
+
+    Laws, which `check` tries: ⊕ is associative and commutative and has the identity 0̄; ⊗ is
+    associative and has the identity 1̄; ⊗ distributes over ⊕ from both sides; 0̄ ⊗ a = a ⊗ 0̄ = 0̄.
+
+    A semiring is hashable, so that it can be a static argument of ``jax.jit``: make it once, with
+    functions that stay the same objects, and programs made for it are found again.
+
+    Attributes:
+        name: what errors call it.
+        add: ⊕, elementwise on two arrays of one dtype.
+        multiply: ⊗, elementwise.
+        zero: 0̄, a number or a function of the dtype.
+        one: 1̄, alike.
+        dtypes: names of the dtypes that it is defined on.
+        idempotent: a ⊕ a = a.
+        selective: a ⊕ b is a or b: there is a path that won, so predecessors and the gradient
+            of the winner exist.
+        commutative: a ⊗ b = b ⊗ a.
+        bounded: 1̄ ⊕ a = 1̄: going round a cycle never helps.
+        reduce: ⊕ along one axis of an array, where something faster than a tree of ``add`` is
+            known: ``reduce(values, axis)``.
+        product: the product of two dense matrices, where something faster is known.
+        contains: which values belong to it, elementwise; all but NaN for None.
+        converges: where a* = 1̄ ⊕ a ⊕ a⊗a ⊕ … has a value, elementwise; everywhere for None.
+        endless: what stands for it where it has none: −∞ in `min_plus`. A number or a function of
+            the dtype; needed for paths and `star` unless ``bounded`` or there is a ``closure``.
+        closure: a*, elementwise, with its own marker; for None it is 1̄ where it converges, as in
+            every selective semiring.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from mmsb_jax import algebra
+        >>> def lcm(a, b): return jnp.lcm(a, b)
+        >>> def gcd(a, b): return jnp.gcd(a, b)
+        >>> divisors = algebra.Semiring("gcd_lcm", gcd, lcm, zero=0, one=1,
+        ...     dtypes=("uint32",), idempotent=True)
+        >>> divisors.fold_add(jnp.array([12, 18, 30], jnp.uint32)).item()
+        6
+    """
+
+    name: str
+    add: Operation
+    multiply: Operation
+    zero: Constant
+    one: Constant
+    dtypes: tuple[str, ...] = SIGNED + UNSIGNED + FLOATS
+    idempotent: bool = False
+    selective: bool = False
+    commutative: bool = True
+    bounded: bool = False
+    reduce: Callable[[Array, int], Array] | None = None
+    product: Operation | None = None
+    contains: Callable[[Array], Array] | None = None
+    converges: Callable[[Array], Array] | None = None
+    endless: Constant | None = None
+    closure: Callable[[Array], Array] | None = None
+
+    def __repr__(self) -> str:
+        return f"Semiring({self.name!r})"
+
+    # -- constants ---------------------------------------------------------------------------
+
+    def zero_of(self, dtype: Any) -> Any:
+        """0̄ as a scalar of this dtype: what ⊕ ignores and ⊗ is stopped by.
+
+        Raises:
+            StructureError: the semiring is not defined on this dtype.
+
+        Example:
+            >>> from mmsb_jax import algebra
+            >>> algebra.min_plus.zero_of("int32")
+            np.int32(2147483647)
+        """
+        return self._constant(self.zero, dtype)
+
+    def one_of(self, dtype: Any) -> Any:
+        """1̄ as a scalar of this dtype: what ⊗ ignores.
+
+        Raises:
+            StructureError: the semiring is not defined on this dtype.
+
+        Example:
+            >>> from mmsb_jax import algebra
+            >>> algebra.min_plus.one_of("float32")
+            np.float32(0.0)
+        """
+        return self._constant(self.one, dtype)
+
+    def endless_of(self, dtype: Any) -> Any:
+        """The marker of what gets better without end, as a scalar of this dtype.
+
+        Raises:
+            StructureError: there is none; the semiring is not defined on this dtype.
+
+        Example:
+            >>> from mmsb_jax import algebra
+            >>> algebra.min_plus.endless_of("float32")
+            np.float32(-inf)
+        """
+        if self.endless is None:
+            raise StructureError(
+                f"{self.name} is not bounded and has no endless=, the value of a path that gets "
+                f"better each time round a cycle; give it one, or bounded=True where 1̄ ⊕ a is 1̄"
+            )
+        return self._constant(self.endless, dtype)
+
+    def star_of(self, a: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
+        """a* = 1̄ ⊕ a ⊕ a⊗a ⊕ …, elementwise: what going round a loop any number of times gives.
+
+        Raises:
+            StructureError: no closure is known.
+
+        Example:
+            >>> import jax.numpy as jnp
+            >>> from mmsb_jax import algebra
+            >>> algebra.min_plus.star_of(jnp.array([3.0, -1.0])).tolist()
+            [0.0, -inf]
+        """
+        a = as_array(self, a, "a")
+        if self.closure is not None:
+            return self.closure(a)
+        one = jnp.full(a.shape, self.one_of(a.dtype))
+        if self.bounded:
+            return one
+        ends = jnp.bool_(True) if self.converges is None else self.converges(a)
+        return jnp.where(ends, one, self.endless_of(a.dtype))
+
+    def _constant(self, value: Constant, dtype: Any) -> Any:
+        dtype = self.check_dtype(dtype)
+        return dtype.type(value(dtype) if callable(value) else value)
+
+    def check_dtype(self, dtype: Any) -> np.dtype:
+        """``dtype`` itself, where the semiring is defined on it.
+
+        Raises:
+            StructureError: it is not.
+
+        Example:
+            >>> from mmsb_jax import algebra
+            >>> algebra.lor_land.check_dtype(bool)
+            dtype('bool')
+        """
+        dtype = np.dtype(dtype)
+        if dtype.name not in self.dtypes:
+            raise StructureError(
+                f"{self.name} is not defined on {dtype.name}; it is on {', '.join(self.dtypes)}"
+            )
+        return dtype
+
+    def check(self, dtype: Any = None, values: Any = None) -> None:
+        """Try every law and flag on all triples of some values.
+
+        Args:
+            dtype: the dtype to try; each of `dtypes` that JAX has under the present settings, for
+                None.
+            values: what to try; for None, small numbers, both ends of the dtype and infinities
+                that belong to the semiring. Floats are compared with a tolerance.
+
+        Raises:
+            LawError: a law or a flag does not hold; the message names it and the counterexample.
+            StructureError: the semiring is not defined on this dtype.
+
+        Example:
+            >>> import jax.numpy as jnp
+            >>> from mmsb_jax import algebra
+            >>> algebra.min_plus.check("int32")
+            >>> broken = algebra.Semiring("broken", jnp.minimum, jnp.subtract, jnp.inf, 0,
+            ...     dtypes=("float32",))
+            >>> broken.check()
+            Traceback (most recent call last):
+            ...
+            mmsb_jax.algebra._laws.LawError: broken, float32: ⊗ is associative fails ...
+        """
+        from mmsb_jax.algebra import _laws
+
+        _laws.check(self, dtype, values)
+
+    # -- folds -------------------------------------------------------------------------------
+
+    def fold_add(self, xs: Shaped[Array, "..."], axis: int = -1) -> Shaped[Array, "..."]:
+        """⊕ of the values along ``axis``; 0̄ of none. `jnp.min` for `min_plus`.
+
+        Raises:
+            StructureError: the semiring is not defined on the dtype; there is no such axis.
+
+        Cost: one pass over ``xs``.
+
+        Example:
+            >>> import jax.numpy as jnp
+            >>> from mmsb_jax import algebra
+            >>> algebra.min_plus.fold_add(jnp.array([[3.0, 1.0], [2.0, 5.0]])).tolist()
+            [1.0, 2.0]
+        """
+        xs = as_array(self, xs, "xs")
+        return fold(self, xs, axis_of(xs, axis))
+
+    def fold_mul(self, xs: Shaped[Array, "..."], axis: int = -1) -> Shaped[Array, "..."]:
+        """⊗ of the values along ``axis``, in their order; 1̄ of none. `jnp.sum` for `min_plus`.
+
+        Raises:
+            StructureError: the semiring is not defined on the dtype; there is no such axis.
+
+        Cost: a tree of log₂ levels, twice the bytes of ``xs``.
+
+        Example:
+            >>> import jax.numpy as jnp
+            >>> from mmsb_jax import algebra
+            >>> algebra.min_plus.fold_mul(jnp.array([3.0, 1.0, 2.0])).item()
+            6.0
+        """
+        xs = as_array(self, xs, "xs")
+        return _tree(self.multiply, self.one_of(xs.dtype), xs, axis_of(xs, axis))
+
+    def accumulate(self, xs: Shaped[Array, "..."], axis: int = -1) -> Shaped[Array, "..."]:
+        """⊕ of every prefix along ``axis``: `np.minimum.accumulate` for `min_plus`.
+
+        Raises:
+            StructureError: the semiring is not defined on the dtype; there is no such axis.
+
+        Cost: `jax.lax.associative_scan`.
+
+        Example:
+            >>> import jax.numpy as jnp
+            >>> from mmsb_jax import algebra
+            >>> algebra.max_plus.accumulate(jnp.array([3, 1, 5, 2])).tolist()
+            [3, 3, 5, 5]
+        """
+        xs = as_array(self, xs, "xs")
+        return lax.associative_scan(self.add, xs, axis=axis_of(xs, axis))
+
+    # -- products ----------------------------------------------------------------------------
+
+    def vecmat(
+        self, x: Shaped[Array, " k"], A: Any, *, mask: Any = None, into: Any = None
+    ) -> Shaped[Array, " n"]:
+        """x A: ``y[j] = ⊕ᵢ x[i] ⊗ A[i, j]``. What arrives at each node over its edges.
+
+        Args:
+            x: ``[k]``.
+            A: a `SparseMatrix` or an array, ``[k, n]``, of the same dtype.
+            mask: ``bool[n]``: where a result is wanted. Elsewhere it is ``into``, or 0̄.
+            into: ``[n]``: what is ⊕-ed with the product.
+
+        Raises:
+            StructureError: shapes or dtypes that do not fit; an undefined dtype.
+
+        Cost: sparse, one gathered value of ``x`` an entry, read in the order that it is kept.
+
+        Example:
+            >>> import jax.numpy as jnp
+            >>> from mmsb_jax import algebra
+            >>> A = jnp.array([[jnp.inf, 1.0], [2.0, jnp.inf]])
+            >>> algebra.min_plus.vecmat(jnp.array([0.0, 10.0]), A).tolist()
+            [12.0, 1.0]
+        """
+        return _product.vecmat(self, x, A, mask, into)
+
+    def matvec(
+        self, A: Any, x: Shaped[Array, " n"], *, mask: Any = None, into: Any = None
+    ) -> Shaped[Array, " k"]:
+        """A x: ``y[i] = ⊕ⱼ A[i, j] ⊗ x[j]``.
+
+        Args, Raises: as for `vecmat`.
+
+        Cost: sparse, two gathered values an entry, one of ``x`` and one of ``A``: `vecmat` is
+        twice as fast.
+
+        Example:
+            >>> import jax.numpy as jnp
+            >>> from mmsb_jax import algebra
+            >>> A = algebra.SparseMatrix.from_coo([0, 1], [1, 0], [1.0, 2.0], (2, 2), "float32")
+            >>> algebra.max_plus.matvec(A, jnp.array([0.0, 10.0])).tolist()
+            [11.0, 2.0]
+        """
+        return _product.matvec(self, A, x, mask, into)
+
+    def matmul(
+        self, A: Any, B: Any, *, mask: Any = None, into: Any = None, plan: Any = None
+    ) -> "Array | SparseMatrix":
+        """A B: ``C[i, j] = ⊕ₖ A[i, k] ⊗ B[k, j]``, for any pair of arrays and sparse matrices.
+
+        Two sparse matrices give a sparse one, which has an entry wherever some A[i, k] meets some
+        B[k, j], inside of ``mask`` where one is given. Which meet is found on the host; under a
+        transformation, or to find it once for many values, pass ``plan=plan_matmul(A, B, mask)``.
+
+        Args:
+            A: ``[m, k]``.
+            B: ``[k, n]``.
+            mask: ``bool[m, n]``; for two sparse matrices, a `SparseMatrix` of which only the
+                structure is read.
+            into: ``[m, n]``: what is ⊕-ed with the product. Not for two sparse matrices.
+            plan: for two sparse matrices.
+
+        Raises:
+            StructureError: shapes or dtypes that do not fit; an undefined dtype; two sparse
+                matrices under a transformation without a plan.
+
+        Cost: dense, m·n·k operations, a matrix product of the device for `plus_times` and
+        `lor_land`. Sparse × sparse: two gathered values a pair that meets.
+
+        Example:
+            >>> import jax.numpy as jnp
+            >>> from mmsb_jax import algebra
+            >>> A = jnp.array([[0.0, 1.0], [jnp.inf, 0.0]])
+            >>> algebra.min_plus.matmul(A, A).tolist()
+            [[0.0, 1.0], [inf, 0.0]]
+        """
+        return _product.matmul(self, A, B, mask, into, plan)
+
+    def star(self, A: Any) -> Shaped[Array, "n n"]:
+        """A* = I ⊕ A ⊕ A² ⊕ …, dense: all pairs at once; `inv(I - A)` for `plus_times`.
+
+        Law: ``star(A) == eye ⊕ A ⊗ star(A)``. For `min_plus` it is the distance of all pairs.
+
+        Raises:
+            StructureError: not square; a semiring for which no closure is known.
+            GraphCycleError: going round some cycle has no end (a negative cycle in `min_plus`).
+                Under a transformation nothing is raised: the pairs whose paths pass it hold the
+                marker (−∞ in `min_plus`, +∞ in `max_plus`).
+
+        Cost: n³ operations in n steps, each over n² values. Source: Kleene's algorithm, of which
+        Floyd, Warshall and Gauss-Jordan are cases (Lehmann 1977).
+
+        Example:
+            >>> from mmsb_jax import algebra
+            >>> A = algebra.SparseMatrix.from_coo([0, 1], [1, 2], [1.0, 2.0], (3, 3), "float32")
+            >>> algebra.min_plus.star(A)[0].tolist()
+            [0.0, 1.0, 3.0]
+        """
+        return _star.star(self, A)
+
+    def power(self, A: Any, exponent: int) -> Shaped[Array, "n n"]:
+        """A ⊗ … ⊗ A, dense, by squaring: walks of exactly ``exponent`` edges. I for 0.
+
+        Raises:
+            StructureError: not square; a negative exponent, or one that is not an int.
+
+        Cost: at most 2 log₂ of the exponent dense products.
+
+        Example:
+            >>> import jax.numpy as jnp
+            >>> from mmsb_jax import algebra
+            >>> algebra.plus_times.power(jnp.array([[1, 1], [1, 0]]), 10).tolist()
+            [[89, 55], [55, 34]]
+        """
+        return _star.power(self, A, exponent)
+
+    def eye(self, n: int, dtype: Any) -> Shaped[Array, "n n"]:
+        """The identity of `matmul`: 1̄ on the diagonal, 0̄ elsewhere.
+
+        Example:
+            >>> from mmsb_jax import algebra
+            >>> algebra.min_plus.eye(2, "float32").tolist()
+            [[0.0, inf], [inf, 0.0]]
+        """
+        diagonal = jnp.eye(n, dtype=bool)
+        return jnp.where(diagonal, self.one_of(dtype), self.zero_of(dtype))
+
+
+def fold(semiring: Semiring, xs: Array, axis: int) -> Array:
+    """⊕ along one axis."""
+    zero = semiring.zero_of(xs.dtype)
+    if semiring.reduce is None or not xs.shape[axis]:
+        return _tree(semiring.add, zero, xs, axis)
+    return semiring.reduce(xs, axis)
+
+
+def _tree(operation: Operation, identity: Any, xs: Array, axis: int) -> Array:
+    """``xs`` halved along ``axis`` until one is left; neighbours meet, so order is kept."""
+    xs = jnp.moveaxis(xs, axis, 0)
+    if not xs.shape[0]:
+        return jnp.full(xs.shape[1:], identity)
+    while (length := xs.shape[0]) > 1:
+        even = length & ~1
+        paired = operation(xs[0:even:2], xs[1:even:2])
+        xs = paired if even == length else jnp.concatenate([paired, xs[even:]])
+    return xs[0]
+
+
+jax.tree_util.register_static(Semiring)

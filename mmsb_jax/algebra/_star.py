@@ -1,0 +1,85 @@
+"""The closure of a matrix, and its powers."""
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Bool
+
+from mmsb_jax._errors import GraphCycleError, StructureError
+from mmsb_jax.algebra import _dense
+from mmsb_jax.algebra._operands import as_array, check_square, is_traced
+from mmsb_jax.algebra._sparse import SparseMatrix
+
+if TYPE_CHECKING:
+    from mmsb_jax.algebra._semiring import Semiring
+
+
+def star(semiring: "Semiring", A: Any) -> Array:
+    """`Semiring.star`."""
+    A = _dense_square(semiring, A)
+    closed, pivots, fine = _star(semiring, A)
+    if not is_traced(A) and not bool(fine.all()):
+        k = int(np.argmin(np.asarray(fine)))
+        raise GraphCycleError(
+            f"star in {semiring.name}: going round a cycle through node {k} never ends; once round "
+            f"is {np.asarray(pivots)[k]}. Take that cycle out of the matrix"
+        )
+    return closed
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _star(semiring: "Semiring", A: Array) -> tuple[Array, Array, Bool[Array, " n"]]:
+    """The closure; what going round each node was when its turn came; whether that has an end."""
+    n = A.shape[0]
+
+    def through(C: Array, k: Array) -> tuple[Array, tuple[Array, Array]]:
+        """Paths whose inner nodes are at most k, from those whose inner nodes are below k."""
+        column, row = C[:, k], C[k]
+        pivot = row[k]
+        around = jnp.broadcast_to(semiring.star_of(pivot), column.shape)
+        there = semiring.multiply(column, around)
+        detour = semiring.multiply(there[:, None], jnp.broadcast_to(row, C.shape))
+        fine = jnp.bool_(True) if semiring.converges is None else semiring.converges(pivot)
+        return _better(semiring, C, detour), (pivot, fine)
+
+    C, (pivots, fine) = lax.scan(through, A, jnp.arange(n))
+    return _better(semiring, C, semiring.eye(n, A.dtype)), pivots, fine
+
+
+def _better(semiring: "Semiring", a: Array, b: Array) -> Array:
+    """⊕; where that selects, the gradient goes to the one selected, ``a`` of equals."""
+    both = semiring.add(a, b)
+    return jnp.where(both == a, a, b) if semiring.selective else both
+
+
+def power(semiring: "Semiring", A: Any, exponent: int) -> Array:
+    """`Semiring.power`."""
+    if isinstance(exponent, bool) or not isinstance(exponent, (int, np.integer)) or exponent < 0:
+        raise StructureError(f"exponent is {exponent!r}; an int from 0 on was expected")
+    A = _dense_square(semiring, A)
+    return _power(semiring, A, int(exponent))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 2))
+def _power(semiring: "Semiring", A: Array, exponent: int) -> Array:
+    if not exponent:
+        return semiring.eye(A.shape[0], A.dtype)
+    # The leading bit is A itself; each further one squares, and a set one multiplies.
+    result = A
+    for bit in bin(exponent)[3:]:
+        result = _dense.matmul(semiring, result, result)
+        if bit == "1":
+            result = _dense.matmul(semiring, result, A)
+    return result
+
+
+def _dense_square(semiring: "Semiring", A: Any) -> Array:
+    if isinstance(A, SparseMatrix):
+        A = A.to_dense(semiring)
+    A = as_array(semiring, A, "A")
+    check_square(A)
+    return A

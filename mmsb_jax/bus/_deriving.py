@@ -1,0 +1,459 @@
+"""The deriving half of a bus: arrays that are made from others, and stay right by themselves."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+from mmsb_jax._errors import ClosedError, StructureError
+from mmsb_jax.bus import _checkout as checkouts
+from mmsb_jax.bus._changes import Changes
+from mmsb_jax.bus._commit import Annotation
+from mmsb_jax.bus._derive import Derivations, GraphChange
+from mmsb_jax.bus._view import DerivedView
+from mmsb_jax.bus._writing import Writing
+from mmsb_jax.core._leaves import qualified_name
+from mmsb_jax.graph._function import DerivedGraph
+from mmsb_jax.graph._kinds import KINDS
+from mmsb_jax.graph._node import Equal, Rule, When
+from mmsb_jax.store._commit import Commit
+from mmsb_jax.store._record import GRAPH_PREFIX, MAX_NAME_BYTES
+from mmsb_jax.store._verify import VerifyReport
+
+if TYPE_CHECKING:
+    from mmsb_jax.bus._bus import Bus
+
+Mode = Literal["immediate", "deferred"]
+
+
+@dataclass(frozen=True, slots=True)
+class Derived:
+    """What a bus knows of a derived array.
+
+    Attributes:
+        name: what it is called.
+        inputs: the names and patterns that it is made from.
+        reads: the arrays that these stand for now.
+        arrays: the arrays that it makes: one of its own name, or one a leaf of what the function
+            returns.
+        function: qualified name of the function.
+        is_attached: whether the function is here; it cannot be stored.
+        when: computed with each commit, or when read.
+        is_stale: whether an input has changed since it was computed.
+        runs: how often its function has run in this process.
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+    reads: tuple[str, ...]
+    arrays: tuple[str, ...]
+    function: str
+    is_attached: bool
+    when: When
+    is_stale: bool
+    runs: int
+
+
+class Deriving(Writing):
+    """What a bus can do about arrays that follow from others."""
+
+    def _derivations(self) -> Derivations | None:
+        engine = self._engine_or_none
+        return None if engine is None else engine.derivations
+
+    @property
+    def _view(self) -> DerivedView:
+        if self._view_or_none is None:
+            self._view_or_none = DerivedView()
+        return self._view_or_none
+
+    _view_or_none: DerivedView | None = None
+
+    @overload
+    def derive(
+        self,
+        name: str,
+        inputs: str | Sequence[str],
+        function: None = None,
+        *,
+        when: When = ...,
+        equal: Equal = ...,
+        pagewise: bool = ...,
+        source: str = ...,
+    ) -> Callable[[Callable[..., Any]], Callable[..., Any]]: ...
+
+    @overload
+    def derive(
+        self,
+        name: str,
+        inputs: str | Sequence[str],
+        function: Callable[..., Any],
+        *,
+        when: When = ...,
+        equal: Equal = ...,
+        pagewise: bool = ...,
+        source: str = ...,
+    ) -> Commit | None: ...
+
+    def derive(
+        self,
+        name: str,
+        inputs: str | Sequence[str],
+        function: Callable[..., Any] | None = None,
+        *,
+        when: When = "commit",
+        equal: Equal = "bytes",
+        pagewise: bool = False,
+        source: str = "",
+    ) -> Any:
+        """Make an array from others, and keep it right: a decorator, or a call.
+
+        The function is traced once and compiled. It runs when an input has changed, once a commit,
+        after everything that it reads, and what it makes is a part of that commit. It must be a
+        pure JAX function: what it reads, it reads as arguments.
+
+        Args:
+            name: what it is called. Where the function returns a pytree, each leaf is an array
+                ``name/path``.
+            inputs: one name or pattern an argument. A pattern (``params/**``), or the path of a
+                part of a tree, arrives as that part.
+            function: what makes it; without one, this returns a decorator.
+            when: ``"commit"`` computes it with each commit, ``"read"`` when somebody reads it, or
+                when something is computed from it.
+            equal: when a result counts as unchanged, so that nothing behind it runs: ``"bytes"``,
+                ``"never"``, or a JAX function of the old and the new result.
+            pagewise: for a function that works element by element: only pages with a changed byte
+                are computed.
+            source: who commits its first value.
+
+        Returns:
+            The commit of its first value; None inside a batch, and where nothing had to be
+            computed. A name that was derived before is replaced.
+
+        Raises:
+            ArrayNotFoundError: an input that selects nothing.
+            GraphCycleError: it would be made from itself; the message shows the cycle.
+            RecomputeError: the function raises, looks at values, returns no arrays.
+            StructureError: an array of that name was written.
+
+        Cost: one tracing and one compilation a function and shape; then its first value.
+
+        >>> import jax.numpy as jnp
+        >>> import mmsb_jax as mmsb
+        >>> bus = mmsb.open()
+        >>> _ = bus.commit({"a": jnp.arange(3.0)})
+        >>> @bus.derive("total", inputs=["a"])
+        ... def total(a):
+        ...     return a.sum()
+        >>> bus.commit({"a": jnp.arange(4.0)[1:]}).changed
+        ('a', 'total')
+        >>> float(bus.read("total"))
+        6.0
+        """
+        if function is None:
+
+            def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+                self.derive(
+                    name,
+                    inputs,
+                    function,
+                    when=when,
+                    equal=equal,
+                    pagewise=pagewise,
+                    source=source,
+                )
+                return function
+
+            return decorate
+        rule = _checked_rule(name, inputs, function, when, equal, pagewise)
+        with self._events, self._lock:
+            if self._engine_or_none is None:
+                self._settle()
+                self._view.derive(rule, self._head(), self._shape)
+                return None
+            return self._derive(rule, Annotation(None, source, None, None))
+
+    def _derive(self, rule: Rule, said: Annotation) -> Commit | None:
+        derivations, table = self._derivations(), self._head().table
+        assert derivations is not None
+        if not derivations.is_known(rule) or not derivations.attach(rule, table, self._shape):
+            return self._land_graph(GraphChange(rules={rule.name: rule}), said)
+        node = derivations.flow.nodes[rule.name]
+        if not derivations.flow.is_eager(node):
+            return None
+        cleaning = derivations.computable(derivations.stale_above(node.outputs))
+        return self._land_graph(GraphChange(cleaning=cleaning), said) if cleaning else None
+
+    def fork(self, path: Any = None, *, version: int | str | None = None, **options: Any) -> "Bus":
+        """A bus of its own that begins with the versions up to ``version`` (the newest for None).
+
+        What was derived up to there is derived there too, by the same functions.
+
+        Args:
+            path: a directory for its log; in memory for None.
+            version: the last version that both have, or its tag; it goes on at the next.
+            **options: ``durability`` and ``snapshots``, as in `mmsb_jax.open`.
+
+        Raises:
+            VersionError: no such version, or a compaction dropped its data.
+            LocationError: there is something at ``path``.
+
+        Cost: a copy of the log up to there; on a file system that can share blocks, nothing.
+        """
+        bus = super().fork(path, version=version, **options)
+        derivations, other = self._derivations(), bus._derivations()
+        if derivations is not None and other is not None:
+            state, shape = bus._head(), self._shape
+            known = shape if shape is not None and checkouts.fits(state, shape) else None
+            other.attach_from(derivations, state.table, known)
+        return bus
+
+    def link(
+        self,
+        parent: str,
+        child: str,
+        *,
+        kind: Literal["data", "control", "device_sync", "compiler"] = "data",
+        source: str = "",
+    ) -> Commit | None:
+        """Say that ``child`` follows from ``parent``; a commit, or inside a batch None.
+
+        ``"data"``: the child becomes a copy of the parent, as `derive` would make it.
+        ``"control"``: the child, which is derived, is marked stale when the parent changes, and
+        computed again when it is read. ``"device_sync"``, ``"compiler"``: labels; subscribers hear
+        of a change of the parent.
+
+        Raises:
+            ArrayNotFoundError: no such array.
+            GraphCycleError: the edge would close a cycle; the message shows it.
+            StructureError: a ``"control"`` edge to an array that is not derived.
+        """
+        _check_kind(kind)
+        if kind == "data":
+            return self.derive(child, [parent], _copy, source=source)
+        change = GraphChange(links=[(parent, child, kind)])
+        with self._events, self._lock:
+            return self._land_graph(change, Annotation(None, source, None, None))
+
+    def unlink(
+        self,
+        parent: str,
+        child: str,
+        *,
+        kind: Literal["control", "device_sync", "compiler"],
+        source: str = "",
+    ) -> Commit | None:
+        """Take back a `link`. A derived array is taken back by `delete`.
+
+        Raises:
+            ArrayNotFoundError: there is no such link.
+            ValueError: kind ``"data"``.
+        """
+        _check_kind(kind)
+        if kind == "data":
+            raise ValueError(
+                f"unlink({parent!r}, {child!r}, kind='data'): what {child!r} is made from belongs "
+                f"to its rule. Delete {child!r}, or derive it from something else."
+            )
+        with self._events, self._lock:
+            self._settle()
+            edge, batch = (parent, child, kind), self._batch
+            if batch is None or batch.graph is None or edge not in batch.graph.links:
+                self.graph.remove(*edge)  # refuses what is not there
+            change = GraphChange(unlinked=[edge])
+            return self._land_graph(change, Annotation(None, source, None, None))
+
+    @property
+    def graph(self) -> DerivedGraph:
+        """What follows from what, as it is now: drawn in a notebook, and callable as a function."""
+        with self._events, self._lock:
+            self._settle()
+            derivations = self._derivations()
+            if derivations is not None:
+                flow = derivations.flow
+                return DerivedGraph.of(flow.graph, flow.nodes.values())
+            return self._view.graph(self._head())
+
+    @property
+    def mode(self) -> Mode:
+        """``"immediate"``: each commit computes what follows; ``"deferred"``: it marks it stale.
+
+        What is stale is computed by `propagate`, or when it is read.
+        """
+        derivations = self._derivations()
+        return "deferred" if derivations is not None and derivations.is_deferred else "immediate"
+
+    @mode.setter
+    def mode(self, mode: Mode) -> None:
+        if mode not in ("immediate", "deferred"):
+            raise ValueError(f"mode={mode!r}: expected 'immediate' or 'deferred'")
+        with self._events, self._lock:
+            derivations = self._derivations()
+            if derivations is None:
+                raise ClosedError("this bus was opened with mode='r': it computes when read")
+            self._settle()
+            derivations.is_deferred = mode == "deferred"
+
+    def propagate(self, *, source: str = "") -> Commit | None:
+        """Compute what is stale and would have been computed with each commit; a commit.
+
+        Returns:
+            The commit; None where nothing was to be computed.
+        """
+        with self._events, self._lock:
+            self._settle()
+            derivations = self._derivations()
+            if derivations is None:
+                raise ClosedError("this bus was opened with mode='r': it computes when read")
+            cleaning = derivations.deferred()
+            if not cleaning:
+                return None
+            change = GraphChange(cleaning=cleaning)
+            return self._land_graph(change, Annotation(None, source, None, None))
+
+    def verify(
+        self, progress: Callable[[int, int], None] | None = None, *, derive: bool = False
+    ) -> VerifyReport:
+        """Read, replay and check everything: a report, true when all is well.
+
+        Args:
+            progress: called with (versions done, versions in all).
+            derive: also compute every derived array of the newest version anew, twice, and compare
+                the bytes: finds functions that are not pure.
+
+        Cost: one read of the whole log; with ``derive``, two runs of every function.
+        """
+        with self._events, self._lock:
+            report = super().verify(progress)
+            derivations = self._derivations()
+            if derive and derivations is not None:
+                report.faults += derivations.check(self._head(), self._shape)
+            return report
+
+    def derived(self) -> dict[str, Derived]:
+        """What is derived, by name."""
+        with self._events, self._lock:
+            self._settle()
+            derivations = self._derivations()
+            if derivations is None:
+                derivations = self._view.recorded(self._head())
+            return {
+                node.name: Derived(
+                    name=node.name,
+                    inputs=node.rule.inputs,
+                    reads=node.inputs,
+                    arrays=node.outputs,
+                    function=node.rule.function_name,
+                    is_attached=node.recipe is not None,
+                    when=node.rule.when,
+                    is_stale=node.name in derivations.stale,
+                    runs=derivations.runs[node.name],
+                )
+                for node in sorted(derivations.flow.nodes.values(), key=lambda n: n.serial)
+            }
+
+    def read(self, name: str) -> Any:
+        """The newest value of one array; inside a batch, the one written in it.
+
+        Raises:
+            ArrayNotFoundError: no array has that name; the message says which are near.
+
+        Cost: one copy of its bytes.
+        """
+        with self._events, self._lock:
+            state = self._head()
+            changes = self._batch
+            if changes is None:
+                if name not in self._made.specs:
+                    return self._read(name, state)
+                changes = Changes(state, self._made)
+            info = changes.find(name)
+            return checkouts.array_of(info, changes.bytes_of(info))
+
+    def delete(self, name: str, *, source: str = "") -> Commit | None:
+        """Delete one array that was made by name, or is derived: a commit; inside a batch, None.
+
+        Raises:
+            ArrayNotFoundError, StructureError: no such array; one of the committed tree; one that
+                others are made from.
+        """
+        with self._events, self._lock:
+            self._engine()
+            self._settle()
+            if self._batch is None and name in self._made.specs:
+                self._record_made(source)
+            said = Annotation(None, source, None, None)
+            if self._is_derived(name):
+                return self._land_graph(GraphChange(dropped=[name]), said)
+            return self._change(lambda changes: changes.delete(name), said)
+
+    def _is_derived(self, name: str) -> bool:
+        derivations, batch = self._derivations(), self._batch
+        if batch is not None and batch.graph is not None and name in batch.graph.rules:
+            return True
+        return derivations is not None and name in derivations.flow.nodes
+
+    def _read(self, name: str, state: Any) -> Any:
+        """An array; one that is stale is computed first, where that can be."""
+        derivations = self._derivations()
+        if derivations is None:
+            value = self._view.read(name, state)
+            if value is not None:
+                return value
+            derivations = self._view.recorded(state)
+        if derivations.stale and name in derivations.flow.makers:
+            self._clean(name, derivations)
+        return checkouts.read_array(state, checkouts.find_array(state, name))
+
+    def _clean(self, name: str, derivations: Derivations) -> None:
+        above = derivations.stale_above([name])
+        if not above:
+            return
+        able = derivations.computable(above)
+        if self._engine_or_none is not None and able == above:
+            self._land_graph(GraphChange(cleaning=above), Annotation(None, "", None, None))
+            return
+        rule = derivations.flow.makers[name].rule
+        what = (
+            "a reader does not compute what the log holds; derive it here to do so"
+            if self._engine_or_none is None
+            else f"attach the functions of {', '.join(sorted(above - able))} with derive"
+        )
+        warnings.warn(
+            f"{rule.title} is stale: an input has changed since it was computed, and this is its "
+            f"old value ({what})",
+            stacklevel=4,
+        )
+
+
+def _copy(array: Any) -> Any:
+    return array
+
+
+def _checked_rule(
+    name: Any, inputs: Any, function: Any, when: Any, equal: Any, pagewise: bool
+) -> Rule:
+    if not isinstance(name, str) or not name or len(name.encode()) > MAX_NAME_BYTES:
+        raise StructureError(f"name={name!r}: expected a string of 1 to {MAX_NAME_BYTES} bytes")
+    if name.startswith(GRAPH_PREFIX) or any(mark in name for mark in "*?"):
+        raise StructureError(f"name={name!r}: a name has no wildcards, and does not begin with NUL")
+    inputs = (inputs,) if isinstance(inputs, str) else tuple(inputs)
+    if not inputs or not all(isinstance(text, str) and text for text in inputs):
+        raise TypeError(f"inputs={inputs!r}: expected names or patterns of arrays, at least one")
+    if not callable(function):
+        raise TypeError(f"derive({name!r}): expected a function, got {function!r}")
+    if when not in ("commit", "read"):
+        raise ValueError(f"when={when!r}: expected 'commit' or 'read'")
+    if equal not in ("bytes", "never") and not callable(equal):
+        raise ValueError(f"equal={equal!r}: expected 'bytes', 'never' or a function")
+    if pagewise and callable(equal):
+        raise ValueError(
+            "pagewise=True with a function as equal=: an array that is never whole cannot be "
+            "compared as a whole. Leave one of them out."
+        )
+    return Rule(name, inputs, function, qualified_name(function), when, equal, bool(pagewise))
+
+
+def _check_kind(kind: Any) -> None:
+    if kind not in KINDS:
+        raise ValueError(f"kind={kind!r}: expected one of {', '.join(map(repr, KINDS))}")

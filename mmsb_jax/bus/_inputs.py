@@ -1,0 +1,201 @@
+"""Inputs: what the names and patterns of a derived array stand for, as a function's arguments."""
+
+import dataclasses
+import functools
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+
+from mmsb_jax._dtypes import parse_dtype
+from mmsb_jax._errors import StructureError
+from mmsb_jax._globs import matcher
+from mmsb_jax.bus._tree import TreeShape, spec_of, subtree
+from mmsb_jax.core._layout import array_not_found
+from mmsb_jax.core._leaves import LeafSpec, is_holdable
+from mmsb_jax.core._names import name_of_path
+from mmsb_jax.graph._body import Slot
+from mmsb_jax.graph._node import Node
+from mmsb_jax.store._head import Draft
+from mmsb_jax.store._record import ArrayInfo, Op, OpCode
+from mmsb_jax.store._state import Table
+
+_WILDCARD = re.compile(r"[*?]")
+
+
+class Arrays:
+    """The arrays as a draft leaves them.
+
+    Attributes:
+        shape: structure of the committed tree after it, where that is known.
+    """
+
+    def __init__(self, table: Table, draft: Draft, shape: TreeShape | None) -> None:
+        self.shape = shape
+        self._table, self._draft = table, draft
+        self._after: dict[str, ArrayInfo | None] = {}
+        self.next_id = table.next_id
+        for op in draft.ops:
+            self.operate(op)
+
+    def operate(self, op: Op) -> None:
+        """Take up one more operation of the draft."""
+        self._after[op.info.name] = None if op.code is OpCode.DELETE else op.info
+        self.next_id = max(self.next_id, op.info.id + 1)
+
+    def find(self, name: str) -> ArrayInfo | None:
+        """An array by its name; None where there is none."""
+        if name in self._after:
+            return self._after[name]
+        array_id = self._table.ids.get(name)
+        return None if array_id is None else self._table.arrays[array_id]
+
+    def names(self) -> list[str]:
+        """All of them."""
+        kept = [name for name in self._table.ids if name not in self._after]
+        return kept + [name for name, info in self._after.items() if info is not None]
+
+    def has_constant(self, name: str) -> bool:
+        """Whether a leaf that is kept by value has the name."""
+        values = self._draft.values if name in self._draft.values else self._table.values
+        return values.get(name) is not None
+
+    def constants(self) -> dict[str, str]:
+        """The leaves that are kept by value."""
+        after = self._table.values | self._draft.values
+        return {name: value for name, value in after.items() if value is not None}
+
+
+@dataclass(slots=True)
+class Arguments:
+    """The arguments of a function.
+
+    Attributes:
+        trees: one an input, with a `Slot` in the place of each array.
+        reads: the array of each slot.
+        specs: what it is.
+    """
+
+    trees: tuple[Any, ...] = ()
+    reads: list[str] = field(default_factory=list)
+    specs: list[LeafSpec] = field(default_factory=list)
+
+    def slot(self, name: str, info: ArrayInfo) -> Slot:
+        """The place of one more array."""
+        spec = spec_of(info)
+        _check_computable(name, spec)
+        if spec.kind in ("numpy", "scalar"):  # to a function these are arrays like any other
+            spec = dataclasses.replace(spec, kind="jax")
+        self.reads.append(name)
+        self.specs.append(spec)
+        return Slot(len(self.reads) - 1)
+
+
+def arguments_of(
+    inputs: Iterable[str], arrays: Arrays, own: Collection[str], nodes: Mapping[str, Node]
+) -> Arguments:
+    """What a function that reads ``inputs`` is called with.
+
+    A name is its array. A pattern, or the path of a part of a tree, is that part: in the structure
+    of the committed tree where this process knows it, else a dict by name.
+
+    Args:
+        inputs: names and patterns.
+        arrays: the arrays there are.
+        own: arrays that the function makes; no pattern selects them.
+        nodes: what is derived, to find the structure of its results.
+
+    Raises:
+        ArrayNotFoundError: one selects nothing.
+        StructureError: an array that JAX cannot compute with.
+    """
+    arguments = Arguments()
+    arguments.trees = tuple(_one(name, arrays, own, nodes, arguments) for name in inputs)
+    return arguments
+
+
+def names_of(pattern: str, arrays: Arrays, own: Collection[str] = ()) -> list[str]:
+    """The arrays that a name or pattern selects; may be none."""
+    if arrays.find(pattern) is not None:
+        return [pattern]
+    wanted = matcher([pattern])
+    return [name for name in arrays.names() if wanted.fullmatch(name) and name not in own]
+
+
+def _one(
+    pattern: str,
+    arrays: Arrays,
+    own: Collection[str],
+    nodes: Mapping[str, Node],
+    arguments: Arguments,
+) -> Any:
+    info = arrays.find(pattern)
+    if info is not None:
+        return arguments.slot(pattern, info)
+    names = names_of(pattern, arrays, own)
+    if not names:
+        raise array_not_found(pattern, arrays.names())
+    slots: dict[str, Any] = {}
+    for name in names:
+        info = arrays.find(name)
+        assert info is not None
+        slots[name] = arguments.slot(name, info)
+    node = nodes.get(pattern)
+    if node is not None and node.traced is not None:
+        return jax.tree_util.tree_unflatten(node.traced.treedef, [slots[n] for n in node.outputs])
+    return _part_of_tree(slots, arrays, pattern) or slots
+
+
+def _part_of_tree(slots: dict[str, Slot], arrays: Arrays, pattern: str) -> Any:
+    """The part of the committed tree that holds exactly these arrays; None where there is none.
+
+    Of several, one in the other, it is the one that the pattern begins with: ``params/**`` stands
+    for what lies at ``params`` also where the tree holds nothing else.
+    """
+    shape = arrays.shape
+    if shape is None or not slots.keys() <= set(shape.names):
+        return None
+    if not shape.constants.keys() <= arrays.constants().keys():
+        return None
+    data = [slots.get(name, name) for name in shape.names]
+    tree = shape.build(data, arrays.constants())
+    # Strings and None that the pattern selects belong to the part; they are no arrays.
+    selects = matcher([pattern]).fullmatch
+    wanted = {*slots, *filter(selects, shape.constants)}
+    place = _WILDCARD.split(pattern)[0]
+    if place != pattern:  # what is before the wildcard, in whole keys
+        place = place.rpartition("/")[0]
+    return subtree(*_descend(tree, shape.names_by_leaf(), place), wanted.__contains__)
+
+
+def _descend(tree: Any, names: Any, place: str) -> tuple[Any, Any]:
+    """The node at a path, in a tree and in the tree of its names; the last on the way to it."""
+    while place:
+        below = jax.tree_util.tree_flatten_with_path(
+            names, is_leaf=functools.partial(_is_not, names)
+        )
+        parts = jax.tree_util.tree_leaves(tree, is_leaf=functools.partial(_is_not, tree))
+        for (path, inner), part in zip(below[0], parts, strict=True):
+            key = name_of_path(path)
+            if f"{place}/".startswith(f"{key}/"):
+                tree, names, place = part, inner, place[len(key) + 1 :]
+                break
+        else:
+            break
+    return tree, names
+
+
+def _is_not(top: Any, node: Any) -> bool:
+    return node is not top
+
+
+def _check_computable(name: str, spec: LeafSpec) -> None:
+    with jax.enable_x64(True):
+        if is_holdable(np.dtype(parse_dtype(spec.dtype))):
+            return
+    raise StructureError(
+        f"{name!r} is {spec}, which JAX cannot compute with. Derive from arrays of numbers."
+    )

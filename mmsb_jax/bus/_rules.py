@@ -1,0 +1,150 @@
+"""Rules, links and stale marks as the log keeps them: entries of the graph in the table.
+
+Functions cannot be stored. What is kept of one is its qualified name, beside what it reads and
+makes, so that a bus that is opened again knows what follows from what, and marks it stale.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from mmsb_jax._errors import CorruptionError
+from mmsb_jax.core._leaves import qualified_name
+from mmsb_jax.graph._flow import Mark
+from mmsb_jax.graph._node import Rule
+from mmsb_jax.store._record import GRAPH_PREFIX
+
+_RULE, _LINK, _STALE = (f"{GRAPH_PREFIX}{kind}/" for kind in ("derive", "link", "stale"))
+_MARKS = ("new", "dirty", "pending")
+
+Edge = tuple[str, str, str]
+"""(from, to, kind)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """A rule as it is found in the log.
+
+    Attributes:
+        rule: without its function.
+        serial: its number among the rules.
+        arrays: what it makes.
+        fingerprint: a hash of what its function did.
+    """
+
+    rule: Rule
+    serial: int
+    arrays: tuple[str, ...]
+    fingerprint: str
+
+
+def rule_entry(
+    rule: Rule, serial: int, arrays: tuple[str, ...], fingerprint: str
+) -> tuple[str, str]:
+    """Name and text of the entry of a rule."""
+    equal = rule.equal if isinstance(rule.equal, str) else f"function {qualified_name(rule.equal)}"
+    said = {
+        "inputs": rule.inputs,
+        "function": rule.function_name,
+        "fingerprint": fingerprint,
+        "when": rule.when,
+        "equal": equal,
+        "pagewise": rule.pagewise,
+        "arrays": arrays,
+        "serial": serial,
+    }
+    return _RULE + rule.name, json.dumps(said, separators=(",", ":"))
+
+
+def link_entry(edge: Edge) -> tuple[str, str]:
+    """Name and text of the entry of a link."""
+    return _LINK + json.dumps(edge[:2], separators=(",", ":")) + edge[2], edge[2]
+
+
+def mark_entry(name: str, mark: Mark | None) -> tuple[str, str | None]:
+    """Name and text of the entry of a stale mark; None takes it away."""
+    return _STALE + name, mark
+
+
+def gone(name: str) -> dict[str, None]:
+    """The entries to take away with a rule."""
+    return {_RULE + name: None, _STALE + name: None}
+
+
+def rules_in(entries: dict[str, str]) -> list[Recorded]:
+    """The rules of a table, in the order in which they were made.
+
+    Raises:
+        CorruptionError: an entry does not parse.
+    """
+    found = [_rule_of(name, text) for name, text in _named(entries, _RULE)]
+    return sorted(found, key=lambda recorded: recorded.serial)
+
+
+def links_in(entries: dict[str, str]) -> list[Edge]:
+    """The links of a table.
+
+    Raises:
+        CorruptionError: an entry does not parse.
+    """
+    edges = []
+    for name, kind in _named(entries, _LINK):
+        pair = _parsed(name.removesuffix(kind), name)
+        if not isinstance(pair, list) or list(map(type, pair)) != [str, str]:
+            raise _broken(name)
+        edges.append((pair[0], pair[1], kind))
+    return edges
+
+
+def marks_in(entries: dict[str, str]) -> dict[str, Mark]:
+    """The stale marks of a table.
+
+    Raises:
+        CorruptionError: an entry does not parse.
+    """
+    marks: dict[str, Any] = dict(_named(entries, _STALE))
+    for name, mark in marks.items():
+        if mark not in _MARKS:
+            raise _broken(name)
+    return marks
+
+
+def _named(entries: dict[str, str], prefix: str) -> Iterator[tuple[str, str]]:
+    for name, text in entries.items():
+        if name.startswith(prefix):
+            yield name.removeprefix(prefix), text
+
+
+def _rule_of(name: str, text: str) -> Recorded:
+    said = _parsed(text, name)
+    try:
+        texts = [*said["inputs"], *said["arrays"], said["function"], said["when"], said["equal"]]
+        texts.append(said["fingerprint"])
+        if not all(isinstance(part, str) for part in texts) or type(said["serial"]) is not int:
+            raise _broken(name)
+        rule = Rule(
+            name=name,
+            inputs=tuple(said["inputs"]),
+            function=None,
+            function_name=said["function"],
+            when="read" if said["when"] == "read" else "commit",
+            equal=said["equal"],
+            pagewise=bool(said["pagewise"]),
+        )
+        return Recorded(rule, said["serial"], tuple(said["arrays"]), said["fingerprint"])
+    except (KeyError, TypeError) as error:
+        raise _broken(name) from error
+
+
+def _parsed(text: str, name: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _broken(name) from error
+
+
+def _broken(name: str) -> CorruptionError:
+    return CorruptionError(
+        f"what the log holds of the graph does not parse at {name!r}. Restore the log from a copy."
+    )

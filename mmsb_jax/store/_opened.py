@@ -1,0 +1,298 @@
+"""The files of an opened log: the segments and archives that make it, and looking at them again.
+
+A writer may append, rotate and compact while a reader looks. So what is read is read again where a
+compaction has taken a file away in the meantime: the manifest says what is there instead.
+"""
+
+import contextlib
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar, cast
+
+from mmsb_jax._errors import CorruptionError, FormatError, VersionError
+from mmsb_jax.store._archive import Archive
+from mmsb_jax.store._files import Files
+from mmsb_jax.store._format import BadFrameError, Kind, read_header, read_meta
+from mmsb_jax.store._index import SegmentIndex
+from mmsb_jax.store._manifest import Compaction, Manifest
+from mmsb_jax.store._record import CommitRecord
+from mmsb_jax.store._recovery import (
+    find_segments,
+    leave_out_torn,
+    newest_number,
+    settle_tail,
+    snapshot_mark,
+)
+from mmsb_jax.store._segment import (
+    FOLDER,
+    Found,
+    Piece,
+    Scan,
+    Segment,
+    chain_after,
+    reader_of,
+    scan_commits,
+)
+
+if TYPE_CHECKING:
+    from mmsb_jax.store._log import Log
+
+Read = TypeVar("Read")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class View:
+    """What a log is made of. A compaction puts another in its place, at once."""
+
+    compaction: Compaction | None
+    archives: tuple[Archive, ...]
+    pieces: list[Piece]
+
+
+class OpenedLog:
+    """The files of a log; see `Log`."""
+
+    def __init__(self, files: Files, place: str, salvage: bool = False) -> None:
+        self.files = files
+        self.place = place
+        self.manifest = Manifest.read(files, place)
+        self.recovered: list[str] = []
+        self.view = View(None, (), [])
+        self.scan = Scan(0, 0, bytes(16), 0)
+        self.is_written_here = False
+        self._salvage = salvage
+        self._open()
+
+    @property
+    def pieces(self) -> list[Piece]:
+        """The segments, oldest first; there is at least one."""
+        return self.view.pieces
+
+    @property
+    def parts(self) -> list[Archive | Piece]:
+        """All that has an index, oldest first: the archives, then the segments."""
+        view = self.view
+        return [*view.archives, *view.pieces]
+
+    def _open(self) -> None:
+        """Look until the same place is bad twice: a writer may go on while a reader looks."""
+        seen = ""
+        while True:
+            try:
+                damage = self._look()
+            except (CorruptionError, FileNotFoundError):
+                if not self._read_manifest():
+                    raise
+                continue
+            if damage is None:
+                return
+            if str(damage) == seen:
+                if not self._salvage:
+                    raise damage
+                self.recovered.append(seen)
+                return
+            seen = str(damage)
+
+    def _look(self) -> CorruptionError | None:
+        """Find where the log ends; returns what is damaged there, if anything."""
+        log, manifest = cast("Log", self), self.manifest
+        segments, self.recovered = find_segments(self.files, self.place, manifest)
+        compaction = manifest.compaction
+        entries = () if compaction is None else compaction.archives
+        archives = (Archive(self.files, self.place, entry) for entry in entries)
+        pieces = [
+            Piece(segment, following.base - segment.base, None)
+            for segment, following in itertools.pairwise(segments)
+        ]
+        self.view = View(compaction, tuple(archives), pieces)
+        self.enter_segment(segments[-1])
+        self._scan_tail()
+        mark = max(self.scan.synced, snapshot_mark(log))
+        leave_out_torn(log, mark)
+        return settle_tail(log, mark)
+
+    def _read_manifest(self) -> bool:
+        """Whether the manifest says something else by now; it is taken over then."""
+        manifest = Manifest.read(self.files, self.place)
+        if manifest == self.manifest:
+            return False
+        self.manifest = manifest
+        return True
+
+    def reload(self) -> bool:
+        """Open the log anew where a compaction has changed it; whether one has."""
+        if self.is_written_here or not self._read_manifest():
+            return False
+        self.files.close()  # what is gone takes its space as long as it is open
+        self._open()
+        return True
+
+    def steadily(self, read: Callable[[], Read]) -> Read:
+        """What ``read`` gives: again, where a compaction took a file away from under it."""
+        while True:
+            compaction = self.view.compaction
+            try:
+                return read()
+            except (CorruptionError, FileNotFoundError, VersionError) as error:
+                if self.view.compaction is not compaction:
+                    continue  # a compaction was noticed in there
+                if isinstance(error, VersionError) or not self.reload():
+                    raise
+
+    def enter_segment(self, segment: Segment) -> None:
+        """Go on in ``segment``, which is the last from now on."""
+        if self.pieces:
+            self.pieces[-1].end_offset = segment.base - self.pieces[-1].segment.base
+        self.pieces.append(Piece(segment, None, SegmentIndex(segment.first_version)))
+        self.scan = segment.start()
+
+    def begin_anew(self, segment: Segment) -> None:
+        """Forget the segments of an empty log, and begin with ``segment``."""
+        self.pieces.clear()
+        self.enter_segment(segment)
+        self._scan_tail()
+
+    def go_back(self, place: int) -> None:
+        """Take the segment at ``place`` as the last, and forget those behind it."""
+        segment, synced = self.pieces[place].segment, self.scan.synced
+        self.pieces[place:] = []
+        self.enter_segment(segment)
+        self.scan.synced = synced
+        self._scan_tail()
+
+    def _scan_tail(self) -> None:
+        last = self.pieces[-1]
+        assert last.index is not None
+        read = reader_of(self.files, last.segment.name)
+        self.scan.fault = None
+        for commit in scan_commits(read, last.segment, self.scan, self.manifest.ids):
+            last.index.append(commit.record, commit.offset, commit.logged_bytes)
+        last.index.tags |= self.scan.tags
+
+    def refresh(self) -> None:
+        """See what the writer has added since; a bad tail is one that is still being written."""
+        self.steadily(self._go_on)
+
+    def _go_on(self) -> None:
+        while True:
+            compaction, names = self.manifest.compaction, self.files.names(FOLDER)
+            if self.pieces[0].segment.name not in names and self.reload():
+                return
+            self._scan_tail()
+            if self.scan.fault is not None and self._read_manifest():
+                if self.manifest.compaction != compaction:
+                    self._open()
+                    return
+                continue  # others write the versions to come
+            last = self.pieces[-1].segment
+            if newest_number(names) <= last.number:
+                return
+            segments, _ = find_segments(self.files, self.place, self.manifest)
+            following = [segment for segment in segments if segment.number > last.number]
+            if not following:
+                return
+            if not self._continues(following[0]):
+                self._read_manifest()
+                self._open()
+                return
+            self.enter_segment(following[0])
+
+    def _continues(self, segment: Segment) -> bool:
+        last = self.pieces[-1].segment
+        return segment.previous == last.number and segment.base == last.base + self.scan.offset
+
+    def index_of(self, part: Archive | Piece) -> SegmentIndex:
+        """The index of a part: of a segment from its sidecar, or from a scan where none fits.
+
+        Raises:
+            CorruptionError: the part is damaged (with ``salvage``: its index ends there).
+        """
+        if isinstance(part, Archive):
+            return part.index
+        if part.index is None:
+            part.index = self._load_index(part) or self._scan_index(part)
+        if part.damage is not None and not self._salvage:
+            raise part.damage
+        return part.index
+
+    def _load_index(self, piece: Piece) -> SegmentIndex | None:
+        segment, following = piece.segment, self._following(piece)
+        with contextlib.suppress(OSError, BadFrameError, FormatError):
+            read = reader_of(self.files, segment.index_name)
+            header = read_header(read, 0, 0)
+            if header.kind == Kind.INDEX:
+                index = SegmentIndex.decode(
+                    read_meta(read, 0, header),
+                    following.chain,
+                    segment.first_version,
+                    following.base - segment.base,
+                )
+                if index.last_version == following.first_version - 1 and (
+                    self._leads_on(piece, index)
+                ):
+                    return index
+        return None
+
+    def _leads_on(self, piece: Piece, index: SegmentIndex) -> bool:
+        """Whether the newest commit of a segment, where it is whole, leads to the next segment.
+
+        Where it does not, the file is one of a copy of the log that went another way.
+        """
+        if not len(index):
+            return piece.segment.chain == self._following(piece).chain
+        with contextlib.suppress(OSError, BadFrameError):
+            found = self._read_commit(piece, index.offset(index.last_version))
+            return found.chain == self._following(piece).chain
+        return True
+
+    def _scan_index(self, piece: Piece) -> SegmentIndex:
+        scan, index = self.scan_piece(piece, check_data=False)
+        if scan.fault is not None:
+            piece.damage = self.damaged(piece.segment, scan.offset, scan.fault)
+            if self._salvage:
+                self.recovered.append(str(piece.damage))
+        return index
+
+    def scan_piece(self, piece: Piece, check_data: bool = True) -> tuple[Scan, SegmentIndex]:
+        """Walk a segment from its beginning; the scan says what is wrong in it, if anything."""
+        segment, index = piece.segment, SegmentIndex(piece.segment.first_version)
+        scan, read = segment.start(), reader_of(self.files, segment.name)
+        end = self.scan.offset if piece is self.pieces[-1] else piece.end_offset
+        for commit in scan_commits(read, segment, scan, self.manifest.ids, end, check_data):
+            index.append(commit.record, commit.offset, commit.logged_bytes)
+        index.tags |= scan.tags
+        if scan.fault is None and piece is not self.pieces[-1]:
+            following = self._following(piece)
+            if (scan.version + 1, scan.chain) != (following.first_version, following.chain):
+                scan.fault = f"segment {following.number} continues another history"
+                index = SegmentIndex(segment.first_version)
+        return scan, index
+
+    def _following(self, piece: Piece) -> Segment:
+        return self.pieces[self.pieces.index(piece) + 1].segment
+
+    def write_index(self, piece: Piece) -> None:
+        """Put the sidecar of a sealed segment beside it."""
+        assert piece.end_offset is not None
+        frame = self.index_of(piece).frame(self._following(piece).chain, piece.end_offset)
+        self.files.publish(piece.segment.index_name, frame)
+
+    def damaged(self, segment: Segment, offset: int, fault: str) -> CorruptionError:
+        """The error for bytes at ``offset`` of a segment that are not what was written."""
+        return CorruptionError(
+            f"{self.place}/{segment.name} is damaged at byte {offset}: {fault}. What was written "
+            f"there durably does not read back. Restore the file from a copy, or open the log "
+            f"with mode='r', salvage=True to read the versions before the damage."
+        )
+
+    def _read_commit(self, piece: Piece, offset: int) -> Found:
+        read = reader_of(self.files, piece.segment.name)
+        header = read_header(read, offset, piece.segment.base + offset)
+        if header.kind != Kind.COMMIT:
+            raise BadFrameError(f"a frame of kind {header.kind} where a commit should be")
+        meta = read_meta(read, offset, header)
+        record = CommitRecord.decode(meta)
+        chain = chain_after(record.previous_chain, meta, header.data_hash)
+        end = offset + header.frame_bytes
+        return Found(record, piece, offset, end, chain, meta, header.data_hash)

@@ -1,0 +1,109 @@
+"""Patches: what a commit did, as elements of arrays: the form that inference servers take."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from mmsb_jax._dtypes import parse_dtype
+from mmsb_jax._errors import VersionError
+from mmsb_jax.store._codec import SPARSE_CODINGS, read_sparse, unit_of_dtype, values_of
+from mmsb_jax.store._format import BadFrameError
+from mmsb_jax.store._record import EXTRA_ID, ArrayInfo, OpCode
+from mmsb_jax.store._state import StoredState
+
+if TYPE_CHECKING:
+    from mmsb_jax.store._log import Log
+
+
+class Patch(NamedTuple):
+    """Elements of one array after a commit.
+
+    Attributes:
+        name: the array.
+        indices: which elements, in row-major order (int64[n], ascending).
+        values: what they are after the commit (n of the array's dtype, as NumPy has it).
+    """
+
+    name: str
+    indices: np.ndarray
+    values: np.ndarray
+
+
+_Chunks = list[tuple[np.void, memoryview]]
+
+
+def patches_of(log: "Log", version: int) -> Iterator[Patch]:
+    """What the commit of ``version`` did, array by array; see `Commit.patches`."""
+    found, table = log.find(version), log.table(version)
+    made = {op.info.id for op in found.record.ops if op.code is not OpCode.DELETE}
+    parts = log.chunks_of(found)
+    touched, stop = made & table.arrays.keys(), 0
+    direct: dict[int, Patch] = {}
+    for row in found.record.records:
+        start, stop = stop, stop + int(row["chunks"])
+        array_id = int(row["id"])
+        if array_id == EXTRA_ID:
+            continue
+        chunks = list(zip(found.record.chunks[start:stop], parts[start:stop], strict=True))
+        try:
+            patch = None if array_id in made else _direct(table.arrays[array_id], chunks)
+        except BadFrameError as error:
+            raise log.damaged(found.piece.segment, found.offset, str(error)) from error
+        if patch is None:
+            touched.add(array_id)
+        else:
+            direct[array_id] = patch
+    states = _states(log, version, {table.arrays[i].name for i in touched})
+    for array_id in sorted(touched | direct.keys()):
+        if array_id in direct:
+            yield direct[array_id]
+            continue
+        patch = _compared(table.arrays[array_id], *states)
+        if patch.indices.size:
+            yield patch
+
+
+def _direct(info: ArrayInfo, chunks: _Chunks) -> Patch | None:
+    """The patch that sparse chunks are; None where they do not say whole elements."""
+    dtype = parse_dtype(info.dtype)
+    unit = unit_of_dtype(info.dtype)
+    if dtype.itemsize != unit or not chunks:
+        return None
+    indices, values = [], []
+    for chunk, part in chunks:
+        first, rest = divmod(int(chunk["offset"]), unit)
+        if int(chunk["coding"]) not in SPARSE_CODINGS or int(chunk["unit"]) != unit or rest:
+            return None
+        index, planes = read_sparse(chunk, part)
+        if (first + int(index[-1]) + 1) * unit > info.nbytes:
+            raise BadFrameError(f"a chunk reaches beyond {info.name!r}")
+        indices.append(index + first)
+        values.append(values_of(planes).view(dtype))
+    return Patch(info.name, _joined(indices), _joined(values))
+
+
+def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _states(log: "Log", version: int, names: set[str]) -> tuple[StoredState | None, StoredState]:
+    """The states before and after, with the arrays of ``names``; None where that before is gone."""
+    after = log.state(version, names.__contains__)
+    try:
+        return log.state(version - 1, names.__contains__), after
+    except VersionError:  # the oldest version that the log has
+        return None, after
+
+
+def _compared(info: ArrayInfo, before: StoredState | None, after: StoredState) -> Patch:
+    """The elements that differ; all of them where the array was not there, or another."""
+    dtype = parse_dtype(info.dtype)
+    new = after.bytes_of(info.id)
+    values = new.view(dtype)
+    known = None if before is None else before.table.arrays.get(info.id)
+    if before is None or known is None or (known.dtype, known.shape) != (info.dtype, info.shape):
+        return Patch(info.name, np.arange(values.size), values.copy())
+    mixed = new ^ before.bytes_of(info.id)
+    indices = np.flatnonzero(mixed.reshape(-1, dtype.itemsize).any(axis=1))
+    return Patch(info.name, indices, values[indices])

@@ -1,0 +1,463 @@
+"""Streams: commits on their way to another log, in a file or over a wire.
+
+A stream is a head frame, then a snapshot where the receiver has nothing yet, then commits, in the
+very frames that they have in the log. So what arrives has the hashes, the chain and the digests
+that were sent, and can be checked as a chain before anything is done with it.
+"""
+
+import contextlib
+import os
+import struct
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmsb_jax._errors import CorruptionError, LocationError, VersionError
+from mmsb_jax.store._files import Buffer, MemoryFiles
+from mmsb_jax.store._format import (
+    HEADER_BYTES,
+    BadFrameError,
+    Header,
+    Kind,
+    Reader,
+    build_frame,
+    check_data,
+    check_meta,
+    padded,
+    read_header,
+    read_meta,
+)
+from mmsb_jax.store._frames import chunk_views, commit_start
+from mmsb_jax.store._record import CommitRecord
+from mmsb_jax.store._segment import LogIds, chain_after, frames_hash, reader_of
+from mmsb_jax.store._snapshot import read_snapshot, snapshot_name, write_snapshot
+from mmsb_jax.store._state import StoredState
+
+if TYPE_CHECKING:
+    from mmsb_jax.store._log import Log
+
+_HEAD = struct.Struct("<16sQQ16sQQI")
+_ANCESTOR = struct.Struct("<16sQ")
+
+
+@dataclass(frozen=True, slots=True)
+class StreamHead:
+    """What a stream says of itself.
+
+    Attributes:
+        ids: which log wrote which version.
+        page_bytes: bytes of a page in the log that it came from.
+        since: the version that its first commit follows.
+        chain: the chain after that version.
+        last: its newest version; ``since`` where it holds no commit.
+        snapshot_bytes: bytes of the snapshot of version ``since + 1``; 0 for none.
+    """
+
+    ids: LogIds
+    page_bytes: int
+    since: int
+    chain: bytes
+    last: int
+    snapshot_bytes: int
+
+    def frame(self) -> list[Buffer]:
+        """Its frame."""
+        lineage = self.ids.lineage
+        meta = _HEAD.pack(
+            self.ids.own,
+            self.page_bytes,
+            self.since,
+            self.chain,
+            self.last,
+            self.snapshot_bytes,
+            len(lineage),
+        )
+        meta += b"".join(_ANCESTOR.pack(*ancestor) for ancestor in lineage)
+        return build_frame(Kind.STREAM, 0, 0, meta)[1]
+
+    @classmethod
+    def decode(cls, meta: bytes) -> "StreamHead":
+        """The head in ``meta``.
+
+        Raises:
+            BadFrameError: its parts do not fill it, or contradict each other.
+        """
+        if len(meta) < _HEAD.size:
+            raise BadFrameError("the head of the stream is cut short")
+        own, page_bytes, since, chain, last, snapshot_bytes, ancestors = _HEAD.unpack_from(meta)
+        if len(meta) != _HEAD.size + ancestors * _ANCESTOR.size:
+            raise BadFrameError("the parts of the stream's head do not fill it")
+        lineage = tuple(_ANCESTOR.iter_unpack(meta[_HEAD.size :]))
+        if last < since or (snapshot_bytes and last == since) or not page_bytes or page_bytes % 4:
+            raise BadFrameError("the head of the stream contradicts itself")
+        return cls(LogIds(lineage, own), page_bytes, since, chain, last, snapshot_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Shipped:
+    """A commit with its frames, whole and checked, apart from any log.
+
+    Attributes:
+        record: what it says.
+        chain: the chain after it.
+        frames: (header, meta and data with their zeros) of its data frames and, last, of its own.
+    """
+
+    record: CommitRecord
+    chain: bytes
+    frames: tuple[tuple[Header, memoryview], ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all its frames."""
+        return sum(header.frame_bytes for header, _ in self.frames)
+
+    def chunks(self) -> list[memoryview]:
+        """Its data, one view a chunk, in order.
+
+        Raises:
+            BadFrameError: the chunks do not fill the frames.
+        """
+        parts = [_data_of(header, body) for header, body in self.frames if header.data_bytes]
+        return chunk_views(self.record, parts)
+
+    def placed(self, position: int, synced: int) -> Iterator[tuple[Header, list[Buffer]]]:
+        """Its frames as they stand at ``position`` of a log that is durable up to ``synced``.
+
+        Neither enters the chain, nor any hash but that of the header.
+        """
+        for header, body in self.frames:
+            header = header._replace(position=position, synced=synced)
+            yield header, [header.encode(), body]
+            position += header.frame_bytes
+
+
+def _data_of(header: Header, body: memoryview) -> memoryview:
+    start = header.data_offset - HEADER_BYTES
+    return body[start : start + header.data_bytes]
+
+
+def read_commit_frames(
+    read: Reader, offset: int, version: int, chain: bytes, ids: LogIds
+) -> tuple[Shipped, int]:
+    """The commit of ``version`` whose first frame stands at ``offset``, and where it ends.
+
+    Args:
+        read: reads the file or the bytes.
+        offset: where it begins.
+        version: the version that it must have.
+        chain: the chain before it.
+        ids: which log wrote which version.
+
+    Raises:
+        BadFrameError: a frame is damaged or cut short, or belongs to another history.
+        FormatError: a newer format wrote it.
+    """
+    frames: list[tuple[Header, memoryview]] = []
+    while True:
+        header = read_header(read, offset, None)
+        header.check_kind()
+        if header.kind not in (Kind.DATA, Kind.COMMIT):
+            raise BadFrameError(f"a frame of kind {header.kind} where a commit should be")
+        body = memoryview(read(offset + HEADER_BYTES, header.frame_bytes - HEADER_BYTES))
+        meta = check_meta(body[: padded(header.meta_bytes)], header)
+        check_data(body[padded(header.meta_bytes) :], header)
+        frames.append((header, body))
+        offset += header.frame_bytes
+        if header.kind == Kind.COMMIT:
+            break
+        if meta:
+            raise BadFrameError("a data frame with a meta")
+    record = CommitRecord.decode(meta)
+    if record.version != version:
+        raise BadFrameError(f"version {record.version} where version {version} should be")
+    if record.previous_chain != chain or record.log_id != ids.of(version):
+        raise BadFrameError(f"version {version} belongs to another history")
+    pending = [(header.data_bytes, header.data_hash) for header, _ in frames[:-1]]
+    if record.frame_sizes != [size for size, _ in pending] or (
+        record.frames_hash != frames_hash(pending)
+    ):
+        raise BadFrameError(f"version {version} has other data frames than it says")
+    return Shipped(record, chain_after(chain, meta, header.data_hash), tuple(frames)), offset
+
+
+def write_stream(log: "Log", since: int, until: int) -> Iterator[Buffer]:
+    """The commits behind ``since``, up to and with ``until``.
+
+    Raises:
+        VersionError: the log does not have all of them; the message says which are missing.
+        CorruptionError: one of them does not read back.
+
+    Cost: the frames of these commits, read once.
+    """
+    check_there(log, since, until)
+    yield from _head(log, since, until, 0).frame()
+    yield from _commits(log, since, until)
+
+
+def write_joining_stream(log: "Log", until: int, time_ns: int) -> Iterator[Buffer]:
+    """A snapshot, its commit, and the commits behind it up to ``until``: for an empty receiver.
+
+    It is the newest snapshot of the log; where there is none, one of version ``until`` is made.
+
+    Raises:
+        CorruptionError: what it needs does not read back.
+
+    Cost: the state, read once; where there is no snapshot, a checkout.
+    """
+    if until == 0:
+        yield from write_stream(log, 0, 0)
+        return
+    version, snapshot = _newest_snapshot(log, until, time_ns)
+    yield from _head(log, version - 1, until, len(snapshot)).frame()
+    yield snapshot
+    yield from _commits(log, version - 1, until)
+
+
+def _newest_snapshot(log: "Log", until: int, time_ns: int) -> tuple[int, bytes]:
+    for version in reversed(log.snapshots()):
+        if log.kept_since <= version <= until:
+            try:
+                raw = log.files.read(snapshot_name(version))
+                state = _state_in(raw, version, log.manifest.ids)[0]
+            except (BadFrameError, OSError):
+                continue  # it saves time and nothing else
+            if state.table.chain == log.chain_after(version):
+                return version, raw
+    files = MemoryFiles()
+    state = log.state(until, page_bytes=log.manifest.page_bytes)
+    write_snapshot(files, state, time_ns, log.find(until).end)
+    return until, files.read(snapshot_name(until))
+
+
+def _head(log: "Log", since: int, last: int, snapshot_bytes: int) -> StreamHead:
+    manifest = log.manifest
+    return StreamHead(
+        ids=manifest.ids,
+        page_bytes=manifest.page_bytes,
+        since=since,
+        chain=chain_at(log, since),
+        last=last,
+        snapshot_bytes=snapshot_bytes,
+    )
+
+
+def _commits(log: "Log", since: int, until: int) -> Iterator[Buffer]:
+    for version in range(since + 1, until + 1):
+        for header, body in shipped(log, version).frames:
+            yield from (header.encode(), body)
+
+
+def shipped(log: "Log", version: int) -> Shipped:
+    """A commit of a log with its frames.
+
+    Raises:
+        VersionError: no such version.
+        CorruptionError: a frame of it does not read back.
+    """
+    return log.steadily(lambda: _shipped(log, version))
+
+
+def _shipped(log: "Log", version: int) -> Shipped:
+    found = log.find(version)
+    segment = found.piece.segment
+    try:
+        start = commit_start(found.offset, found.record)
+        read = reader_of(log.files, segment.name)
+        chain, ids = found.record.previous_chain, log.manifest.ids
+        return read_commit_frames(read, start, version, chain, ids)[0]
+    except (BadFrameError, OSError) as error:
+        raise log.damaged(segment, found.offset, str(error)) from error
+
+
+def chain_at(log: "Log", version: int) -> bytes:
+    """The chain after ``version``, which may be the one before the oldest that is there."""
+    if version == 0:
+        return bytes(16)
+    if version == log.version:
+        return log.scan.chain
+    return log.record(version + 1).previous_chain
+
+
+def check_there(log: "Log", since: int, until: int) -> None:
+    """Refuse what the log cannot give: the commits behind ``since`` up to ``until``.
+
+    Raises:
+        VersionError: ``since`` is beyond the log, or commits behind it were compacted away.
+    """
+    if not 0 <= since <= until:
+        raise log.no_version(since)
+    oldest = log.kept_since
+    if since + 1 < oldest:
+        missing = f"versions {since + 1} to {oldest - 1}"
+        raise VersionError(
+            f"{missing if since + 2 < oldest else f'version {since + 1}'} cannot be had: the data "
+            f"of what is older than version {oldest} were compacted away. Join late: begin with "
+            f"the state of version {oldest - 1} or later (export() without since), and go on "
+            f"behind it."
+        )
+
+
+def _state_in(
+    raw: bytes,
+    version: int,
+    ids: LogIds,
+    wanted: Callable[[str], bool] | None = None,
+    page_bytes: int | None = None,
+) -> tuple[StoredState, int]:
+    files = MemoryFiles()
+    files.publish(snapshot_name(version), [raw])
+    return read_snapshot(files, version, ids, wanted, page_bytes)
+
+
+class Stream:
+    """A stream, to be read.
+
+    Args:
+        read: reads its bytes.
+        place: what to call it in messages.
+
+    Attributes:
+        head: what it says of itself.
+
+    Raises:
+        CorruptionError: it does not begin with the head of a stream.
+        FormatError: a newer format wrote it.
+    """
+
+    def __init__(self, read: Reader, place: str) -> None:
+        self.place = place
+        self._read = read
+        try:
+            header = read_header(read, 0, 0)
+            header.check_kind()
+            if header.kind != Kind.STREAM:
+                raise BadFrameError(f"it begins with a frame of kind {header.kind}")
+            self.head = StreamHead.decode(read_meta(read, 0, header))
+        except BadFrameError as error:
+            raise self._damaged(0, error) from error
+        self._start = header.frame_bytes
+
+    def _damaged(self, offset: int, error: BadFrameError) -> CorruptionError:
+        return CorruptionError(
+            f"{self.place} is no whole stream: byte {offset}: {error}. Nothing of it was taken. "
+            f"Send it again."
+        )
+
+    def snapshot(self) -> bytes:
+        """The file of the snapshot of version ``head.since + 1``; empty for none."""
+        return self._read(self._start, self.head.snapshot_bytes)
+
+    def state(
+        self, wanted: Callable[[str], bool] | None = None, page_bytes: int | None = None
+    ) -> tuple[StoredState, int]:
+        """The state in the snapshot, and the position in the sender's log that it covers.
+
+        Args:
+            wanted: which arrays to hold, by name; None for all.
+            page_bytes: to keep the versions of pages; None to leave them.
+
+        Raises:
+            CorruptionError: it is damaged, or of another history.
+        """
+        try:
+            raw, version, ids = self.snapshot(), self.head.since + 1, self.head.ids
+            return _state_in(raw, version, ids, wanted, page_bytes)
+        except BadFrameError as error:
+            raise self._damaged(self._start, error) from error
+
+    def commits(self) -> Iterator[Shipped]:
+        """Its commits, each checked against its hashes and the chain.
+
+        Raises:
+            CorruptionError: a frame is damaged, missing, or of another history.
+            FormatError: a newer format wrote one.
+        """
+        head = self.head
+        offset, chain = self._start + head.snapshot_bytes, head.chain
+        for version in range(head.since + 1, head.last + 1):
+            try:
+                commit, end = read_commit_frames(self._read, offset, version, chain, head.ids)
+            except BadFrameError as error:
+                raise self._damaged(offset, error) from error
+            yield commit
+            offset, chain = end, commit.chain
+        if self._read(offset, 1):
+            fault = BadFrameError("something stands behind its last commit")
+            raise self._damaged(offset, fault)
+
+    def chains(self) -> list[bytes]:
+        """The chain after each of its commits; reads and checks all of it.
+
+        Raises:
+            CorruptionError, FormatError: as `commits` and `state`.
+        """
+        found = [commit.chain for commit in self.commits()]
+        if self.head.snapshot_bytes:
+            state, _ = self.state()
+            try:
+                state.check_digest()
+                if state.table.chain != found[0]:
+                    raise BadFrameError("the snapshot is of another history than its commit")
+            except BadFrameError as error:
+                raise self._damaged(self._start, error) from error
+        return found
+
+
+@contextlib.contextmanager
+def open_stream(source: Buffer | str | os.PathLike[str]) -> Iterator[Stream]:
+    """The stream in ``source``, bytes or the path of a file; closed at the end.
+
+    Raises:
+        LocationError: there is no such file, or it cannot be read.
+        CorruptionError, FormatError: as `Stream`.
+    """
+    if isinstance(source, bytes | bytearray | memoryview):
+        view = memoryview(source).cast("B")
+        yield Stream(lambda offset, size: bytes(view[offset : offset + size]), "the stream")
+        return
+    place = os.fspath(source)
+    try:
+        file = open(place, "rb", buffering=0)  # noqa: SIM115 - a directory is refused here too
+    except OSError as error:
+        raise LocationError(
+            error.errno,
+            f"{place} cannot be read: {error.strerror}. Expected a file that export made, or its "
+            f"bytes.",
+        ) from error
+    with file:
+        yield Stream(lambda offset, size: _read_at(file.fileno(), offset, size), place)
+
+
+def _read_at(descriptor: int, offset: int, size: int) -> bytes:
+    """Up to ``size`` bytes of a file: never more is asked for than it has."""
+    size = min(size, max(0, os.fstat(descriptor).st_size - offset))
+    parts = []
+    while size > 0 and (part := os.pread(descriptor, min(size, 1 << 30), offset)):
+        parts.append(part)
+        offset, size = offset + len(part), size - len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def write_file(path: Path, buffers: Iterable[Buffer]) -> Path:
+    """Put a stream in place as a whole, durably.
+
+    Raises:
+        LocationError: the disk refuses; nothing is there.
+    """
+    draft = path.with_name(path.name + ".draft")
+    try:
+        with draft.open("wb") as file:
+            for buffer in buffers:
+                file.write(buffer)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    except OSError as error:
+        raise LocationError(
+            error.errno, f"{path} cannot be written: {error.strerror}. Nothing is there."
+        ) from error
+    finally:
+        draft.unlink(missing_ok=True)
+    return path
