@@ -244,7 +244,7 @@ def test_reader_of_frames_of_two_streams_puts_their_parts_together(tmp_path: Pat
     for stream, part in enumerate(parts):
         header, buffers = build_frame(Kind.DATA, len(raw), 0, data=[part])
         sizes.append((header.data_bytes, header.data_hash))
-        raw += replace(header, stream=stream).encode() + b"".join(buffers)[64:]
+        raw += header._replace(stream=stream).encode() + b"".join(buffers)[64:]
     lanes = {int(row["id"]): (row["lane0"], row["lane1"]) for row in last.records}
     rows = [(i, 0, *lanes[i], 32, 1, 0) for _ in range(2) for i in (1, 2)]
     chunks = [(half, 32, 32, 0, 3, 1, 0) for half in (0, 0, 32, 32)]

@@ -6,6 +6,7 @@ compaction has taken a file away in the meantime: the manifest says what is ther
 
 import contextlib
 import itertools
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar, cast
@@ -62,6 +63,7 @@ class OpenedLog:
         self.scan = Scan(0, 0, bytes(16), 0)
         self.is_written_here = False
         self._salvage = salvage
+        self._looking = threading.RLock()
         self._open()
 
     @property
@@ -87,12 +89,15 @@ class OpenedLog:
                 continue
             if damage is None:
                 return
-            if str(damage) == seen:
-                if not self._salvage:
-                    raise damage
+            if str(damage) != seen:
+                seen = str(damage)
+            elif self._read_manifest():
+                seen = ""
+            elif self._salvage:
                 self.recovered.append(seen)
                 return
-            seen = str(damage)
+            else:
+                raise damage
 
     def _look(self) -> CorruptionError | None:
         """Find where the log ends; returns what is damaged there, if anything."""
@@ -122,23 +127,32 @@ class OpenedLog:
 
     def reload(self) -> bool:
         """Open the log anew where a compaction has changed it; whether one has."""
-        if self.is_written_here or not self._read_manifest():
-            return False
-        self.files.close()  # what is gone takes its space as long as it is open
-        self._open()
-        return True
+        with self._looking:
+            if self.is_written_here or Manifest.read(self.files, self.place) == self.manifest:
+                return False
+            self.files.close()  # what is gone takes its space as long as it is open
+            self._open_anew()
+            return True
+
+    def _open_anew(self) -> None:
+        """Open the log beside this one, and take its place: other threads read this one."""
+        fresh = type(self)(self.files, self.place, self._salvage)
+        self.manifest, self.recovered = fresh.manifest, fresh.recovered
+        self.view = fresh.view
+        self.scan = fresh.scan
 
     def steadily(self, read: Callable[[], Read]) -> Read:
         """What ``read`` gives: again, where a compaction took a file away from under it."""
         while True:
-            compaction = self.view.compaction
+            view = self.view
             try:
                 return read()
             except (CorruptionError, FileNotFoundError, VersionError) as error:
-                if self.view.compaction is not compaction:
-                    continue  # a compaction was noticed in there
-                if isinstance(error, VersionError) or not self.reload():
-                    raise
+                with self._looking:
+                    if self.view is not view:
+                        continue  # it was noticed in there, or by another thread
+                    if isinstance(error, VersionError) or not self.reload():
+                        raise
 
     def enter_segment(self, segment: Segment) -> None:
         """Go on in ``segment``, which is the last from now on."""
@@ -172,7 +186,8 @@ class OpenedLog:
 
     def refresh(self) -> None:
         """See what the writer has added since; a bad tail is one that is still being written."""
-        self.steadily(self._go_on)
+        with self._looking:
+            self.steadily(self._go_on)
 
     def _go_on(self) -> None:
         while True:
@@ -182,7 +197,7 @@ class OpenedLog:
             self._scan_tail()
             if self.scan.fault is not None and self._read_manifest():
                 if self.manifest.compaction != compaction:
-                    self._open()
+                    self._open_anew()
                     return
                 continue  # others write the versions to come
             last = self.pieces[-1].segment
@@ -193,8 +208,7 @@ class OpenedLog:
             if not following:
                 return
             if not self._continues(following[0]):
-                self._read_manifest()
-                self._open()
+                self._open_anew()
                 return
             self.enter_segment(following[0])
 
@@ -210,11 +224,12 @@ class OpenedLog:
         """
         if isinstance(part, Archive):
             return part.index
-        if part.index is None:
-            part.index = self._load_index(part) or self._scan_index(part)
+        index = part.index  # held: the writer's thread forgets it once it is on disk
+        if index is None:
+            index = part.index = self._load_index(part) or self._scan_index(part)
         if part.damage is not None and not self._salvage:
             raise part.damage
-        return part.index
+        return index
 
     def _load_index(self, piece: Piece) -> SegmentIndex | None:
         segment, following = piece.segment, self._following(piece)
@@ -270,7 +285,10 @@ class OpenedLog:
         return scan, index
 
     def _following(self, piece: Piece) -> Segment:
-        return self.pieces[self.pieces.index(piece) + 1].segment
+        pieces = self.pieces
+        if piece not in pieces:
+            raise CorruptionError(f"{self.place}/{piece.segment.name} was compacted away")
+        return pieces[pieces.index(piece) + 1].segment
 
     def write_index(self, piece: Piece) -> None:
         """Put the sidecar of a sealed segment beside it."""

@@ -23,9 +23,8 @@ TIMEOUT_S = 60.0
 
 
 def _commit(version: int, changed: tuple[str, ...] = ("x",), source: str = "") -> mmsb.Commit:
-    return mmsb.Commit(
-        version, None, version * 10, source, None, changed, 0, 0, lambda: None, lambda: 0
-    )
+    nothing = (lambda: None, lambda: iter(()), lambda: 0)  # extra, patches, durable version
+    return mmsb.Commit(version, None, version * 10, source, None, changed, 0, 0, *nothing)
 
 
 def _changed(version: int, array: str = "x") -> Event:
