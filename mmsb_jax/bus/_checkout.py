@@ -15,6 +15,7 @@ from mmsb_jax.bus._tree import (
     TreeShape,
     constant_of,
     is_same_kind,
+    place_of,
     refuse_nnx,
     spec_of,
     subtree,
@@ -75,8 +76,13 @@ def fits(state: StoredState, shape: TreeShape) -> bool:
     )
 
 
-def build_known(state: StoredState, shape: TreeShape, wanted: Callable[[str], bool] | None) -> Any:
-    """The tree of ``shape``; with ``wanted`` the part that holds these arrays and no others.
+def build_known(
+    state: StoredState,
+    shape: TreeShape,
+    wanted: Callable[[str], bool] | None,
+    arrays: Sequence[str] | None,
+) -> Any:
+    """The tree of ``shape``; with ``wanted`` the part that holds what ``arrays`` selects.
 
     Where no one node holds them, or one was made by name, they come as a dict by name.
     """
@@ -90,7 +96,8 @@ def build_known(state: StoredState, shape: TreeShape, wanted: Callable[[str], bo
         read_array(state, table.arrays[table.ids[name]]) if wanted(name) else name
         for name in shape.names
     ]
-    part = subtree(shape.build(data, table.values), shape.names_by_leaf(), wanted)
+    place = place_of(arrays[0]) if arrays is not None and len(arrays) == 1 else ""
+    part = subtree(shape.build(data, table.values), shape.names_by_leaf(), wanted, place)
     return build_flat(state, wanted) if part is None else part
 
 

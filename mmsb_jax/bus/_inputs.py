@@ -1,7 +1,6 @@
 """Inputs: what the names and patterns of a derived array stand for, as a function's arguments."""
 
 import dataclasses
-import functools
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -13,10 +12,9 @@ import numpy as np
 from mmsb_jax._dtypes import parse_dtype
 from mmsb_jax._errors import StructureError
 from mmsb_jax._globs import matcher
-from mmsb_jax.bus._tree import TreeShape, spec_of, subtree
+from mmsb_jax.bus._tree import TreeShape, place_of, spec_of, subtree
 from mmsb_jax.core._layout import array_not_found
 from mmsb_jax.core._leaves import LeafSpec, is_holdable
-from mmsb_jax.core._names import name_of_path
 from mmsb_jax.graph._body import Slot
 from mmsb_jax.graph._node import Node
 from mmsb_jax.store._head import Draft
@@ -165,31 +163,7 @@ def _part_of_tree(slots: dict[str, Slot], arrays: Arrays, pattern: str) -> Any:
     # Strings and None that the pattern selects belong to the part; they are no arrays.
     selects = matcher([pattern]).fullmatch
     wanted = {*slots, *filter(selects, shape.constants)}
-    place = _WILDCARD.split(pattern)[0]
-    if place != pattern:  # what is before the wildcard, in whole keys
-        place = place.rpartition("/")[0]
-    return subtree(*_descend(tree, shape.names_by_leaf(), place), wanted.__contains__)
-
-
-def _descend(tree: Any, names: Any, place: str) -> tuple[Any, Any]:
-    """The node at a path, in a tree and in the tree of its names; the last on the way to it."""
-    while place:
-        below = jax.tree_util.tree_flatten_with_path(
-            names, is_leaf=functools.partial(_is_not, names)
-        )
-        parts = jax.tree_util.tree_leaves(tree, is_leaf=functools.partial(_is_not, tree))
-        for (path, inner), part in zip(below[0], parts, strict=True):
-            key = name_of_path(path)
-            if f"{place}/".startswith(f"{key}/"):
-                tree, names, place = part, inner, place[len(key) + 1 :]
-                break
-        else:
-            break
-    return tree, names
-
-
-def _is_not(top: Any, node: Any) -> bool:
-    return node is not top
+    return subtree(tree, shape.names_by_leaf(), wanted.__contains__, place_of(pattern))
 
 
 def _check_computable(name: str, spec: LeafSpec) -> None:

@@ -93,7 +93,7 @@ class Reading:
     def tree(self) -> Any:
         """The newest version, in the structure last committed here; else a dict by name."""
         with self._lock:
-            return self._build(self._head(), None)
+            return self._build(self._head(), None, None)
 
     def checkout(
         self,
@@ -134,12 +134,17 @@ class Reading:
             checkouts.check_selection(state, arrays)
             if like is not None:
                 return checkouts.build_like(state, like, wanted, arrays, missing)
-            return self._build(state, wanted)
+            return self._build(state, wanted, arrays)
 
-    def _build(self, state: StoredState, wanted: Callable[[str], bool] | None) -> Any:
+    def _build(
+        self,
+        state: StoredState,
+        wanted: Callable[[str], bool] | None,
+        arrays: Sequence[str] | None,
+    ) -> Any:
         shape = self._shape
         if shape is not None and checkouts.fits(state, shape):
-            return checkouts.build_known(state, shape, wanted)
+            return checkouts.build_known(state, shape, wanted, arrays)
         return checkouts.build_flat(state, wanted)
 
     def _version_of(self, version: Any, step: Any, time_ns: Any) -> int:

@@ -2,6 +2,7 @@
 differs; and trees back from bytes."""
 
 import functools
+import re
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from mmsb_jax._dtypes import parse_dtype
 from mmsb_jax._errors import StructureError
 from mmsb_jax.core._layout import Layout, Region
 from mmsb_jax.core._leaves import Constant, LeafSpec, describe, qualified_name
-from mmsb_jax.core._names import flatten_with_names
+from mmsb_jax.core._names import flatten_with_names, name_of_path
 from mmsb_jax.store._record import GRAPH_PREFIX, MAX_NAME_BYTES, ArrayInfo, Op, OpCode
 from mmsb_jax.store._state import Table
 
@@ -298,14 +299,23 @@ def _is_compatible(before: LeafSpec | Constant, now: LeafSpec | Constant) -> boo
     return False
 
 
-def subtree(tree: Any, names: Any, wanted: Callable[[str], bool]) -> Any:
+def place_of(pattern: str) -> str:
+    """The path that a pattern begins with, in whole keys: ``params`` for ``params/**``."""
+    place = re.split(r"[*?]", pattern, maxsplit=1)[0]
+    return place if place == pattern else place.rpartition("/")[0]
+
+
+def subtree(tree: Any, names: Any, wanted: Callable[[str], bool], place: str = "") -> Any:
     """The part of ``tree`` that holds exactly the leaves whose name is wanted; None if none does.
 
     Args:
         tree: any tree.
         names: a tree of the same structure whose leaves are names.
         wanted: which leaves.
+        place: of several such parts, one in the other, the one that begins here: ``params/**``
+            stands for what lies at ``params`` also where the tree holds nothing else.
     """
+    tree, names = _descend(tree, names, place)
     leaves = jax.tree_util.tree_leaves(names)
     selected = sum(map(wanted, leaves))
     if selected == len(leaves):
@@ -319,6 +329,27 @@ def subtree(tree: Any, names: Any, wanted: Callable[[str], bool]) -> Any:
         if hits:
             return None
     return None
+
+
+def _descend(tree: Any, names: Any, place: str) -> tuple[Any, Any]:
+    """The node at a path, in a tree and in the tree of its names; the last on the way to it."""
+    while place:
+        below = jax.tree_util.tree_flatten_with_path(
+            names, is_leaf=functools.partial(_is_not, names)
+        )
+        parts = jax.tree_util.tree_leaves(tree, is_leaf=functools.partial(_is_not, tree))
+        for (path, inner), part in zip(below[0], parts, strict=True):
+            key = name_of_path(path)
+            if f"{place}/".startswith(f"{key}/"):
+                tree, names, place = part, inner, place[len(key) + 1 :]
+                break
+        else:
+            break
+    return tree, names
+
+
+def _is_not(top: Any, node: Any) -> bool:
+    return node is not top
 
 
 def _children(tree: Any) -> list[Any]:

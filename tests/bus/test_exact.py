@@ -316,3 +316,11 @@ def test_resume_of_an_empty_log_gives_what_was_passed(any_bus):
     any_bus.create("x", nbytes=3)
     any_bus.write("x", np.ones(3, np.uint8))
     assert any_bus.resume(state, extra) == (state, extra)
+
+
+def test_checkout_of_a_part_that_is_all_of_the_tree_gives_what_lies_at_the_path():
+    bus = mmsb.open()
+    bus.commit({"t": {"z": jnp.ones(1)}})
+    assert list(bus.checkout(arrays=["t/**"])) == ["z"]
+    assert list(bus.checkout(arrays=["**"])) == ["t"]
+    assert bus.checkout(arrays=["t/z"]).shape == (1,)
