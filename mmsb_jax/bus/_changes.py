@@ -11,7 +11,7 @@ import numpy as np
 
 from mmsb_jax._errors import StructureError
 from mmsb_jax.bus._arrays import bytes_for, new_spec
-from mmsb_jax.bus._derive import GraphChange
+from mmsb_jax.bus._step import GraphChange
 from mmsb_jax.bus._tree import info_of, spec_of
 from mmsb_jax.core._layout import array_not_found
 from mmsb_jax.core._leaves import LeafSpec

@@ -1,5 +1,6 @@
 """The deriving half of a bus: arrays that are made from others, and stay right by themselves."""
 
+import functools
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,8 @@ from mmsb_jax._errors import ClosedError, StructureError
 from mmsb_jax.bus import _checkout as checkouts
 from mmsb_jax.bus._changes import Changes
 from mmsb_jax.bus._commit import Annotation
-from mmsb_jax.bus._derive import Derivations, GraphChange
+from mmsb_jax.bus._derive import Derivations
+from mmsb_jax.bus._step import GraphChange
 from mmsb_jax.bus._view import DerivedView
 from mmsb_jax.bus._writing import Writing
 from mmsb_jax.core._leaves import qualified_name
@@ -61,13 +63,10 @@ class Deriving(Writing):
         engine = self._engine_or_none
         return None if engine is None else engine.derivations
 
-    @property
+    @functools.cached_property
     def _view(self) -> DerivedView:
-        if self._view_or_none is None:
-            self._view_or_none = DerivedView()
-        return self._view_or_none
-
-    _view_or_none: DerivedView | None = None
+        """What is derived beside a reader."""
+        return DerivedView()
 
     @overload
     def derive(

@@ -11,9 +11,10 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any
 
 from mmsb_jax._errors import ClosedError, MMSBError, RecomputeError
-from mmsb_jax.bus._derive import Derivations, GraphChange, Step
+from mmsb_jax.bus._derive import Derivations
 from mmsb_jax.bus._events import Events, events_of
 from mmsb_jax.bus._queue import CommitQueue
+from mmsb_jax.bus._step import GraphChange, Step
 from mmsb_jax.bus._tree import TreeShape
 from mmsb_jax.observe._stats import Meter
 from mmsb_jax.store._commit import Commit, read_extra
@@ -135,20 +136,7 @@ class Engine:
             shape: structure of the committed tree after it; None where it is not known.
             change: what to do to the graph in the same commit.
         """
-        with self.lock:
-            begun, events = time.perf_counter_ns(), self.events
-            audience = () if events is None else events.audience
-            landed, step = self._append(draft, shape, change)
-            self.meter.count_commit(landed, time.perf_counter_ns() - begun)
-            if step is not None and step.wave.ran:
-                self.meter.count_wave(len(step.wave.ran), step.wave_ns)
-            if self._snapshots and self.head.snapshot_is_due:
-                self._begin_snapshot()
-            commit = self._commit_of(draft, landed)
-            if events is not None and audience:
-                about = events_about(draft, step, commit)
-                events.post(events_of(commit, audience, about), audience)
-            return commit
+        return self._land(draft, lambda: self._append(draft, shape, change))
 
     def take(self, shipped: Shipped, place: str) -> Commit:
         """Land a commit that another log wrote, as it is: no function runs.
@@ -160,23 +148,30 @@ class Engine:
         Raises:
             what `mmsb_jax.store._intake.take` does; nothing has changed then.
         """
+        record = shipped.record
+        said = Draft(ops=record.ops, step=record.step, source=record.source, note=record.note)
+        return self._land(said, lambda: (take(self.head, shipped, place), None))
+
+    def _land(self, said: Draft, append: Callable[[], tuple[Landed, Step | None]]) -> Commit:
+        """Append a commit, count it, and tell of it."""
         with self.lock:
             begun, events = time.perf_counter_ns(), self.events
-            audience = () if events is None else events.audience
-            version, record = self.log.version, shipped.record
+            audience, version = () if events is None else events.audience, self.log.version
             try:
-                landed = take(self.head, shipped, place)
+                landed, step = append()
             except BaseException as error:
                 if self.log.version != version:
+                    # The log has the commit and the head may not: only the log is right.
                     self.closed = f"the head could not follow the log ({error!r})"
                 raise
             self.meter.count_commit(landed, time.perf_counter_ns() - begun)
+            if step is not None and step.wave.ran:
+                self.meter.count_wave(len(step.wave.ran), step.wave_ns)
             if self._snapshots and self.head.snapshot_is_due:
                 self._begin_snapshot()
-            said = Draft(ops=record.ops, step=record.step, source=record.source, note=record.note)
             commit = self._commit_of(said, landed)
             if events is not None and audience:
-                about = events_about(said, None, commit)
+                about = events_about(said, step, commit)
                 events.post(events_of(commit, audience, about), audience)
             return commit
 
@@ -205,17 +200,14 @@ class Engine:
     def _append(
         self, draft: Draft, shape: TreeShape | None, change: GraphChange | None
     ) -> tuple[Landed, Step | None]:
-        version, step = self.log.version, None
+        step = None
         self._deriving = threading.get_ident()
         try:
             step = self.derivations.prepare(self.head.state.table, draft, change, shape)
             landed = self.head.commit(draft, None if step is None else step.follow)
-        except BaseException as error:
+        except BaseException:
             if step is not None:
                 step.undo()
-            if self.log.version != version:
-                # The log has the commit and the head may not: only the log is right.
-                self.closed = f"the head could not follow the log ({error!r})"
             raise
         finally:
             self._deriving = None

@@ -1,9 +1,7 @@
 """Inputs: what the names and patterns of a derived array stand for, as a function's arguments."""
 
 import dataclasses
-import re
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,12 +14,10 @@ from mmsb_jax.bus._tree import TreeShape, place_of, spec_of, subtree
 from mmsb_jax.core._layout import array_not_found
 from mmsb_jax.core._leaves import LeafSpec, is_holdable
 from mmsb_jax.graph._body import Slot
-from mmsb_jax.graph._node import Node
+from mmsb_jax.graph._node import Arguments, Node, Rule
 from mmsb_jax.store._head import Draft
 from mmsb_jax.store._record import ArrayInfo, Op, OpCode
 from mmsb_jax.store._state import Table
-
-_WILDCARD = re.compile(r"[*?]")
 
 
 class Arrays:
@@ -67,31 +63,6 @@ class Arrays:
         return {name: value for name, value in after.items() if value is not None}
 
 
-@dataclass(slots=True)
-class Arguments:
-    """The arguments of a function.
-
-    Attributes:
-        trees: one an input, with a `Slot` in the place of each array.
-        reads: the array of each slot.
-        specs: what it is.
-    """
-
-    trees: tuple[Any, ...] = ()
-    reads: list[str] = field(default_factory=list)
-    specs: list[LeafSpec] = field(default_factory=list)
-
-    def slot(self, name: str, info: ArrayInfo) -> Slot:
-        """The place of one more array."""
-        spec = spec_of(info)
-        _check_computable(name, spec)
-        if spec.kind in ("numpy", "scalar"):  # to a function these are arrays like any other
-            spec = dataclasses.replace(spec, kind="jax")
-        self.reads.append(name)
-        self.specs.append(spec)
-        return Slot(len(self.reads) - 1)
-
-
 def arguments_of(
     inputs: Iterable[str], arrays: Arrays, own: Collection[str], nodes: Mapping[str, Node]
 ) -> Arguments:
@@ -132,7 +103,7 @@ def _one(
 ) -> Any:
     info = arrays.find(pattern)
     if info is not None:
-        return arguments.slot(pattern, info)
+        return _slot(arguments, pattern, info)
     names = names_of(pattern, arrays, own)
     if not names:
         raise array_not_found(pattern, arrays.names())
@@ -140,11 +111,26 @@ def _one(
     for name in names:
         info = arrays.find(name)
         assert info is not None
-        slots[name] = arguments.slot(name, info)
+        slots[name] = _slot(arguments, name, info)
     node = nodes.get(pattern)
     if node is not None and node.traced is not None:
         return jax.tree_util.tree_unflatten(node.traced.treedef, [slots[n] for n in node.outputs])
     return _part_of_tree(slots, arrays, pattern) or slots
+
+
+def unattached(rule: Rule, serial: int, outputs: Sequence[str], arrays: Arrays) -> Node:
+    """The node of a rule whose function is not here: what it reads and makes is known, no more."""
+    reads = tuple(name for text in rule.inputs for name in names_of(text, arrays, outputs))
+    return Node(rule, serial, tuple(dict.fromkeys(reads)), tuple(outputs), reads)
+
+
+def _slot(arguments: Arguments, name: str, info: ArrayInfo) -> Slot:
+    """The place of one more array."""
+    spec = spec_of(info)
+    _check_computable(name, spec)
+    if spec.kind in ("numpy", "scalar"):  # to a function these are arrays like any other
+        spec = dataclasses.replace(spec, kind="jax")
+    return arguments.add(name, spec)
 
 
 def _part_of_tree(slots: dict[str, Slot], arrays: Arrays, pattern: str) -> Any:

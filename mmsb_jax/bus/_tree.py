@@ -13,7 +13,7 @@ import numpy as np
 
 from mmsb_jax._dtypes import parse_dtype
 from mmsb_jax._errors import StructureError
-from mmsb_jax.core._layout import Layout, Region
+from mmsb_jax.core._layout import Layout
 from mmsb_jax.core._leaves import Constant, LeafSpec, describe, qualified_name
 from mmsb_jax.core._names import flatten_with_names, name_of_path
 from mmsb_jax.store._record import GRAPH_PREFIX, MAX_NAME_BYTES, ArrayInfo, Op, OpCode
@@ -355,11 +355,6 @@ def _is_not(top: Any, node: Any) -> bool:
 def _children(tree: Any) -> list[Any]:
     """The nodes and leaves right below the root."""
     return jax.tree_util.tree_leaves(tree, is_leaf=lambda node: node is not tree)
-
-
-def region_words(region: Region) -> int:
-    """Words of an array."""
-    return -(-region.nbytes // 4)
 
 
 def as_array(words: np.ndarray, spec: LeafSpec) -> np.ndarray:

@@ -17,7 +17,6 @@ from mmsb_jax.graph._function import DerivedGraph
 from mmsb_jax.graph._interpreter import words_of
 from mmsb_jax.graph._machine import Machine
 from mmsb_jax.graph._node import Node, Rule, Tracer, bind
-from mmsb_jax.graph._pager import Rows
 from mmsb_jax.graph._refusals import cycle_error
 from mmsb_jax.graph._wave import Due, Waves
 from mmsb_jax.store._head import Draft
@@ -32,7 +31,9 @@ class DerivedView:
         self._rules: dict[str, Rule] = {}
         self._shape: TreeShape | None = None
         self._machine, self._tracer = Machine(), Tracer()
-        self._computed: dict[str, tuple[int, dict[str, Any]]] = {}
+        self._recorded: tuple[bytes, Derivations] | None = None
+        self._bound: tuple[bytes, Flow, Arrays] | None = None
+        self._computed: dict[str, tuple[bytes, dict[str, Any]]] = {}
 
     def derive(self, rule: Rule, state: StoredState, shape: TreeShape | None) -> None:
         """Take a rule up; its function is traced now, so that faults come to light.
@@ -40,7 +41,7 @@ class DerivedView:
         Raises:
             as `Deriving.derive`.
         """
-        known = Derivations(state.table).flow.makers
+        known = self.recorded(state).flow.makers
         if state.table.ids.get(rule.name) is not None and rule.name not in known:
             raise StructureError(
                 f"there is an array named {rule.name!r} already, which was written. Choose another "
@@ -48,28 +49,33 @@ class DerivedView:
             )
         rules = self._rules | {rule.name: rule}
         self._shape = shape
-        self._flow(rules, state)
+        self._bound = (state.table.chain, *self._bind(rules, state))
         self._rules = rules
         self._computed.clear()
 
     def recorded(self, state: StoredState) -> Derivations:
         """What the log says is derived."""
-        return Derivations(state.table)
+        if self._recorded is None or self._recorded[0] != state.table.chain:
+            self._recorded = state.table.chain, Derivations(state.table)
+        return self._recorded[1]
 
     def graph(self, state: StoredState) -> DerivedGraph:
         """What the log says, with what is derived here."""
-        recorded = Derivations(state.table).flow
-        flow = self._flow(self._rules, state)[0]
+        recorded, flow = self.recorded(state).flow, self._flow(state)[0]
         nodes = [*recorded.nodes.values(), *flow.nodes.values()]
         return DerivedGraph.of(recorded.graph.extend(flow.graph.edges()), nodes)
 
-    def _flow(self, rules: dict[str, Rule], state: StoredState) -> tuple[Flow, Arrays]:
+    def _flow(self, state: StoredState) -> tuple[Flow, Arrays]:
+        """What is derived here, over the arrays of ``state``."""
+        if self._bound is None or self._bound[0] != state.table.chain:
+            self._bound = (state.table.chain, *self._bind(self._rules, state))
+        return self._bound[1:]
+
+    def _bind(self, rules: dict[str, Rule], state: StoredState) -> tuple[Flow, Arrays]:
         flow, arrays = Flow(), Arrays(state.table, Draft(), self._shape)
         for serial, rule in enumerate(_in_order(rules)):
             arguments = arguments_of(rule.inputs, arrays, (rule.name,), flow.nodes)
-            node = bind(
-                self._tracer, rule, serial, arguments.trees, arguments.reads, arguments.specs
-            )
+            node = bind(self._tracer, rule, serial, arguments)
             flow.add(node)
             assert node.recipe is not None
             for name, spec in zip(node.outputs, node.recipe.body.outputs, strict=True):
@@ -85,14 +91,14 @@ class DerivedView:
         """
         if not self._rules:
             return None
-        flow, arrays = self._flow(self._rules, state)
+        flow, arrays = self._flow(state)
         node = flow.makers.get(name)
         if node is None:
             return None
-        version, values = self._computed.get(node.name, (-1, {}))
-        if version != state.table.version:
+        chain, values = self._computed.get(node.name, (None, {}))
+        if chain != state.table.chain:
             values = self._compute(node, flow, state)
-            self._computed[node.name] = (state.table.version, values)
+            self._computed[node.name] = (state.table.chain, values)
         info = arrays.find(name)
         assert info is not None
         return checkouts.array_of(info, values[name].view(np.uint8)[: info.nbytes])
@@ -114,8 +120,7 @@ class DerivedView:
 
         due = Due(frozenset(), frozenset(fresh), is_deferred=True)
         wave = Waves(flow, self._machine).run(due, words, {})
-        found = {name: wave.results.get(name, words(name)) for name in node.outputs}
-        return {n: w.words() if isinstance(w, Rows) else w for n, w in found.items()}
+        return {name: wave.words(name, words) for name in node.outputs}
 
 
 def _in_order(rules: Mapping[str, Rule]) -> list[Rule]:

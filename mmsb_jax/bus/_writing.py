@@ -9,9 +9,9 @@ from mmsb_jax._errors import ClosedError
 from mmsb_jax.bus._arrays import new_spec, patches_of
 from mmsb_jax.bus._changes import Changes, Made, name_taken
 from mmsb_jax.bus._commit import Annotation, TreeWriter
-from mmsb_jax.bus._derive import GraphChange
 from mmsb_jax.bus._engine import Engine
 from mmsb_jax.bus._reading import Reading
+from mmsb_jax.bus._step import GraphChange
 from mmsb_jax.bus._tree import TreeShape
 from mmsb_jax.core._layout import Layout
 from mmsb_jax.store._commit import Commit

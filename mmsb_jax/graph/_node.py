@@ -3,7 +3,7 @@
 import dataclasses
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import jax
@@ -87,6 +87,27 @@ class Node:
         return "" if self.traced is None else self.traced.fingerprint
 
 
+@dataclass(slots=True)
+class Arguments:
+    """The arguments of a function.
+
+    Attributes:
+        trees: one an input, with a `Slot` in the place of each array.
+        reads: the array of each slot.
+        specs: what it is.
+    """
+
+    trees: tuple[Any, ...] = ()
+    reads: list[str] = field(default_factory=list)
+    specs: list[LeafSpec] = field(default_factory=list)
+
+    def add(self, name: str, spec: LeafSpec) -> Slot:
+        """The place of one more array."""
+        self.reads.append(name)
+        self.specs.append(spec)
+        return Slot(len(self.reads) - 1)
+
+
 class Tracer:
     """Traces functions: the same one over the same arrays once; equal bodies become one object."""
 
@@ -118,30 +139,22 @@ def _is_slot(leaf: Any) -> bool:
     return isinstance(leaf, Slot)
 
 
-def bind(
-    tracer: Tracer,
-    rule: Rule,
-    serial: int,
-    arguments: Any,
-    reads: Sequence[str],
-    specs: Sequence[LeafSpec],
-) -> Node:
+def bind(tracer: Tracer, rule: Rule, serial: int, arguments: Arguments) -> Node:
     """Trace the function of ``rule`` over arrays.
 
     Args:
         tracer: what has been traced.
         rule: it has a function.
         serial: its number.
-        arguments: the function's arguments as a tuple of pytrees, a `Slot` for each array.
-        reads: the name of the array of each slot.
-        specs: what each of them is.
+        arguments: what the function is called with.
 
     Raises:
         RecomputeError: the function raises, looks at values, or returns what is no array.
     """
     function = rule.function
     assert function is not None
-    traced = _traced(tracer, rule, function, arguments, specs)
+    trees, reads = arguments.trees, tuple(arguments.reads)
+    traced = _traced(tracer, rule, function, trees, arguments.specs)
     if not traced.names:
         raise RecomputeError(f"{rule.title} returned no array. Expected an array, or a pytree.")
     outputs = tuple(f"{rule.name}/{name}" if name else rule.name for name in traced.names)
@@ -153,20 +166,20 @@ def bind(
     paged = None
     if rule.pagewise:
         rows = row_specs(rule.title, traced.body)
-        paged = _traced(tracer, rule, function, arguments, rows)
+        paged = _traced(tracer, rule, function, trees, rows)
         check_shapeless(rule.title, traced, paged)
     return Node(
         rule=rule,
         serial=serial,
         inputs=tuple(dict.fromkeys(reads)),
         outputs=outputs,
-        reads=tuple(reads),
+        reads=reads,
         recipe=Recipe(traced.body, cutoff),
         constants=constants,
         traced=traced,
         paged=paged,
-        arguments=arguments,
-        specs=tuple(specs),
+        arguments=trees,
+        specs=tuple(arguments.specs),
     )
 
 

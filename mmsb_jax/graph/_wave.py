@@ -75,6 +75,13 @@ class Wave:
     ran: list[Node] = field(default_factory=list)
     marks: dict[str, Mark | None] = field(default_factory=dict)
 
+    def words(self, name: str, before: Words) -> np.ndarray:
+        """The words of an array after it; ``before`` gives those of one that did not change."""
+        known = self.results.get(name)
+        if isinstance(known, Rows):
+            return known.words()
+        return before(name) if known is None else known
+
 
 @dataclass(slots=True)
 class _Phase:
@@ -191,10 +198,7 @@ class _Run:
         return self._wave
 
     def _words(self, name: str) -> np.ndarray:
-        known = self._wave.results.get(name)
-        if isinstance(known, Rows):
-            known = known.words()
-        return self._source(name) if known is None else known
+        return self._wave.words(name, self._source)
 
     def _changed_words(self, name: str) -> np.ndarray:
         """Which words of a changed array changed, ascending."""

@@ -1,0 +1,434 @@
+"""A step: what one commit asks of derived arrays, and what it does to them.
+
+It is prepared (functions are traced, arrays are made, what must not be is refused), followed (the
+wave runs on what has changed), and then either done or taken back as a whole.
+"""
+
+import time
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from mmsb_jax._errors import RecomputeError, StructureError
+from mmsb_jax.bus._inputs import Arrays, arguments_of, names_of, unattached
+from mmsb_jax.bus._rules import Edge, gone, link_entry, mark_entry, rule_entry
+from mmsb_jax.bus._tree import TreeShape, info_of, spec_of
+from mmsb_jax.core._layout import array_not_found
+from mmsb_jax.graph._node import Arguments, Node, Rule, bind
+from mmsb_jax.graph._pager import Rows
+from mmsb_jax.graph._wave import Due, Wave
+from mmsb_jax.store._change import Change
+from mmsb_jax.store._head import Draft, Plan
+from mmsb_jax.store._record import Op, OpCode
+from mmsb_jax.store._state import Table
+
+if TYPE_CHECKING:
+    from mmsb_jax.bus._derive import Derivations
+
+
+@dataclass(slots=True)
+class GraphChange:
+    """What a commit is asked to do to the graph.
+
+    Attributes:
+        rules: derived arrays to make, or to make anew, in order.
+        dropped: rules to take away with their arrays.
+        links, unlinked: edges that are no data.
+        cleaning: stale nodes to compute.
+    """
+
+    rules: dict[str, Rule] = field(default_factory=dict)
+    dropped: list[str] = field(default_factory=list)
+    links: list[Edge] = field(default_factory=list)
+    unlinked: list[Edge] = field(default_factory=list)
+    cleaning: frozenset[str] = frozenset()
+
+    def then(self, other: "GraphChange") -> "GraphChange":
+        """This change, and then another; this one is the result.
+
+        Cost: the other's size, as long as it takes nothing back.
+        """
+        if other.dropped:
+            self.rules = {n: r for n, r in self.rules.items() if n not in other.dropped}
+            self.dropped = list(dict.fromkeys(self.dropped + other.dropped))
+        if other.unlinked:
+            self.links = [edge for edge in self.links if edge not in other.unlinked]
+        if other.links:
+            self.unlinked = [edge for edge in self.unlinked if edge not in other.links]
+        self.rules |= other.rules
+        self.links += other.links
+        self.unlinked += other.unlinked
+        self.cleaning |= other.cleaning
+        return self
+
+
+class Step:
+    """One commit, as far as derived arrays are concerned."""
+
+    def __init__(
+        self,
+        derivations: "Derivations",
+        table: Table,
+        draft: Draft,
+        change: GraphChange,
+        shape: TreeShape | None,
+    ) -> None:
+        self._all, self._flow = derivations, derivations.flow
+        self._table, self._draft, self._change = table, draft, change
+        self._arrays = Arrays(table, draft, shape)
+        self._operated: set[str] = set()
+        self._bound: dict[str, bool] = {}
+        self._fresh: set[str] = set()
+        self._soiled: set[str] = set()
+        self._cleaning = change.cleaning
+        self._next_serial = derivations.next_serial
+        self._stale = dict(derivations.stale) if change.dropped else derivations.stale
+        self.wave, self.wave_ns = Wave(), 0
+
+    def prepare(self) -> None:
+        """See `Derivations.prepare`."""
+        self._refuse_writes()
+        touched = {op.info.name for op in self._draft.ops}
+        lost = [name for name in touched if self._arrays.find(name) is None]
+        for name in lost:
+            self._unlink_all(name)
+        # What others read goes after these have been derived from something else.
+        dropped = [name for name in self._change.dropped if name in self._flow.nodes]
+        read = {name for name in dropped if self._readers_of(name)}
+        late = [name for name in dropped if name in read - self._change.rules.keys()]
+        for name in dropped:
+            touched |= set() if name in read else set(self._drop(name))
+        if touched or self._draft.values:
+            nodes = [node for name in touched for node in self._flow.readers(name)]
+            nodes += self._flow.patterned.values()
+            self._rebind(nodes, {*self._change.rules, *late})
+        for name in lost:
+            self._flow.forget(name)
+        for rule in self._change.rules.values():
+            self._derive(rule)
+        for name in late:
+            self._drop(name)
+        while self._operated:  # patterns may select what has just been made
+            self._operated.clear()
+            self._rebind(self._flow.patterned.values())
+        if self._change.links or self._change.unlinked:
+            self._relink()
+        self._decide()
+
+    def _refuse_writes(self) -> None:
+        """Refuse bytes, and operations, that are a derived array's own business."""
+        makers = self._flow.makers
+        if not makers:
+            return
+        arrays = self._table.arrays
+        written = [
+            arrays[i].name for i in (*self._draft.contents, *self._draft.patches) if i in arrays
+        ]
+        for name in (*written, *(op.info.name for op in self._draft.ops)):
+            if name in makers:
+                raise StructureError(
+                    f"{name!r} is {makers[name].rule.title}: only its function writes it. Write "
+                    f"to what it is made from, or delete {makers[name].name!r} first."
+                )
+
+    def _drop(self, name: str) -> tuple[str, ...]:
+        """Take a rule away with its arrays."""
+        node, readers = self._flow.nodes[name], self._readers_of(name)
+        if readers:
+            raise _needed(name, readers)
+        for output in node.outputs:
+            info = self._arrays.find(output)
+            assert info is not None
+            self._operate(OpCode.DELETE, info)
+            self._unlink_all(output)
+        self._flow.remove(name)
+        self._stale.pop(name, None)
+        self._draft.values |= gone(name)
+        return node.outputs
+
+    def _readers_of(self, name: str) -> list[str]:
+        """The nodes with an input that stands for arrays of a node, and for nothing else."""
+        outputs = set(self._flow.nodes[name].outputs)
+        readers = {r.name: r for output in outputs for r in self._flow.readers(output)}
+        return sorted(
+            reader.name
+            for reader in readers.values()
+            for text in reader.rule.inputs
+            if outputs.issuperset(names_of(text, self._arrays, reader.outputs))
+        )
+
+    def _unlink_all(self, array: str) -> None:
+        """Take away the entries of the links at an array that goes."""
+        for edge in self._flow.links_at(array):
+            self._draft.values[link_entry(edge)[0]] = None
+
+    def _operate(self, code: OpCode, info: Any) -> None:
+        op = Op(code, info)
+        self._draft.ops.append(op)
+        self._operated.add(info.name)
+        self._arrays.operate(op)
+
+    def _rebind(self, nodes: Iterable[Node], but: Collection[str] = ()) -> None:
+        """Look again at nodes whose inputs may be others now, and at what reads their arrays.
+
+        Args:
+            nodes: which.
+            but: nodes that this commit makes anew or takes away.
+        """
+        flow = self._flow
+        waiting = {node.name: node for node in nodes if node.name not in but}
+        while waiting:
+            found: dict[str, Node] = {}
+            for node in flow.ordered(waiting.values()):
+                if found.keys() & waiting.keys():
+                    break  # one of those behind it reads what has changed
+                del waiting[node.name]
+                readers = (r for output in self._rebind_one(node) for r in flow.readers(output))
+                found |= {reader.name: reader for reader in readers if reader.name not in but}
+            waiting |= found
+
+    def _rebind_one(self, node: Node) -> list[str]:
+        """Returns the arrays of the node that have another shape or dtype now."""
+        arrays, own = self._arrays, node.outputs
+        lost = [name for name in node.inputs if arrays.find(name) is None]
+        if lost and not all(names_of(text, arrays, own) for text in node.rule.inputs):
+            raise _needed(lost[0], [node.name])
+        if node.recipe is None:
+            known = unattached(node.rule, node.serial, own, arrays)
+            if known.reads != node.reads:
+                self._flow.add(known)
+                self._soiled.add(node.name)
+            elif self._is_touched(node.inputs):
+                self._soiled.add(node.name)
+            return []
+        arguments = self._arguments(node.rule, node.outputs)
+        if (tuple(arguments.reads), tuple(arguments.specs)) == (node.reads, node.specs) and (
+            arrays.shape is None or _same_trees(arguments.trees, node.arguments)
+        ):
+            if self._is_touched(node.inputs, but=OpCode.UPDATE):  # deleted and made, as it was
+                self._bound.setdefault(node.name, False)
+            return []
+        return self._bind(node.rule, node.serial, arguments, node)
+
+    def _is_touched(self, names: Collection[str], but: OpCode | None = None) -> bool:
+        return any(op.info.name in names for op in self._draft.ops if op.code is not but)
+
+    def _arguments(self, rule: Rule, own: Sequence[str]) -> Arguments:
+        return arguments_of(rule.inputs, self._arrays, own, self._flow.nodes)
+
+    def _derive(self, rule: Rule) -> None:
+        """Make a derived array, or make it anew."""
+        old = self._flow.nodes.get(rule.name)
+        taken = self._arrays.find(rule.name)
+        if (taken is not None and rule.name not in self._flow.makers) or (
+            self._arrays.has_constant(rule.name)
+        ):
+            raise StructureError(
+                f"there is an array named {rule.name!r} already, which was written. Choose another "
+                f"name, or delete it first."
+            )
+        shape = self._arrays.shape
+        if shape is not None and rule.name in shape.parts:
+            raise StructureError(
+                f"{rule.name!r} is a part of the committed tree. Choose another name for what is "
+                f"derived."
+            )
+        if old is None and rule.name in self._flow.makers:
+            raise StructureError(
+                f"{rule.name!r} is a part of {self._flow.makers[rule.name].rule.title}. Choose "
+                f"another name."
+            )
+        serial = self._next_serial if old is None else old.serial
+        self._next_serial = max(self._next_serial, serial + 1)
+        own = old.outputs if old is not None else ()
+        self._bind(rule, serial, self._arguments(rule, own), old, is_asked=True)
+
+    def _bind(
+        self,
+        rule: Rule,
+        serial: int,
+        arguments: Arguments,
+        old: Node | None,
+        is_asked: bool = False,
+    ) -> list[str]:
+        """Trace a rule and put its node in place; returns its arrays of another shape or dtype."""
+        node = bind(self._all.tracer, rule, serial, arguments)
+        assert node.recipe is not None
+        if old is not None and old.specs == node.specs and old.rule is rule:
+            _check_same_results(old, node)
+        changed = self._make_arrays(node, old)
+        self._flow.add(node)
+        name, text = rule_entry(rule, serial, node.outputs, node.fingerprint)
+        if self._table.graph.get(name) != text:
+            self._draft.values[name] = text
+        self._bound[rule.name] = is_asked or self._bound.get(rule.name, False)
+        return changed
+
+    def _decide(self) -> None:
+        """Which of the nodes that were put in place are computed now: that takes all of them."""
+        self._soiled.intersection_update(self._flow.nodes)
+        for name, is_asked in self._bound.items():
+            node = self._flow.nodes.get(name)
+            if node is None:
+                continue
+            if self._flow.is_eager(node) and (is_asked or not self._all.is_deferred):
+                self._fresh.add(name)
+                self._cleaning |= self._all.computable(self._all.stale_above(node.inputs))
+            else:
+                self._soiled.add(name)
+
+    def _make_arrays(self, node: Node, old: Node | None) -> list[str]:
+        """Make the arrays of a node; returns those that are new or have another shape or dtype."""
+        assert node.recipe is not None
+        changed = []
+        before = set(old.outputs) if old is not None else set()
+        for name in sorted(before - set(node.outputs)):
+            readers = [r.name for r in self._flow.readers(name) if r.name != node.name]
+            if readers:
+                raise _needed(name, readers)
+            info = self._arrays.find(name)
+            assert info is not None
+            self._unlink_all(name)
+            self._operate(OpCode.DELETE, info)
+        for name, spec in zip(node.outputs, node.recipe.body.outputs, strict=True):
+            info = self._arrays.find(name)
+            if info is None:
+                made = info_of(self._arrays.next_id, name, spec, member=False)
+                self._operate(OpCode.CREATE, made)
+                changed.append(name)
+            elif name not in before:
+                raise StructureError(
+                    f"{node.rule.title} makes an array {name!r}, and there is one of that name "
+                    f"already. Choose another name, or delete it first."
+                )
+            elif spec_of(info) != spec:
+                self._operate(OpCode.UPDATE, info_of(info.id, name, spec, member=False))
+                changed.append(name)
+        return changed
+
+    def _relink(self) -> None:
+        for source, target, kind in (*self._change.links, *self._change.unlinked):
+            for name in (source, target):
+                if self._arrays.find(name) is None:
+                    raise array_not_found(name, self._arrays.names())
+            if kind == "control" and target not in self._flow.makers:
+                raise StructureError(
+                    f"link({source!r}, {target!r}, kind='control'): {target!r} is not derived, so "
+                    f"nothing could compute it again. Derive it, or use another kind."
+                )
+        self._flow.link(self._change.links)
+        edges = set(self._flow.graph.edges()) if self._change.unlinked else set()
+        self._flow.unlink(edge for edge in self._change.unlinked if edge in edges)
+        self._draft.values |= dict(map(link_entry, self._change.links))
+        self._draft.values |= {link_entry(edge)[0]: None for edge in self._change.unlinked}
+
+    def follow(
+        self, plan: Plan, changes: list[Change]
+    ) -> tuple[dict[int, Any], dict[str, str | None]]:
+        """Run the wave that the changes set off; see `mmsb_jax.store._head.Follow`."""
+        flow = self._flow
+        by_name = {change.info.name: change for change in changes}
+        due = Due(
+            changed=frozenset(name for name in by_name if flow.is_watched(name)),
+            fresh=frozenset(self._fresh),
+            soiled=frozenset(self._soiled),
+            cleaning=self._cleaning.intersection(flow.nodes),
+            is_deferred=self._all.is_deferred,
+        )
+        if due.changed or due.fresh or due.soiled or due.cleaning:
+            begun, words = time.perf_counter_ns(), _Words(plan, by_name)
+            self.wave = self._all.waves.run(due, words, self._stale, words.changed)
+            self.wave_ns = time.perf_counter_ns() - begun
+        marks = dict(mark_entry(name, mark) for name, mark in self.wave.marks.items())
+        results = {
+            plan.id_of(name): found.changes() if isinstance(found, Rows) else found
+            for name, found in self.wave.results.items()
+        }
+        return results, marks
+
+    def done(self) -> None:
+        """The commit has landed."""
+        self._flow.commit()
+        everything = self._all
+        everything.next_serial = self._next_serial
+        everything.stale = self._stale
+        for name, mark in self.wave.marks.items():
+            if mark is None:
+                everything.stale.pop(name, None)
+            else:
+                everything.stale[name] = mark
+        for name in self._change.dropped:
+            everything.runs.pop(name, None)
+        everything.runs.update(node.name for node in self.wave.ran)
+
+    def about(self, changed: Sequence[str]) -> dict[str, list[tuple[Any, ...]]]:
+        """What the commit did to derived arrays, and what edges lead from what it changed."""
+        graph, differing = self._flow.graph, set(changed)
+        nodes, marks = self._flow.nodes, self.wave.marks
+        watched = [name for name in changed if name in graph]
+        return {
+            "stale": [(n,) for rule, mark in marks.items() if mark for n in nodes[rule].outputs],
+            "recomputed": [
+                (name, None, name in differing) for node in self.wave.ran for name in node.outputs
+            ],
+        } | {
+            kind: [(child, name) for name in watched for child in graph.children(name, kind)]
+            for kind in ("device_sync", "compiler")
+        }
+
+    def undo(self) -> None:
+        """The commit has not landed."""
+        self._flow.revert()
+
+
+class _Words:
+    """The words of arrays with the changes of a commit."""
+
+    def __init__(self, plan: Plan, changes: dict[str, Change]) -> None:
+        self._plan, self._changes = plan, changes
+        self._after: dict[str, np.ndarray] = {}
+
+    def __call__(self, name: str) -> np.ndarray:
+        change = self._changes.get(name)
+        if change is None:
+            return self._plan.words(self._plan.id_of(name))
+        if name not in self._after:
+            self._after[name] = change.words_after()
+        return self._after[name]
+
+    def changed(self, name: str) -> np.ndarray:
+        """Which words of a changed array changed, ascending."""
+        change = self._changes[name]
+        if change.picked is not None:
+            return change.picked.words
+        return np.flatnonzero(change.old != self(name))
+
+
+def _same_trees(left: Any, right: Any) -> bool:
+    return jax.tree_util.tree_structure(left) == jax.tree_util.tree_structure(right) and (
+        jax.tree_util.tree_leaves(left) == jax.tree_util.tree_leaves(right)
+    )
+
+
+def _check_same_results(old: Node, new: Node) -> None:
+    """A function that returns something else for the same inputs is not pure."""
+    assert old.recipe is not None
+    assert new.recipe is not None
+    before = dict(zip(old.outputs, old.recipe.body.outputs, strict=True))
+    after = dict(zip(new.outputs, new.recipe.body.outputs, strict=True))
+    if before != after:
+        raise RecomputeError(
+            f"{new.rule.title} returned {', '.join(map(str, after.values()))} where it returned "
+            f"{', '.join(map(str, before.values()))} before, for inputs of the same shapes. "
+            f"Expected a pure function; derive it again to record another result."
+        )
+
+
+def _needed(name: str, readers: Sequence[str]) -> StructureError:
+    return StructureError(
+        f"{name!r} cannot be deleted: made from it are {', '.join(map(repr, readers))}. Delete "
+        f"these first, or derive them from something else."
+    )
