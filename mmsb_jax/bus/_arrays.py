@@ -10,12 +10,12 @@ import numpy as np
 
 from mmsb_jax._dtypes import dtype_name, parse_dtype
 from mmsb_jax._errors import InvalidDeltaError, StructureError
+from mmsb_jax._words import WORD_BYTES
 from mmsb_jax.bus._staging import raw_bytes
 from mmsb_jax.bus._tree import is_same_kind, spec_of
 from mmsb_jax.core._delta import Delta
 from mmsb_jax.core._layout import Layout, Region
 from mmsb_jax.core._leaves import PYTHON_NUMBERS, Constant, LeafSpec, describe
-from mmsb_jax.store._change import WORD_BYTES
 from mmsb_jax.store._record import MAX_DIMENSIONS, MAX_NAME_BYTES, ArrayInfo
 from mmsb_jax.store._state import MAX_ARRAY_BYTES
 

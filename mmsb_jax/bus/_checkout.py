@@ -8,7 +8,6 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from mmsb_jax._dtypes import parse_dtype
 from mmsb_jax._errors import ArrayNotFoundError, StructureError
 from mmsb_jax._globs import matcher
 from mmsb_jax.bus._tree import (
@@ -21,7 +20,7 @@ from mmsb_jax.bus._tree import (
     subtree,
 )
 from mmsb_jax.core._layout import array_not_found
-from mmsb_jax.core._leaves import Constant, LeafSpec, describe, rebuild
+from mmsb_jax.core._leaves import Constant, LeafSpec, describe, rebuild, view_as
 from mmsb_jax.core._names import BARE_LEAF, flatten_with_names
 from mmsb_jax.store._record import ArrayInfo
 from mmsb_jax.store._state import StoredState, Table
@@ -47,7 +46,7 @@ def array_of(info: ArrayInfo, raw: np.ndarray, sharding: Any = None) -> Any:
     spec = spec_of(info)
     is_copied_by_jax = spec.kind == "jax" or spec.kind.startswith("key:")
     raw = raw if is_copied_by_jax else raw.copy()
-    return rebuild(spec, raw.view(parse_dtype(spec.dtype)).reshape(spec.shape), sharding)
+    return rebuild(spec, view_as(spec, raw), sharding)
 
 
 def build_flat(state: StoredState, wanted: Callable[[str], bool] | None) -> dict[str, Any]:

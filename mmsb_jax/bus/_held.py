@@ -3,6 +3,7 @@
 An array is brought forward without giving up the old one, and with the digest of what it became.
 """
 
+import abc
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,9 +16,10 @@ from jax import lax
 from jaxtyping import Array, Int32, Shaped, UInt, UInt32
 
 from mmsb_jax._dtypes import parse_dtype
+from mmsb_jax._words import as_words
 from mmsb_jax.bus._tree import as_array
 from mmsb_jax.core._digest import digest_flat
-from mmsb_jax.core._leaves import LeafSpec, host_array, is_holdable, rebuild
+from mmsb_jax.core._leaves import LeafSpec, host_array, is_holdable, rebuild, view_as
 from mmsb_jax.core._packing import any_settings
 from mmsb_jax.core._words import from_words, to_words
 from mmsb_jax.store._codec import (
@@ -60,7 +62,7 @@ class Pending:
         decode_all(words.view(np.uint8)[:nbytes], self.chunks)
 
 
-class Held:
+class Held(abc.ABC):
     """One array of a replica.
 
     Attributes:
@@ -74,20 +76,20 @@ class Held:
         """Whether nobody has donated or deleted it."""
         return True
 
+    @abc.abstractmethod
     def after(self, pending: Pending) -> "Held":
         """The array after ``pending``; this one stays as it is.
 
         Raises:
             BadFrameError: a chunk does not hold what it says.
         """
-        raise NotImplementedError
 
-    def begin_digest(self) -> None:
+    def begin_digest(self) -> None:  # noqa: B027 - most have nothing to begin
         """Begin with `lanes`, where that can be done meanwhile."""
 
+    @abc.abstractmethod
     def lanes(self) -> Lanes:
         """Its digest, from all of its words; waits until it is there."""
-        raise NotImplementedError
 
 
 def hold(leaf: Any, words: np.ndarray, spec: LeafSpec, sharding: Any) -> Held:
@@ -169,9 +171,7 @@ class OnDevice(Held):
             old = host_array(self.leaf).reshape(-1).view(np.uint8)
             words.view(np.uint8)[: spec.nbytes] = old
         pending.put_into(words, spec.nbytes)
-        raw = words.view(np.uint8)[: spec.nbytes]
-        array = raw.view(parse_dtype(spec.dtype)).reshape(spec.shape)
-        return OnDevice(rebuild(spec, array, self._sharding), spec, self._sharding)
+        return OnDevice(rebuild(spec, view_as(spec, words), self._sharding), spec, self._sharding)
 
     def _put(self, arrays: Sequence[np.ndarray], device: Any) -> Any:
         # Not committed to a device where the array is not: what is made of both would be.
@@ -191,11 +191,9 @@ class OnDevice(Held):
 
     def lanes(self) -> Lanes:
         if self._lanes is None:  # a word may lie on two devices
-            words = np.zeros(words_for(self._spec.nbytes), np.uint32)
             with any_settings(), jax.enable_x64(True):
                 raw = host_array(self.leaf).reshape(-1).view(np.uint8)
-            words.view(np.uint8)[: raw.size] = raw
-            return digest_words(words)
+            return digest_words(as_words(raw))
         with any_settings():
             first, second = np.asarray(self._lanes).tolist()
         return first, second

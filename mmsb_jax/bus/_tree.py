@@ -14,7 +14,7 @@ import numpy as np
 from mmsb_jax._dtypes import parse_dtype
 from mmsb_jax._errors import StructureError
 from mmsb_jax.core._layout import Layout
-from mmsb_jax.core._leaves import Constant, LeafSpec, describe, qualified_name
+from mmsb_jax.core._leaves import Constant, LeafSpec, describe, qualified_name, view_as
 from mmsb_jax.core._names import flatten_with_names, name_of_path
 from mmsb_jax.store._record import GRAPH_PREFIX, MAX_NAME_BYTES, ArrayInfo, Op, OpCode
 from mmsb_jax.store._state import Table
@@ -359,5 +359,4 @@ def _children(tree: Any) -> list[Any]:
 
 def as_array(words: np.ndarray, spec: LeafSpec) -> np.ndarray:
     """A copy of an array's words as the array, held by nobody else."""
-    raw = words.view(np.uint8)[: spec.nbytes].copy()
-    return raw.view(parse_dtype(spec.dtype)).reshape(spec.shape)
+    return view_as(spec, words.view(np.uint8)[: spec.nbytes].copy())

@@ -176,6 +176,12 @@ def host_array(leaf: Any) -> np.ndarray:
     return np.asarray(leaf, order="C")  # np.ascontiguousarray would make a 0-d array 1-d
 
 
+def view_as(spec: LeafSpec, raw: np.ndarray) -> np.ndarray:
+    """The array of ``spec`` whose bytes begin ``raw`` (bytes or words, contiguous); a view."""
+    raw = raw.view(np.uint8)[: spec.nbytes]
+    return raw.view(parse_dtype(spec.dtype)).reshape(spec.shape)
+
+
 def rebuild(spec: LeafSpec, array: np.ndarray, sharding: Any = None) -> Any:
     """The leaf that ``spec`` describes, from an array of its bytes.
 

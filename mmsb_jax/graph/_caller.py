@@ -5,29 +5,16 @@ from typing import Any
 
 import numpy as np
 
-from mmsb_jax._dtypes import parse_dtype
-from mmsb_jax.core._leaves import LeafSpec, host_array
+from mmsb_jax._words import as_words
+from mmsb_jax.core._leaves import LeafSpec, host_array, view_as
 from mmsb_jax.graph._body import Body, checked
 from mmsb_jax.graph._interpreter import Recipe
 from mmsb_jax.graph._program import Program, run_here, undisturbed
 
-WORD_BYTES = 4
-
-
-def typed(words: np.ndarray, spec: LeafSpec) -> np.ndarray:
-    """An array of ``spec`` from its words (uint32[n]); a view."""
-    raw = words.view(np.uint8)[: spec.nbytes]
-    return raw.view(parse_dtype(spec.dtype)).reshape(spec.shape)
-
 
 def words_from(array: Any) -> np.ndarray:
     """The words (uint32[n]) of an array, the last one filled with zeros; a view where it can be."""
-    raw = host_array(array).reshape(-1).view(np.uint8)
-    if raw.size % WORD_BYTES == 0:
-        return raw.view(np.uint32)
-    words = np.zeros(-(-raw.size // WORD_BYTES), np.uint32)
-    words.view(np.uint8)[: raw.size] = raw
-    return words
+    return as_words(host_array(array).reshape(-1).view(np.uint8))
 
 
 def as_input(words: np.ndarray, spec: LeafSpec, wanted: LeafSpec) -> np.ndarray:
@@ -38,7 +25,7 @@ def as_input(words: np.ndarray, spec: LeafSpec, wanted: LeafSpec) -> np.ndarray:
     """
     if spec.dtype == wanted.dtype:
         return words
-    number = typed(words, spec)[()]
+    number = view_as(spec, words)[()]
     if wanted.dtype == "int32" and not -(2**31) <= int(number) < 2**31:
         raise OverflowError(
             f"{int(number)} does not fit {wanted.dtype}. Turn on JAX's 64-bit types."
@@ -78,14 +65,14 @@ class Caller:
         """
         body, cutoff = self._recipe.body, self._recipe.cutoff
         own, rest = constants[: len(body.hoisted)], constants[len(body.hoisted) :]
-        new = self._program(list(own), list(map(typed, arguments, body.inputs)))
+        new = self._program(list(own), list(map(view_as, body.inputs, arguments)))
         if body.has_checks:
             error, new = new
             with undisturbed():
                 error.throw()
         pairs = list(zip(map(words_from, new), old, strict=True))
         if self._judge is not None and not is_first:
-            before = list(map(typed, old, body.outputs))
+            before = list(map(view_as, body.outputs, old))
             is_equal = bool(self._judge(list(rest), [*before, *new])[0])
             return [(was if is_equal else now, not is_equal) for now, was in pairs]
         if cutoff == "never":

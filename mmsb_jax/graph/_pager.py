@@ -11,7 +11,6 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -19,10 +18,9 @@ from jax import lax
 from mmsb_jax._dtypes import parse_dtype
 from mmsb_jax._errors import RecomputeError
 from mmsb_jax.core._leaves import LeafSpec
-from mmsb_jax.core._packing import any_settings
 from mmsb_jax.core._words import from_words, to_words
 from mmsb_jax.graph._body import Body, Traced, equations_of, text_of
-from mmsb_jax.graph._interpreter import words_of
+from mmsb_jax.graph._program import Program
 
 ROW_ELEMENTS = 1024
 
@@ -98,12 +96,15 @@ def row_specs(title: str, body: Body) -> list[LeafSpec]:
     strange = sorted({eqn.primitive.name for eqn in equations_of(body.jaxpr) if _mixes(eqn)})
     shapes = {spec.shape for spec in (*body.inputs, *body.outputs) if not is_whole(spec)}
     consts = [spec for spec in body.hoisted if spec.shape != ()]
-    if strange or consts or len(shapes) != 1 or any(map(is_whole, body.outputs)):
+    reads_none = all(map(is_whole, body.inputs))
+    if strange or consts or reads_none or len(shapes) != 1 or any(map(is_whole, body.outputs)):
         why = (
             f"it uses {', '.join(strange)}"
             if strange
             else f"it closes over an array of shape {consts[0].shape}"
             if consts
+            else "it reads no array"
+            if reads_none
             else f"its arrays have the shapes {', '.join(map(str, sorted(shapes)))}"
         )
         raise RecomputeError(
@@ -148,12 +149,13 @@ class Pager:
 
     def __init__(self, body: Body) -> None:
         self._body = body
-        self._programs: dict[int, Any] = {}
+        self._program = Program(functools.partial(_run, body), is_wide=True)
+        self._capacities: set[int] = set()
 
     @property
     def programs(self) -> int:
         """Programs compiled so far."""
-        return len(self._programs)
+        return len(self._capacities)
 
     def run(
         self,
@@ -173,36 +175,17 @@ class Pager:
         capacity = 4
         while capacity < rows.size:
             capacity *= 4
-        program = self._programs.get(capacity)
-        if program is None:
-            program = self._programs[capacity] = self._compiled(capacity)
+        self._capacities.add(capacity)
         gathered = [
             words if is_whole(spec) else _gather(words, row_words_of(spec), rows, capacity)
             for words, spec in zip(arguments, self._body.inputs, strict=True)
         ]
-        with jax.transfer_guard("allow"), jax.disable_jit(False):
-            outputs = program(np.int32(rows.size), list(constants), gathered)
-            made = [np.asarray(out) for out in outputs]
+        outputs = self._program(np.int32(rows.size), list(constants), gathered)
+        made = map(np.asarray, outputs)
         return [
             Rows(words, row_words_of(spec), rows, out[: rows.size])
             for words, spec, out in zip(old, self._body.outputs, made, strict=True)
         ]
-
-    def _compiled(self, capacity: int) -> Any:
-        body = self._body
-        arguments = [
-            jax.ShapeDtypeStruct(
-                (words_of(spec),) if is_whole(spec) else (capacity, row_words_of(spec)), np.uint32
-            )
-            for spec in body.inputs
-        ]
-        hoisted = [
-            jax.ShapeDtypeStruct(spec.shape, parse_dtype(spec.dtype)) for spec in body.hoisted
-        ]
-        count = jax.ShapeDtypeStruct((), np.int32)
-        with any_settings(), jax.enable_x64(True), jax.disable_jit(False):
-            program = jax.jit(functools.partial(_run, body, capacity))
-            return program.lower(count, hoisted, arguments).compile()
 
 
 def _gather(words: np.ndarray, row_words: int, rows: np.ndarray, capacity: int) -> np.ndarray:
@@ -217,7 +200,10 @@ def _gather(words: np.ndarray, row_words: int, rows: np.ndarray, capacity: int) 
     return out
 
 
-def _run(body: Body, capacity: int, count: Any, hoisted: Any, arguments: Any) -> Any:
+def _run(body: Body, count: Any, hoisted: Any, arguments: Any) -> Any:
+    arrays = zip(arguments, body.inputs, strict=True)
+    capacity = next(words.shape[0] for words, spec in arrays if not is_whole(spec))
+
     def step(i: Any, outputs: Any) -> Any:
         row = [
             from_words(

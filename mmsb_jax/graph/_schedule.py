@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mmsb_jax.core._leaves import LeafSpec, host_array
-from mmsb_jax.graph._caller import WORD_BYTES, as_input, words_from
+from mmsb_jax._words import WORD_BYTES
+from mmsb_jax.core._leaves import LeafSpec
+from mmsb_jax.graph._caller import as_input, words_from
 from mmsb_jax.graph._interpreter import (
     CHANGED,
     COUNT,
@@ -190,7 +191,7 @@ def _is_compared(node: Node, is_read: Callable[[str], bool]) -> bool:
 
 
 def _bytes_of(constant: Any) -> bytes:
-    return words_from(host_array(constant)).tobytes()
+    return words_from(constant).tobytes()
 
 
 _ORDERS = {False: RUN, True: RUN | FIRST}

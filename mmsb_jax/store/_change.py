@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mmsb_jax._words import WORD_BYTES
 from mmsb_jax.store._codec import (
     Chunk,
     encode_dense,
@@ -36,8 +37,6 @@ _JOB_WORDS = 1 << 20
 """Words a thread takes at a time."""
 _LOT_WORDS = 1 << 14
 """Words of small arrays that are treated as one."""
-
-WORD_BYTES = 4
 
 _UNSIGNED = {size: np.dtype(f"<u{size}") for size in (1, 2, 4)}
 
@@ -69,18 +68,6 @@ class Span(NamedTuple):
     end: int
     changed: int
     picked: Picked | None = None
-
-
-def as_words(raw: np.ndarray) -> np.ndarray:
-    """The bytes of an array (uint8[n]) as words, the last one filled with zeros.
-
-    Cost: nothing where n is a multiple of 4; else one copy.
-    """
-    if raw.size % WORD_BYTES == 0:
-        return raw.view(np.uint32)
-    words = np.zeros(-(-raw.size // WORD_BYTES), np.uint32)
-    words.view(np.uint8)[: raw.size] = raw
-    return words
 
 
 @dataclass(slots=True, eq=False)

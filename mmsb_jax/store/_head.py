@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from mmsb_jax._errors import StructureError
-from mmsb_jax.store._change import Change, as_words, compare, patch
+from mmsb_jax._words import as_words
+from mmsb_jax.store._change import Change, compare, patch
 from mmsb_jax.store._codec import Chunk, compress_blob
 from mmsb_jax.store._digest import (
     ZERO,

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mmsb_jax._words import as_words
 from mmsb_jax.store import _change
-from mmsb_jax.store._change import Change, as_words, compare, patch
+from mmsb_jax.store._change import Change, compare, patch
 from mmsb_jax.store._codec import decode_into
 from mmsb_jax.store._digest import digest_words
 from mmsb_jax.store._frames import pack_chunks
