@@ -28,8 +28,9 @@ from mmsb_jax.store._codec import (
     decode_all,
     decode_into,
     read_sparse,
+    sets_elements,
+    sparse_elements,
     unit_of_dtype,
-    values_of,
 )
 from mmsb_jax.store._digest import Lanes, digest_words
 from mmsb_jax.store._format import BadFrameError
@@ -135,10 +136,12 @@ class OnDevice(Held):
         spec = self._spec
         with any_settings(), jax.enable_x64(True):
             if not pending.is_whole:
-                if all(_is_sparse(chunk, spec) for chunk, _ in pending.chunks):
-                    return self._set(*_elements_of(pending.chunks, spec))
+                unit = unit_of_dtype(spec.dtype)
+                found = sparse_elements(pending.chunks, unit)
+                if found is not None:
+                    return self._set(*_latest(*found, spec))
                 if self._is_in_one_place and all(
-                    _is_sparse(chunk, spec) or chunk["coding"] == Coding.XOR_ZSTD
+                    sets_elements(chunk, unit) or chunk["coding"] == Coding.XOR_ZSTD
                     for chunk, _ in pending.chunks
                 ):
                     return self._mixed(*_masks_of(pending.chunks, spec))
@@ -199,35 +202,19 @@ class OnDevice(Held):
         return first, second
 
 
-def _is_sparse(chunk: np.void, spec: LeafSpec) -> bool:
-    """Whether a chunk sets elements of the unit that is usual for the dtype."""
-    unit = unit_of_dtype(spec.dtype)
-    return (
-        int(chunk["coding"]) in SPARSE_CODINGS
-        and int(chunk["unit"]) == unit
-        and int(chunk["offset"]) % unit == 0
-    )
-
-
-def _elements_of(
-    chunks: Sequence[tuple[np.void, memoryview]], spec: LeafSpec
+def _latest(
+    elements: np.ndarray, after: np.ndarray, spec: LeafSpec
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The elements that sparse chunks set (int64[n], ascending, once each), and to what."""
-    unit = unit_of_dtype(spec.dtype)
-    places, values = [np.zeros(0, np.int64)], [np.zeros(0, f"<u{unit}")]
-    for chunk, part in chunks:
-        index, planes = read_sparse(chunk, part)
-        places.append(index + int(chunk["offset"]) // unit)
-        values.append(values_of(planes))
-    elements, after = np.concatenate(places), np.concatenate(values)
+    """Elements (int64[n]) ascending and once each, with the latest of their values."""
     if not (elements[1:] > elements[:-1]).all():
         order = np.argsort(elements, kind="stable")
         elements, after = elements[order], after[order]
-        is_last = np.ones(elements.size, bool)  # the latest of several values
+        is_last = np.ones(elements.size, bool)
         np.not_equal(elements[1:], elements[:-1], out=is_last[:-1])
         elements, after = elements[is_last], after[is_last]
-    if elements.size and int(elements[-1] + 1) * unit > spec.nbytes:
-        raise BadFrameError(f"a chunk reaches to byte {int(elements[-1] + 1) * unit}")
+    end = int(elements[-1] + 1) * unit_of_dtype(spec.dtype) if elements.size else 0
+    if end > spec.nbytes:
+        raise BadFrameError(f"a chunk reaches to byte {end}")
     return elements, after
 
 

@@ -17,7 +17,7 @@ from mmsb_jax.store._fork import create_log, fork_log
 from mmsb_jax.store._lock import WriterLock
 from mmsb_jax.store._log import Log
 from mmsb_jax.store._manifest import NAME as MANIFEST_NAME
-from mmsb_jax.store._place import check_local, sync_path_to
+from mmsb_jax.store._place import check_local, check_log_place, sync_path_to
 from mmsb_jax.store._writer import Durability, check_durability, disk_error
 
 # One process has one lock on a log: opening it again must give the bus that holds it.
@@ -71,9 +71,9 @@ def open(
         files = MemoryFiles()
         create_log(files, page_bytes or DEFAULT_PAGE_BYTES)
         return _writing_bus(files, "the log in memory", None, durability, snapshots)
-    place = check_local(path)
     if mode == "r":
-        return _reading_bus(place, salvage)
+        return _reading_bus(check_log_place(path), salvage)
+    place = check_local(path)
     with _opening:
         known = _open_here.get(os.path.realpath(place))
         if known is not None and not known.closed:
@@ -98,10 +98,6 @@ def _check_same(bus: Bus, page_bytes: int | None, durability: Any) -> None:
 
 
 def _reading_bus(place: Path, salvage: bool) -> Bus:
-    if not place.is_dir():
-        raise LocationError(
-            f"{place} is not a directory. A log is read where mmsb.open(path) made one."
-        )
     files = DiskFiles(place)
     try:
         return Bus(Log(files, str(place), salvage), None, files, place)

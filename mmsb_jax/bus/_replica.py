@@ -13,7 +13,6 @@ from typing import Any
 from mmsb_jax._errors import (
     CorruptionError,
     DivergenceError,
-    LocationError,
     StructureError,
     VersionError,
 )
@@ -22,7 +21,7 @@ from mmsb_jax.bus._replica_arrays import ReplicaArrays
 from mmsb_jax.store._files import Buffer, DiskFiles
 from mmsb_jax.store._format import BadFrameError
 from mmsb_jax.store._log import Log
-from mmsb_jax.store._place import check_local
+from mmsb_jax.store._place import check_log_place
 from mmsb_jax.store._state import StoredState, Table
 from mmsb_jax.store._stream import Shipped, Stream, open_stream, shipped
 
@@ -213,11 +212,7 @@ class Replica:
 
 
 def _open_log(path: Path) -> Log:
-    place = check_local(path)
-    if not place.is_dir():
-        raise LocationError(
-            f"{place} is not a directory. A log is read where mmsb.open(path) made one."
-        )
+    place = check_log_place(path)
     return Log(DiskFiles(place), str(place))
 
 

@@ -5,12 +5,12 @@ from collections.abc import Callable, Iterable, Iterator
 
 import click
 
-from mmsb_jax._errors import ArrayNotFoundError, LocationError
+from mmsb_jax._errors import ArrayNotFoundError
 from mmsb_jax._globs import matcher
 from mmsb_jax.store._diff import printable
 from mmsb_jax.store._files import DiskFiles
 from mmsb_jax.store._log import Log
-from mmsb_jax.store._place import check_local
+from mmsb_jax.store._place import check_log_place
 
 
 @contextlib.contextmanager
@@ -25,11 +25,7 @@ def open_log(path: str, salvage: bool = False, quiet: bool = False) -> Iterator[
     Raises:
         LocationError, CorruptionError, FormatError: as `Log`.
     """
-    place = check_local(path)
-    if not place.is_dir():
-        raise LocationError(
-            f"{place} is not a directory. Give the directory that mmsb.open(path) made."
-        )
+    place = check_log_place(path)
     files = DiskFiles(place)
     try:
         log = Log(files, str(place), salvage)

@@ -8,7 +8,7 @@ from mmsb_jax.store._files import DiskFiles
 from mmsb_jax.store._lock import WriterLock
 from mmsb_jax.store._log import Log
 from mmsb_jax.store._manifest import Manifest
-from mmsb_jax.store._place import check_local
+from mmsb_jax.store._place import check_log_place
 from mmsb_jax.store._writer import LogWriter, disk_error
 
 
@@ -21,11 +21,7 @@ def open_writer(path: str) -> Iterator[LogWriter]:
         LockedError: another process writes it.
         CorruptionError, FormatError: as `Log`.
     """
-    place = check_local(path)
-    if not place.is_dir():
-        raise LocationError(
-            f"{place} is not a directory. Give the directory that mmsb.open(path) made."
-        )
+    place = check_log_place(path)
     files = DiskFiles(place)
     try:
         Manifest.read(files, str(place))  # before a lock is left in a directory that is no log

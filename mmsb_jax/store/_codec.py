@@ -322,6 +322,35 @@ def values_of(planes: np.ndarray) -> np.ndarray:
     return values
 
 
+def sets_elements(chunk: np.void, unit: int) -> bool:
+    """Whether a chunk is sparse and sets whole elements of ``unit`` bytes."""
+    return (
+        int(chunk["coding"]) in SPARSE_CODINGS
+        and int(chunk["unit"]) == unit
+        and int(chunk["offset"]) % unit == 0
+    )
+
+
+def sparse_elements(
+    chunks: Sequence[tuple[np.void, memoryview]], unit: int
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """The elements (int64[n]) that chunks of one array set, in order, and to what (unsigned[n]).
+
+    None where not all of them `sets_elements`.
+
+    Raises:
+        BadFrameError: a payload does not hold what its chunk says.
+    """
+    if not all(sets_elements(chunk, unit) for chunk, _ in chunks):
+        return None
+    places, values = [np.zeros(0, np.int64)], [np.zeros(0, f"<u{unit}")]
+    for chunk, part in chunks:
+        index, planes = read_sparse(chunk, part)
+        places.append(index + int(chunk["offset"]) // unit)
+        values.append(values_of(planes))
+    return np.concatenate(places), np.concatenate(values)
+
+
 def decode_all(target: np.ndarray, chunks: Sequence[tuple[np.void, memoryview]]) -> None:
     """Put many chunks of one array back, in order, as `decode_into` does one by one.
 

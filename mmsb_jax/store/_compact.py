@@ -202,12 +202,13 @@ class _Work:
         log = self._log
         try:
             view, manifest = self._make()
+            log.put_in_force(manifest, self._writer.poison, view)
         except BaseException as error:
-            self._take_back()
+            if log.is_in_force(self._old):  # else the new files may be the log's
+                self._take_back()
             if isinstance(error, OSError):
                 raise disk_error(error, log.place) from error
             raise
-        self._make_it_the_log(manifest, view)
         with contextlib.suppress(OSError):
             if self._is_cut:
                 log.write_index(view.pieces[0])
@@ -379,29 +380,6 @@ class _Work:
         for name in self._made:
             with contextlib.suppress(OSError):
                 self._files.remove(name)
-
-    def _make_it_the_log(self, manifest: Manifest, view: View) -> None:
-        """Replace the manifest; where that fails, the old one stays, or nobody knows."""
-        try:
-            manifest.publish(self._files)
-            self._log.manifest, self._log.view = manifest, view
-        except BaseException as error:
-            if self._is_replaced():
-                fault = self._writer.poison(f"the manifest may or may not be replaced: {error!r}")
-                if isinstance(error, OSError):
-                    raise fault from error
-                raise
-            self._take_back()
-            if isinstance(error, OSError):
-                raise disk_error(error, self._log.place) from error
-            raise
-
-    def _is_replaced(self) -> bool:
-        """Whether the manifest may be another than before: its files must stay then."""
-        try:
-            return Manifest.read(self._files, self._log.place) != self._old
-        except Exception:
-            return True
 
 
 def _flat(frames: Iterable[list[Buffer]]) -> Iterator[Buffer]:

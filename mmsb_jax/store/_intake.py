@@ -18,7 +18,7 @@ from mmsb_jax._errors import (
     VersionError,
 )
 from mmsb_jax.store._change import Change, compare, patch
-from mmsb_jax.store._codec import SPARSE_CODINGS, decode_all, read_sparse, values_of
+from mmsb_jax.store._codec import decode_all, sparse_elements
 from mmsb_jax.store._files import Buffer
 from mmsb_jax.store._format import HEADER_BYTES, BadFrameError, Header
 from mmsb_jax.store._head import Draft, Head, Landed, Plan, stored_in
@@ -220,15 +220,10 @@ def _words_of(
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """The words (ascending) that chunks touch, and what they become; None for a dense change."""
     unit = change.unit
-    places, values = [], []
-    for chunk, part in chunks:
-        first, rest = divmod(int(chunk["offset"]), unit)
-        if int(chunk["coding"]) not in SPARSE_CODINGS or int(chunk["unit"]) != unit or rest:
-            return None
-        index, planes = read_sparse(chunk, part)
-        places.append(index + first)
-        values.append(values_of(planes))
-    elements, after = np.concatenate(places), np.concatenate(values)
+    found = sparse_elements(chunks, unit)
+    if found is None:
+        return None
+    elements, after = found
     if int(elements[-1] + 1) * unit > change.nbytes or not (elements[1:] > elements[:-1]).all():
         return None
     each = 4 // unit

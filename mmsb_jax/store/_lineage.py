@@ -10,8 +10,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from mmsb_jax._errors import ClosedError, CorruptionError
-from mmsb_jax.store._manifest import Manifest
+from mmsb_jax._errors import ClosedError
 from mmsb_jax.store._segment import LogIds
 
 if TYPE_CHECKING:
@@ -64,18 +63,4 @@ def change_ids(log: "Log", ids: LogIds, poison: Callable[[str], ClosedError]) ->
     known = log.manifest
     if ids is known.ids or ids == known.ids:
         return
-    manifest = dataclasses.replace(known, ids=ids)
-    try:
-        manifest.publish(log.files)
-    except OSError as error:
-        if _reads_as(log, known):
-            raise
-        raise poison(f"the manifest may or may not be replaced: {error!r}") from error
-    log.manifest = manifest
-
-
-def _reads_as(log: "Log", manifest: Manifest) -> bool:
-    try:
-        return Manifest.read(log.files, log.place) == manifest
-    except (OSError, CorruptionError):
-        return False
+    log.put_in_force(dataclasses.replace(known, ids=ids), poison)

@@ -15,12 +15,11 @@ from mmsb_jax.store._format import (
     read_header,
     read_meta,
 )
-from mmsb_jax.store._segment import FOLDER, LogIds, segment_name
+from mmsb_jax.store._segment import ANCESTOR_BYTES, FOLDER, LogIds, segment_name
 from mmsb_jax.store._tags import decode_tags, encode_tags
 
 NAME = "manifest"
 _FIXED = struct.Struct("<16sQQI")
-_ANCESTOR = struct.Struct("<16sQ")
 _COMPACTION = struct.Struct("<QQIIII")
 _ARCHIVE = struct.Struct("<QQQ16s")
 _KEPT = struct.Struct("<Q")
@@ -153,7 +152,7 @@ class Manifest:
         """Its file. That of a compacted log is of a kind of its own: it must be understood."""
         lineage = self.ids.lineage
         meta = _FIXED.pack(self.ids.own, self.page_bytes, self.created_ns, len(lineage))
-        meta += b"".join(_ANCESTOR.pack(*ancestor) for ancestor in lineage)
+        meta += self.ids.encode_lineage()
         if self.compaction is None:
             return build_frame(Kind.MANIFEST, 0, 0, meta)[1]
         return build_frame(Kind.COMPACTED, 0, 0, meta + self.compaction.encode())[1]
@@ -190,7 +189,7 @@ class Manifest:
         header.check_kind()
         meta = read_meta(read, 0, header)
         own, page_bytes, created_ns, ancestors = _FIXED.unpack_from(meta)
-        end = _FIXED.size + ancestors * _ANCESTOR.size
+        end = _FIXED.size + ancestors * ANCESTOR_BYTES
         is_compacted = header.kind == Kind.COMPACTED
         if len(meta) < end or not (is_compacted or header.kind == Kind.MANIFEST):
             raise BadFrameError("its parts do not fill it")
@@ -198,6 +197,6 @@ class Manifest:
             raise BadFrameError("its parts do not fill it")
         if not page_bytes or page_bytes % 4:
             raise BadFrameError(f"it claims pages of {page_bytes} bytes")
-        lineage = tuple(_ANCESTOR.iter_unpack(meta[_FIXED.size : end]))
+        lineage = LogIds.decode_lineage(meta[_FIXED.size : end])
         compaction = Compaction.decode(meta[end:]) if is_compacted else None
         return cls(LogIds(lineage, own), page_bytes, created_ns, compaction)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar, cast
 
-from mmsb_jax._errors import CorruptionError, FormatError, VersionError
+from mmsb_jax._errors import ClosedError, CorruptionError, FormatError, VersionError
 from mmsb_jax.store._archive import Archive
 from mmsb_jax.store._files import Files
 from mmsb_jax.store._format import BadFrameError, Kind, read_header, read_meta
@@ -124,6 +124,40 @@ class OpenedLog:
             return False
         self.manifest = manifest
         return True
+
+    def put_in_force(
+        self, manifest: Manifest, poison: Callable[[str], ClosedError], view: View | None = None
+    ) -> None:
+        """Replace the manifest, durably.
+
+        Args:
+            manifest: the new one.
+            poison: called where nobody knows which one is in force now: what is written from then
+                on could be read as of another history.
+            view: what the log is made of then; as before for None.
+
+        Raises:
+            OSError: the disk is full or fails; the manifest is as before.
+            ClosedError: what ``poison`` returned.
+        """
+        before = self.manifest
+        try:
+            manifest.publish(self.files)
+            self.manifest, self.view = manifest, self.view if view is None else view
+        except BaseException as error:
+            if self.is_in_force(before):
+                raise
+            fault = poison(f"the manifest may or may not be replaced: {error!r}")
+            if isinstance(error, OSError):
+                raise fault from error
+            raise
+
+    def is_in_force(self, manifest: Manifest) -> bool:
+        """Whether that on disk is known to be ``manifest``."""
+        try:
+            return Manifest.read(self.files, self.place) == manifest
+        except Exception:
+            return False
 
     def reload(self) -> bool:
         """Open the log anew where a compaction has changed it; whether one has."""

@@ -1,13 +1,13 @@
 """Patches: what a commit did, as elements of arrays: the form that inference servers take."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from mmsb_jax._dtypes import parse_dtype
 from mmsb_jax._errors import VersionError
-from mmsb_jax.store._codec import SPARSE_CODINGS, read_sparse, unit_of_dtype, values_of
+from mmsb_jax.store._codec import sparse_elements, unit_of_dtype
 from mmsb_jax.store._format import BadFrameError
 from mmsb_jax.store._record import EXTRA_ID, ArrayInfo, OpCode
 from mmsb_jax.store._state import StoredState
@@ -70,21 +70,13 @@ def _direct(info: ArrayInfo, chunks: _Chunks) -> Patch | None:
     unit = unit_of_dtype(info.dtype)
     if dtype.itemsize != unit or not chunks:
         return None
-    indices, values = [], []
-    for chunk, part in chunks:
-        first, rest = divmod(int(chunk["offset"]), unit)
-        if int(chunk["coding"]) not in SPARSE_CODINGS or int(chunk["unit"]) != unit or rest:
-            return None
-        index, planes = read_sparse(chunk, part)
-        if (first + int(index[-1]) + 1) * unit > info.nbytes:
-            raise BadFrameError(f"a chunk reaches beyond {info.name!r}")
-        indices.append(index + first)
-        values.append(values_of(planes).view(dtype))
-    return Patch(info.name, _joined(indices), _joined(values))
-
-
-def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+    found = sparse_elements(chunks, unit)
+    if found is None:
+        return None
+    indices, values = found
+    if (int(indices.max()) + 1) * unit > info.nbytes:
+        raise BadFrameError(f"a chunk reaches beyond {info.name!r}")
+    return Patch(info.name, indices, values.view(dtype))
 
 
 def _states(log: "Log", version: int, names: set[str]) -> tuple[StoredState | None, StoredState]:

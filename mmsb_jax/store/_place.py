@@ -14,6 +14,20 @@ _NETWORK = {
 }  # fmt: skip
 
 
+def check_log_place(path: str | os.PathLike[str]) -> Path:
+    """The directory of a log that is there, to be opened.
+
+    Raises:
+        LocationError: a URL or a network file system; no directory.
+    """
+    place = check_local(path)
+    if not place.is_dir():
+        raise LocationError(
+            f"{place} is not a directory. Give the directory that mmsb.open(path) made."
+        )
+    return place
+
+
 def check_local(path: str | os.PathLike[str]) -> Path:
     """``path`` as an absolute path on a local file system.
 

@@ -35,6 +35,10 @@ from mmsb_jax.store._record import CommitRecord
 from mmsb_jax.store._tags import TagChanges, decode_tags
 
 FOLDER = "log"
+_ANCESTOR = struct.Struct("<16sQ")
+ANCESTOR_BYTES = _ANCESTOR.size
+"""Bytes of an entry of a lineage."""
+
 _META = struct.Struct("<16sQQQ16s")
 _NAME = re.compile(r"log/([0-9]{8,})-([0-9]{20})\.seg")
 NO_SEGMENT = 0
@@ -304,14 +308,31 @@ def _read_commit(
         read_data(read, offset, header)
     if record.version != scan.version + 1:
         raise BadFrameError(f"version {record.version} follows version {scan.version}")
-    if record.previous_chain != scan.chain or record.log_id != log_ids.of(record.version):
-        raise BadFrameError(f"version {record.version} belongs to another history")
-    if record.frame_sizes != [size for size, _ in pending] or (
-        record.frames_hash != frames_hash(pending)
-    ):
-        raise BadFrameError(f"version {record.version} has other data frames than it says")
+    check_commit(record, scan.chain, log_ids, pending)
     chain = chain_after(scan.chain, meta, header.data_hash)
     return ScannedCommit(record, offset, offset + header.frame_bytes - scan.offset, chain)
+
+
+def check_commit(
+    record: CommitRecord, chain: bytes, log_ids: "LogIds", frames: list[tuple[int, int]]
+) -> None:
+    """Refuse a commit that does not follow ``chain``, or is not that of ``frames``.
+
+    Args:
+        record: the commit.
+        chain: the chain before it.
+        log_ids: which log's id a version carries.
+        frames: (bytes, data hash) of the data frames before it.
+
+    Raises:
+        BadFrameError: it belongs to another history, or has other data frames.
+    """
+    if record.previous_chain != chain or record.log_id != log_ids.of(record.version):
+        raise BadFrameError(f"version {record.version} belongs to another history")
+    if record.frame_sizes != [size for size, _ in frames] or (
+        record.frames_hash != frames_hash(frames)
+    ):
+        raise BadFrameError(f"version {record.version} has other data frames than it says")
 
 
 def newest_mark_behind(read: Reader, segment: Segment, offset: int) -> int:
@@ -352,6 +373,15 @@ class LogIds:
     def of(self, version: int) -> bytes:
         """The id that the frame of ``version`` carries."""
         return next((log_id for log_id, last in self.lineage if version <= last), self.own)
+
+    def encode_lineage(self) -> bytes:
+        """The lineage as bytes, 24 an entry."""
+        return b"".join([_ANCESTOR.pack(*ancestor) for ancestor in self.lineage])
+
+    @staticmethod
+    def decode_lineage(raw: bytes) -> tuple[tuple[bytes, int], ...]:
+        """The lineage in ``raw``, which it fills."""
+        return tuple(_ANCESTOR.iter_unpack(raw))
 
     def may_hold(self, log_id: bytes, version: int) -> bool:
         """Whether a segment made by ``log_id`` may begin with ``version``.

@@ -30,7 +30,13 @@ from mmsb_jax.store._format import (
 )
 from mmsb_jax.store._frames import chunk_views, commit_start
 from mmsb_jax.store._record import CommitRecord
-from mmsb_jax.store._segment import LogIds, chain_after, frames_hash, reader_of
+from mmsb_jax.store._segment import (
+    ANCESTOR_BYTES,
+    LogIds,
+    chain_after,
+    check_commit,
+    reader_of,
+)
 from mmsb_jax.store._snapshot import read_snapshot, snapshot_name, write_snapshot
 from mmsb_jax.store._state import StoredState
 
@@ -38,7 +44,6 @@ if TYPE_CHECKING:
     from mmsb_jax.store._log import Log
 
 _HEAD = struct.Struct("<16sQQ16sQQI")
-_ANCESTOR = struct.Struct("<16sQ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +68,6 @@ class StreamHead:
 
     def frame(self) -> list[Buffer]:
         """Its frame."""
-        lineage = self.ids.lineage
         meta = _HEAD.pack(
             self.ids.own,
             self.page_bytes,
@@ -71,10 +75,9 @@ class StreamHead:
             self.chain,
             self.last,
             self.snapshot_bytes,
-            len(lineage),
+            len(self.ids.lineage),
         )
-        meta += b"".join(_ANCESTOR.pack(*ancestor) for ancestor in lineage)
-        return build_frame(Kind.STREAM, 0, 0, meta)[1]
+        return build_frame(Kind.STREAM, 0, 0, meta + self.ids.encode_lineage())[1]
 
     @classmethod
     def decode(cls, meta: bytes) -> "StreamHead":
@@ -86,9 +89,9 @@ class StreamHead:
         if len(meta) < _HEAD.size:
             raise BadFrameError("the head of the stream is cut short")
         own, page_bytes, since, chain, last, snapshot_bytes, ancestors = _HEAD.unpack_from(meta)
-        if len(meta) != _HEAD.size + ancestors * _ANCESTOR.size:
+        if len(meta) != _HEAD.size + ancestors * ANCESTOR_BYTES:
             raise BadFrameError("the parts of the stream's head do not fill it")
-        lineage = tuple(_ANCESTOR.iter_unpack(meta[_HEAD.size :]))
+        lineage = LogIds.decode_lineage(meta[_HEAD.size :])
         if last < since or (snapshot_bytes and last == since) or not page_bytes or page_bytes % 4:
             raise BadFrameError("the head of the stream contradicts itself")
         return cls(LogIds(lineage, own), page_bytes, since, chain, last, snapshot_bytes)
@@ -172,13 +175,8 @@ def read_commit_frames(
     record = CommitRecord.decode(meta)
     if record.version != version:
         raise BadFrameError(f"version {record.version} where version {version} should be")
-    if record.previous_chain != chain or record.log_id != ids.of(version):
-        raise BadFrameError(f"version {version} belongs to another history")
     pending = [(header.data_bytes, header.data_hash) for header, _ in frames[:-1]]
-    if record.frame_sizes != [size for size, _ in pending] or (
-        record.frames_hash != frames_hash(pending)
-    ):
-        raise BadFrameError(f"version {version} has other data frames than it says")
+    check_commit(record, chain, ids, pending)
     return Shipped(record, chain_after(chain, meta, header.data_hash), tuple(frames)), offset
 
 
