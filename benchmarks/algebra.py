@@ -13,9 +13,9 @@ import numpy as np
 import scipy.sparse
 from scipy.sparse import csgraph
 
-from benchmarks._graphs import grid, kronecker
 from benchmarks._measure import Row, median_ms
 from mmsb_jax import algebra
+from mmsb_jax.testing.graphs import grid, kronecker
 
 _PEER = "SuiteSparse:GraphBLAS"
 

@@ -70,7 +70,7 @@ SIZES = {"u8": 1, "u16": 2, "u32": 4, "u64": 8, "i64": 8}
 STRUCTS = {
     "frame header": (_format._HEADER.format + _format._HEADER_HASH.format[1:], reader.HEADER),
     "manifest": (_manifest._FIXED.format, reader.MANIFEST),
-    "ancestor": (_manifest._ANCESTOR.format, reader.ANCESTOR),
+    "ancestor": (_segment._ANCESTOR.format, reader.ANCESTOR),
     "compaction": (_manifest._COMPACTION.format, reader.COMPACTION),
     "archive entry": (_manifest._ARCHIVE.format, reader.ARCHIVE_ENTRY),
     "archived block": (_archive._BLOCK.format, reader.BLOCK),

@@ -2,6 +2,7 @@
 
 - `oracle`: every operation of the core again, byte by byte in NumPy; imports no JAX.
 - `check_pages`, `check_delta`, `check_log`: what holds of every value that the core returns.
+- `graphs`: Kronecker graphs and grids, in NumPy.
 - `strategies`: Hypothesis strategies of trees, layouts, pages, deltas and logs. The only module
   that needs Hypothesis; import it by itself: ``from mmsb_jax.testing import strategies``.
 """

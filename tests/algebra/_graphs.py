@@ -5,6 +5,9 @@ import numpy as np
 import scipy.sparse
 
 from mmsb_jax import algebra
+from mmsb_jax.testing.graphs import grid, kronecker
+
+__all__ = ["acyclic", "close", "grid", "kronecker", "layered", "product", "relations", "weighted"]
 
 
 def _compose(a, b):
@@ -25,34 +28,6 @@ relations = algebra.Semiring(
 """Relations on two things: a user's semiring, whose ⊗ does not commute."""
 
 
-def kronecker(scale, edges_per_node=16, seed=0):
-    """The Graph 500 generator: ``n, row, col``, no edge twice, nodes shuffled."""
-    rng = np.random.default_rng(seed)
-    n = 1 << scale
-    row = np.zeros(edges_per_node * n, np.int64)
-    col = np.zeros_like(row)
-    for bit in range(scale):
-        quadrant = rng.random(row.shape)
-        row |= (quadrant > 0.76).astype(np.int64) << bit
-        col |= (((quadrant > 0.57) & (quadrant <= 0.76)) | (quadrant > 0.95)).astype(
-            np.int64
-        ) << bit
-    names = rng.permutation(n)
-    row, col = np.divmod(np.unique(names[row] * n + names[col]), n)
-    return n, row, col
-
-
-def grid(side, seed=0):
-    """A road network: a square of nodes, an edge both ways between neighbours."""
-    del seed
-    node = np.arange(side * side).reshape(side, side)
-    pairs = [(node[:, :-1], node[:, 1:]), (node[:-1], node[1:])]
-    one_way = [np.concatenate([a.ravel() for a, _ in pairs]),
-               np.concatenate([b.ravel() for _, b in pairs])]  # fmt: skip
-    row, col = np.concatenate(one_way), np.concatenate(one_way[::-1])
-    return side * side, row, col
-
-
 def acyclic(n, edges, seed=0):
     """A random DAG: every edge from a smaller to a larger number."""
     rng = np.random.default_rng(seed)
@@ -62,9 +37,9 @@ def acyclic(n, edges, seed=0):
     return n, row, col
 
 
-def layered(side, seed=0):
+def layered(side):
     """A DAG of small degree: a square of nodes, edges to the right and down."""
-    n, row, col = grid(side, seed)
+    n, row, col = grid(side)
     return n, row[row < col], col[row < col]
 
 
