@@ -20,6 +20,7 @@ from mmsb_jax.store._format import (
     BadFrameError,
     Header,
     Kind,
+    Reader,
     build_frame,
     padded,
     read_data,
@@ -105,10 +106,32 @@ def end_of_commit(record: CommitRecord, meta: bytes, position: int) -> int:
     return position + HEADER_BYTES + padded(len(meta)) + padded(inline)
 
 
+def read_block(read: Reader, offset: int) -> list[tuple[bytes, int]]:
+    """The commits in the block whose frame stands at ``offset``: (meta, data hash) each.
+
+    Raises:
+        BadFrameError: it is damaged.
+    """
+    header = read_header(read, offset, offset)
+    try:
+        _, raw_bytes, commits, _ = _BLOCK.unpack(read_meta(read, offset, header))
+        raw = _decompress(read_data(read, offset, header), raw_bytes)
+        start = commits * _ENTRY.size
+        entries = list(_ENTRY.iter_unpack(raw[:start]))
+    except struct.error as error:
+        raise BadFrameError(f"a block does not parse: {error}") from error
+    found = []
+    for data_hash, meta_bytes, _ in entries:
+        found.append((raw[start : start + meta_bytes], data_hash))
+        start += meta_bytes
+    if len(entries) != commits or start != len(raw):
+        raise BadFrameError("its commits do not fill the block")
+    return found
+
+
 class _Block(NamedTuple):
     first_version: int
     commits: int
-    raw_bytes: int
     offset: int
 
 
@@ -162,10 +185,10 @@ class Archive:
             meta = read_meta(read, offset, header)
             if header.kind != Kind.ARCHIVED:
                 break
-            first, raw_bytes, commits, _ = _BLOCK.unpack(meta)
+            first, _, commits, _ = _BLOCK.unpack(meta)
             if first != following or not commits:
                 raise BadFrameError("its blocks do not follow each other")
-            blocks.append(_Block(first, commits, raw_bytes, offset))
+            blocks.append(_Block(first, commits, offset))
             following += commits
             offset += header.frame_bytes
         if header.kind != Kind.ARCHIVE or offset + header.frame_bytes != size:
@@ -197,24 +220,13 @@ class Archive:
         newest = self._newest
         if newest is None or newest[0] is not block:
             try:
-                newest = self._newest = (block, self._read_block(block))
-            except (BadFrameError, struct.error, OSError) as error:
+                commits = read_block(reader_of(self._files, self.entry.name), block.offset)
+                if len(commits) != block.commits:
+                    raise BadFrameError("a block has other commits than its archive says")
+                newest = self._newest = (block, commits)
+            except (BadFrameError, OSError) as error:
                 raise self._damaged(f"byte {block.offset}: {error}") from error
         return newest[1]
-
-    def _read_block(self, block: _Block) -> list[tuple[bytes, int]]:
-        read = reader_of(self._files, self.entry.name)
-        header = read_header(read, block.offset, block.offset)
-        raw = _decompress(read_data(read, block.offset, header), block.raw_bytes)
-        start = block.commits * _ENTRY.size
-        entries = list(_ENTRY.iter_unpack(raw[:start]))
-        found = []
-        for data_hash, meta_bytes, _ in entries:
-            found.append((raw[start : start + meta_bytes], data_hash))
-            start += meta_bytes
-        if len(entries) != block.commits or start != len(raw):
-            raise BadFrameError("its commits do not fill the block")
-        return found
 
     def record(self, version: int) -> tuple[CommitRecord, bytes, int]:
         """What the commit of ``version`` says, the chain after it, the position where it ended.

@@ -14,16 +14,14 @@ from dataclasses import dataclass, replace
 
 from mmsb_jax._errors import CorruptionError, FormatError
 from mmsb_jax.store._archive import Archive, Archived, archive_frames
-from mmsb_jax.store._codec import Chunk, Coding
 from mmsb_jax.store._files import Buffer, Files
 from mmsb_jax.store._format import BadFrameError
 from mmsb_jax.store._index import SegmentIndex
 from mmsb_jax.store._leftovers import leftovers, remove_leftovers
-from mmsb_jax.store._log import MAX_EXTRA_BYTES, extra_span
+from mmsb_jax.store._log import MAX_EXTRA_BYTES
 from mmsb_jax.store._manifest import NAME as MANIFEST_NAME
 from mmsb_jax.store._manifest import ArchiveEntry, Compaction, Manifest
 from mmsb_jax.store._opened import View
-from mmsb_jax.store._record import EXTRA_ID, EXTRA_IS_JSON
 from mmsb_jax.store._segment import (
     FOLDER,
     NO_SEGMENT,
@@ -260,7 +258,7 @@ class _Work:
     def _has_snapshot(self, version: int) -> bool:
         log, ids = self._log, self._log.manifest.ids
         with contextlib.suppress(BadFrameError, FormatError, CorruptionError, OSError):
-            if self._has_extra(version) and (
+            if log.record(version).extra_span() is not None and (
                 read_snapshot_extra(self._files, version, ids, MAX_EXTRA_BYTES) is None
             ):
                 return False
@@ -269,28 +267,12 @@ class _Work:
             return state.table.chain == log.chain_after(version)
         return False
 
-    def _has_extra(self, version: int) -> bool:
-        return bool((self._log.record(version).records["id"] == EXTRA_ID).any())
-
     def _extra_of(self, version: int) -> Extra | None:
         """The caller's ``extra`` of a commit as it is stored."""
-        if not self._has_extra(version):
+        if self._log.record(version).extra_span() is None:
             return None
         found = self._log.find(version)
-        span = extra_span(found.record)
-        rows, parts = found.record.chunks[span], self._log.chunks_of(found)[span]
-        chunks = [
-            Chunk(
-                offset=int(row["offset"]),
-                raw_bytes=int(row["raw"]),
-                items=int(row["items"]),
-                coding=Coding(int(row["coding"])),
-                unit=int(row["unit"]),
-                data=bytes(part),
-            )
-            for row, part in zip(rows, parts, strict=True)
-        ]
-        return Extra(chunks, bool(found.record.flags & EXTRA_IS_JSON))
+        return Extra.of(found.record, self._log.chunks_of(found))
 
     # Archives
 

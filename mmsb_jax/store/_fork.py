@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Iterable
 
 from mmsb_jax._errors import LocationError
 from mmsb_jax.store._archive import Archive, archive_frames
@@ -39,11 +40,17 @@ def create_log(files: Files, page_bytes: int) -> None:
                 f"{name} is there and the manifest is not: this was a log. Restore the manifest "
                 f"from a copy, or choose another path."
             )
-    _make_empty(files, page_bytes)
+    make_empty(files, page_bytes)
 
 
-def _make_empty(files: Files, page_bytes: int) -> None:
-    ids = LogIds((), os.urandom(_LOG_ID_BYTES))
+def new_ids(lineage: Iterable[tuple[bytes, int]] = ()) -> LogIds:
+    """The ids of a new log, whose early versions are those of ``lineage``."""
+    return LogIds(tuple(lineage), os.urandom(_LOG_ID_BYTES))
+
+
+def make_empty(files: Files, page_bytes: int, ids: LogIds | None = None) -> None:
+    """Make a log without a commit; the manifest comes last."""
+    ids = ids or new_ids()
     first = Segment(ids.own, 1, NO_SEGMENT, first_version=1, base=0, chain=bytes(16), synced=0)
     files.publish(first.name, first.frame())
     Manifest(ids, page_bytes, time.time_ns()).publish(files)
@@ -61,7 +68,7 @@ def fork_log(source: Log, version: int, target: Files) -> None:
         VersionError: the source has no such version (0 is the empty log), or has dropped its data.
     """
     if version == 0:
-        _make_empty(target, source.manifest.page_bytes)
+        make_empty(target, source.manifest.page_bytes)
         return
     before = _names(target)
 
@@ -79,7 +86,7 @@ def _names(files: Files) -> set[str]:
 
 def _fork(source: Log, version: int, target: Files) -> None:
     source.check_kept(version)
-    ids = LogIds(_lineage(source, version), os.urandom(_LOG_ID_BYTES))
+    ids = new_ids(_lineage(source, version))
     tags = {name: tagged for name, tagged in source.tags().items() if tagged <= version}
     copied = [piece for piece in source.pieces if piece.segment.first_version <= version]
     last = copied[-1].segment if copied else source.pieces[0].segment

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import xxhash
 
-from mmsb_jax._errors import FormatError
+from mmsb_jax._errors import FormatError, StructureError
 from mmsb_jax.store._files import Buffer
 
 MAGIC = b"MMSB"
@@ -21,6 +21,8 @@ FORMAT_VERSION = 1
 ALIGNMENT_BYTES = 64
 MAX_META_BYTES = 1 << 30
 MAX_DATA_BYTES = 1 << 32
+MAX_NUMBER = (1 << 63) - 1
+"""Of versions, of segments, and of the positions where segments begin."""
 
 _HEADER = struct.Struct("<4sBBHQQIIQQQ")
 _HEADER_HASH = struct.Struct("<Q")
@@ -168,9 +170,19 @@ def build_frame(
     data: Sequence[Buffer] = (),
     must_understand: bool = True,
 ) -> tuple[Header, list[Buffer]]:
-    """A frame as its header and the buffers to write; ``data`` is not copied."""
+    """A frame as its header and the buffers to write; ``data`` is not copied.
+
+    Raises:
+        StructureError: more than a frame can have: it could not be read back.
+    """
     padded_meta = meta + padding(len(meta))
     data_bytes = sum(map(len, data))
+    if len(meta) > MAX_META_BYTES or data_bytes > MAX_DATA_BYTES:
+        raise StructureError(
+            f"a frame of {len(meta):,} bytes about {data_bytes:,} bytes of data; at most "
+            f"{MAX_META_BYTES:,} and {MAX_DATA_BYTES:,} can be recorded. Commit fewer arrays, or "
+            f"shorter strings, at once."
+        )
     data_hasher = xxhash.xxh3_64()
     tail = padding(data_bytes)
     for part in (*data, tail):

@@ -272,16 +272,23 @@ class Log(OpenedLog):
             CorruptionError: it does not read back.
         """
         record = self.record(version)
-        if not (record.records["id"] == EXTRA_ID).any():
+        if record.extra_span() is None:
             return None, record.flags
         self.check_kept(version)
         return self.steadily(lambda: self._extra(version)), record.flags
 
     def _extra(self, version: int) -> bytes | None:
         if version < self.kept_since:
-            return read_snapshot_extra(self.files, version, self.manifest.ids, MAX_EXTRA_BYTES)
+            extra = read_snapshot_extra(self.files, version, self.manifest.ids, MAX_EXTRA_BYTES)
+            if extra is None:
+                raise CorruptionError(
+                    f"{self.place}: the extra of version {version} is not there. Its state is: "
+                    f"the log was repaired, and only that was whole."
+                )
+            return extra
         found = self._find(version)
-        span = extra_span(found.record)
+        span = found.record.extra_span()
+        assert span is not None
         parts = self.chunks_of(found)[span]
         try:
             return read_blob(found.record.chunks[span], parts, MAX_EXTRA_BYTES)
@@ -453,10 +460,3 @@ class Log(OpenedLog):
         rows = record.records
         changed = rows[(rows["changed"] > 0) & (rows["id"] != EXTRA_ID)]
         return sorted(self.name_of(int(i)) for i in changed["id"])
-
-
-def extra_span(record: CommitRecord) -> slice:
-    """Which of the chunks of a commit are those of its ``extra``; it must have one."""
-    place = np.flatnonzero(record.records["id"] == EXTRA_ID)
-    start = int(record.records["chunks"][: place[0]].sum())
-    return slice(start, start + int(record.records["chunks"][place[0]]))

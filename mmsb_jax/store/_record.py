@@ -254,6 +254,14 @@ class CommitRecord:
         except (ValueError, RecursionError) as error:
             raise BadFrameError(f"the commit does not parse: {error}") from error
 
+    def extra_span(self) -> slice | None:
+        """Which of the chunks are those of the caller's ``extra``; None where there is none."""
+        places = np.flatnonzero(self.records["id"] == EXTRA_ID)
+        if not places.size:
+            return None
+        start = int(self.records["chunks"][: places[0]].sum())
+        return slice(start, start + int(self.records["chunks"][places[0]]))
+
     def touched(self) -> list[int]:
         """Ids of the arrays that the commit has bytes of."""
         return [i for i in self.records["id"].tolist() if i != EXTRA_ID]

@@ -5,6 +5,7 @@ and chain on. What stands in the old one behind that position is not part of the
 never truncates, it continues elsewhere.
 """
 
+import contextlib
 import re
 import struct
 from collections.abc import Iterable, Iterator
@@ -335,27 +336,33 @@ def check_commit(
         raise BadFrameError(f"version {record.version} has other data frames than it says")
 
 
-def newest_mark_behind(read: Reader, segment: Segment, offset: int) -> int:
-    """The newest synced position that any whole header behind ``offset`` names; 0 for none.
+def headers_from(read: Reader, base: int | None, offset: int) -> Iterator[tuple[int, Header]]:
+    """Every whole header from ``offset`` on, with its offset.
 
-    Used where a frame is bad, to tell damage from a torn tail: a frame can stand at any aligned
-    offset, and its header says so itself.
+    Used where a frame is bad: a frame can stand at any aligned offset, and its header says so
+    itself. ``base`` is the position of the file's first byte; None takes any.
     """
-    newest = 0
     offset = padded(offset)
     while block := read(offset, 1 << 22):
         found = block.find(MAGIC)
         while found >= 0:
             if found % ALIGNMENT_BYTES == 0:
                 raw = block[found : found + HEADER_BYTES]
-                try:
-                    header = Header.decode(raw, segment.base + offset + found)
-                    newest = max(newest, header.synced)
-                except (BadFrameError, FormatError):
-                    pass  # bytes of an array that look like a frame, or a damaged one
+                position = None if base is None else base + offset + found
+                # Bytes of an array that look like a frame, or a damaged one.
+                with contextlib.suppress(BadFrameError, FormatError):
+                    yield offset + found, Header.decode(raw, position)
             found = block.find(MAGIC, found + 1)
         offset += len(block) // ALIGNMENT_BYTES * ALIGNMENT_BYTES or len(block)
-    return newest
+
+
+def newest_mark_behind(read: Reader, segment: Segment, offset: int) -> int:
+    """The newest synced position that any whole header behind ``offset`` names; 0 for none.
+
+    It tells damage from a torn tail.
+    """
+    headers = headers_from(read, segment.base, offset)
+    return max((header.synced for _, header in headers), default=0)
 
 
 @dataclass(frozen=True, slots=True)

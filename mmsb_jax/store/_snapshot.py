@@ -14,7 +14,7 @@ import numpy as np
 
 from mmsb_jax._dtypes import parse_dtype
 from mmsb_jax._errors import CorruptionError
-from mmsb_jax.store._codec import Chunk, encode_dense, read_blob, unit_of
+from mmsb_jax.store._codec import Chunk, Coding, encode_dense, read_blob, unit_of
 from mmsb_jax.store._digest import ZERO
 from mmsb_jax.store._files import Buffer, Files
 from mmsb_jax.store._format import (
@@ -85,6 +85,25 @@ class Extra(NamedTuple):
 
     chunks: Sequence[Chunk]
     is_json: bool
+
+    @classmethod
+    def of(cls, record: CommitRecord, views: Sequence[memoryview]) -> "Extra | None":
+        """That of a commit or snapshot, whose data are ``views``; None where it has none."""
+        span = record.extra_span()
+        if span is None:
+            return None
+        chunks = [
+            Chunk(
+                offset=int(row["offset"]),
+                raw_bytes=int(row["raw"]),
+                items=int(row["items"]),
+                coding=Coding(int(row["coding"])),
+                unit=int(row["unit"]),
+                data=bytes(view),
+            )
+            for row, view in zip(record.chunks[span], views[span], strict=True)
+        ]
+        return cls(chunks, bool(record.flags & EXTRA_IS_JSON))
 
 
 def _frames(
@@ -163,6 +182,21 @@ def read_snapshot(
     state = StoredState(walk.record.log_id, wanted if with_data else lambda _: False, page_bytes)
     state.load(walk.record, lambda: chunk_views(walk.record, walk.parts))
     return state, walk.synced
+
+
+def read_snapshot_with_extra(
+    files: Files, version: int, log_ids: LogIds, page_bytes: int | None
+) -> tuple[StoredState, Extra | None]:
+    """The state in a snapshot, and the ``extra`` that is kept beside it, as it is stored.
+
+    Raises:
+        BadFrameError, FormatError: as `read_snapshot`.
+    """
+    walk = _walk(files, version, log_ids, reader_of(files, snapshot_name(version)))
+    views = chunk_views(walk.record, walk.parts)
+    state = StoredState(walk.record.log_id, None, page_bytes)
+    state.load(walk.record, lambda: views)
+    return state, Extra.of(walk.record, views)
 
 
 class _Walk(NamedTuple):
