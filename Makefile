@@ -25,7 +25,7 @@ test-long: $(VENV)/.with-dev
 
 # Hours; it says how many. A tenth: `make torture SCALE=0.1`. Some entries: `make torture ENTRIES="5 6"`.
 SCALE ?= 1
-torture: $(VENV)/.with-dev
+torture: $(VENV)/.with-dev $(VENV)/.with-fuzz
 	TORTURE_SCALE=$(SCALE) $(BIN)/python -m tests.torture $(ENTRIES)
 
 check: $(VENV)/.with-dev

@@ -179,21 +179,29 @@ def read_manifest(raw: bytes) -> Manifest:
     """The manifest in the file's bytes."""
     try:
         frame = read_frame(raw, 0, 0)
-        check(frame.kind in ("MANIFEST", "COMPACTED"), "not a manifest")
+        check(frame.kind in ("MANIFEST", "COMPACTED") and not frame.data, "not a manifest")
         check(len(frame.meta) >= 36, "not a manifest")
         log_id, page_bytes, created_ns, count = MANIFEST.unpack_from(frame.meta)
         end = 36 + 24 * count
         check(len(frame.meta) >= end, "its ancestors do not fill it")
-        check(page_bytes and page_bytes % 4 == 0, f"pages of {page_bytes} bytes")
+        check(0 < page_bytes <= 2**30 and page_bytes % 4 == 0, f"pages of {page_bytes} bytes")
         compaction = None
         if frame.kind == "COMPACTED":
             compaction = read_compaction(frame.meta[end:])
         else:
             check(len(frame.meta) == end, "its ancestors do not fill it")
+        ancestors = read_ancestors(frame.meta[36:end])
     except BadError as error:
         raise DamagedError(f"manifest: {error}") from error
-    ancestors = [ANCESTOR.unpack_from(frame.meta, 36 + 24 * i) for i in range(count)]
     return Manifest(log_id, page_bytes, created_ns, ancestors, compaction)
+
+
+def read_ancestors(raw: bytes) -> list[tuple[bytes, int]]:
+    """The ancestors of a manifest or a stream."""
+    ancestors = list(ANCESTOR.iter_unpack(raw))
+    versions = [last_version for _, last_version in ancestors]
+    check(versions == sorted(versions), "the ancestors do not stand in order")
+    return ancestors
 
 
 def read_compaction(raw: bytes) -> Compaction:
@@ -203,6 +211,7 @@ def read_compaction(raw: bytes) -> Compaction:
     kept_at = 32 + 40 * archives
     tags_at = kept_at + 8 * kept
     check(flags <= 1 and len(raw) == tags_at + tags_bytes, "a compaction does not fill the rest")
+    check(0 < first_version < 2**63, "a compaction of a version that none can have")
     entries = list(ARCHIVE_ENTRY.iter_unpack(raw[32:kept_at]))
     check(
         [entry[0] for entry in entries[1:]] + [first_version] == [e[1] + 1 for e in entries]
@@ -222,14 +231,16 @@ def read_compaction(raw: bytes) -> Compaction:
 def read_tags(raw: bytes) -> dict[str, int | None]:
     """What a frame says of tags."""
     try:
-        tags = json.loads(raw)
-    except ValueError as error:
+        tags = json.loads(raw.decode())
+        check(isinstance(tags, dict), "the tags are no table")
+        sizes = [len(name.encode()) for name in tags]
+    except (ValueError, RecursionError) as error:
         raise BadError(str(error)) from error
     check(
-        isinstance(tags, dict)
-        and all(v is None or (type(v) is int and 0 < v < 2**63) for v in tags.values()),
+        all(v is None or (type(v) is int and 0 < v < 2**63) for v in tags.values()),
         "the tags are no table of versions",
     )
+    check(max(sizes, default=0) <= 255, "a tag too long")
     return tags
 
 
@@ -331,6 +342,8 @@ def read_commit(meta: bytes) -> Commit:
         frames * 8, records * 40, chunks * 24, ops_bytes, source_bytes, note_bytes, constants_bytes
     )  # fmt: skip
     check(136 + sum(sizes) == len(meta), "the parts of a commit do not fill it")
+    check(note_bytes <= 65536, "a note too long")
+    check(version < 2**63, "a version too high")
     if flags & ~31:
         raise NewerFormatError(f"commit flags {flags}")
     parts, start = [], 136
@@ -340,13 +353,16 @@ def read_commit(meta: bytes) -> Commit:
     try:
         source, note = parts[4].decode(), parts[5].decode()
         constants = json.loads(parts[6].decode() or "{}")
+        check(
+            isinstance(constants, dict)
+            and all(isinstance(v, str | None) for v in constants.values()),
+            "the constants are no table of texts",
+        )
+        for text in (*constants, *constants.values()):
+            (text or "").encode()
         operations = list(read_operations(parts[3]))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadError(str(error)) from error
-    check(
-        isinstance(constants, dict) and all(isinstance(v, str | None) for v in constants.values()),
-        "the constants are no table of texts",
-    )
     return Commit(
         log_id=log_id,
         previous_chain=previous_chain,
@@ -608,8 +624,10 @@ class State:
         check(record.id in self.arrays, "a record of an array that is not there")
         before = self.content[record.id]
         array = bytearray(before)
+        covered = sum(c.raw for c in record.chunks)
+        check(covered <= len(array), "a record covers more than its array")
         if record.flags & RECORD_FULL:
-            check(sum(c.raw for c in record.chunks) == len(array), "a full record is not full")
+            check(covered == len(array), "a full record is not full")
         else:
             check(record.base == base, "a record builds on another version")
         for chunk in record.chunks:
@@ -747,10 +765,12 @@ class Segment:
 def read_segment(name: str, raw: bytes) -> Segment:
     """The segment in a file."""
     frame = read_frame(raw, 0, None)
-    check(frame.kind == "SEGMENT" and len(frame.meta) == 56, "no segment")
+    check(frame.kind == "SEGMENT" and len(frame.meta) == 56 and not frame.data, "no segment")
     log_id, number, previous, first_version, chain = SEGMENT.unpack(frame.meta)
     expected = f"{number:08d}-{first_version:020d}"
     check(name in (f"{expected}.seg", f"{expected}.cut"), "a segment of another name")
+    check(first_version > 0, "a segment that begins with no version")
+    check(max(number, first_version, frame.position) < 2**63, "a segment begins where none can")
     return Segment(
         name, log_id, number, previous, first_version, frame.position, chain, frame.synced, raw
     )
@@ -764,6 +784,8 @@ def find_segments(folder: Path, manifest: Manifest) -> tuple[list[Segment], str]
         if oldest is not None and path.name == oldest.segment_name:
             names[oldest.number] = path.name
         elif match := re.fullmatch(r"([0-9]{8,})-[0-9]{20}\.seg", path.name):
+            if int(match[1]) == 0:
+                continue  # of another name: they count from 1
             if oldest is not None and int(match[1]) <= oldest.number:
                 continue  # a compaction has replaced it
             if int(match[1]) in names:
@@ -943,11 +965,15 @@ class ReadLog:
         None for a version that holds only its digest.
         """
         state = State(page_bytes=self.manifest.page_bytes)
+        joined_at = self.segments[0].first_version
         if self.manifest.compaction is not None:
             state = self.snapshot(self.manifest.compaction.first_version - 1)
+        elif joined_at > 1 and self.commits:
+            state = self.snapshot(joined_at)
         for commit in self.commits:
             try:
-                state = state.after(commit)
+                if state.version != commit.version:
+                    state = state.after(commit)
                 if not commit.flags & DIGEST_ONLY:
                     state.check_digest()
             except BadError as error:
@@ -967,12 +993,14 @@ class ReadLog:
         """The commits whose data a compaction gave up, oldest first; the chain is checked."""
         compaction = self.manifest.compaction
         entries = compaction.archives if compaction is not None else []
-        chain, commits = NO_CHAIN, list[Commit]()
+        commits = list[Commit]()
+        oldest = entries[0][0] if entries else 1  # above 1 where the log joined another late
+        chain = NO_CHAIN if oldest == 1 else None
         for first, last, _, end_chain in entries:
             raw = (self.root / "log" / f"{first:020d}-{last:020d}.arc").read_bytes()
             for commit in read_archive(raw, first):
-                check(commit.previous_chain == chain, "the chain of an archive")
-                check(commit.version == len(commits) + 1, "a version of an archive")
+                check(chain in (None, commit.previous_chain), "the chain of an archive")
+                check(commit.version == oldest + len(commits), "a version of an archive")
                 check(commit.log_id == self.manifest.log_id_of(commit.version), "of another log")
                 commits.append(commit)
                 chain = commit.chain
@@ -986,6 +1014,15 @@ class ReadLog:
         state = read_snapshot(self._snapshot_raw(version), version, self.manifest)
         state.check_digest()
         return state
+
+    def extra(self, commit: Commit) -> bytes | None:
+        """The caller's blob of a commit, which for a kept version is in its snapshot."""
+        compaction = self.manifest.compaction
+        if compaction is not None and commit.version < compaction.first_version:
+            raw = self._snapshot_raw(commit.version)
+            commit, (*data, _) = read_snapshot_frames(raw, commit.version, self.manifest, True)
+            give_data(commit, [frame.data for frame in data])
+        return read_blob(commit)
 
     def snapshot_position(self, version: int) -> int:
         """The position in the log that the snapshot of ``version`` covers."""
@@ -1039,8 +1076,9 @@ def read_stream(raw: bytes) -> Stream:
     check(head.kind == "STREAM" and len(head.meta) >= 68, "not a stream")
     log_id, page_bytes, since, chain, last, snapshot_bytes, count = STREAM.unpack_from(head.meta)
     check(len(head.meta) == 68 + 24 * count, "its ancestors do not fill it")
-    ancestors = [ANCESTOR.unpack_from(head.meta, 68 + 24 * i) for i in range(count)]
-    manifest = Manifest(log_id, page_bytes, 0, ancestors)
+    check(0 < page_bytes <= 2**30 and page_bytes % 4 == 0, f"pages of {page_bytes} bytes")
+    check(since <= last < 2**63, "a stream to before its beginning")
+    manifest = Manifest(log_id, page_bytes, 0, read_ancestors(head.meta[68:]))
     start, state = head.end + snapshot_bytes, None
     if snapshot_bytes:
         state = read_snapshot(raw[head.end : start], since + 1, manifest)

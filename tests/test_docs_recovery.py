@@ -4,20 +4,22 @@ The independent reader and the library come to the same verdicts.
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import xxhash
 
 from mmsb_jax._errors import CorruptionError, FormatError, VersionError
+from mmsb_jax.store._codec import Chunk, Coding
 from mmsb_jax.store._files import DiskFiles
 from mmsb_jax.store._format import Kind, build_frame
 from mmsb_jax.store._log import Log
 from mmsb_jax.store._record import CHUNK, DIGEST_ONLY, CommitRecord, records_of
-from mmsb_jax.store._segment import frames_hash
+from mmsb_jax.store._segment import LogIds, frames_hash
 from tests import _format_reader as reader
 from tests.golden.compare import check_library, check_reader
 from tests.golden.make import describe
@@ -262,3 +264,55 @@ def test_reader_of_frames_of_two_streams_puts_their_parts_together(tmp_path: Pat
     assert state.by_name() == expected
     found = Log(DiskFiles(tmp_path), "log").state(2)
     assert {name: found.bytes_of(i).tobytes() for name, i in found.table.ids.items()} == expected
+
+
+# Limits
+
+
+def _commit_with(**said: Any) -> Callable[[Scribe], None]:
+    def append(scribe: Scribe) -> None:
+        chunks = said.pop("data", ())
+        record = CommitRecord(b"", b"", 0, 0, 1, next_id=2, **said)
+        scribe.writer.append(chunks, lambda: record)
+
+    return append
+
+
+def _manifest_with(**said: Any) -> Callable[[Scribe], None]:
+    def publish(scribe: Scribe) -> None:
+        replace(scribe.log.manifest, **said).publish(scribe.files)
+
+    return publish
+
+
+def _sparse(raw: int, items: int, payload: bytes) -> dict[str, Any]:
+    chunks = [Chunk(0, raw, items, Coding.SPARSE, 1, payload)]
+    return {"data": chunks, "records": records_of([(1, 1, 0, 0, items, 1, 0)])}
+
+
+def _twice() -> dict[str, Any]:
+    chunks = [Chunk(0, 36, 0, Coding.FULL, 1, bytes(36))] * 2
+    return {"data": chunks, "records": records_of([(1, 1, 0, 0, 36, 2, 0)])}
+
+
+BEYOND = {
+    "note": _commit_with(note="x" * 65_537),
+    "constant": _commit_with(values={"c": "s:\ud800"}),
+    "tag": lambda scribe: scribe.writer.append_tags({"x" * 256: 1}),
+    "half of a character in a tag": lambda scribe: scribe.writer.append_tags({"\udfff": 1}),
+    "elements": _commit_with(**_sparse(8, 9, bytes(18))),
+    "gap": _commit_with(**_sparse(256, 1, b"\xff\1")),
+    "chunks": _commit_with(**_twice()),
+    "page": _manifest_with(page_bytes=2**30 + 4),
+    "ancestors": _manifest_with(ids=LogIds(((b"a" * 16, 7), (b"b" * 16, 6)), b"c" * 16)),
+}
+
+
+@pytest.mark.parametrize("beyond", BEYOND)
+def test_reader_of_what_is_beyond_a_limit_refuses_as_the_library_does(beyond: str, tmp_path: Path):
+    scribe = Scribe(DiskFiles(tmp_path))
+    scribe.create("x", (9,)).write("x", np.ones(9, np.float32)).commit()
+    BEYOND[beyond](scribe)
+    scribe.writer.close()
+    assert verdict_of_reader(tmp_path) == "damaged"
+    assert verdict_of_library(tmp_path) == "damaged"

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from mmsb_jax._errors import ArrayNotFoundError, StructureError
+from mmsb_jax._errors import ArrayNotFoundError, CorruptionError, StructureError
 from mmsb_jax._globs import matcher
 from mmsb_jax.bus._tree import (
     TreeShape,
@@ -42,11 +42,22 @@ def read_array(state: StoredState, info: ArrayInfo, sharding: Any = None) -> Any
 
 
 def array_of(info: ArrayInfo, raw: np.ndarray, sharding: Any = None) -> Any:
-    """The leaf whose bytes are ``raw`` (uint8[nbytes]), the caller's own."""
+    """The leaf whose bytes are ``raw`` (uint8[nbytes]), the caller's own.
+
+    Raises:
+        CorruptionError: no leaf is what is recorded of it.
+    """
     spec = spec_of(info)
     is_copied_by_jax = spec.kind == "jax" or spec.kind.startswith("key:")
     raw = raw if is_copied_by_jax else raw.copy()
-    return rebuild(spec, view_as(spec, raw), sharding)
+    try:
+        return rebuild(spec, view_as(spec, raw), sharding)
+    except (TypeError, ValueError, OverflowError) as error:
+        if sharding is not None:  # that is the caller's
+            raise
+        raise CorruptionError(
+            f"array {info.name!r} is recorded as {spec}, which no leaf is: {error}"
+        ) from error
 
 
 def build_flat(state: StoredState, wanted: Callable[[str], bool] | None) -> dict[str, Any]:

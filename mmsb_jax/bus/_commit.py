@@ -12,8 +12,9 @@ from mmsb_jax.bus._changes import Made
 from mmsb_jax.bus._engine import Engine
 from mmsb_jax.bus._staging import Staged, Stager, check_readable, raw_bytes
 from mmsb_jax.bus._tree import Reconciled, TreeShape, differences, reconcile
-from mmsb_jax.store._commit import MAX_NOTE_BYTES, Commit, encode_json
+from mmsb_jax.store._commit import Commit, encode_json
 from mmsb_jax.store._head import Draft
+from mmsb_jax.store._record import MAX_NOTE_BYTES
 
 MAX_SOURCE_BYTES = 1024
 _STEPS = range(2**63)

@@ -311,19 +311,26 @@ class Deriving(Writing):
             return self._land_graph(change, Annotation(None, source, None, None))
 
     def verify(
-        self, progress: Callable[[int, int], None] | None = None, *, derive: bool = False
+        self,
+        progress: Callable[[int, int], None] | None = None,
+        *,
+        deep: bool = False,
+        derive: bool = False,
     ) -> VerifyReport:
         """Read, replay and check everything: a report, true when all is well.
 
         Args:
             progress: called with (versions done, versions in all).
+            deep: also digest, at every version, the arrays that it touched from scratch: finds a
+                commit whose bytes never were what it says, where a later one has covered them.
             derive: also compute every derived array of the newest version anew, twice, and compare
                 the bytes: finds functions that are not pure.
 
-        Cost: one read of the whole log; with ``derive``, two runs of every function.
+        Cost: one read of the whole log and one replay; with ``deep``, a digest of each array that a
+        commit touched, a commit; with ``derive``, two runs of every function.
         """
         with self._events, self._lock:
-            report = super().verify(progress)
+            report = super().verify(progress, deep=deep)
             derivations = self._derivations()
             if derive and derivations is not None:
                 report.faults += derivations.check(self._head(), self._shape)

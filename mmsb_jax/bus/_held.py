@@ -22,15 +22,13 @@ from mmsb_jax.core._digest import digest_flat
 from mmsb_jax.core._leaves import LeafSpec, host_array, is_holdable, rebuild, view_as
 from mmsb_jax.core._packing import any_settings
 from mmsb_jax.core._words import from_words, to_words
-from mmsb_jax.store._codec import (
-    SPARSE_CODINGS,
-    Coding,
+from mmsb_jax.store._codec import SPARSE_CODINGS, Coding, unit_of_dtype
+from mmsb_jax.store._decode import (
     decode_all,
     decode_into,
     read_sparse,
     sets_elements,
     sparse_elements,
-    unit_of_dtype,
 )
 from mmsb_jax.store._digest import Lanes, digest_words
 from mmsb_jax.store._format import BadFrameError
@@ -137,7 +135,7 @@ class OnDevice(Held):
         with any_settings(), jax.enable_x64(True):
             if not pending.is_whole:
                 unit = unit_of_dtype(spec.dtype)
-                found = sparse_elements(pending.chunks, unit)
+                found = sparse_elements(pending.chunks, unit, spec.nbytes)
                 if found is not None:
                     return self._set(*_latest(*found, spec))
                 if self._is_in_one_place and all(

@@ -152,17 +152,22 @@ class Reading:
         chosen = {name: value for name, value in given.items() if value is not None}
         if len(chosen) > 1:
             raise ValueError(f"give one of version, step and time_ns; got {chosen}")
-        if isinstance(version, str):
-            return self._log.tagged(version)
+        if version is not None:
+            return self._number_of("version", version)
         for name, value in chosen.items():
             check_number(name, value)
-        if version is not None:
-            if version > self._log.version:
-                raise self._log.no_version(version)
-            return int(version)
         if chosen:
             return self._log.last_with(step, time_ns)
         return self._log.version
+
+    def _number_of(self, name: str, version: Any) -> int:
+        """The number of a version that is there, given by it or by a tag as ``name``."""
+        if isinstance(version, str):
+            return self._log.tagged(version)
+        check_number(name, version)
+        if version > self._log.version:
+            raise self._log.no_version(version)
+        return int(version)
 
     def log(
         self,
@@ -192,23 +197,31 @@ class Reading:
             versions = list(self._log.select(array, source, since, until, start_ns, end_ns))
         return (read_commit(self._log, v, lambda: self.durable_version) for v in versions)
 
-    def diff(self, old: int, new: int) -> "VersionDiff":
+    def diff(self, old: int | str, new: int | str) -> "VersionDiff":
         """What differs between two versions, array by array; prints as a table.
 
-        ``.delta`` is the `Delta` between them.
+        A tag is a version; 0 is the empty state. ``.delta`` is the `Delta` between them.
 
         Raises:
-            VersionError: no such version.
+            VersionError: no such version or tag, or a compaction dropped its data.
+
+        >>> import numpy as np
+        >>> import mmsb_jax as mmsb
+        >>> bus = mmsb.open()
+        >>> for value in (1, 2):
+        ...     _ = bus.commit({"w": np.full(3, value, np.float32)})
+        >>> _ = bus.tag("first", 1)
+        >>> print(bus.diff("first", 2).summary())
+        version 1 → 2: 1 of 1 arrays differ, 6 bytes
         """
         from mmsb_jax.bus._diff import version_diff
 
-        check_number("old", old)
-        check_number("new", new)
         with self._lock:
             self._settle()
-            found = diff_versions(self._log, old, new, executor=self._threads)
+            before, after = self._number_of("old", old), self._number_of("new", new)
+            found = diff_versions(self._log, before, after, executor=self._threads)
             return version_diff(
-                found, lambda: (self._log.state(old), self._log.state(new)), self.layout
+                found, lambda: (self._log.state(before), self._log.state(after)), self.layout
             )
 
     def history(self, array: str) -> History:
@@ -233,17 +246,13 @@ class Reading:
             chosen = self._version_of(version, None, None)
             return fork(self._log, chosen, path, **options)
 
-    def verify(self, progress: Callable[[int, int], None] | None = None) -> VerifyReport:
-        """Read, replay and check everything: a report, true when all is well.
-
-        Args:
-            progress: called with (versions done, versions in all).
-
-        Cost: one read of the whole log.
-        """
+    def verify(
+        self, progress: Callable[[int, int], None] | None = None, *, deep: bool = False
+    ) -> VerifyReport:
+        """As `Deriving.verify`, without what is derived."""
         with self._lock:
             self._settle()
-            return verify(self._log, progress, self._threads)
+            return verify(self._log, progress, self._threads, deep)
 
     def _refresh(self) -> None:
         engine = self._engine_or_none

@@ -12,6 +12,7 @@ from mmsb_jax.bus._held import Held, Pending, hold
 from mmsb_jax.bus._tree import constant_of, spec_of
 from mmsb_jax.core._leaves import Constant, LeafSpec, rebuild
 from mmsb_jax.core._names import flatten_with_names
+from mmsb_jax.store._decode import check_extent
 from mmsb_jax.store._digest import ZERO
 from mmsb_jax.store._format import BadFrameError
 from mmsb_jax.store._record import DIGEST_ONLY, FULL, ArrayInfo, CommitRecord
@@ -113,6 +114,7 @@ class ReplicaArrays:
             if not flags & FULL and table.bases.get(array_id, 0) != base:
                 raise BadFrameError(f"a record of version {record.version} builds on another")
             parts = commit.chunks() if parts is None else parts
+            check_extent(record.chunks[start:stop], table.arrays[array_id].nbytes)
             known = pending.setdefault(array_id, Pending())
             if flags & FULL:
                 known.is_whole = True

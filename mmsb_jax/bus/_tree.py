@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from mmsb_jax._dtypes import parse_dtype
-from mmsb_jax._errors import StructureError
+from mmsb_jax._errors import CorruptionError, FormatError, StructureError
 from mmsb_jax.core._layout import Layout
 from mmsb_jax.core._leaves import Constant, LeafSpec, describe, qualified_name, view_as
 from mmsb_jax.core._names import flatten_with_names, name_of_path
@@ -31,10 +31,22 @@ def tag_constant(constant: Constant) -> str:
 
 
 def constant_of(tagged: str) -> Constant:
-    """The constant that `tag_constant` wrote."""
+    """The constant that `tag_constant` wrote.
+
+    Raises:
+        FormatError: it is of a kind that this version does not know.
+        CorruptionError: a number that is none.
+    """
     prefix, _, text = tagged.partition(":")
-    kind = {"n": "none", "s": "str", "i": "int", "f": "function"}[prefix]
-    value = {"none": None, "int": int(text) if kind == "int" else 0}.get(kind, text)
+    kind = {"n": "none", "s": "str", "i": "int", "f": "function"}.get(prefix)
+    if kind is None:
+        raise FormatError(
+            f"a constant of unknown kind: {tagged[:80]!r}. Upgrade mmsb-jax to read it."
+        )
+    try:
+        value = {"none": None, "int": int(text) if kind == "int" else 0}.get(kind, text)
+    except ValueError as error:
+        raise CorruptionError(f"{tagged[:80]!r} is recorded as a number, and is none") from error
     return Constant(kind, value)
 
 

@@ -13,6 +13,7 @@ from mmsb_jax.cli._demo import demo
 from mmsb_jax.cli._diff import diff
 from mmsb_jax.cli._fork import fork
 from mmsb_jax.cli._log import log
+from mmsb_jax.cli._repair import repair
 from mmsb_jax.cli._ship import export, follow, import_
 from mmsb_jax.cli._show import show
 from mmsb_jax.cli._stats import stats
@@ -43,7 +44,7 @@ def main() -> None:
 
 for commands in (
     (log, show, diff, verify, checkout, stats, follow),
-    (fork, tag, compact, export, import_, demo),
+    (fork, tag, compact, export, import_, repair, demo),
 ):
     for command in commands:
         main.add_command(command)

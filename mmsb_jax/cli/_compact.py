@@ -30,6 +30,6 @@ def compact(path: str, keep_since: int | str, dry_run: bool, as_json: bool) -> N
     (mmsb tag). Of the others stays what their commits say: mmsb log lists them. Readers go on.
     """
     with open_writer(path) as writer, ThreadPoolExecutor() as threads:
-        chosen = find_version(writer.log, keep_since, None, None)
+        chosen = find_version(writer.log, keep_since)
         report = compact_log(writer, chosen, dry_run=dry_run, executor=threads)
     click.echo(to_json(asdict(report)) if as_json else str(report))

@@ -4,6 +4,7 @@ import click
 
 from mmsb_jax.cli._command import (
     NO,
+    VERSION,
     LogCommand,
     arrays_option,
     json_option,
@@ -11,15 +12,15 @@ from mmsb_jax.cli._command import (
     salvage_option,
 )
 from mmsb_jax.cli._json import to_json
-from mmsb_jax.cli._reader import open_log, wanted_names
+from mmsb_jax.cli._reader import find_version, open_log, wanted_names
 from mmsb_jax.cli._table import print_table
 from mmsb_jax.store._diff import StateDiff, diff_versions
 
 
 @click.command(cls=LogCommand)
 @path_argument
-@click.argument("old", metavar="A", type=int)
-@click.argument("new", metavar="B", type=int)
+@click.argument("old", metavar="A", type=VERSION)
+@click.argument("new", metavar="B", type=VERSION)
 @arrays_option
 @click.option("--exit-code", is_flag=True, help="Exit with 1 when anything differs.")
 @salvage_option
@@ -28,8 +29,8 @@ from mmsb_jax.store._diff import StateDiff, diff_versions
 def diff(
     ctx: click.Context,
     path: str,
-    old: int,
-    new: int,
+    old: int | str,
+    new: int | str,
     patterns: tuple[str, ...],
     exit_code: bool,
     salvage: bool,
@@ -37,18 +38,19 @@ def diff(
 ) -> None:
     """Show by array what differs from version A to version B.
 
-    Version 0 is the empty state. "non-finite" counts infinities and NaNs in A and in B, for arrays
-    of floating-point numbers. Reads the arrays that were touched between the two, and checks their
-    digests.
+    Each is a number or a tag; version 0 is the empty state. "non-finite" counts infinities and NaNs
+    in A and in B, for arrays of floating-point numbers. Reads the arrays that were touched between
+    the two, and checks their digests.
     """
     with open_log(path, salvage, quiet=as_json) as opened:
+        before, after = (find_version(opened, version) for version in (old, new))
         names = (
             info.name
-            for version in ((old, new) if patterns else ())
+            for version in ((before, after) if patterns else ())
             for info in opened.table(version).arrays.values()
         )
-        wanted = wanted_names(patterns, names, f"at version {old} or {new}")
-        found = diff_versions(opened, old, new, wanted)
+        wanted = wanted_names(patterns, names, f"at version {before} or {after}")
+        found = diff_versions(opened, before, after, wanted)
     if as_json:
         click.echo(to_json(found.to_dict()))
     else:

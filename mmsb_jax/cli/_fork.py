@@ -1,12 +1,7 @@
 """``mmsb fork``: a log of its own that shares its history with another, up to a version."""
 
-import os
-import shutil
-from pathlib import Path
-
 import click
 
-from mmsb_jax._errors import LocationError
 from mmsb_jax.cli._command import (
     LogCommand,
     json_option,
@@ -15,13 +10,11 @@ from mmsb_jax.cli._command import (
     version_options,
 )
 from mmsb_jax.cli._json import to_json
+from mmsb_jax.cli._new_log import new_log
 from mmsb_jax.cli._reader import find_version, open_log
 from mmsb_jax.store._diff import printable
-from mmsb_jax.store._files import DiskFiles
 from mmsb_jax.store._fork import fork_log
-from mmsb_jax.store._log import Log
 from mmsb_jax.store._place import check_local
-from mmsb_jax.store._writer import disk_error
 
 
 @click.command(cls=LogCommand)
@@ -50,30 +43,9 @@ def fork(
         if found != 0:
             opened.part_of(found)
             opened.check_kept(found)
-        _fork(opened, found, target)
+        with new_log(target) as files:
+            fork_log(opened, found, files)
     if as_json:
         click.echo(to_json({"version": found, "path": str(target)}))
     else:
         click.echo(f"{printable(str(target))} goes on behind version {found}")
-
-
-def _fork(opened: Log, version: int, target: Path) -> None:
-    """Fork into ``target``; where that fails nothing is left there.
-
-    Raises:
-        LocationError: the place is taken, or the disk refuses.
-    """
-    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise LocationError(
-            f"{target} exists already. Expected a path where nothing is, or an empty directory."
-        )
-    # Made beside its place and then renamed: what is at NEW is a whole log, or nothing.
-    draft = target.with_name(f".{target.name}.{os.getpid()}.draft")
-    try:
-        draft.mkdir(parents=True)
-        fork_log(opened, version, DiskFiles(draft))
-        draft.rename(target)
-    except OSError as error:
-        raise disk_error(error, str(target)) from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)

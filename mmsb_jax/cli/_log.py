@@ -82,6 +82,9 @@ def _ids_matching(opened: Log, patterns: tuple[str, ...]) -> set[int]:
         for version in opened.versions_with_ops()
         for op in opened.record(version).ops
     }
+    if opened.kept_since > 1:  # what was made before is in the state that the log begins with
+        made = opened.table(opened.kept_since).arrays
+        names |= {array_id: info.name for array_id, info in made.items()}
     wanted = wanted_names(patterns, names.values(), "of this log")
     return {array_id for array_id, name in names.items() if wanted is None or wanted(name)}
 

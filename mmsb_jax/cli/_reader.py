@@ -36,7 +36,9 @@ def open_log(path: str, salvage: bool = False, quiet: bool = False) -> Iterator[
         files.close()
 
 
-def find_version(log: Log, version: int | str | None, step: int | None, time_ns: int | None) -> int:
+def find_version(
+    log: Log, version: int | str | None, step: int | None = None, time_ns: int | None = None
+) -> int:
     """The version that is named in one of three ways; the newest where none is.
 
     Raises:

@@ -1,5 +1,6 @@
 """``mmsb show``: one commit, and the arrays after it."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import click
@@ -18,11 +19,19 @@ from mmsb_jax.cli._reader import find_version, open_log
 from mmsb_jax.cli._table import local_time, print_facts, print_table
 from mmsb_jax.store._commit import Commit, read_commit
 from mmsb_jax.store._diff import read_tag, show_tag, show_type
-from mmsb_jax.store._digest import ZERO
+from mmsb_jax.store._digest import ZERO, Lanes
+from mmsb_jax.store._log import Log
 from mmsb_jax.store._record import EXTRA_ID, EXTRA_IS_JSON, CommitRecord
 from mmsb_jax.store._state import Table
 
-_COLUMNS = ("array", "type", "bytes", "changed", "kind", "digest")
+_COLUMNS = {
+    "name": "array",
+    "type": "type",
+    "bytes": "bytes",
+    "changed_bytes": "changed",
+    "kind": "kind",
+    "digest": "digest",
+}
 
 
 @click.command(cls=LogCommand)
@@ -43,37 +52,93 @@ def show(
     """Show the commit of VERSION, and the arrays after it.
 
     Without VERSION the newest. "changed" counts bytes. A digest is that of an array's bytes: equal
-    bytes have equal digests. Reads no array.
+    bytes have equal digests. Where a compaction dropped the data, the arrays are those that the
+    commit touched. Reads no array.
     """
     with open_log(path, salvage, quiet=as_json) as opened:
         found = find_version(opened, version, step, time_ns)
-        durable_version = opened.durable_version
-        commit = read_commit(opened, found, lambda: durable_version)
-        record, table = opened.record(found), opened.table(found)
+        shown = _Shown.of(opened, found)
     if as_json:
-        click.echo(to_json(_describe(commit, record, table)))
-        return
-    _print_commit(commit, record, table)
-    if table.arrays:
-        click.echo()
-        rows = _arrays(record, table)
-        print_table(_COLUMNS, [_row(array) for array in rows])
-    if table.values:
-        click.echo()
-        values = sorted(table.values.items())
-        print_table(("constant", "value"), [(name, show_tag(value)) for name, value in values])
+        click.echo(to_json(shown.to_dict()))
+    else:
+        shown.print()
 
 
-def _describe(commit: Commit, record: CommitRecord, table: Table) -> dict[str, Any]:
-    arrays = _arrays(record, table)
-    return describe_commit(commit) | {
-        "extra": _extra(record),
-        "log_id": table.log_id.hex(),
-        "chain": table.chain.hex(),
-        "state_digest": f"{table.state_digest:032x}",
-        "arrays": [{k: v for k, v in array.items() if k != "type"} for array in arrays],
-        "values": {name: read_tag(value) for name, value in sorted(table.values.items())},
-    }
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """What there is to show of a version.
+
+    Attributes:
+        commit: the commit.
+        record: the same, as the log has it.
+        chain: the chain after it.
+        arrays: the arrays after it, by name; those that it touched where its data were dropped.
+        values: the constants after it; None where its data were dropped.
+        dropped: what to say where its data were dropped; empty where they were not.
+    """
+
+    commit: Commit
+    record: CommitRecord
+    chain: bytes
+    arrays: list[dict[str, Any]]
+    values: dict[str, str] | None
+    dropped: str
+
+    @classmethod
+    def of(cls, opened: Log, version: int) -> "_Shown":
+        durable_version = opened.durable_version
+        commit = read_commit(opened, version, lambda: durable_version)
+        record, chain = opened.record(version), opened.chain_after(version)
+        if version >= opened.kept_since or version in opened.kept:
+            table = opened.table(version)
+            values = dict(sorted(table.values.items()))
+            return cls(commit, record, chain, _arrays(record, table), values, "")
+        touched = _touched(opened, record)
+        return cls(commit, record, chain, touched, None, str(opened.dropped(version)))
+
+    def to_dict(self) -> dict[str, Any]:
+        values = self.values
+        return describe_commit(self.commit) | {
+            "dropped": bool(self.dropped),
+            "extra": _extra(self.record),
+            "log_id": self.record.log_id.hex(),
+            "chain": self.chain.hex(),
+            "state_digest": f"{self.record.state_digest:032x}",
+            "arrays": [{k: v for k, v in array.items() if k != "type"} for array in self.arrays],
+            "values": values and {name: read_tag(value) for name, value in values.items()},
+        }
+
+    def print(self) -> None:
+        _print_commit(self.commit, self.record, self.chain)
+        if self.arrays:
+            click.echo()
+            keys = [key for key in _COLUMNS if key in self.arrays[0]]
+            rows = [[array[key] for key in keys] for array in self.arrays]
+            print_table([_COLUMNS[key] for key in keys], rows)
+        if self.values:
+            click.echo()
+            rows = [(name, show_tag(value)) for name, value in self.values.items()]
+            print_table(("constant", "value"), rows)
+        if self.dropped:
+            click.echo(f"\n{self.dropped}")
+
+
+def _touched(opened: Log, record: CommitRecord) -> list[dict[str, Any]]:
+    """The arrays that a commit has a record of, by name, with what the record says."""
+    arrays = [
+        {
+            "name": opened.name_of(int(row["id"])),
+            "changed_bytes": int(row["changed"]),
+            "digest": _show_lanes((int(row["lane0"]), int(row["lane1"]))),
+        }
+        for row in record.records
+        if row["id"] != EXTRA_ID
+    ]
+    return sorted(arrays, key=lambda array: array["name"])
+
+
+def _show_lanes(lanes: Lanes) -> str:
+    return "{:08x}{:08x}".format(*lanes)
 
 
 def _arrays(record: CommitRecord, table: Table) -> list[dict[str, Any]]:
@@ -88,15 +153,10 @@ def _arrays(record: CommitRecord, table: Table) -> list[dict[str, Any]]:
             "shape": list(info.shape),
             "bytes": info.nbytes,
             "changed_bytes": changed.get(info.id, 0),
-            "digest": "{:08x}{:08x}".format(*table.lanes.get(info.id, ZERO)),
+            "digest": _show_lanes(table.lanes.get(info.id, ZERO)),
         }
         for info in sorted(table.arrays.values(), key=lambda info: info.name)
     ]
-
-
-def _row(array: dict[str, Any]) -> tuple[object, ...]:
-    keys = ("name", "type", "bytes", "changed_bytes", "kind", "digest")
-    return tuple(array[key] for key in keys)
 
 
 def _extra(record: CommitRecord) -> dict[str, Any] | None:
@@ -110,7 +170,7 @@ def _extra(record: CommitRecord) -> dict[str, Any] | None:
     return None
 
 
-def _print_commit(commit: Commit, record: CommitRecord, table: Table) -> None:
+def _print_commit(commit: Commit, record: CommitRecord, chain: bytes) -> None:
     extra = _extra(record)
     changed = ", ".join(commit.changed) or "no array"
     print_facts(
@@ -124,7 +184,7 @@ def _print_commit(commit: Commit, record: CommitRecord, table: Table) -> None:
             "changed": f"{commit.changed_bytes:,} bytes of {changed}",
             "logged": f"{commit.logged_bytes:,} bytes",
             "durable": "yes" if commit.durable else "not known to be",
-            "digest": f"{table.state_digest:032x}",
-            "chain": table.chain.hex(),
+            "digest": f"{record.state_digest:032x}",
+            "chain": chain.hex(),
         }
     )

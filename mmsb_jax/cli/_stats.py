@@ -10,6 +10,7 @@ from mmsb_jax.cli._json import to_json
 from mmsb_jax.cli._reader import open_log
 from mmsb_jax.cli._table import local_time, print_facts
 from mmsb_jax.store._diff import printable
+from mmsb_jax.store._lineage import OPEN
 from mmsb_jax.store._log import Log
 from mmsb_jax.store._snapshot import snapshot_name
 
@@ -43,7 +44,8 @@ def _stats(opened: Log) -> dict[str, Any]:
         "log_id": manifest.ids.own.hex(),
         "created_ns": manifest.created_ns,
         "forked_from": [
-            {"log_id": log_id.hex(), "last_version": last} for log_id, last in manifest.ids.lineage
+            {"log_id": log_id.hex(), "last_version": None if last == OPEN else last}
+            for log_id, last in manifest.ids.lineage
         ],
         "page_bytes": manifest.page_bytes,
         "first_version": opened.first_version,
@@ -77,7 +79,7 @@ def _print(found: dict[str, Any]) -> None:
         "log": found["path"],
         "id": found["log_id"],
         "created": local_time(found["created_ns"]),
-        "forked": fork and f"behind version {fork['last_version']} of {fork['log_id']}",
+        "forked": fork and _show_origin(**fork),
         "versions": f"{found['first_version']:,} to {found['version']:,}" if versions else "none",
         "kept": f"in full from {found['kept_since']:,} on" if found["archive_bytes"] else None,
         "tags": ", ".join(f"{n} ({v:,})" for n, v in found["tags"].items()) or None,
@@ -94,6 +96,12 @@ def _print(found: dict[str, Any]) -> None:
     print_facts(facts)
     for note in found["recovered"]:
         click.echo(f"note: {printable(note)}")
+
+
+def _show_origin(log_id: str, last_version: int | None) -> str:
+    if last_version is None:
+        return f"from {log_id}, whose commits it takes in"
+    return f"behind version {last_version} of {log_id}"
 
 
 def _span(first: int | None, last: int | None, show: Callable[[int], str]) -> str | None:

@@ -135,6 +135,21 @@ class _Block(NamedTuple):
     offset: int
 
 
+class Unpacked:
+    """What the archives of a log hold decompressed: the indexes that were asked for, and a block.
+
+    Shared among them, so that there is room for what they claim together.
+
+    Attributes:
+        index_bytes: of all indexes.
+        block: the newest block that was read, whose it is, and its commits.
+    """
+
+    def __init__(self) -> None:
+        self.index_bytes = 0
+        self.block: tuple[Archive, _Block, list[tuple[bytes, int]]] | None = None
+
+
 class Archive:
     """An archive, read as it is asked.
 
@@ -142,15 +157,18 @@ class Archive:
         files: the log's directory.
         place: what to call it in messages.
         entry: what the manifest says of it.
+        unpacked: what the archives of its log hold; its own for None.
     """
 
-    def __init__(self, files: Files, place: str, entry: ArchiveEntry) -> None:
+    def __init__(
+        self, files: Files, place: str, entry: ArchiveEntry, unpacked: Unpacked | None = None
+    ) -> None:
         self.entry = entry
         self.first_version, self.last_version = entry.first_version, entry.last_version
         self._files = files
         self._place = place
         self._loaded: tuple[list[_Block], SegmentIndex] | None = None
-        self._newest: tuple[_Block, list[tuple[bytes, int]]] | None = None
+        self._unpacked = unpacked or Unpacked()
 
     @property
     def index(self) -> SegmentIndex:
@@ -173,7 +191,8 @@ class Archive:
         return CorruptionError(
             f"{self._place}/{self.entry.name} is damaged: {fault}. It says what versions "
             f"{self.first_version} to {self.last_version} were, whose data a compaction dropped; "
-            f"the states that the log still has do not need it. Restore it from a copy."
+            f"the states that the log still has do not need it. Restore it from a copy, or make a "
+            f"new log of what is whole with `mmsb repair`."
         )
 
     def _read(self) -> tuple[list[_Block], SegmentIndex]:
@@ -194,7 +213,8 @@ class Archive:
         if header.kind != Kind.ARCHIVE or offset + header.frame_bytes != size:
             raise BadFrameError("the file does not end with its index")
         entry, (raw_bytes,) = self.entry, _INDEX.unpack(meta)
-        raw = _decompress(read_data(read, offset, header), raw_bytes)
+        raw = _decompress(read_data(read, offset, header), raw_bytes, self._unpacked.index_bytes)
+        self._unpacked.index_bytes += raw_bytes
         index = SegmentIndex.decode(raw, entry.chain, entry.first_version, entry.end)
         if not index.last_version == following - 1 == entry.last_version:
             raise BadFrameError("it has other versions than the manifest says")
@@ -217,16 +237,16 @@ class Archive:
         return Archived(meta, data_hash, row.offset, row.logged_bytes)
 
     def _commits_in(self, block: _Block) -> list[tuple[bytes, int]]:
-        newest = self._newest
-        if newest is None or newest[0] is not block:
+        newest = self._unpacked.block
+        if newest is None or newest[0] is not self or newest[1] is not block:
             try:
                 commits = read_block(reader_of(self._files, self.entry.name), block.offset)
                 if len(commits) != block.commits:
                     raise BadFrameError("a block has other commits than its archive says")
-                newest = self._newest = (block, commits)
+                newest = self._unpacked.block = (self, block, commits)
             except (BadFrameError, OSError) as error:
                 raise self._damaged(f"byte {block.offset}: {error}") from error
-        return newest[1]
+        return newest[2]
 
     def record(self, version: int) -> tuple[CommitRecord, bytes, int]:
         """What the commit of ``version`` says, the chain after it, the position where it ended.
@@ -273,12 +293,13 @@ def _compress(raw: bytes) -> bytes:
     return zstandard.ZstdCompressor(level=_ZSTD_LEVEL).compress(raw)
 
 
-def _decompress(data: memoryview, raw_bytes: int) -> bytes:
+def _decompress(data: memoryview, raw_bytes: int, held_bytes: int = 0) -> bytes:
+    """What a part of an archive is, where there is room for it beside ``held_bytes``."""
     try:
         claimed = zstandard.frame_content_size(data)
         if claimed != raw_bytes or claimed > _MAX_BLOCK_BYTES:
             raise BadFrameError(f"compressed data claim {claimed} bytes; {raw_bytes} expected")
-        check_room(raw_bytes, "a part of an archive")
+        check_room(held_bytes + raw_bytes, "a part of an archive with those before it")
         return zstandard.ZstdDecompressor().decompress(data, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise BadFrameError(f"compressed data do not decompress: {error}") from error

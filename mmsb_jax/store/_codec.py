@@ -24,14 +24,12 @@ import zstandard
 
 from mmsb_jax._dtypes import parse_dtype
 from mmsb_jax.store._files import Buffer
-from mmsb_jax.store._format import BadFrameError
-from mmsb_jax.store._room import check_room
 
 CHUNK_BYTES = 1 << 20
 """Bytes of an array in one dense chunk."""
 SPARSE_ITEMS = 1 << 18
 """Changed elements in one sparse chunk."""
-_SPARSE_SPAN_BYTES = 1 << 30
+SPARSE_SPAN_BYTES = 1 << 30
 _COMPRESS_BELOW = 0.85
 """A dense record is compressed when a sample shrinks below this share of its size."""
 _SAMPLES, _SAMPLE_BYTES = 4, 1 << 12
@@ -49,7 +47,6 @@ class Coding(IntEnum):
 
 
 SPARSE_CODINGS = frozenset({Coding.SPARSE, Coding.SPARSE_ZSTD})
-_UNITS = frozenset({1, 2, 4, 8})
 
 
 @dataclass(slots=True)
@@ -65,11 +62,10 @@ class Chunk:
 
 
 class _Local(threading.local):
-    """zstd contexts: costly to make, and not to be shared between threads."""
+    """A zstd context: costly to make, and not to be shared between threads."""
 
     def __init__(self) -> None:
         self.compressor = zstandard.ZstdCompressor(level=_ZSTD_LEVEL, write_checksum=False)
-        self.decompressor = zstandard.ZstdDecompressor()
 
 
 _local = _Local()
@@ -98,9 +94,9 @@ def encode_sparse(index: np.ndarray, values: np.ndarray, unit: int) -> list[Chun
     while start < index.size:
         first = int(index[start])
         stop = min(start + SPARSE_ITEMS, index.size)
-        if int(index[stop - 1]) - first >= _SPARSE_SPAN_BYTES // unit:
+        if int(index[stop - 1]) - first >= SPARSE_SPAN_BYTES // unit:
             stop = start + int(
-                np.searchsorted(index[start:stop], first + _SPARSE_SPAN_BYTES // unit)
+                np.searchsorted(index[start:stop], first + SPARSE_SPAN_BYTES // unit)
             )
         sizes.append(stop - start)
         start = stop
@@ -268,238 +264,7 @@ def _to_planes(piece: np.ndarray, unit: int) -> Buffer:
     return planes.tobytes() + piece[whole:].tobytes()
 
 
-def _from_planes(raw: np.ndarray, unit: int) -> np.ndarray:
-    """The inverse of `_to_planes`; by shifts, which go ten times as fast as single bytes."""
-    if unit == 1:
-        return raw
-    whole = raw.size // unit * unit
-    piece = np.empty_like(raw)
-    planes = raw[:whole].reshape(unit, -1)
-    elements = planes[0].astype(f"<u{unit}")
-    for i in range(1, unit):
-        plane = planes[i].astype(f"<u{unit}")
-        plane <<= 8 * i
-        elements |= plane
-    piece[:whole] = elements.view(np.uint8)
-    piece[whole:] = raw[whole:]
-    return piece
-
-
-def read_sparse(chunk: np.void, data: memoryview) -> tuple[np.ndarray, np.ndarray]:
-    """(element index int64[n], values uint8[unit, n]) of a sparse chunk, in planes.
-
-    Raises:
-        BadFrameError: the payload does not hold what the chunk says.
-    """
-    items, unit, raw_bytes = int(chunk["items"]), int(chunk["unit"]), int(chunk["raw"])
-    raw = _sparse_payload(chunk, data)
-    coded = raw.size - items * unit
-    gaps = raw[:coded]
-    if coded == items:
-        index = np.cumsum(gaps, dtype=np.int64)
-        index += np.arange(items)
-    else:
-        ends = np.flatnonzero(gaps != 255)
-        if ends.size != items:
-            raise BadFrameError("a sparse chunk has another number of elements than it says")
-        # Element k has k others before it, and ends[k] - k escapes of 255 each.
-        index = np.cumsum(gaps[ends], dtype=np.int64)
-        index += 255 * ends
-        index -= 254 * np.arange(items)
-    if (int(index[-1]) + 1) * unit != raw_bytes:
-        raise BadFrameError("a sparse chunk covers other bytes than it says")
-    return index, raw[coded:].reshape(unit, items)
-
-
-def values_of(planes: np.ndarray) -> np.ndarray:
-    """The elements (unsigned[n]) whose bytes are ``planes`` (uint8[unit, n])."""
-    unit = planes.shape[0]
-    values = planes[0].astype(f"<u{unit}")
-    for i in range(1, unit):
-        plane = planes[i].astype(f"<u{unit}")
-        plane <<= 8 * i
-        values |= plane
-    return values
-
-
-def sets_elements(chunk: np.void, unit: int) -> bool:
-    """Whether a chunk is sparse and sets whole elements of ``unit`` bytes."""
-    return (
-        int(chunk["coding"]) in SPARSE_CODINGS
-        and int(chunk["unit"]) == unit
-        and int(chunk["offset"]) % unit == 0
-    )
-
-
-def sparse_elements(
-    chunks: Sequence[tuple[np.void, memoryview]], unit: int
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """The elements (int64[n]) that chunks of one array set, in order, and to what (unsigned[n]).
-
-    None where not all of them `sets_elements`.
-
-    Raises:
-        BadFrameError: a payload does not hold what its chunk says.
-    """
-    if not all(sets_elements(chunk, unit) for chunk, _ in chunks):
-        return None
-    places, values = [np.zeros(0, np.int64)], [np.zeros(0, f"<u{unit}")]
-    for chunk, part in chunks:
-        index, planes = read_sparse(chunk, part)
-        places.append(index + int(chunk["offset"]) // unit)
-        values.append(values_of(planes))
-    return np.concatenate(places), np.concatenate(values)
-
-
-def decode_all(target: np.ndarray, chunks: Sequence[tuple[np.void, memoryview]]) -> None:
-    """Put many chunks of one array back, in order, as `decode_into` does one by one.
-
-    Sparse chunks that follow each other are decoded together: a hundred small ones cost little
-    more than one large one.
-
-    Raises:
-        BadFrameError: as `decode_into`.
-    """
-    run: list[tuple[np.void, memoryview]] = []
-    for chunk, part in chunks:
-        if int(chunk["coding"]) in SPARSE_CODINGS:
-            run.append((chunk, part))
-            continue
-        _decode_run(target, run)
-        run = []
-        decode_into(target, chunk, part)
-    _decode_run(target, run)
-
-
-def _decode_run(target: np.ndarray, run: list[tuple[np.void, memoryview]]) -> None:
-    units = {int(chunk["unit"]) for chunk, _ in run}
-    if len(run) < 2 or len(units) != 1:
-        for chunk, part in run:
-            decode_into(target, chunk, part)
-        return
-    (unit,) = units
-    raws = [_sparse_payload(chunk, part) for chunk, part in run]
-    items = np.array([int(chunk["items"]) for chunk, _ in run])
-    coded = np.array([raw.size for raw in raws]) - items * unit
-    gaps = np.concatenate([raw[:size] for raw, size in zip(raws, coded, strict=True)])
-    start, first = np.cumsum(coded) - coded, np.cumsum(items) - items
-    ends = np.flatnonzero(gaps != 255)
-    if ends.size != items.sum() or (np.searchsorted(ends, start) != first).any():
-        raise BadFrameError("a sparse chunk has another number of elements than it says")
-    # As in `read_sparse`, with what stands before each chunk taken off again.
-    index = np.cumsum(gaps[ends], dtype=np.int64)
-    before = np.where(first > 0, index[first - 1], 0) + 255 * start - 254 * first
-    index += 255 * ends
-    index -= 254 * np.arange(ends.size)
-    index -= np.repeat(before, items)
-    stop = first + items
-    spans = [(int(chunk["offset"]), int(chunk["raw"])) for chunk, _ in run]
-    planes = (
-        np.concatenate(
-            [
-                raw[size + i * n : size + (i + 1) * n]
-                for raw, size, n in zip(raws, coded, items, strict=True)
-            ]
-        )
-        for i in range(unit)
-    )
-    values = next(planes).astype(f"<u{unit}")
-    for i, plane in enumerate(planes, 1):
-        values |= plane.astype(f"<u{unit}") << np.array(8 * i, f"<u{unit}")
-    for (offset, size), low, high in zip(spans, first.tolist(), stop.tolist(), strict=True):
-        if (int(index[high - 1]) + 1) * unit != size or offset + size > target.size:
-            raise BadFrameError("a sparse chunk covers other bytes than it says")
-        target[offset : offset + size].view(f"<u{unit}")[index[low:high]] = values[low:high]
-
-
-def _sparse_payload(chunk: np.void, data: memoryview) -> np.ndarray:
-    """The gaps and planes of a sparse chunk (uint8[n]), decompressed.
-
-    Raises:
-        BadFrameError: it claims more than a chunk can have, or is shorter than its elements.
-    """
-    items, unit, raw_bytes = int(chunk["items"]), int(chunk["unit"]), int(chunk["raw"])
-    if (
-        unit not in _UNITS
-        or raw_bytes % unit
-        or not 0 < items <= SPARSE_ITEMS
-        or raw_bytes > _SPARSE_SPAN_BYTES
-    ):
-        raise BadFrameError(f"a sparse chunk of {items} elements of {unit} bytes")
-    if chunk["coding"] == Coding.SPARSE_ZSTD:
-        # A gap takes a byte, and an escape one more for every 255 elements of the span.
-        limit = items * (unit + 1) + raw_bytes // unit // 255 + 1
-        data = _decompress(data, None, limit)
-    if len(data) < items * (unit + 1):
-        raise BadFrameError("a sparse chunk is shorter than its elements")
-    return np.frombuffer(data, np.uint8)
-
-
-def decode_into(target: np.ndarray, chunk: np.void, data: memoryview) -> None:
-    """Put one chunk back: ``target`` (uint8[n], the array before) becomes the array after.
-
-    Raises:
-        BadFrameError: the chunk reaches outside the array, or does not hold what it says.
-    """
-    offset, raw_bytes, unit = int(chunk["offset"]), int(chunk["raw"]), int(chunk["unit"])
-    if offset + raw_bytes > target.size:
-        raise BadFrameError(f"a chunk of {raw_bytes} bytes at {offset} of {target.size}")
-    span = target[offset : offset + raw_bytes]
-    coding = int(chunk["coding"])
-    if coding in SPARSE_CODINGS:
-        index, planes = read_sparse(chunk, data)
-        if unit == 1:
-            span[index] = planes[0]
-        else:
-            values = np.ascontiguousarray(planes.T).view(f"u{unit}")[:, 0]
-            span.view(f"u{unit}")[index] = values
-    elif raw_bytes > CHUNK_BYTES or unit not in _UNITS:
-        raise BadFrameError(f"a dense chunk of {raw_bytes} bytes, elements of {unit}")
-    elif coding == Coding.FULL:
-        if len(data) != raw_bytes:
-            raise BadFrameError(f"{len(data)} bytes where {raw_bytes} should be")
-        span[...] = np.frombuffer(data, np.uint8)
-    else:
-        raw = np.frombuffer(_decompress(data, raw_bytes, raw_bytes), np.uint8)
-        piece = _from_planes(raw, unit)
-        if coding == Coding.XOR_ZSTD:
-            np.bitwise_xor(span, piece, out=span)
-        else:
-            span[...] = piece
-
-
-def _decompress(data: memoryview, size: int | None, limit: int) -> memoryview:
-    """Decompressed bytes, never more than ``limit`` whatever the data claim."""
-    try:
-        claimed = zstandard.frame_content_size(data)
-        if claimed < 0 or claimed > limit or (size is not None and claimed != size):
-            raise BadFrameError(f"compressed data claim {claimed} bytes; at most {limit} expected")
-        raw = _local.decompressor.decompress(data, allow_extra_data=False)
-    except zstandard.ZstdError as error:
-        raise BadFrameError(f"compressed data do not decompress: {error}") from error
-    return memoryview(raw)
-
-
 def compress_blob(blob: bytes) -> list[Chunk]:
     """Chunks of the caller's ``extra``: full, compressed where that helps."""
     raw = np.frombuffer(blob, np.uint8)
     return encode_dense(raw, None, 1)[0] if raw.size else []
-
-
-def read_blob(chunks: np.ndarray, parts: Sequence[memoryview], size_limit: int) -> bytes:
-    """The blob that `compress_blob` encoded.
-
-    Raises:
-        BadFrameError: the chunks do not follow each other or do not hold what they say.
-        DeviceMemoryError: the machine has no room for what they claim.
-    """
-    total = int(chunks["raw"].sum(dtype=np.uint64))
-    if total > size_limit:
-        raise BadFrameError(f"extra of {total} bytes; at most {size_limit} expected")
-    check_room(total, "the extra of a commit")
-    if (np.cumsum(chunks["raw"], dtype=np.uint64) - chunks["raw"] != chunks["offset"]).any():
-        raise BadFrameError("the chunks of extra do not follow each other")
-    target = np.zeros(total, np.uint8)
-    for chunk, part in zip(chunks, parts, strict=True):
-        decode_into(target, chunk, part)
-    return target.tobytes()

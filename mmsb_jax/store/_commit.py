@@ -6,11 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mmsb_jax._errors import CorruptionError
+from mmsb_jax.store._json import MAX_JSON_DEPTH, parse_json, too_deep
 from mmsb_jax.store._log import Log
 from mmsb_jax.store._patches import Patch, patches_of
 from mmsb_jax.store._record import EXTRA_IS_JSON
-
-MAX_NOTE_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,6 +93,7 @@ def encode_json(value: Any, name: str) -> str:
 
     Raises:
         TypeError: it holds something that JSON has no word for; the message names it.
+        ValueError: it is nested too deep.
     """
     if value is None:
         return ""
@@ -103,12 +103,12 @@ def encode_json(value: Any, name: str) -> str:
             return item.item()
         raise _no_json(name, f"a {type(item).__name__}")
 
-    _check_keys(value, name)
+    _check_keys(value, name, MAX_JSON_DEPTH)
     return json.dumps(value, default=number, separators=(",", ":"))
 
 
-def _check_keys(value: Any, name: str) -> None:
-    """JSON would turn other keys into strings, in silence."""
+def _check_keys(value: Any, name: str, levels: int) -> None:
+    """JSON would turn other keys into strings, in silence; ``levels`` may lie within each other."""
     if isinstance(value, dict):
         for key in value:
             if not isinstance(key, str):
@@ -116,8 +116,10 @@ def _check_keys(value: Any, name: str) -> None:
         value = value.values()
     elif not isinstance(value, list | tuple):
         return
+    if not levels:
+        raise ValueError(f"{name}: {too_deep()}")
     for item in value:
-        _check_keys(item, name)
+        _check_keys(item, name, levels - 1)
 
 
 def _no_json(name: str, what: str) -> TypeError:
@@ -130,8 +132,8 @@ def _no_json(name: str, what: str) -> TypeError:
 def _decode_json(text: str | bytes, version: int, name: str) -> Any:
     """The value that `encode_json` wrote."""
     try:
-        return json.loads(text) if text else None
-    except (ValueError, RecursionError) as error:
+        return parse_json(text) if text else None
+    except ValueError as error:
         raise CorruptionError(f"the {name} of version {version} is not JSON: {error}") from error
 
 

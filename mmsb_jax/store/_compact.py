@@ -107,6 +107,8 @@ def compact(
     with writer.still():
         bytes_before = sum(_sizes(log.files).values())
     keep_since = max(keep_since, log.kept_since)
+    if keep_since > log.version:  # a fork behind a state that was kept, without a commit since
+        return CompactReport(keep_since, log.kept, 0, bytes_before, bytes_before, dry_run)
     piece = log.piece_of(keep_since)
     is_cut = keep_since > piece.segment.first_version
     if is_cut and piece is log.pieces[-1] and not dry_run:

@@ -279,7 +279,7 @@ def _touched_names(log: Log, low: int, high: int) -> set[str]:
     """Names of the arrays that may differ between two versions; reads no payload."""
     before, after = log.table(low), log.table(high)
     touched: set[int] = set()
-    for version in range(low + 1, high + 1):
+    for version in range(max(low + 1, log.first_version), high + 1):
         touched.update(log.row(version).touched)
     return {
         info.name

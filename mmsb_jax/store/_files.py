@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from mmsb_jax._errors import LocationError
+
 Buffer = bytes | bytearray | memoryview
 """What is written: anything with a contiguous buffer of bytes."""
 
@@ -147,7 +149,9 @@ class _Descriptor:
     def __init__(self, system: Any, path: Path) -> None:
         self._os = system
         self.number = -1
-        self.number = system.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        # O_NONBLOCK: a pipe in the place of a file would let its reader wait for ever.
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        self.number = system.open(path, flags)
 
     def __del__(self) -> None:
         if self.number >= 0:
@@ -155,7 +159,7 @@ class _Descriptor:
 
 
 class DiskFiles:
-    """A directory of a local file system; files in it that are symbolic links are not followed.
+    """A directory of a local file system; symbolic links in it are not followed.
 
     Args:
         root: the directory.
@@ -239,12 +243,26 @@ class DiskFiles:
         return self._os.fstat(reader.number).st_size
 
     def names(self, folder: str) -> list[str]:
+        path = self.root / folder
         try:
-            with self._os.scandir(self.root / folder) as entries:
+            self._refuse_link(path)
+            with self._os.scandir(path) as entries:
                 files = [entry.name for entry in entries if entry.is_file(follow_symlinks=False)]
         except FileNotFoundError:
             return []
         return sorted(f"{folder}/{name}" for name in files)
+
+    def _refuse_link(self, folder: Path) -> None:
+        """Refuse a folder that is elsewhere: every log is listed before a file in it is opened."""
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            self._os.close(self._os.open(folder, flags))
+        except NotADirectoryError as error:
+            raise LocationError(
+                error.errno,
+                f"{folder} is a link, or no folder. Links in a log are not followed; move the "
+                f"folder itself to its place, or make the whole log a link.",
+            ) from error
 
     def publish(self, name: str, buffers: Sequence[Buffer]) -> None:
         path = self.root / name

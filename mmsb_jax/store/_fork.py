@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Iterable
 
-from mmsb_jax._errors import LocationError
+from mmsb_jax._errors import CorruptionError, LocationError
 from mmsb_jax.store._archive import Archive, archive_frames
 from mmsb_jax.store._files import Buffer, Files
 from mmsb_jax.store._format import Kind, build_frame
@@ -66,6 +66,7 @@ def fork_log(source: Log, version: int, target: Files) -> None:
 
     Raises:
         VersionError: the source has no such version (0 is the empty log), or has dropped its data.
+        CorruptionError: a file of the source is missing or too short, or does not read back.
     """
     if version == 0:
         make_empty(target, source.manifest.page_bytes)
@@ -103,15 +104,28 @@ def _fork(source: Log, version: int, target: Files) -> None:
     for piece in copied:
         size = end - piece.segment.base if piece is copied[-1] else piece.end_offset
         assert size is not None
-        target.copy(source.files, piece.segment.name, size)
+        _copy(source, piece.segment.name, target, size)
     for snapshot in source.snapshots():
         if snapshot <= version:
-            name = snapshot_name(snapshot)
-            target.copy(source.files, name, source.files.size(name))
+            _copy(source, snapshot_name(snapshot), target)
     oldest = copied[0].segment if copied else segment
     compaction = _compaction(source, version, target, oldest, tags)
     target.publish(segment.name, [*segment.frame(), *_tag_frame(source, copied, segment, tags)])
     Manifest(ids, source.manifest.page_bytes, time.time_ns(), compaction).publish(target)
+
+
+def _copy(source: Log, name: str, target: Files, size: int | None = None) -> None:
+    """Copy a file of the source; all of it without ``size``."""
+    try:
+        there = source.files.size(name)
+    except FileNotFoundError:
+        there = -1
+    if there < (size or 0):
+        raise CorruptionError(
+            f"{source.place}/{name} is {'missing' if there < 0 else 'cut short'}. Restore it from "
+            f"a copy, or fork behind a version that does not need it."
+        )
+    target.copy(source.files, name, there if size is None else size)
 
 
 def _compaction(
@@ -141,7 +155,7 @@ def _compaction(
 def _copy_archive(source: Log, archive: Archive, last: int, target: Files) -> ArchiveEntry:
     """Copy an archive up to the commit of ``last``."""
     if last == archive.last_version:
-        target.copy(source.files, archive.entry.name, source.files.size(archive.entry.name))
+        _copy(source, archive.entry.name, target)
         return archive.entry
     first = archive.first_version
     entry = ArchiveEntry(first, last, source.end_of(last), source.chain_after(last))

@@ -18,7 +18,7 @@ from mmsb_jax._errors import (
     VersionError,
 )
 from mmsb_jax.store._change import Change, compare, patch
-from mmsb_jax.store._codec import decode_all, sparse_elements
+from mmsb_jax.store._decode import check_extent, decode_all, sparse_elements
 from mmsb_jax.store._files import Buffer
 from mmsb_jax.store._format import HEADER_BYTES, BadFrameError, Header
 from mmsb_jax.store._head import Draft, Head, Landed, Plan, stored_in
@@ -197,6 +197,7 @@ def _changes(head: Head, plan: Plan, commit: Shipped) -> list[Change]:
             raise BadFrameError(f"a record builds on version {int(row['base'])}, not {base}")
         change.lanes = plan.lanes_before(array_id)
         rows = record.chunks[start:stop]
+        check_extent(rows, change.nbytes)
         if row["flags"] & FULL and int(rows["raw"].sum(dtype=np.uint64)) != change.nbytes:
             raise BadFrameError(f"a full record of {change.info.name!r} does not give all of it")
         if rows.size and _decode(head, change, list(zip(rows, parts[start:stop], strict=True))):
@@ -220,11 +221,11 @@ def _words_of(
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """The words (ascending) that chunks touch, and what they become; None for a dense change."""
     unit = change.unit
-    found = sparse_elements(chunks, unit)
+    found = sparse_elements(chunks, unit, change.nbytes)
     if found is None:
         return None
     elements, after = found
-    if int(elements[-1] + 1) * unit > change.nbytes or not (elements[1:] > elements[:-1]).all():
+    if not (elements[1:] > elements[:-1]).all():
         return None
     each = 4 // unit
     words = elements // each
@@ -238,7 +239,7 @@ def _words_of(
 
 def _check(head: Head, plan: Plan, record: CommitRecord, changes: Sequence[Change]) -> None:
     """Compare the digests that a commit names with those of what it leads to."""
-    if record.flags & VALUES_REPLACE or record.next_id < plan.next_id:
+    if record.flags & VALUES_REPLACE or record.next_id != plan.next_id:
         raise BadFrameError("it is not the commit of a log")
     after = CommitRecord(b"", b"", 0, 0, 0, values=record.values, ops=record.ops)
     head.describe(after, plan, changes)

@@ -1,4 +1,4 @@
-"""JSON that stands in a log: UTF-8, and no deeper than what a program can go through."""
+"""JSON that stands in a log: UTF-8, and not nested deeper than a program can go."""
 
 import json
 from typing import Any
@@ -11,49 +11,43 @@ def parse_json(raw: bytes | str) -> Any:
     """The value that ``raw`` is.
 
     Raises:
-        ValueError: not JSON, not UTF-8, or too deep.
+        ValueError: not JSON, not UTF-8, or nested too deep.
+
+    Cost: where it has more lists and objects than may be nested, a walk through the value.
     """
     text = raw if isinstance(raw, str) else raw.decode()
     try:
         value = json.loads(text)
     except RecursionError:
-        raise _too_deep() from None
-    check_depth(value, text)
+        raise too_deep() from None
+    if text.count("[") + text.count("{") > MAX_JSON_DEPTH:
+        _check_depth(value)
     return value
 
 
-def check_depth(value: Any, text: str) -> None:
-    """Refuse ``value``, whose JSON is ``text``, where it is deeper than `MAX_JSON_DEPTH`.
-
-    Raises:
-        ValueError: it is.
-
-    Cost: a search in the text; a walk where it opens more lists and objects than may be nested.
-    """
-    if text.count("[") + text.count("{") <= MAX_JSON_DEPTH:
-        return
+def _check_depth(value: Any) -> None:
     level, depth = [value], 0
-    while level := [item for container in level for item in _items(container)]:
+    while level := [item for item in level if isinstance(item, dict | list)]:
         depth += 1
         if depth > MAX_JSON_DEPTH:
-            raise _too_deep()
+            raise too_deep()
+        level = [inner for item in level for inner in _inside(item)]
 
 
-def _items(value: Any) -> Any:
-    if isinstance(value, dict):
-        return value.values()
-    return value if isinstance(value, list | tuple) else ()
+def _inside(value: dict[str, Any] | list[Any]) -> Any:
+    return value.values() if isinstance(value, dict) else value
 
 
-def _too_deep() -> ValueError:
+def too_deep() -> ValueError:
+    """The error for lists and objects that are nested too deep."""
     return ValueError(f"lists and objects are nested deeper than {MAX_JSON_DEPTH}")
 
 
 def check_texts(table: dict[str, Any]) -> None:
-    """Refuse names and texts that cannot be written as UTF-8: halves of characters.
+    """Refuse what JSON can spell and UTF-8 cannot, among the names and texts of ``table``.
 
     Raises:
-        ValueError: one of them.
+        ValueError: one of them has half of a character.
     """
     for name, value in table.items():
         name.encode()

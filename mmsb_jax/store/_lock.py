@@ -14,6 +14,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from mmsb_jax._errors import LockedError
+from mmsb_jax.store._json import parse_json
 
 LOCK_NAME = "lock"
 HOLDER_NAME = "lock.holder"
@@ -61,9 +62,9 @@ class WriterLock:
     def _holder(self) -> str:
         try:
             with _open_no_link(self._root / HOLDER_NAME, write=False) as file:
-                holder = json.loads(file.read(4096))
+                holder = parse_json(file.read(4096))
             return f"process {int(holder['pid'])} on {holder['host']!s}"
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, LookupError, TypeError, OverflowError):
             return "another process"
 
     def release(self) -> None:

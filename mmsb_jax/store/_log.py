@@ -10,7 +10,7 @@ import numpy as np
 
 from mmsb_jax._errors import CorruptionError, VersionError
 from mmsb_jax.store._archive import Archive
-from mmsb_jax.store._codec import read_blob
+from mmsb_jax.store._decode import read_blob
 from mmsb_jax.store._files import Files
 from mmsb_jax.store._format import BadFrameError
 from mmsb_jax.store._frames import chunk_views, read_parts
@@ -132,10 +132,10 @@ class Log(OpenedLog):
         starts = [piece.segment.first_version for piece in view.pieces]
         if version >= starts[0]:
             return view.pieces[bisect.bisect_right(starts, version) - 1]
-        for archive in view.archives:
-            if archive.first_version <= version <= archive.last_version:
-                return archive
-        raise self.no_version(version)
+        place = bisect.bisect_left(view.archives, version, key=lambda archive: archive.last_version)
+        if place == len(view.archives) or version < view.archives[place].first_version:
+            raise self.no_version(version)
+        return view.archives[place]
 
     def piece_of(self, version: int) -> Piece:
         """The segment that holds ``version``.
@@ -355,7 +355,7 @@ class Log(OpenedLog):
                 self._learn(self._find(version).record)
         if not self._named_through and self.kept_since > 1:
             # What was made before is in the snapshot that the rest builds on.
-            with contextlib.suppress(BadFrameError, OSError):
+            with contextlib.suppress(BadFrameError, OSError, StopIteration):
                 oldest = next(v for v in self.snapshots() if v >= self.kept_since - 1)
                 ids = self.manifest.ids
                 state, _ = read_snapshot(self.files, oldest, ids, with_data=False)
@@ -383,7 +383,7 @@ class Log(OpenedLog):
             found = self.index_of(part).last_with(step, time_ns)
             if found is not None:
                 return found
-        if not self.version:
+        if not any(len(self.index_of(part)) for part in self.parts):
             raise VersionError("the log is empty: there is no version to find")
         if step is not None:
             steps = np.concatenate([self.index_of(part).steps() for part in self.parts])

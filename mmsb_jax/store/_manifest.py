@@ -9,6 +9,7 @@ from mmsb_jax.store._files import Buffer, Files
 from mmsb_jax.store._format import (
     HEADER_BYTES,
     MAX_META_BYTES,
+    MAX_NUMBER,
     BadFrameError,
     Kind,
     build_frame,
@@ -19,11 +20,22 @@ from mmsb_jax.store._segment import ANCESTOR_BYTES, FOLDER, LogIds, segment_name
 from mmsb_jax.store._tags import decode_tags, encode_tags
 
 NAME = "manifest"
+MAX_PAGE_BYTES = 1 << 30
 _FIXED = struct.Struct("<16sQQI")
 _COMPACTION = struct.Struct("<QQIIII")
 _ARCHIVE = struct.Struct("<QQQ16s")
 _KEPT = struct.Struct("<Q")
 _CUT = 1
+
+
+def check_page_bytes(page_bytes: int) -> None:
+    """Refuse pages of a size that none can have.
+
+    Raises:
+        BadFrameError: not a positive multiple of 4, or too large.
+    """
+    if not 0 < page_bytes <= MAX_PAGE_BYTES or page_bytes % 4:
+        raise BadFrameError(f"it claims pages of {page_bytes} bytes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +136,8 @@ class Compaction:
         kept = list(self.kept)
         if following != self.first_version or kept != sorted(set(kept)) or self.number == 0:
             raise BadFrameError("its compaction contradicts itself")
+        if not 0 < self.first_version <= MAX_NUMBER:
+            raise BadFrameError("its compaction contradicts itself")
         if kept and kept[-1] >= self.first_version:
             raise BadFrameError("its compaction contradicts itself")
 
@@ -174,10 +188,18 @@ class Manifest:
                 f"{place} is not a log: it has no manifest. Expected a directory that "
                 f"mmsb.open made, or a path where nothing is yet."
             ) from None
+        except PermissionError:
+            raise
+        except OSError as error:
+            raise LocationError(
+                error.errno,
+                f"{place}/{NAME} cannot be read: {error.strerror}. Expected a file; links in a log "
+                f"are not followed.",
+            ) from error
         except (BadFrameError, struct.error) as error:
             raise CorruptionError(
                 f"{place}/{NAME} is damaged at byte 0: {error}. The log itself may be whole: "
-                f"restore the manifest from a copy."
+                f"restore the manifest from a copy, or make a new log with `mmsb repair`."
             ) from error
 
     @classmethod
@@ -191,12 +213,12 @@ class Manifest:
         own, page_bytes, created_ns, ancestors = _FIXED.unpack_from(meta)
         end = _FIXED.size + ancestors * ANCESTOR_BYTES
         is_compacted = header.kind == Kind.COMPACTED
-        if len(meta) < end or not (is_compacted or header.kind == Kind.MANIFEST):
+        is_manifest = is_compacted or header.kind == Kind.MANIFEST
+        if len(meta) < end or header.data_bytes or not is_manifest:
             raise BadFrameError("its parts do not fill it")
         if not is_compacted and len(meta) != end:
             raise BadFrameError("its parts do not fill it")
-        if not page_bytes or page_bytes % 4:
-            raise BadFrameError(f"it claims pages of {page_bytes} bytes")
+        check_page_bytes(page_bytes)
         lineage = LogIds.decode_lineage(meta[_FIXED.size : end])
         compaction = Compaction.decode(meta[end:]) if is_compacted else None
         return cls(LogIds(lineage, own), page_bytes, created_ns, compaction)

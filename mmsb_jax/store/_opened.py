@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from mmsb_jax._errors import ClosedError, CorruptionError, FormatError, VersionError
-from mmsb_jax.store._archive import Archive
+from mmsb_jax.store._archive import Archive, Unpacked
 from mmsb_jax.store._files import Files
 from mmsb_jax.store._format import BadFrameError, Kind, read_header, read_meta
 from mmsb_jax.store._index import SegmentIndex
@@ -105,7 +105,8 @@ class OpenedLog:
         segments, self.recovered = find_segments(self.files, self.place, manifest)
         compaction = manifest.compaction
         entries = () if compaction is None else compaction.archives
-        archives = (Archive(self.files, self.place, entry) for entry in entries)
+        unpacked = Unpacked()
+        archives = (Archive(self.files, self.place, entry, unpacked) for entry in entries)
         pieces = [
             Piece(segment, following.base - segment.base, None)
             for segment, following in itertools.pairwise(segments)
@@ -188,6 +189,10 @@ class OpenedLog:
                     if isinstance(error, VersionError) or not self.reload():
                         raise
 
+    def newest_number(self) -> int:
+        """The highest number that a segment's file has, whether the log has it or not."""
+        return max(newest_number(self.files.names(FOLDER)), self.pieces[-1].segment.number)
+
     def enter_segment(self, segment: Segment) -> None:
         """Go on in ``segment``, which is the last from now on."""
         if self.pieces:
@@ -247,8 +252,13 @@ class OpenedLog:
             self.enter_segment(following[0])
 
     def _continues(self, segment: Segment) -> bool:
-        last = self.pieces[-1].segment
-        return segment.previous == last.number and segment.base == last.base + self.scan.offset
+        last, scan = self.pieces[-1].segment, self.scan
+        return (segment.previous, segment.base, segment.first_version, segment.chain) == (
+            last.number,
+            last.base + scan.offset,
+            scan.version + 1,
+            scan.chain,
+        )
 
     def index_of(self, part: Archive | Piece) -> SegmentIndex:
         """The index of a part: of a segment from its sidecar, or from a scan where none fits.
@@ -334,8 +344,9 @@ class OpenedLog:
         """The error for bytes at ``offset`` of a segment that are not what was written."""
         return CorruptionError(
             f"{self.place}/{segment.name} is damaged at byte {offset}: {fault}. What was written "
-            f"there durably does not read back. Restore the file from a copy, or open the log "
-            f"with mode='r', salvage=True to read the versions before the damage."
+            f"there durably does not read back. Restore the file from a copy; or open the log "
+            f"with mode='r', salvage=True to read the versions before the damage; or make a new "
+            f"log of all that is whole with `mmsb repair`."
         )
 
     def _read_commit(self, piece: Piece, offset: int) -> Found:

@@ -7,7 +7,8 @@ import numpy as np
 
 from mmsb_jax._dtypes import parse_dtype
 from mmsb_jax._errors import VersionError
-from mmsb_jax.store._codec import sparse_elements, unit_of_dtype
+from mmsb_jax.store._codec import unit_of_dtype
+from mmsb_jax.store._decode import check_extent, sparse_elements
 from mmsb_jax.store._format import BadFrameError
 from mmsb_jax.store._record import EXTRA_ID, ArrayInfo, OpCode
 from mmsb_jax.store._state import StoredState
@@ -45,8 +46,12 @@ def patches_of(log: "Log", version: int) -> Iterator[Patch]:
         array_id = int(row["id"])
         if array_id == EXTRA_ID:
             continue
-        chunks = list(zip(found.record.chunks[start:stop], parts[start:stop], strict=True))
+        rows = found.record.chunks[start:stop]
+        chunks = list(zip(rows, parts[start:stop], strict=True))
         try:
+            if array_id not in table.arrays:
+                raise BadFrameError(f"a record of array {array_id}, which is not there")
+            check_extent(rows, table.arrays[array_id].nbytes)
             patch = None if array_id in made else _direct(table.arrays[array_id], chunks)
         except BadFrameError as error:
             raise log.damaged(found.piece.segment, found.offset, str(error)) from error
@@ -70,12 +75,10 @@ def _direct(info: ArrayInfo, chunks: _Chunks) -> Patch | None:
     unit = unit_of_dtype(info.dtype)
     if dtype.itemsize != unit or not chunks:
         return None
-    found = sparse_elements(chunks, unit)
+    found = sparse_elements(chunks, unit, info.nbytes)
     if found is None:
         return None
     indices, values = found
-    if (int(indices.max()) + 1) * unit > info.nbytes:
-        raise BadFrameError(f"a chunk reaches beyond {info.name!r}")
     return Patch(info.name, indices, values.view(dtype))
 
 
@@ -92,6 +95,8 @@ def _compared(info: ArrayInfo, before: StoredState | None, after: StoredState) -
     """The elements that differ; all of them where the array was not there, or another."""
     dtype = parse_dtype(info.dtype)
     new = after.bytes_of(info.id)
+    if not dtype.itemsize:  # nothing of it can change
+        return Patch(info.name, np.zeros(0, np.int64), np.zeros(0, dtype))
     values = new.view(dtype)
     known = None if before is None else before.table.arrays.get(info.id)
     if before is None or known is None or (known.dtype, known.shape) != (info.dtype, info.shape):

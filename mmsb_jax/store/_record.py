@@ -15,7 +15,9 @@ import numpy as np
 from mmsb_jax._dtypes import dtype_name, parse_dtype
 from mmsb_jax._errors import FormatError
 from mmsb_jax.store._codec import Coding
-from mmsb_jax.store._format import BadFrameError
+from mmsb_jax.store._format import MAX_NUMBER, BadFrameError
+from mmsb_jax.store._json import check_texts, parse_json
+from mmsb_jax.store._room import check_room
 
 RECORD = np.dtype(
     [
@@ -70,6 +72,9 @@ _FIXED = struct.Struct("<16s16s16s16sQqqQQIIIIIIIHH")
 _RECORD = struct.Struct("<QQIIQII")
 _OP = struct.Struct("<BBHHHQ")
 MAX_DIMENSIONS = 64
+MAX_NOTE_BYTES = 1 << 16
+_PARSED = 32
+"""So many times its own size an operation or a constant may take in memory."""
 
 
 class OpCode(IntEnum):
@@ -188,6 +193,7 @@ class CommitRecord:
         Raises:
             BadFrameError: the parts do not fill the meta exactly, or contradict each other.
             FormatError: a flag, coding or operation that this version does not know.
+            DeviceMemoryError: more arrays or constants than the machine has room for.
         """
         if len(meta) < _FIXED.size:
             raise BadFrameError("the commit is shorter than its fixed part")
@@ -219,6 +225,9 @@ class CommitRecord:
         )
         if _FIXED.size + sum(sizes) != len(meta):
             raise BadFrameError("the parts of the commit do not fill its meta")
+        if note_bytes > MAX_NOTE_BYTES or version > MAX_NUMBER:
+            raise BadFrameError(f"version {version} with a note of {note_bytes} bytes")
+        check_room(_PARSED * (ops_bytes + values_bytes), "the arrays and constants of a commit")
         parts, start = [], _FIXED.size
         for size in sizes:
             parts.append(meta[start : start + size])
@@ -251,7 +260,7 @@ class CommitRecord:
             )
         except FormatError:
             raise
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise BadFrameError(f"the commit does not parse: {error}") from error
 
     def extra_span(self) -> slice | None:
@@ -334,11 +343,12 @@ def _check_dtype(name: str) -> None:
 
 
 def _decode_values(raw: bytes) -> dict[str, str | None]:
-    values = json.loads(raw) if raw else {}
+    values = parse_json(raw) if raw else {}
     if not isinstance(values, dict) or not all(
         value is None or isinstance(value, str) for value in values.values()
     ):
         raise ValueError("the constants are not a table of strings")
+    check_texts(values)
     return values
 
 

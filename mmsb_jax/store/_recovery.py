@@ -61,7 +61,8 @@ def find_segments(
             was_whole = segments or earlier == NO_SEGMENT or earlier in continued
             if was_whole or files.size(name) > SEGMENT_FRAME_BYTES:
                 raise CorruptionError(
-                    f"{place}/{name} is damaged at byte 0: {error}. Restore it from a copy."
+                    f"{place}/{name} is damaged at byte 0: {error}. Restore it from a copy, or "
+                    f"make a new log of what is whole with `mmsb repair`."
                 ) from error
             ignored.append(f"{name}: its making was cut short; nothing was in it")
             wanted = earlier
@@ -129,7 +130,7 @@ def newest_number(names: Iterable[str]) -> int:
 def _missing(place: str, number: int) -> CorruptionError:
     return CorruptionError(
         f"{place}: segment {number} of the log is missing from the folder log. Restore it from a "
-        f"copy."
+        f"copy, or make a new log of what is whole with `mmsb repair`."
     )
 
 

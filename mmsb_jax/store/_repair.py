@@ -98,7 +98,7 @@ def _span(first: int, last: int) -> str:
 def repair(
     source: Files,
     place: str,
-    make: Callable[[Part], tuple[Files, str]],
+    make: Callable[[Part, bool], tuple[Files, str]],
     *,
     page_bytes: int,
     progress: Progress | None = None,
@@ -111,10 +111,10 @@ def repair(
     Args:
         source: the damaged log; only read.
         place: what to call it in messages.
-        make: gives, for each part that becomes a log, an empty directory and its name; the newest
-            part comes first.
+        make: called with each part that becomes a log, and whether it is the newest; gives an empty
+            directory and its name.
         page_bytes: bytes of a page, for a log whose manifest, which says it, is damaged.
-        progress: called with (commits done, commits in all).
+        progress: called with (done, in all): a commit counts when written, and when verified.
         executor: where to digest side by side.
 
     Raises:
@@ -136,8 +136,8 @@ def repair(
     chosen = [part for part in parts if part is newest or not _is_kept_by(part, newest)]
     work = _Work(found, page_bytes, executor, progress)
     work.notes += notes
-    work.total = sum(part.last - part.base for part in chosen)
-    return _report(work, [work.log_of(part, *make(part)) for part in chosen])
+    work.total = 2 * sum(part.last - part.base for part in chosen)  # written, then verified
+    return _report(work, [work.log_of(part, *make(part, part is newest)) for part in chosen])
 
 
 def _manifest_of(source: Files, place: str, page_bytes: int) -> tuple[Manifest | None, list[str]]:
@@ -235,12 +235,17 @@ class _Work:
         finally:
             writer.close()
         log = Log(target, place)
-        report = verify(log, None, self._executor)
+        report = verify(log, lambda *_: self._step(), self._executor)
         if not report:
             raise CorruptionError(
                 f"{place}, made of what is whole, does not verify: {report.faults[0]}"
             )
         return MadeLog(place, log.kept_since, last, log.kept, log.first_version)
+
+    def _step(self) -> None:
+        self._done += 1
+        if self._progress is not None:
+            self._progress(self._done, self.total)
 
     def _begin_behind(self, part: Part, ids: LogIds, target: Files) -> None:
         """Make a log without a commit that goes on behind ``part.base``, whose state it has.
@@ -329,9 +334,7 @@ class _Work:
             else:
                 writer.append_shipped(commit)
             newest = met.version
-            self._done += 1
-            if self._progress is not None:
-                self._progress(self._done, self.total)
+            self._step()
             if writer.log.scan.offset > _SEGMENT_BYTES:
                 sealed = writer.rotate()
                 writer.schedule_snapshot(self._page_bytes, sealed).result()

@@ -46,17 +46,27 @@ def replay(
                 log.files, candidate, log.manifest.ids, wanted, page_bytes, with_data
             )
             commits = _commits(log, candidate, newest)
-            if state.table.chain == _chain_at(log, candidate, commits, newest):
+            if state.table.chain == _chain_at(log, candidate, commits, newest) and (
+                _leads_to(state, newest)
+            ):
                 _apply(log, state, commits, executor)
                 return state, newest
     if newest is None or log.kept_since != 1:
         raise CorruptionError(
             f"{log.place}: version {version} needs a snapshot, and none at or before it is whole. "
-            f"Restore the folder snapshots from a copy."
+            f"Restore the folder snapshots from a copy, or make a new log of what is whole with "
+            f"`mmsb repair`."
         )
     state = StoredState(log.manifest.ids.of(1), wanted, page_bytes)
     _apply(log, state, _commits(log, 0, newest), executor)
     return state, newest
+
+
+def _leads_to(state: StoredState, newest: Found | None) -> bool:
+    """Whether a snapshot of the very version that is wanted says what its commit does."""
+    if newest is None or newest.record.version != state.table.version:
+        return True
+    return newest.record.state_digest == state.table.state_digest
 
 
 def _chain_at(log: "Log", version: int, commits: list[Found], newest: Found | None) -> bytes:

@@ -5,7 +5,10 @@ and chain on. What stands in the old one behind that position is not part of the
 never truncates, it continues elsewhere.
 """
 
+import bisect
 import contextlib
+import itertools
+import operator
 import re
 import struct
 from collections.abc import Iterable, Iterator
@@ -20,6 +23,7 @@ from mmsb_jax.store._format import (
     ALIGNMENT_BYTES,
     HEADER_BYTES,
     MAGIC,
+    MAX_NUMBER,
     BadFrameError,
     Buffer,
     Header,
@@ -102,7 +106,8 @@ def segment_name(number: int, first_version: int, is_cut: bool = False) -> str:
 def list_segments(names: Iterable[str]) -> list[tuple[int, int, str]]:
     """(number, first version, name) of the segment files among ``names``, ascending."""
     found = ((_NAME.fullmatch(name), name) for name in names)
-    return sorted((int(m[1]), int(m[2]), name) for m, name in found if m)
+    segments = ((int(m[1]), int(m[2]), name) for m, name in found if m)
+    return sorted(segment for segment in segments if segment[0] != NO_SEGMENT)
 
 
 def index_name(segment_name: str) -> str:
@@ -118,7 +123,7 @@ def read_segment(files: Files, name: str) -> Segment:
     """
     read = reader_of(files, name)
     header = read_header(read, 0, None)
-    if header.kind != Kind.SEGMENT or header.meta_bytes != _META.size:
+    if header.kind != Kind.SEGMENT or header.meta_bytes != _META.size or header.data_bytes:
         raise BadFrameError("the file does not begin with the frame of a segment")
     log_id, number, previous, first_version, chain = _META.unpack(read_meta(read, 0, header))
     segment = Segment(
@@ -133,6 +138,8 @@ def read_segment(files: Files, name: str) -> Segment:
     )
     if segment.name != name:
         raise BadFrameError(f"the file declares itself to be {segment.name}")
+    if first_version == 0 or max(number, first_version, segment.base) > MAX_NUMBER:
+        raise BadFrameError("the segment begins where none can")
     return segment
 
 
@@ -379,7 +386,8 @@ class LogIds:
 
     def of(self, version: int) -> bytes:
         """The id that the frame of ``version`` carries."""
-        return next((log_id for log_id, last in self.lineage if version <= last), self.own)
+        place = bisect.bisect_left(self.lineage, version, key=operator.itemgetter(1))
+        return self.lineage[place][0] if place < len(self.lineage) else self.own
 
     def encode_lineage(self) -> bytes:
         """The lineage as bytes, 24 an entry."""
@@ -387,8 +395,15 @@ class LogIds:
 
     @staticmethod
     def decode_lineage(raw: bytes) -> tuple[tuple[bytes, int], ...]:
-        """The lineage in ``raw``, which it fills."""
-        return tuple(_ANCESTOR.iter_unpack(raw))
+        """The lineage in ``raw``, which it fills.
+
+        Raises:
+            BadFrameError: its versions do not ascend.
+        """
+        lineage = tuple(_ANCESTOR.iter_unpack(raw))
+        if any(last < before for (_, before), (_, last) in itertools.pairwise(lineage)):
+            raise BadFrameError("its ancestors do not stand in order")
+        return lineage
 
     def may_hold(self, log_id: bytes, version: int) -> bool:
         """Whether a segment made by ``log_id`` may begin with ``version``.

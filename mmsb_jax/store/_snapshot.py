@@ -14,7 +14,8 @@ import numpy as np
 
 from mmsb_jax._dtypes import parse_dtype
 from mmsb_jax._errors import CorruptionError
-from mmsb_jax.store._codec import Chunk, Coding, encode_dense, read_blob, unit_of
+from mmsb_jax.store._codec import Chunk, Coding, encode_dense, unit_of
+from mmsb_jax.store._decode import read_blob
 from mmsb_jax.store._digest import ZERO
 from mmsb_jax.store._files import Buffer, Files
 from mmsb_jax.store._format import (
@@ -264,7 +265,7 @@ def read_snapshot_extra(
         ends = np.cumsum(chunks["stored"], dtype=np.int64).tolist()
         views = [raw[start:end] for start, end in itertools.pairwise([0, *ends])]
         return read_blob(chunks, views, most_bytes)
-    except BadFrameError as error:
+    except (BadFrameError, OSError) as error:
         raise CorruptionError(
             f"{name} is damaged: {error}. Restore it from a copy: nothing else has the extra of "
             f"version {version}."

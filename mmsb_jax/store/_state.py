@@ -1,12 +1,13 @@
 """A state rebuilt from the log: the table of arrays, their bytes, and what commits do to them."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from mmsb_jax.store._codec import SPARSE_CODINGS, decode_all, decode_into, read_sparse
+from mmsb_jax.store._codec import SPARSE_CODINGS
+from mmsb_jax.store._decode import check_extent, decode_all, decode_into, read_sparse
 from mmsb_jax.store._digest import (
     ZERO,
     Lanes,
@@ -254,19 +255,22 @@ class StoredState:
         return done
 
     def _allocate(self, info: ArrayInfo, before: ArrayInfo | None) -> None:
-        check_room(self._held_bytes + info.nbytes, f"array {info.name!r} with those before it")
+        pages = 0 if self._page_bytes is None else -(-info.nbytes // self._page_bytes)
+        needed = self._held_bytes + info.nbytes + 8 * pages
+        check_room(needed, f"array {info.name!r} with those before it")
         try:
-            fresh = np.zeros(words_for(info.nbytes), np.uint32)
+            fresh, versions = (
+                np.zeros(words_for(info.nbytes), np.uint32),
+                np.zeros(pages, np.uint64),
+            )
         except MemoryError as error:
-            raise no_room(info.nbytes, f"array {info.name!r}") from error
+            raise no_room(info.nbytes + 8 * pages, f"array {info.name!r}") from error
         old = self.words.get(info.id)
         if old is not None and before is not None:
             kept = min(before.nbytes, info.nbytes)
             fresh.view(np.uint8)[:kept] = old.view(np.uint8)[:kept]
         self._hold(info.id, fresh)
         if self._page_bytes is not None:
-            pages = -(-info.nbytes // self._page_bytes)
-            versions = np.zeros(pages, np.uint64)
             known = self.page_versions.get(info.id, versions[:0])[:pages]
             versions[: known.size] = known
             self.page_versions[info.id] = versions
@@ -320,11 +324,11 @@ class StoredState:
         for row in record.records:
             start, stop = stop, stop + int(row["chunks"])
             array_id = int(row["id"])
-            if array_id == EXTRA_ID or array_id in skip:
+            if array_id == EXTRA_ID:
                 continue
             if array_id not in self.table.arrays:
                 raise BadFrameError(f"a record of array {array_id}, which is not there")
-            if array_id not in self.words:
+            if array_id in skip or array_id not in self.words:
                 continue
             if parts is None:
                 parts = read_chunks()
@@ -360,6 +364,7 @@ class StoredState:
             )
         if full and int(rows["raw"].sum(dtype=np.uint64)) != target.size:
             raise BadFrameError(f"a full record of array {array_id} does not give all its bytes")
+        check_extent(rows, target.size)
         if array_id not in self.page_versions:
             chunks = zip(rows, parts, strict=True)
             if later is None:
@@ -391,14 +396,18 @@ class StoredState:
         if changed.size:
             yield first + np.flatnonzero(np.logical_or.reduceat(changed, starts))
 
-    def check_digest(self, executor: Executor | None = None) -> None:
+    def check_digest(self, executor: Executor | None = None, ids: Set[int] | None = None) -> None:
         """Compare the digest of the bytes, from scratch, with what the commits say.
+
+        Args:
+            executor: where to digest side by side.
+            ids: the arrays to digest; None for all that are held.
 
         Raises:
             BadFrameError: an array, or the state, has another digest; the message names it.
         """
         # What has no record is all zeros.
-        held = [array_id for array_id in self.table.lanes if array_id in self.words]
+        held = [i for i in self.table.lanes if i in self.words and (ids is None or i in ids)]
         for array_id, lanes in zip(held, self._digest_all(held, executor), strict=True):
             if lanes != self.table.lanes[array_id]:
                 name = self.table.arrays[array_id].name

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmsb_jax._errors import CorruptionError, LocationError, VersionError
-from mmsb_jax.store._files import Buffer, MemoryFiles
+from mmsb_jax.store._files import Buffer, MemoryFiles, sync_folder
 from mmsb_jax.store._format import (
     HEADER_BYTES,
+    MAX_NUMBER,
     BadFrameError,
     Header,
     Kind,
@@ -29,6 +30,7 @@ from mmsb_jax.store._format import (
     read_meta,
 )
 from mmsb_jax.store._frames import chunk_views, commit_start
+from mmsb_jax.store._manifest import check_page_bytes
 from mmsb_jax.store._record import CommitRecord
 from mmsb_jax.store._segment import (
     ANCESTOR_BYTES,
@@ -92,8 +94,9 @@ class StreamHead:
         if len(meta) != _HEAD.size + ancestors * ANCESTOR_BYTES:
             raise BadFrameError("the parts of the stream's head do not fill it")
         lineage = LogIds.decode_lineage(meta[_HEAD.size :])
-        if last < since or (snapshot_bytes and last == since) or not page_bytes or page_bytes % 4:
+        if not since <= last <= MAX_NUMBER or (snapshot_bytes and last == since):
             raise BadFrameError("the head of the stream contradicts itself")
+        check_page_bytes(page_bytes)
         return cls(LogIds(lineage, own), page_bytes, since, chain, last, snapshot_bytes)
 
 
@@ -357,13 +360,17 @@ class Stream:
             page_bytes: to keep the versions of pages; None to leave them.
 
         Raises:
-            CorruptionError: it is damaged, or of another history.
+            CorruptionError: it is damaged, or is not what its commit leads to.
         """
         try:
             raw, version, ids = self.snapshot(), self.head.since + 1, self.head.ids
-            return _state_in(raw, version, ids, wanted, page_bytes)
+            state, position = _state_in(raw, version, ids, wanted, page_bytes)
+            commit, table = next(self.commits()), state.table
+            if (table.chain, table.state_digest) != (commit.chain, commit.record.state_digest):
+                raise BadFrameError("the snapshot is of another history than its commit")
         except BadFrameError as error:
             raise self._damaged(self._start, error) from error
+        return state, position
 
     def commits(self) -> Iterator[Shipped]:
         """Its commits, each checked against its hashes and the chain.
@@ -396,8 +403,6 @@ class Stream:
             state, _ = self.state()
             try:
                 state.check_digest()
-                if state.table.chain != found[0]:
-                    raise BadFrameError("the snapshot is of another history than its commit")
             except BadFrameError as error:
                 raise self._damaged(self._start, error) from error
         return found
@@ -442,7 +447,7 @@ def write_file(path: Path, buffers: Iterable[Buffer]) -> Path:
     """Put a stream in place as a whole, durably.
 
     Raises:
-        LocationError: the disk refuses; nothing is there.
+        LocationError: the disk refuses; what is there is what was, or may not last.
     """
     draft = path.with_name(path.name + ".draft")
     try:
@@ -452,9 +457,10 @@ def write_file(path: Path, buffers: Iterable[Buffer]) -> Path:
             file.flush()
             os.fsync(file.fileno())
         os.replace(draft, path)
+        sync_folder(os, path.absolute().parent)
     except OSError as error:
         raise LocationError(
-            error.errno, f"{path} cannot be written: {error.strerror}. Nothing is there."
+            error.errno, f"{path} cannot be written: {error.strerror}. See to the disk, and again."
         ) from error
     finally:
         draft.unlink(missing_ok=True)

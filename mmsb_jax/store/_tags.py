@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from mmsb_jax._errors import VersionError
 from mmsb_jax.store._format import BadFrameError
+from mmsb_jax.store._json import parse_json
 
 MAX_TAG_BYTES = 255
 
@@ -39,14 +40,17 @@ def decode_tags(raw: bytes) -> TagChanges:
     """The changes in a frame's meta.
 
     Raises:
-        BadFrameError: they are not a table of names and versions.
+        BadFrameError: they are not a table of names and versions, or a name is too long.
     """
     try:
-        changes = json.loads(raw)
-    except (ValueError, RecursionError) as error:
+        changes = parse_json(raw)
+        if not isinstance(changes, dict) or not all(map(_is_version, changes.values())):
+            raise BadFrameError("the tags are not a table of names and versions")
+        longest = max((len(name.encode()) for name in changes), default=0)
+    except ValueError as error:
         raise BadFrameError(f"the tags do not parse: {error}") from error
-    if not isinstance(changes, dict) or not all(map(_is_version, changes.values())):
-        raise BadFrameError("the tags are not a table of names and versions")
+    if longest > MAX_TAG_BYTES:
+        raise BadFrameError(f"a tag of {longest} bytes; at most {MAX_TAG_BYTES} expected")
     return changes
 
 

@@ -5,8 +5,9 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
 from mmsb_jax._errors import CorruptionError, FormatError, VersionError
-from mmsb_jax.store._format import BadFrameError
+from mmsb_jax.store._format import BadFrameError, Kind, read_header, read_meta
 from mmsb_jax.store._log import Log
+from mmsb_jax.store._segment import FOLDER, Piece, reader_of
 from mmsb_jax.store._snapshot import list_snapshots, read_snapshot, snapshot_name
 from mmsb_jax.store._state import StoredState
 
@@ -47,11 +48,12 @@ def verify(
     log: Log,
     progress: Callable[[int, int], None] | None = None,
     executor: Executor | None = None,
+    deep: bool = False,
 ) -> VerifyReport:
-    """Check every frame's hashes, the chain, every commit's digest, every snapshot.
+    """Check every frame's hashes, the chain, every commit's digest, every snapshot and index.
 
     The bytes of all arrays are digested from scratch at each snapshot and at the newest version;
-    between, the digests follow from what each commit recorded.
+    between, the digests follow from what each commit recorded, or, with ``deep``, from the bytes.
 
     Of what a compaction has dropped, what the commits say of themselves and the chain through it
     are checked, and the states that were kept.
@@ -60,17 +62,20 @@ def verify(
         log: the log.
         progress: called with (versions done, versions in all).
         executor: where to digest side by side.
+        deep: also digest, at every version, the arrays that it touched from scratch. That finds a
+            commit whose bytes never were what it says, where a later one has covered them.
 
-    Cost: one read of the whole log, one replay from its beginning.
+    Cost: one read of the whole log, one replay from its beginning; with ``deep``, a digest of each
+    array that a commit touched, a commit.
     """
     while True:
-        report = log.steadily(lambda: _verify(log, progress, executor))
+        report = log.steadily(lambda: _verify(log, progress, executor, deep))
         if report or not log.reload():  # what a compaction takes away meanwhile is no damage
             return report
 
 
 def _verify(
-    log: Log, progress: Callable[[int, int], None] | None, executor: Executor | None
+    log: Log, progress: Callable[[int, int], None] | None, executor: Executor | None, deep: bool
 ) -> VerifyReport:
     report = VerifyReport(notes=list(log.recovered))
     _check_archives(log, report)
@@ -78,7 +83,7 @@ def _verify(
     faults = len(report.faults)
     _check_frames(log, report)
     if len(report.faults) == faults:
-        _replay(log, report, progress, executor)
+        _replay(log, report, progress, executor, deep)
     return report
 
 
@@ -118,12 +123,32 @@ def _check_kept(log: Log, report: VerifyReport, executor: Executor | None) -> No
 
 
 def _check_frames(log: Log, report: VerifyReport) -> None:
-    """Every frame of every segment against its hashes, and each commit against the chain."""
+    """Every frame of every segment against its hashes, each commit against the chain."""
+    names = log.files.names(FOLDER)
     for piece in log.pieces:
-        scan, _ = log.scan_piece(piece)
+        scan, index = log.scan_piece(piece)
         report.checked_bytes += scan.offset
         if scan.fault is not None:
             report.faults.append(f"{piece.segment.name}, byte {scan.offset}: {scan.fault}")
+        elif piece.end_offset is not None and piece.segment.index_name in names:
+            _check_index(log, piece, index.encode(scan.chain, piece.end_offset), report)
+
+
+def _check_index(log: Log, piece: Piece, expected: bytes, report: VerifyReport) -> None:
+    """The index beside a segment, which is passed over where it is damaged, by what it must say."""
+    name = piece.segment.index_name
+    try:
+        read = reader_of(log.files, name)
+        header = read_header(read, 0, 0)
+        if header.kind != Kind.INDEX:
+            return  # of a later version
+        if read_meta(read, 0, header) != expected or header.frame_bytes != log.files.size(name):
+            raise BadFrameError("it does not say what its segment holds")
+        report.checked_bytes += header.frame_bytes
+    except (FileNotFoundError, FormatError):
+        return
+    except (BadFrameError, OSError) as error:
+        report.faults.append(f"{name}: {error}")
 
 
 def _replay(
@@ -131,6 +156,7 @@ def _replay(
     report: VerifyReport,
     progress: Callable[[int, int], None] | None,
     executor: Executor | None,
+    deep: bool,
 ) -> None:
     snapshots = {version for version in log.snapshots() if version >= log.kept_since - 1}
     if log.kept_since == 1:
@@ -149,6 +175,8 @@ def _replay(
                 raise BadFrameError("the digest recorded does not follow from its arrays")
             if version in snapshots or version == log.version:
                 state.check_digest(executor)
+            elif deep:
+                state.check_digest(executor, set(log.record(version).touched()))
         except (CorruptionError, BadFrameError) as error:
             report.faults.append(f"version {version}: {error}")
             return

@@ -28,7 +28,6 @@ from mmsb_jax.store._segment import (
     Segment,
     chain_after,
     frames_hash,
-    list_segments,
 )
 from mmsb_jax.store._snapshot import list_snapshots, snapshot_name, write_snapshot
 from mmsb_jax.store._stream import Shipped
@@ -86,8 +85,7 @@ class LogWriter:
             if piece is not last:
                 self._unsynced.append(log.files.reopen(piece.segment.name))
         self.sync()
-        newest = list_segments(log.files.names(FOLDER))[-1][0]
-        if log.scan.fault is not None or newest != log.pieces[-1].segment.number:
+        if log.scan.fault is not None or log.newest_number() != last.segment.number:
             fresh = self._create_segment()
             self._file.close()
             self._file = fresh
@@ -99,7 +97,7 @@ class LogWriter:
         log, files = self.log, self.log.files
         segment = Segment(
             log_id=log.manifest.ids.own,
-            number=list_segments(files.names(FOLDER))[-1][0] + 1,
+            number=log.newest_number() + 1,
             previous=log.pieces[-1].segment.number,
             first_version=log.version + 1,
             base=log.position,
@@ -257,7 +255,7 @@ class LogWriter:
             end = SEGMENT_FRAME_BYTES + commit.nbytes
             segment = Segment(
                 log_id=log.manifest.ids.own,
-                number=list_segments(files.names(FOLDER))[-1][0] + 1,
+                number=log.newest_number() + 1,
                 previous=NO_SEGMENT,
                 first_version=version,
                 base=0,

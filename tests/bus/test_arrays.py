@@ -582,3 +582,11 @@ def test_verify_finds_a_changed_byte_and_says_where(tmp_path):
         report = bus.verify()
         assert not report
         assert segment.name in str(report)
+
+
+def test_deep_verify_digests_every_version(any_bus):
+    for step in range(5):
+        any_bus.commit({"w": np.arange(1000) + step})
+    seen = []
+    report = any_bus.verify(lambda *done: seen.append(done), deep=True)
+    assert (bool(report), report.versions, len(seen)) == (True, 5, 5)

@@ -221,6 +221,23 @@ def test_tag_moves_and_is_taken_away(bus):
     assert bus.version == 30
 
 
+def test_diff_takes_tags_as_checkout_does(bus):
+    bus.tag("late", 25)
+    for old, new in (("best", "late"), (7, "late"), ("best", np.int64(25))):
+        found = bus.diff(old, new)
+        assert (found.old_version, found.new_version) == (7, 25)
+        assert found == bus.diff(7, 25)
+    leads = bus.diff("best", "late").delta
+    bus.tag("best", 8)
+    assert bus.diff("best", "late").old_version == 8
+    assert leads.changed_bytes == bus.diff(7, 25).delta.changed_bytes
+    with pytest.raises(VersionError, match="no version is tagged 'bets'"):
+        bus.diff("bets", 25)
+    for wrong in (None, 1.5, True):
+        with pytest.raises(TypeError, match=r"new=.*expected an integer"):
+            bus.diff(7, wrong)
+
+
 def test_tag_of_an_empty_log_or_a_dropped_version_is_refused(bus):
     with mmsb.open() as empty:
         with pytest.raises(VersionError, match="the log is empty"):

@@ -18,6 +18,7 @@ from mmsb_jax.store._fork import create_log
 from mmsb_jax.store._head import Draft, Head
 from mmsb_jax.store._log import Log
 from mmsb_jax.store._record import ArrayInfo, Op, OpCode
+from mmsb_jax.store._stream import write_joining_stream, write_stream
 from mmsb_jax.store._writer import LogWriter
 
 PAGE_BYTES = 4096
@@ -151,3 +152,13 @@ def mmsb() -> Callable[..., Ran]:
         return Ran(result)
 
     return run
+
+
+@pytest.fixture
+def joined(mmsb: Callable[..., Ran], recorder: Recorder, small: str, tmp_path: Path) -> str:
+    """The path of a log that joined `small` at version 3, and has version 4 as well."""
+    root, stream = tmp_path / "joined.mmsb", tmp_path / "stream"
+    for buffers in (write_joining_stream(recorder.log, 3, 0), write_stream(recorder.log, 3, 4)):
+        stream.write_bytes(b"".join(buffers))
+        assert mmsb("import", root, stream).code == 0
+    return str(root)

@@ -100,3 +100,25 @@ def test_diff_across_an_array_made_anew_compares_by_name(mmsb, recorder):
     recorder.commit({"x": None})
     recorder.commit({"x": np.arange(4)})
     assert mmsb("diff", recorder.path, 1, 3, "--exit-code").code == 0
+
+
+def test_diff_of_tags_is_that_of_their_versions(mmsb, recorder, small):
+    recorder.writer.append_tags({"first": 1, "best": 2})
+    expected = mmsb("diff", small, 1, 2, "--json").json
+    for old, new in (("first", "best"), ("first", 2), (1, "best")):
+        assert mmsb("diff", small, old, new, "--json").json == expected
+    assert mmsb("diff", small, "first", "best", "--arrays", "*/w", "--exit-code").code == 1
+    assert mmsb("diff", small, "first", "best").out.startswith("version 1 → 2: 1 of 2 arrays")
+
+
+def test_diff_of_no_tag_exits_3_and_names_those_there_are(mmsb, recorder, small):
+    recorder.writer.append_tags({"best": 2})
+    ran = mmsb("diff", small, 1, "bets")
+    assert (ran.code, ran.out) == (3, "")
+    assert ran.err == "error: no version is tagged 'bets'. There are 1 tags: 'best'\n"
+
+
+def test_diff_of_a_log_that_joined_late_with_the_empty_state(mmsb, small, joined):
+    assert mmsb("diff", joined, 0, 4, "--json").json == mmsb("diff", small, 0, 4, "--json").json
+    assert mmsb("diff", joined, 3, 0, "--json").json == mmsb("diff", small, 3, 0, "--json").json
+    assert "the nearest is 3" in mmsb("diff", joined, 1, 4).err

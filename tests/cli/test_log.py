@@ -103,3 +103,11 @@ def test_log_over_several_segments_is_one_list(mmsb, recorder):
 def test_log_with_a_note_of_nan_is_json(mmsb, recorder):
     recorder.commit({"x": np.zeros(3)}, note='{"loss":NaN}')
     assert mmsb("log", recorder.path, "--json").json["commits"][0]["note"] == {"loss": "NaN"}
+
+
+def test_log_of_an_array_that_is_older_than_the_log_finds_it(mmsb, joined):
+    assert versions(mmsb("log", joined, "--json")) == [3, 4]
+    assert versions(mmsb("log", joined, "--array", "params/b", "--json")) == [3]
+    assert versions(mmsb("log", joined, "--array", "*/w", "--json")) == []
+    assert mmsb("compact", joined, "--keep-since", 4).code == 0
+    assert versions(mmsb("log", joined, "--array", "params/*", "--json")) == [3]

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from mmsb_jax.store._compact import compact
 from mmsb_jax.store._digest import digest_words
 
 
@@ -76,3 +77,51 @@ def test_show_of_an_empty_log_exits_3(mmsb, recorder):
     ran = mmsb("show", recorder.path)
     assert ran.code == 3
     assert "the log is empty" in ran.err
+
+
+def test_show_of_a_dropped_version_shows_what_its_commit_said(mmsb, recorder, small):
+    recorder.writer.append_tags({"tagged": 2})
+    recorder.writer.close()
+    whole = [mmsb("show", small, version, "--json").json for version in (1, 2, 3, 4)]
+    assert mmsb("compact", small, "--keep-since", 4).code == 0
+    assert [shown["dropped"] for shown in whole] == [False] * 4
+    for version in (2, 3, 4):  # tagged, the one before what is kept, kept
+        assert mmsb("show", small, version, "--json").json == whole[version - 1]
+    dropped = mmsb("show", small, "--step", 10, "--json").json
+    touched = [
+        {key: array[key] for key in ("name", "changed_bytes", "digest")}
+        for array in whole[0]["arrays"]
+        if array["name"] == "params/b"  # the other is zeros: the commit has no record of it
+    ]
+    assert dropped == whole[0] | {"dropped": True, "arrays": touched, "values": None}
+
+
+def test_show_of_a_dropped_version_as_text_says_that_it_was_dropped(mmsb, recorder, small):
+    compact(recorder.writer, 4)
+    before, _, after = mmsb("show", small, 2).out.partition("\narray")
+    assert "\nstep     20\n" in before
+    assert "\nchanged  12 bytes of params/w\n" in before
+    heading, row, _, message = after.splitlines()
+    assert heading.split() == ["changed", "digest"]
+    assert row.split()[:2] == ["params/w", "12"]
+    assert message.startswith("the data of version 2 were dropped when the log was compacted.")
+    assert message.endswith("the nearest is 3.")
+
+
+def test_show_of_a_dropped_version_without_a_change_shows_no_array(mmsb, recorder):
+    for value in (1, 1, 2, 3):
+        recorder.commit({"x": np.full(3, value)}, extra=b"extra", note=f"{value}")
+    compact(recorder.writer, 4)
+    out = mmsb("show", recorder.path, 2).out
+    assert "\nextra    bytes, 5 bytes\n" in out
+    assert "\nchanged  0 bytes of no array\n" in out
+    assert "array  " not in out
+    assert out.splitlines()[-1].startswith("the data of version 2 were dropped")
+
+
+@pytest.mark.parametrize("version", [0, 5])
+def test_show_of_no_version_of_a_compacted_log_exits_3(mmsb, recorder, small, version):
+    compact(recorder.writer, 4)
+    ran = mmsb("show", small, version, "--json")
+    assert (ran.code, ran.error["error"]) == (3, "VersionError")
+    assert "does not exist" in ran.error["message"]

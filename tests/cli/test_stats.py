@@ -50,6 +50,13 @@ def test_stats_of_a_fork_names_its_origin(mmsb, small, tmp_path):
     assert f"behind version 2 of {origin}" in mmsb("stats", tmp_path / "new.mmsb").out
 
 
+def test_stats_of_a_log_that_takes_in_another_names_it(mmsb, small, joined):
+    origin = mmsb("stats", small, "--json").json["log_id"]
+    found = mmsb("stats", joined, "--json").json
+    assert found["forked_from"] == [{"log_id": origin, "last_version": None}]
+    assert f"\nforked     from {origin}, whose commits it takes in\n" in mmsb("stats", joined).out
+
+
 def test_stats_as_text_compares_with_full_copies(mmsb, small):
     out = mmsb("stats", small).out
     assert "\nversions   1 to 4\n" in out

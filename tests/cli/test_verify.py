@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmsb_jax.cli import _verify
+from mmsb_jax.cli._progress import progress_bar
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_commands_on_a_damaged_log_read_what_is_whole_when_told_to(mmsb, closed)
 
 def test_verify_in_a_terminal_reports_its_progress_on_stderr(closed, monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    with _verify._progress() as progress:
+    with progress_bar("versions") as progress:
         assert progress is not None
         progress(3, 6)
     captured = capsys.readouterr()

@@ -1,5 +1,6 @@
 """A log read twice, by the library and by the independent reader, against what it must hold."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,40 +14,90 @@ from tests import _format_reader as reader
 from tests.golden.make import Version, encode
 from tests.store._logs import PAGE_BYTES
 
+States = dict[int, reader.State]
+"""The states that there are, by version."""
+
 
 def check_reader(root: Path, expected: list[Version]) -> reader.ReadLog:
     """The independent reader gives back what was written; returns what it read."""
     log = reader.ReadLog(root)
-    states = list(log.states())
-    assert list(map(read_by_reader, log.commits, states)) == expected
+    states = _states(log)
+    assert _versions(log, states) == expected
+    ends = _ends(log)
     for version in log.snapshots():
         snapshot = log.snapshot(version)
         for array in snapshot.arrays.values():
-            array.code = states[version - 1].arrays[array.id].code  # a snapshot only creates
-        assert snapshot == states[version - 1]
-        ends = [
-            segment.base + end
-            for segment, walk in zip(log.segments, log.walks, strict=True)
-            for _, end in walk.places
-        ]
-        assert log.snapshot_position(version) == ends[version - 1]
+            array.code = states[version].arrays[array.id].code  # a snapshot only creates
+        assert snapshot == states[version]
+        if version in ends:
+            assert log.snapshot_position(version) == ends[version]
     for place, segment in enumerate(log.segments):
         if (root / "log" / segment.name).with_suffix(".idx").exists():
             _check_index(log, place)
     return log
 
 
-def read_by_reader(commit: reader.Commit, state: reader.State) -> Version:
-    """What one version holds, as the independent reader has it."""
-    names = {array.id: array.name for array in state.arrays.values()}
+def read_by_reader(root: Path) -> list[Version]:
+    """What the versions of a log hold, as the independent reader has it; oldest first.
+
+    Of those that a compaction dropped, what their commits said.
+    """
+    log = reader.ReadLog(root)
+    return _versions(log, _states(log))
+
+
+def read_stream_by_reader(raw: bytes, before: reader.State) -> list[Version]:
+    """What the versions of a stream hold that continues ``before``, or has a snapshot."""
+    stream, state, versions = reader.read_stream(raw), before, []
+    for commit in stream.commits:
+        state = (not versions and stream.state) or state.after(commit)
+        state.check_digest()
+        names = _names([commit], [state])
+        versions.append(_said(commit, names) | _held(state, reader.read_blob(commit)))
+    return versions
+
+
+def _states(log: reader.ReadLog) -> States:
+    compaction = log.manifest.compaction
+    kept = [] if compaction is None else compaction.kept
+    replayed = {state.version: state for state in log.states() if state is not None}
+    return {version: log.snapshot(version) for version in kept} | replayed
+
+
+def _versions(log: reader.ReadLog, states: States) -> list[Version]:
+    commits = [*log.archived(), *log.commits]
+    names, versions = _names(commits, states.values()), []
+    for commit in commits:
+        versions.append(_said(commit, names))
+        if commit.version in states:
+            versions[-1] |= _held(states[commit.version], log.extra(commit))
+    return versions
+
+
+def _names(commits: Iterable[reader.Commit], states: Iterable[reader.State]) -> dict[int, str]:
+    """The names of arrays, by id: neither is ever used again."""
+    made = {op.id: op.name for commit in commits for op in commit.operations}
+    return made | {array.id: array.name for s in states for array in s.arrays.values()}
+
+
+def _said(commit: reader.Commit, names: dict[int, str]) -> Version:
+    """What a commit says of itself."""
     return {
-        "version": state.version,
+        "version": commit.version,
         "step": commit.step,
         "time_ns": commit.time_ns,
         "source": commit.source,
         "note": commit.note,
-        "extra": encode(reader.read_blob(commit)),
         "changed": sorted(names[r.id] for r in commit.records if r.id and r.changed),
+        "chain": commit.chain.hex(),
+        "state_digest": f"{commit.state_digest:032x}",
+    }
+
+
+def _held(state: reader.State, extra: bytes | None) -> Version:
+    """What there is of a version that was not dropped."""
+    return {
+        "extra": encode(extra),
         "arrays": {
             array.name: {
                 "id": array.id,
@@ -65,11 +116,25 @@ def read_by_reader(commit: reader.Commit, state: reader.State) -> Version:
     }
 
 
+def _ends(log: reader.ReadLog) -> dict[int, int]:
+    """Where in the log commits end, by version; not where one joined, which no snapshot covers."""
+    compaction = log.manifest.compaction
+    archives = [] if compaction is None else compaction.archives
+    ends = {version: end for _, version, end, _ in archives}
+    for segment, walk in zip(log.segments, log.walks, strict=True):
+        for commit, (_, end) in zip(walk.commits, walk.places, strict=True):
+            ends[commit.version] = segment.base + end
+    if compaction is None and log.segments[0].first_version > 1:
+        del ends[log.segments[0].first_version]
+    return ends
+
+
 def _check_index(log: reader.ReadLog, place: int) -> None:
     index: dict[str, Any] = log.index(place)
     segment, following, walk = log.segments[place], log.segments[place + 1], log.walks[place]
     columns, commits = index["columns"], walk.commits
     assert index["first_version"] == segment.first_version
+    assert index["tags"] == walk.tags
     assert index["chain"] == following.chain
     assert index["end_offset"] == following.base - segment.base
     assert columns["offset"] == [offset for offset, _ in walk.places]
@@ -87,21 +152,28 @@ def check_library(root: Path, expected: list[Version]) -> None:
     """The library gives back what was written."""
     log = Log(DiskFiles(root), root.name)
     assert verify(log)
-    assert [read_by_library(log, v) for v in range(1, log.version + 1)] == expected
+    versions = range(log.first_version, log.version + 1)
+    assert [read_by_library(log, version) for version in versions] == expected
 
 
 def read_by_library(log: Log, version: int) -> Version:
-    """What one version holds, as the library has it."""
-    state = log.state(version, page_bytes=PAGE_BYTES)
+    """What one version holds, as the library has it; of one that was dropped, what it said."""
     commit, record = read_commit(log, version, lambda: 0), log.record(version)
-    return {
+    said = {
         "version": commit.version,
         "step": commit.step,
         "time_ns": commit.time_ns,
         "source": commit.source,
         "note": record.note,
-        "extra": encode(log.extra(version)[0]),
         "changed": list(commit.changed),
+        "chain": log.chain_after(version).hex(),
+        "state_digest": f"{record.state_digest:032x}",
+    }
+    if version < log.kept_since and version not in log.kept:
+        return said
+    state = log.state(version, page_bytes=PAGE_BYTES)
+    return said | {
+        "extra": encode(log.extra(version)[0]),
         "arrays": {
             info.name: {
                 "id": info.id,
@@ -114,7 +186,7 @@ def read_by_library(log: Log, version: int) -> Version:
             }
             for info in sorted(state.table.arrays.values(), key=lambda info: info.name)
         },
-        "constants": state.table.values,
+        "constants": state.table.values | state.table.graph,
         "chain": state.table.chain.hex(),
         "state_digest": f"{state.table.state_digest:032x}",
     }

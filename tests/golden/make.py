@@ -1,8 +1,9 @@
-"""Makes the golden log of format 1: a small log, a fork of it, and what every version holds.
+"""Makes the golden logs and streams of format 1: small ones, and what every version holds.
 
-``python -m tests.golden.make`` writes ``tests/golden/v1`` and refuses where it is already: a golden
-log is made once and kept, so that every later version can show that it still reads it. (A change of
-the format before its release makes it anew; a change after that makes another one, ``v2``.)
+``python -m tests.golden.make`` makes what is missing in ``tests/golden/v1`` and leaves what is
+there: a golden log is made once and kept, so that every later version can show that it still reads
+it. (A change of the format before its release makes it anew; a change after that makes another
+one, ``v2``.)
 
 What is expected comes from a model of dictionaries and bytes that is kept beside the log, not from
 reading it back; the chain and the digest alone are taken from the writer.
@@ -10,23 +11,29 @@ reading it back; the chain and the digest alone are taken from the writer.
 
 import base64
 import json
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import ml_dtypes
 import numpy as np
+import numpy.random  # here, not when a log is made: it asks for random bytes
 
+from mmsb_jax.store._compact import compact
 from mmsb_jax.store._files import DiskFiles
 from mmsb_jax.store._fork import fork_log
+from mmsb_jax.store._log import Log
+from mmsb_jax.store._stream import write_joining_stream, write_stream
 from tests.store._logs import FIRST_TIME_NS, Expected, Scribe
 
 FORK_VERSION = 8
 
 Version = dict[str, Any]
-"""What one version holds, in JSON's words: what the files ``contents.json`` are made of."""
+"""What one version holds, in JSON's words: what the files ``….json`` of a golden folder list."""
+
+DROPPED = ("extra", "arrays", "constants")
+"""What a compaction drops of a version."""
 
 
 def encode(raw: bytes | None) -> str | None:
@@ -34,9 +41,18 @@ def encode(raw: bytes | None) -> str | None:
     return None if raw is None else base64.b64encode(raw).decode()
 
 
-def describe(scribe: Scribe) -> list[Version]:
-    """What every version of a log must hold, from the model beside it; oldest first."""
-    return [_describe(scribe, v, scribe.history[v]) for v in range(1, len(scribe.history))]
+def describe(scribe: Scribe, dropped: Collection[int] = ()) -> list[Version]:
+    """What every version of a log must hold, from the model beside it; oldest first.
+
+    Of the versions in ``dropped`` it is what their commits said.
+    """
+    versions = [_describe(scribe, v, scribe.history[v]) for v in range(1, len(scribe.history))]
+    return [said_of(v) if v["version"] in dropped else v for v in versions]
+
+
+def said_of(version: Version) -> Version:
+    """What is left of a version when a compaction has dropped its data."""
+    return {key: value for key, value in version.items() if key not in DROPPED}
 
 
 def _describe(scribe: Scribe, version: int, expected: Expected) -> Version:
@@ -140,36 +156,207 @@ def _tear(scribe: Scribe, root: Path) -> Scribe:
     return reopen(torn, root)
 
 
+def write_compacted(root: Path) -> Scribe:
+    """A log that was compacted twice and went on, with tags and extras; closed.
+
+    The first time version 3 was tagged ``best``, the second time its tag had moved to version 5.
+    """
+    noise = np.random.default_rng(2)
+    scribe = Scribe(DiskFiles(root))
+    scribe.create("w", (90,)).create("step", (), np.int64, "int").create("gone", (3,), np.int8)
+    scribe.constant("activation", "f:jax.nn.relu")
+    for step in range(1, 15):
+        if step % 3:
+            scribe.patch("w", {7 * step: step})
+        else:
+            scribe.write("w", noise.random(90, np.float32))
+        if step == 4:
+            scribe.delete("gone").constant("activation", "f:jax.nn.gelu")
+        if step == 9:
+            scribe.create("late", (5,), np.int8).patch("late", {3: 9})
+        scribe.write("step", np.array(step))
+        is_json = scribe._draft.extra_is_json = step == 5
+        extra = b'{"epoch":5}' if is_json else b"extra %d" % step if step % 4 == 0 else None
+        scribe.commit(10 * step, "train", f'{{"loss":{1 / step}}}', extra)
+        match step:
+            case 3:
+                scribe.writer.append_tags({"first": 2, "best": 3, "wrong": 1})
+            case 6:
+                scribe.writer.append_tags({"best": 5, "wrong": None})
+            case 7:
+                compact(scribe.writer, 4)
+            case 10:
+                scribe.writer.append_tags({"late": 9, "later": 10})
+            case 12:
+                compact(scribe.writer, 9)
+            case 13:
+                scribe.writer.append_tags({"later": None, "newest": 13})
+        if step in (5, 10):
+            scribe.snapshot()
+    return scribe.close()
+
+
+def write_graph(root: Path) -> Scribe:
+    """A log with entries of the graph of every kind, as a bus writes them; closed."""
+    double = {
+        "inputs": ["x"],
+        "function": "model.double",
+        "fingerprint": "7e0ca56d0895997087bda0f8986ba24e",
+        "when": "commit",
+        "equal": "bytes",
+        "pagewise": True,
+        "arrays": ["double"],
+        "serial": 0,
+    }
+    loss = double | {
+        "inputs": ["double", "params/*"],
+        "function": "model.loss",
+        "fingerprint": "1405db6fa636a529b24f5d56f07d6f30",
+        "when": "read",
+        "equal": "function model.is_close",
+        "pagewise": False,
+        "arrays": ["loss"],
+        "serial": 1,
+    }
+    extent = double | {
+        "inputs": ["double"],
+        "function": "model.extent",
+        "fingerprint": "00112233445566778899aabbccddeeff",
+        "equal": "never",
+        "pagewise": False,
+        "arrays": ["extent/least", "extent/most"],
+        "serial": 2,
+    }
+    scribe, x = Scribe(DiskFiles(root)), np.arange(40, dtype=np.float32)
+    scribe.create("x", (40,)).create("params/w", (8,)).create("params/b", (3,)).create("é", (2,))
+    scribe.create("step", (), np.int64, "int").constant("activation", "f:jax.nn.relu")
+    scribe.write("x", x).write("params/b", np.ones(3, np.float32)).commit(0, "train")
+    scribe.create("double", (40,), member=False).write("double", 2 * x)
+    scribe.constant("\0derive/double", _entry(double)).commit(source="derive")
+    scribe.create("loss", (), member=False).constant("\0derive/loss", _entry(loss))
+    scribe.constant("\0stale/loss", "new").commit(source="derive")
+    scribe.create("extent/least", (), member=False).create("extent/most", (), member=False)
+    scribe.write("extent/most", np.float32(78)).constant("\0derive/extent", _entry(extent))
+    scribe.commit(source="derive")
+    scribe.constant('\0link/["params/w","params/b"]device_sync', "device_sync")
+    scribe.constant('\0link/["params/b","double"]control', "control")
+    scribe.constant('\0link/["\\u00e9","x"]compiler', "compiler").commit(source="link")
+
+    x[3] = -1  # the mode is deferred: what follows is marked
+    scribe.write("x", x).constant("\0stale/double", "dirty").constant("\0stale/extent", "pending")
+    scribe.commit(1, "train")
+    scribe.snapshot()
+    scribe.write("double", 2 * x).write("extent/least", np.float32(-2))
+    scribe.constant("\0stale/double", None).constant("\0stale/extent", None).commit()
+    scribe.write("loss", np.float32(7)).constant("\0stale/loss", None).commit()
+    scribe.delete("extent/least").delete("extent/most").constant("\0derive/extent", None)
+    scribe.constant('\0link/["params/w","params/b"]device_sync', None).commit(source="edit")
+    scribe.write("x", x + 1).constant("\0stale/double", "dirty").constant("\0stale/loss", "pending")
+    scribe.commit(2, "train")
+    return scribe.close()
+
+
+def _entry(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"))
+
+
+def _make_contents(root: Path) -> dict[str, Any]:
+    """The first: a log and a fork of it."""
+    scribe, branch = write_story(root / "whole", root / "fork")
+    return {"whole": describe(scribe), "fork": describe(branch)[FORK_VERSION:]}
+
+
+def _make_compacted(root: Path) -> dict[str, Any]:
+    scribe = write_compacted(root / "compacted")
+    return {
+        "kept_since": 9,
+        "kept": [2, 5, 8],
+        "tags": {"best": 5, "first": 2, "late": 9, "newest": 13},
+        "compacted": describe(scribe, dropped=(1, 3, 4, 6, 7)),
+    }
+
+
+def _make_graph(root: Path) -> dict[str, Any]:
+    return {"graph": describe(write_graph(root / "graph"))}
+
+
+def _make_streams(root: Path) -> dict[str, Any]:
+    """All of a log; a snapshot of its fork and what is behind it; and what is behind that."""
+    whole, branch = (Log(DiskFiles(root / name), name) for name in ("whole", "fork"))
+    made = {
+        "whole": write_stream(whole, 0, 12),
+        "late": write_joining_stream(branch, FORK_VERSION, FIRST_TIME_NS),
+        "behind": write_stream(branch, FORK_VERSION, 10),
+    }
+    (root / "streams").mkdir()
+    for name, buffers in made.items():
+        (root / "streams" / name).write_bytes(b"".join(buffers))
+    return {
+        "whole": {"log": "whole", "since": 0, "last": 12, "has_snapshot": False},
+        "late": {"log": "fork", "since": 6, "last": 8, "has_snapshot": True},
+        "behind": {"log": "fork", "since": 8, "last": 10, "has_snapshot": False},
+    }
+
+
+MAKERS = {
+    "contents": (_make_contents, 2),
+    "compacted": (_make_compacted, 4),
+    "graph": (_make_graph, 5),
+    "streams": (_make_streams, 6),
+}
+"""What makes logs or streams, and returns what ``NAME.json`` says of them; the first log's id."""
+
+
+def make_golden(root: Path, name: str) -> None:
+    """Make one of `MAKERS` in the folder ``root``; the streams need the logs of ``contents``."""
+    make, first_id = MAKERS[name]
+    clock = mock.patch("time.time_ns", return_value=FIRST_TIME_NS)
+    with mock.patch("os.urandom", _ids(first_id)), clock:
+        contents = make(root)
+    (root / f"{name}.json").write_text(_as_json(contents))
+
+
+def read_contents(folder: Path, name: str) -> dict[str, Any]:
+    """What ``NAME.json`` of a golden folder says."""
+    return json.loads((folder / f"{name}.json").read_text())
+
+
 def read_golden(folder: Path) -> dict[str, list[Version]]:
-    """What the logs ``whole`` and ``fork`` of a golden folder hold, by version."""
-    contents = json.loads((folder / "contents.json").read_text())
+    """What the logs of a golden folder hold, by version."""
+    contents = read_contents(folder, "contents")
     whole, own = contents["whole"], contents["fork"]
-    return {"whole": whole, "fork": whole[: own[0]["version"] - 1] + own}
+    later = {name: read_contents(folder, name)[name] for name in ("compacted", "graph")}
+    return {"whole": whole, "fork": whole[: own[0]["version"] - 1] + own} | later
 
 
-def _as_json(versions: list[Version]) -> str:
-    rows = (json.dumps(version, ensure_ascii=False) for version in versions)
+def _as_json(contents: dict[str, Any]) -> str:
+    """A line a version."""
+    parts = (f"{json.dumps(key)}: {_value_as_json(value)}" for key, value in contents.items())
+    return "{" + ",\n".join(parts) + "}\n"
+
+
+def _value_as_json(value: Any) -> str:
+    if not isinstance(value, list) or not isinstance(value[0], dict):
+        return json.dumps(value)
+    rows = (json.dumps(version, ensure_ascii=False) for version in value)
     return "[\n" + ",\n".join(rows) + "\n]"
 
 
-def _ids() -> Callable[[int], bytes]:
+def _ids(first: int) -> Callable[[int], bytes]:
     """Ids that are the same each time."""
-    made = iter(range(1, 256))
+    made = iter(range(first, 256))
     return lambda size: bytes([next(made)]) * size
 
 
 def main() -> None:
-    """Make ``v1`` beside this file."""
+    """Make what is missing of ``v1`` beside this file."""
     root = Path(__file__).parent / "v1"
-    if root.exists():
-        sys.exit(f"{root} is there already, and a golden log is never made again")
-    clock = mock.patch("time.time_ns", return_value=FIRST_TIME_NS)
-    with mock.patch("os.urandom", _ids()), clock:
-        scribe, branch = write_story(root / "whole", root / "fork")
-    size = sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
-    whole, own = _as_json(describe(scribe)), _as_json(describe(branch)[FORK_VERSION:])
-    (root / "contents.json").write_text(f'{{"whole": {whole},\n"fork": {own}}}\n')
-    print(f"{root}: {len(scribe.history) - 1} + {len(branch.history) - 1} versions, {size:,} bytes")
+    for name in MAKERS:
+        if (root / f"{name}.json").exists():
+            print(f"{name} is there already, and is never made again")
+        else:
+            make_golden(root, name)
+            print(f"{name} is made")
 
 
 if __name__ == "__main__":

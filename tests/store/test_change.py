@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from mmsb_jax._words import as_words
 from mmsb_jax.store import _change
 from mmsb_jax.store._change import Change, compare, patch
-from mmsb_jax.store._codec import decode_into
+from mmsb_jax.store._decode import decode_into
 from mmsb_jax.store._digest import digest_words
 from mmsb_jax.store._frames import pack_chunks
 from mmsb_jax.store._record import FULL, ArrayInfo

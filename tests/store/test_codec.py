@@ -15,16 +15,14 @@ from mmsb_jax.store._codec import (
     Chunk,
     Coding,
     compress_blob,
-    decode_into,
     dense_chunks,
     encode_dense,
     encode_sparse,
     prefers_sparse,
-    read_blob,
-    read_sparse,
     sparse_chunks,
     unit_of,
 )
+from mmsb_jax.store._decode import decode_into, read_blob, read_sparse
 from mmsb_jax.store._format import BadFrameError
 from mmsb_jax.store._frames import pack_chunks
 from tests.store._logs import threads
@@ -85,7 +83,7 @@ def test_sparse_over_the_limits_is_divided_and_comes_back(seed, gaps, unit, item
     put(expected, index, values, unit)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_codec, "SPARSE_ITEMS", items)
-        patch.setattr(_codec, "_SPARSE_SPAN_BYTES", span * unit)
+        patch.setattr(_codec, "SPARSE_SPAN_BYTES", span * unit)
         chunks = encode_sparse(index, values, unit)
         decode(before, chunks)
     np.testing.assert_array_equal(before, expected)

@@ -386,6 +386,17 @@ def test_fork_of_a_compacted_log_is_a_log_of_its_own(version: int, files):
     assert Log(again, PLACE).tags() == tags
 
 
+def test_compact_of_a_fork_behind_a_kept_state_without_a_commit_since_does_nothing(files):
+    scribe = write_story()
+    compact(scribe.writer, 9)
+    fork_log(scribe.log, 5, files)
+    fork = Scribe(files, history=scribe.history[:6])
+    report = compact(fork.writer, 3)
+    assert (report.keep_since, report.kept, report.dropped) == (6, (2, 5), 0)
+    assert report.bytes_before == report.bytes_after
+    check_compacted(fork.log, fork.history, 6, (2, 5))
+
+
 def test_fork_behind_a_dropped_version_is_refused():
     scribe = write_story()
     compact(scribe.writer, 9)

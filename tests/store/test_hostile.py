@@ -4,171 +4,26 @@ Such a log may give data that nobody wrote: hashes are no signatures. But it end
 the library or in a state, within the memory of the machine, and nothing in it names a file.
 """
 
-import contextlib
 import struct
 import tracemalloc
-from collections.abc import Sequence
 
-import numpy as np
 import pytest
 import xxhash
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
-from mmsb_jax._errors import CorruptionError, DeviceMemoryError, MMSBError
-from mmsb_jax.store import _room, _writer
+from mmsb_jax._errors import CorruptionError, DeviceMemoryError
+from mmsb_jax.store import _room
 from mmsb_jax.store._codec import Chunk, Coding
-from mmsb_jax.store._commit import read_commit
-from mmsb_jax.store._files import DiskFiles, MemoryFiles
-from mmsb_jax.store._format import Header, build_frame, read_data, read_header, read_meta
+from mmsb_jax.store._files import DiskFiles
+from mmsb_jax.store._format import build_frame
 from mmsb_jax.store._log import Log
-from mmsb_jax.store._record import FULL, ArrayInfo, CommitRecord, Op, OpCode, records_of
-from mmsb_jax.store._segment import reader_of
-from mmsb_jax.store._verify import verify
-from tests.store._logs import PAGE_BYTES, PLACE, Scribe, check_log, copy_files, names_of
-
-MACHINE_BYTES = 64 << 20
+from mmsb_jax.store._record import FULL, ArrayInfo, Op, OpCode, records_of
+from tests.store._forged import MACHINE_BYTES, append_forged
+from tests.store._logs import PAGE_BYTES, PLACE, Scribe, check_log
 
 
 @pytest.fixture
 def small_machine(monkeypatch):
     monkeypatch.setattr(_room, "_machine_bytes", lambda: MACHINE_BYTES)
-
-
-def with_everything() -> Scribe:
-    """A log whose newest commit has operations, all sorts of records, constants and an extra."""
-    rng = np.random.default_rng(0)
-    scribe = Scribe()
-    scribe.create("w", (300,)).create("b", (40,), "uint8").create("gone", (2,))
-    scribe.write("w", rng.normal(size=300).astype("f4")).commit(step=1)
-    scribe.snapshot()
-    scribe.patch("w", {0: 1}).commit()
-    near = np.frombuffer(scribe.history[-1].arrays["w"].content, np.uint8) ^ 1
-    scribe.write("w", near).patch("b", {3: 3, 5: 5}).delete("gone").create("new", (3,))
-    scribe.patch("new", {2: 1}).constant("c", "s:x")
-    scribe.commit(step=7, source="train", note='{"a":1}', extra=b"extra" * 30)
-    return scribe
-
-
-def frames_of(files: MemoryFiles, name: str) -> list[tuple[int, Header, bytes, bytes]]:
-    """(offset, header, meta, data) of every frame of a file."""
-    read, found, offset = reader_of(files, name), [], 0
-    while offset < files.size(name):
-        header = read_header(read, offset, None)
-        meta, data = read_meta(read, offset, header), read_data(read, offset, header)
-        found.append((offset, header, meta, bytes(data)))
-        offset += header.frame_bytes
-    return found
-
-
-NUMBERS = st.sampled_from(
-    [0, 1, 2, 255, 256, 2**15, 2**16 - 1, 2**31, 2**32 - 1, 2**40, 2**63 - 1, 2**63, 2**64 - 1]
-)
-
-
-@st.composite
-def mutations(draw) -> tuple[str, float, int, int, bytes]:
-    """(what to do, where as a share, size, number, bytes)."""
-    what = draw(st.sampled_from(["set", "set", "set", "set", "cut", "insert", "repeat"]))
-    size = draw(st.sampled_from([1, 2, 4, 8, 8, 24, 40]))
-    return what, draw(st.floats(0, 1)), size, draw(NUMBERS), draw(st.binary(max_size=24))
-
-
-def mutate(raw: bytes, mutation: tuple[str, float, int, int, bytes]) -> bytes:
-    what, share, size, number, extra = mutation
-    place = int(share * len(raw)) // min(size, 8) * min(size, 8)
-    if what == "set":
-        value = (number % 2 ** (8 * size)).to_bytes(size, "little")
-        return raw[:place] + value[: max(0, len(raw) - place)] + raw[place + size :]
-    if what == "cut":
-        return raw[:place] + raw[place + size :]
-    if what == "insert":
-        return raw[:place] + extra + raw[place:]
-    return raw[: place + size] + raw[place:]
-
-
-@pytest.fixture(scope="module", params=[0, 1 << 18], ids=["data frames", "inline"])
-def log_files(request):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_writer, "INLINE_BYTES", request.param)
-        return with_everything().files
-
-
-def read_all(files: MemoryFiles) -> None:
-    """Everything that can be asked of a log."""
-    log = Log(files, PLACE, salvage=True)
-    asked = [
-        lambda: list(log.select(array="w")),
-        lambda: log.last_with(step=3),
-        lambda: verify(log),
-    ]
-    for version in range(max(1, log.version - 5), log.version + 1):
-        asked += [
-            lambda version=version: log.state(version, page_bytes=PAGE_BYTES),
-            lambda version=version: log.table(version),
-            lambda version=version: read_commit(log, version, lambda: 0).extra,
-        ]
-    for ask in asked:
-        with contextlib.suppress(MMSBError):
-            ask()
-
-
-ALLOWED = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-
-
-@settings(max_examples=120, deadline=None, suppress_health_check=ALLOWED)
-@given(data=st.data())
-def test_log_with_frames_that_say_anything_ends_in_an_error_or_a_state(
-    small_machine, log_files, data
-):
-    forge_and_read(log_files, data)
-
-
-@pytest.mark.long
-@settings(max_examples=5_000, deadline=None, suppress_health_check=ALLOWED)
-@given(data=st.data())
-def test_log_with_frames_that_say_anything_ends_in_an_error_or_a_state_long(
-    small_machine, log_files, data
-):
-    forge_and_read(log_files, data)
-
-
-def forge_and_read(log_files: MemoryFiles, data: st.DataObject) -> None:
-    files = copy_files(log_files)
-    name = data.draw(st.sampled_from(names_of(files)))
-    frames = frames_of(files, name)
-    chosen = data.draw(st.sampled_from(frames) | st.just(frames[-1]))
-    metas, datas = (data.draw(st.lists(mutations(), max_size=2)) for _ in range(2))
-    raw = b""
-    for frame in frames:
-        _, header, meta, content = frame
-        if frame is chosen:
-            for mutation in metas:
-                meta = mutate(meta, mutation)
-            for mutation in datas:
-                content = mutate(content, mutation)
-        position = header.position if name in ("manifest",) else frames[0][1].position + len(raw)
-        raw += b"".join(
-            build_frame(
-                header.kind, position, header.synced, meta, [content], header.must_understand
-            )[1]
-        )
-    files.publish(name, [raw])
-    tracemalloc.start()
-    try:
-        with contextlib.suppress(MMSBError):
-            read_all(files)
-    finally:
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-    assert peak < 4 * MACHINE_BYTES
-
-
-def append_forged(scribe: Scribe, chunks: Sequence[Chunk] = (), **fields) -> None:
-    """A commit behind the newest that says ``fields``, with hashes and a chain that fit."""
-    record = CommitRecord(b"", b"", 0, 0, 1, next_id=3, **fields)
-    scribe.writer.append(chunks, lambda: record)
-    scribe.writer.sync()
 
 
 @pytest.mark.parametrize("shape", [(2**24,), (2**40,), (2**41 - 1,), (2**20, 2**20)])

@@ -26,7 +26,7 @@ from mmsb_jax.store._record import (
     records_of,
 )
 
-U32, U64 = (st.integers(0, 2**bits - 1) for bits in (32, 64))
+U32, U63, U64 = (st.integers(0, 2**bits - 1) for bits in (32, 63, 64))
 I64 = st.integers(-(2**63), 2**63 - 1)
 HASHES = st.binary(min_size=16, max_size=16)
 TEXTS = st.text(max_size=30)
@@ -48,7 +48,7 @@ RECORDS = st.builds(
     log_id=HASHES,
     previous_chain=HASHES,
     state_digest=st.integers(0, 2**128 - 1),
-    version=U64,
+    version=U63,
     time_ns=I64,
     step=st.none() | I64,
     source=TEXTS,

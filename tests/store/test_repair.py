@@ -39,7 +39,8 @@ def repaired(files: Files, page_bytes: int = PAGE_BYTES) -> tuple[RepairReport, 
     """What a repair says, and the logs that it made."""
     made: list[tuple[MemoryFiles, str]] = []
 
-    def make(part):
+    def make(part, is_newest):
+        assert is_newest == (not made)
         made.append((MemoryFiles(), f"new log {len(made)}"))
         return made[-1]
 
@@ -337,11 +338,11 @@ def test_progress_counts_the_commits(story: Scribe):
     repair(
         story.files,
         "the log",
-        lambda part: (MemoryFiles(), "new"),
+        lambda *_: (MemoryFiles(), "new"),
         page_bytes=PAGE_BYTES,
         progress=lambda done, total: seen.append((done, total)),
     )
-    assert seen == [(done, 16) for done in range(1, 17)]
+    assert seen == [(done, 32) for done in range(1, 33)]
 
 
 def test_a_large_log_gets_segments_and_snapshots(story: Scribe, monkeypatch: pytest.MonkeyPatch):

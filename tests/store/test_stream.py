@@ -1,6 +1,7 @@
 """Streams: commits from one log into another, checked whole, with their chain and digests."""
 
 import errno
+import os
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from mmsb_jax.store._intake import Intake, join, take
 from mmsb_jax.store._lineage import OPEN
 from mmsb_jax.store._log import Log
 from mmsb_jax.store._snapshot import snapshot_name
-from mmsb_jax.store._stream import open_stream, write_joining_stream, write_stream
+from mmsb_jax.store._stream import open_stream, write_file, write_joining_stream, write_stream
 from mmsb_jax.store._verify import verify
 from mmsb_jax.store._writer import LogWriter
 from mmsb_jax.testing._faulty import Faults, FaultyFiles
@@ -431,3 +432,17 @@ def test_file_that_is_no_stream_is_refused(tmp_path):
         pass
     with pytest.raises(LocationError), open_stream(tmp_path):
         pass
+
+
+def test_a_stream_in_a_file_is_durable_with_its_name(tmp_path, monkeypatch):
+    synced, fsync = [], os.fsync
+
+    def recording(descriptor):
+        synced.append(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", recording)
+    path = write_file(tmp_path / "commits.mmsb", [b"some ", b"bytes"])
+    assert path.read_bytes() == b"some bytes"
+    assert synced == [path.stat().st_ino, tmp_path.stat().st_ino]
+    assert list(tmp_path.iterdir()) == [path]

@@ -39,7 +39,7 @@ def test_verify_of_a_whole_log_is_true_and_says_what_it_read():
     assert report
     assert (report.versions, report.snapshots, report.faults, report.notes) == (4, 2, [], [])
     assert report.checked_bytes == sum(
-        scribe.files.size(name) for name in names_of(scribe.files) if name.endswith(("seg", "snap"))
+        scribe.files.size(name) for name in names_of(scribe.files) if name != "manifest"
     )
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert str(report).startswith("whole: 4 versions replayed, 2 snapshots compared, ")
@@ -64,14 +64,14 @@ def test_verify_reports_a_torn_tail_as_a_note():
     assert "note: log/" in str(report)
 
 
-def test_verify_finds_any_bit_flipped_in_a_segment_or_a_snapshot():
+def test_verify_finds_any_bit_flipped_in_a_segment_an_index_or_a_snapshot():
     """What opening refuses it refuses; of the rest nothing passes."""
     scribe = whole()
     scribe.snapshot()  # so that all of the log is sealed
     scribe.close()
     outcomes = collections.Counter()
     for name in names_of(scribe.files)[1:]:
-        if name.endswith(".idx") or name == scribe.log.pieces[-1].segment.name:
+        if name == scribe.log.pieces[-1].segment.name:
             continue
         files, good = copy_files(scribe.files), scribe.files.read(name)
         for bit in range(0, len(good) * 8, 97):
@@ -127,3 +127,28 @@ def test_verify_reports_a_digest_that_does_not_follow_from_the_bytes(monkeypatch
     assert report.versions == 4
     assert "version 5: " in report.faults[0]
     assert "digest recorded" in report.faults[0]
+
+
+def test_verify_reports_an_index_that_says_something_else_than_its_segment():
+    scribe = whole().close()
+    (name,) = (name for name in names_of(scribe.files) if name.endswith(".idx"))
+    piece = scribe.log.pieces[0]
+    scan, index = scribe.log.scan_piece(piece)
+    index._columns["step"][0] = 77
+    scribe.files.publish(name, index.frame(scan.chain, piece.end_offset))
+    assert verify(Log(scribe.files, PLACE)).faults == [
+        f"{name}: it does not say what its segment holds"
+    ]
+
+
+def test_deep_verify_finds_a_commit_that_lied_where_a_later_one_covers_it(monkeypatch):
+    """A writer's memory failed for one commit: the digest is of other bytes than were written."""
+    scribe = whole()
+    with monkeypatch.context() as failing:
+        failing.setattr(_head.Change, "lanes", property(lambda _: (1, 2), lambda *_: None))
+        scribe.patch("b", {0: 9}).commit()
+    scribe.write("b", np.array([4, 5, 6], "u1")).commit()
+    log = Log(scribe.close().files, PLACE)
+    assert verify(log)
+    report = verify(log, deep=True)
+    assert report.faults == ["version 5: the bytes of 'b' do not have the digest recorded"]

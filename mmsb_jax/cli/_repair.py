@@ -1,0 +1,69 @@
+"""``mmsb repair``: a new log of all that is whole in a damaged one."""
+
+import contextlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+
+import click
+
+from mmsb_jax.cli._command import LogCommand, json_option, path_argument
+from mmsb_jax.cli._json import to_json
+from mmsb_jax.cli._new_log import new_log
+from mmsb_jax.cli._progress import progress_bar
+from mmsb_jax.store._diff import printable
+from mmsb_jax.store._files import DiskFiles, Files
+from mmsb_jax.store._place import check_local, check_log_place
+from mmsb_jax.store._repair import RepairReport
+from mmsb_jax.store._repair import repair as repair_log
+from mmsb_jax.store._survey import Part
+
+
+@click.command(cls=LogCommand)
+@path_argument
+@click.argument("new")
+@click.option(
+    "--page-bytes",
+    type=click.IntRange(min=128),
+    default=4096,
+    show_default=True,
+    help="The size of a page, where the manifest, which says it, is damaged.",
+)
+@json_option
+def repair(path: str, new: str, page_bytes: int, as_json: bool) -> None:
+    """Make at NEW a log of all that is whole in a damaged one, which is only read.
+
+    Where the data of a commit are lost, the states behind it are, up to the next snapshot. NEW goes
+    up to the newest state that can be had; of versions before such a gap it has what the commits
+    say, and the states that are in snapshots. Versions before a gap that can be had in full make
+    logs of their own beside it: NEW-versions-1-40.
+
+    Every new log is verified before it is put in place. Sectors that the disk refuses to read count
+    as lost. NEW must not exist, or be an empty directory.
+    """
+    report = _repair(path, new, page_bytes)
+    lines = "\n".join(map(printable, str(report).splitlines()))
+    click.echo(to_json(asdict(report)) if as_json else lines)
+
+
+def _repair(path: str, new: str, page_bytes: int) -> RepairReport:
+    source, target = DiskFiles(check_log_place(path)), check_local(new)
+    with (
+        contextlib.closing(source),
+        ThreadPoolExecutor() as threads,
+        progress_bar("commits") as progress,
+        contextlib.ExitStack() as drafts,
+    ):
+
+        def make(part: Part, is_newest: bool) -> tuple[Files, str]:
+            behind = "" if is_newest else f"-versions-{part.base + 1}-{part.last}"
+            place = target.with_name(target.name + behind)
+            return drafts.enter_context(new_log(place)), str(place)
+
+        return repair_log(
+            source,
+            path,
+            make,
+            page_bytes=page_bytes,
+            progress=progress,
+            executor=threads,
+        )

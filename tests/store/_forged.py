@@ -1,0 +1,30 @@
+"""Logs that say what no writer says, with hashes that fit."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from mmsb_jax.store._codec import Chunk
+from mmsb_jax.store._files import Files as AnyFiles
+from mmsb_jax.store._record import CommitRecord
+from tests.store._logs import Scribe, names_of
+from tests.torture._bundle import Frame, frames_of
+from tests.torture._seal import Files, seal
+
+MACHINE_BYTES = 64 << 20
+"""What a small machine has in all."""
+
+
+def append_forged(scribe: Scribe, chunks: Sequence[Chunk] = (), **fields: Any) -> None:
+    """A commit behind the newest that says ``fields``, with hashes and a chain that fit."""
+    said: dict[str, Any] = {"next_id": 3} | fields
+    scribe.writer.append(chunks, lambda: CommitRecord(b"", b"", 0, 0, 1, **said))
+    scribe.writer.sync()
+
+
+def forge(files: AnyFiles, name: str, change: Callable[[list[Frame]], object]) -> None:
+    """Change the frames of one file; the chain and the digests of all are made to fit."""
+    parts: Files = {known: frames_of(files.read(known))[0] for known in names_of(files)}
+    change(parts[name])
+    seal(parts, with_digests=True)
+    for known, frames in parts.items():
+        files.publish(known, [frame.encode() for frame in frames])
