@@ -30,6 +30,7 @@ from tests.store._logs import (
     copy_files,
     names_of,
 )
+from tests.torture._scale import scaled
 
 Range = tuple[str, int, int]
 """A file, and where in it bytes are damaged."""
@@ -53,7 +54,7 @@ def damage(files: Files, ranges: Iterable[Range]) -> MemoryFiles:
     damaged = copy_files(files)
     for name, start, stop in ranges:
         raw = bytearray(damaged.read(name))
-        raw[start:stop] = bytes(byte ^ 0x5A for byte in raw[start:stop])
+        raw[start:stop] = bytes(byte ^ 0x5A for byte in files.read(name)[start:stop])
         damaged.publish(name, [raw])
     return damaged
 
@@ -181,13 +182,12 @@ def test_a_commit_lost_in_the_middle_is_said_to_be(story: Scribe, places: Places
     assert "only what the commits say is left of versions 10 to 11" in str(report)
 
 
-def test_whatever_is_damaged_all_that_is_whole_is_had_and_nothing_else(
-    story: Scribe, places: Places
-):
+def try_damages(story: Scribe, places: Places, count: int) -> None:
+    """Damage what chance says; what the oracle says can be had is had, and nothing else."""
     rng = random.Random(0)
     names = [name for name in names_of(story.files) if name != "manifest"]
     outcomes = collections.Counter()
-    for _ in range(150):
+    for _ in range(count):
         ranges = []
         for _ in range(rng.choice((1, 1, 2, 4))):
             name = rng.choice(names)
@@ -202,9 +202,19 @@ def test_whatever_is_damaged_all_that_is_whole_is_had_and_nothing_else(
         report, logs = repaired(damage(story.files, ranges))
         assert check_repair(report, logs, story.history) == expected
         outcomes[f"{len(logs)} logs"] += 1
-    print(dict(outcomes))
-    assert outcomes["2 logs"] > 5
-    assert outcomes["3 logs"] > 0
+    print(f"{count:,} damages:", dict(outcomes))
+    assert outcomes["2 logs"] > outcomes["3 logs"] > 0
+
+
+def test_whatever_is_damaged_all_that_is_whole_is_had_and_nothing_else(
+    story: Scribe, places: Places
+):
+    try_damages(story, places, 150)
+
+
+@pytest.mark.long
+def test_whatever_is_damaged_ever_so_often_all_that_is_whole_is_had(story: Scribe, places: Places):
+    try_damages(story, places, scaled(5000))
 
 
 @pytest.mark.parametrize("missing", ["damaged", "missing"])

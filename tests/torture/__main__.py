@@ -31,8 +31,9 @@ class Entry:
 ENTRIES = (
     Entry(1, "a process killed at 1,000 random moments of its commits", 15,
           ("tests/bus/test_kill.py",)),
-    Entry(2, "cut at every byte, every bit flipped, blocks swapped (2, 3, 4)", 2,
-          ("tests/store/test_recovery.py", "tests/test_docs_recovery.py")),
+    Entry(2, "cut at every byte, every bit flipped, blocks swapped, repaired (2, 3, 4)", 6,
+          ("tests/store/test_recovery.py", "tests/test_docs_recovery.py",
+           "tests/store/test_repair.py")),
     Entry(5, "crash of the disk cache: 100 seeds a scenario", 4,
           ("tests/torture/test_crash.py", "tests/store/test_compact_crash.py")),
     Entry(6, "the Nth call of the disk fails; a sync fails (6, 7)", 5,
