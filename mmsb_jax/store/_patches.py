@@ -99,8 +99,12 @@ def _compared(info: ArrayInfo, before: StoredState | None, after: StoredState) -
         return Patch(info.name, np.zeros(0, np.int64), np.zeros(0, dtype))
     values = new.view(dtype)
     known = None if before is None else before.table.arrays.get(info.id)
-    if before is None or known is None or (known.dtype, known.shape) != (info.dtype, info.shape):
+    if before is None or known is None or not _is_alike(known, info):
         return Patch(info.name, np.arange(values.size), values.copy())
     mixed = new ^ before.bytes_of(info.id)
     indices = np.flatnonzero(mixed.reshape(-1, dtype.itemsize).any(axis=1))
     return Patch(info.name, indices, values[indices])
+
+
+def _is_alike(known: ArrayInfo, info: ArrayInfo) -> bool:
+    return (known.name, known.dtype, known.shape) == (info.name, info.dtype, info.shape)

@@ -4,19 +4,24 @@ Such a log may give data that nobody wrote: hashes are no signatures. But it end
 the library or in a state, within the memory of the machine, and nothing in it names a file.
 """
 
+import dataclasses
 import struct
 import tracemalloc
 
+import numpy as np
 import pytest
 import xxhash
 
 from mmsb_jax._errors import CorruptionError, DeviceMemoryError
 from mmsb_jax.store import _room
 from mmsb_jax.store._codec import Chunk, Coding
+from mmsb_jax.store._commit import read_commit
+from mmsb_jax.store._compact import compact
 from mmsb_jax.store._files import DiskFiles
 from mmsb_jax.store._format import build_frame
 from mmsb_jax.store._log import Log
 from mmsb_jax.store._record import FULL, ArrayInfo, Op, OpCode, records_of
+from mmsb_jax.store._snapshot import write_snapshot
 from tests.store._forged import MACHINE_BYTES, append_forged
 from tests.store._logs import PAGE_BYTES, PLACE, Scribe, check_log
 
@@ -115,6 +120,23 @@ def test_chunks_that_reach_outside_their_array_are_damage():
     append_forged(scribe, [Chunk(2**63, 4, 0, Coding.FULL, 1, b"abcd")], records=records)
     with pytest.raises(CorruptionError, match="at 9223372036854775808 of 8"):
         Log(scribe.files, PLACE).state(2, page_bytes=PAGE_BYTES)
+
+
+def test_patches_behind_a_kept_state_that_was_forged_give_all_elements():
+    """The name of an array is another one in the snapshot that the oldest commit builds on."""
+    scribe = Scribe()
+    scribe.create("w", (90,)).commit()
+    scribe.write("w", np.arange(90, dtype=np.float32)).commit()
+    scribe.snapshot()
+    compact(scribe.writer, 2)
+    log = Log(scribe.close().files, PLACE)
+    state = log.state(1, page_bytes=PAGE_BYTES)
+    info = state.table.arrays[1]
+    state.table.arrays[1] = dataclasses.replace(info, name="other")
+    state.table.state_digest = state.table.digest()
+    write_snapshot(scribe.files, state, 0, 0)
+    (patch,) = read_commit(Log(scribe.files, PLACE), 2, lambda: 0).patches()
+    assert patch.indices.tolist() == list(range(90))
 
 
 def test_state_whose_digest_is_forged_is_refused():
