@@ -4,13 +4,12 @@ import contextlib
 import re
 
 from mmsb_jax.store._files import Files
-from mmsb_jax.store._manifest import Manifest
+from mmsb_jax.store._manifest import ARCHIVE_NAME, Manifest
 from mmsb_jax.store._segment import FOLDER, index_name
 from mmsb_jax.store._snapshot import FOLDER as SNAPSHOTS
 from mmsb_jax.store._snapshot import list_snapshots, snapshot_name
 
 _SEGMENT = re.compile(r"log/([0-9]{8,})-[0-9]{20}\.(seg|idx|cut)")
-_ARCHIVE = re.compile(r"log/[0-9]{20}-[0-9]{20}\.arc")
 _SNAPSHOT = re.compile(r"snapshots/([0-9]{20})\.snap")
 _DRAFT = ".draft"
 
@@ -28,8 +27,8 @@ def _is_left_over(name: str, manifest: Manifest) -> bool:
     compaction = manifest.compaction
     if name.endswith(_DRAFT):
         made = name.removesuffix(_DRAFT)
-        return any(known.fullmatch(made) for known in (_SEGMENT, _ARCHIVE, _SNAPSHOT))
-    if _ARCHIVE.fullmatch(name):
+        return any(known.fullmatch(made) for known in (_SEGMENT, ARCHIVE_NAME, _SNAPSHOT))
+    if ARCHIVE_NAME.fullmatch(name):
         return compaction is None or name not in (entry.name for entry in compaction.archives)
     if found := _SEGMENT.fullmatch(name):
         if compaction is None:

@@ -1,5 +1,6 @@
 """The manifest: what the log is, in one small file that is replaced as a whole."""
 
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -26,6 +27,9 @@ _COMPACTION = struct.Struct("<QQIIII")
 _ARCHIVE = struct.Struct("<QQQ16s")
 _KEPT = struct.Struct("<Q")
 _CUT = 1
+
+ARCHIVE_NAME = re.compile(rf"{FOLDER}/[0-9]{{20}}-[0-9]{{20}}\.arc")
+"""Name of an archive's file; see `ArchiveEntry.name`."""
 
 
 def check_page_bytes(page_bytes: int) -> None:

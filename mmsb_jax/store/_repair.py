@@ -24,7 +24,6 @@ from mmsb_jax.store._segment import FOLDER, NO_SEGMENT, SEGMENT_FRAME_BYTES, Log
 from mmsb_jax.store._snapshot import (
     Extra,
     list_snapshots,
-    read_snapshot_with_extra,
     snapshot_name,
     write_snapshot,
 )
@@ -305,9 +304,10 @@ class _Work:
     def _keep(self, line: Line, version: int, end: int, target: Files) -> bool:
         """Keep the state of a version, and its ``extra``; whether it is whole."""
         found, met = self.survey, line.at(version)
-        if found.state(line, version, self._executor) is None:
+        snapshot = found.snapshot(line, version, self._executor)
+        if snapshot is None:
             return False
-        state, extra = read_snapshot_with_extra(found.files, version, found.ids, found.page_bytes)
+        state, extra = snapshot
         record = CommitRecord.decode(found.said(met)[0])
         if met.is_whole:
             commit = found.shipped(met)

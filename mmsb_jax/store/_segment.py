@@ -337,10 +337,14 @@ def check_commit(
     """
     if record.previous_chain != chain or record.log_id != log_ids.of(record.version):
         raise BadFrameError(f"version {record.version} belongs to another history")
-    if record.frame_sizes != [size for size, _ in frames] or (
-        record.frames_hash != frames_hash(frames)
-    ):
+    if not has_frames(record, frames):
         raise BadFrameError(f"version {record.version} has other data frames than it says")
+
+
+def has_frames(record: CommitRecord, frames: list[tuple[int, int]]) -> bool:
+    """Whether (bytes, data hash) are those of the data frames that a record names."""
+    sizes = [size for size, _ in frames]
+    return record.frame_sizes == sizes and record.frames_hash == frames_hash(frames)
 
 
 def headers_from(read: Reader, base: int | None, offset: int) -> Iterator[tuple[int, Header]]:

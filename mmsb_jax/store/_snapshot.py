@@ -40,7 +40,7 @@ from mmsb_jax.store._record import (
     OpCode,
     records_of,
 )
-from mmsb_jax.store._segment import LogIds, frames_hash, reader_of
+from mmsb_jax.store._segment import LogIds, frames_hash, has_frames, reader_of
 from mmsb_jax.store._state import StoredState
 
 FOLDER = "snapshots"
@@ -230,10 +230,7 @@ def _walk(files: Files, version: int, log_ids: LogIds, data: Reader | None) -> _
         raise BadFrameError("the file does not end with its frame")
     if record.version != version or record.log_id != log_ids.of(version):
         raise BadFrameError(f"the snapshot is of version {record.version} of another history")
-    sizes = [(frame.data_bytes, frame.data_hash) for frame, _ in frames]
-    if record.frame_sizes != [size for size, _ in sizes] or (
-        record.frames_hash != frames_hash(sizes)
-    ):
+    if not has_frames(record, [(frame.data_bytes, frame.data_hash) for frame, _ in frames]):
         raise BadFrameError("the snapshot has other data frames than it says")
     return _Walk(record, frames, parts, header.synced)
 

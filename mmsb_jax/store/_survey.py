@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from mmsb_jax.store._archive import read_block
@@ -25,25 +25,24 @@ from mmsb_jax.store._format import (
     read_meta,
 )
 from mmsb_jax.store._frames import commit_start
-from mmsb_jax.store._manifest import Manifest
+from mmsb_jax.store._manifest import ARCHIVE_NAME, Manifest
 from mmsb_jax.store._record import CommitRecord
 from mmsb_jax.store._segment import (
     FOLDER,
     LogIds,
     Segment,
     chain_after,
-    frames_hash,
+    has_frames,
     headers_from,
     read_segment,
     reader_of,
 )
-from mmsb_jax.store._snapshot import list_snapshots, read_snapshot
+from mmsb_jax.store._snapshot import Extra, list_snapshots, read_snapshot_with_extra
 from mmsb_jax.store._state import StoredState
 from mmsb_jax.store._stream import Shipped, read_commit_frames
 from mmsb_jax.store._tags import TagChanges, decode_tags
 
 _SEGMENT = re.compile(rf"{FOLDER}/([0-9]{{8,}})-([0-9]{{20}})\.(seg|cut)")
-_ARCHIVE = re.compile(rf"{FOLDER}/[0-9]{{20}}-[0-9]{{20}}\.arc")
 _SECTOR_BYTES = 4096
 
 
@@ -120,21 +119,15 @@ class Survey:
         manifest: its manifest; None where that is damaged.
         lines: its history, newest first: one line, or more where the frame of a commit is lost.
         tags: the tags, as far as their frames are whole.
+        ids: which log wrote which version.
     """
 
     files: Files
     manifest: Manifest | None
-    lines: list[Line] = field(default_factory=list)
-    tags: dict[str, int] = field(default_factory=dict)
+    lines: list[Line]
+    tags: dict[str, int]
+    ids: LogIds
     _block: tuple[str, int, list[tuple[bytes, int]]] = ("", 0, [])
-
-    @property
-    def ids(self) -> LogIds:
-        """Which log wrote which version."""
-        if self.manifest is not None:
-            return self.manifest.ids
-        commits = [met for line in reversed(self.lines) for met in line.commits]
-        return LogIds(lineage_of(commits), b"")
 
     @property
     def page_bytes(self) -> int | None:
@@ -167,12 +160,19 @@ class Survey:
         """The state of ``version``, from its snapshot; None where none is whole and of the line."""
         if version == 0:
             return StoredState(self.ids.of(1), None, self.page_bytes) if line.first == 1 else None
+        found = self.snapshot(line, version, executor)
+        return None if found is None else found[0]
+
+    def snapshot(
+        self, line: Line, version: int, executor: Executor | None = None
+    ) -> tuple[StoredState, Extra | None] | None:
+        """What a snapshot holds, as `read_snapshot_with_extra`; None as for `state`."""
         try:
-            state, _ = read_snapshot(self.files, version, self.ids, page_bytes=self.page_bytes)
-            state.check_digest(executor)
+            found = read_snapshot_with_extra(self.files, version, self.ids, self.page_bytes)
+            found[0].check_digest(executor)
         except (BadFrameError, OSError):
             return None
-        return state if state.table.chain == line.chain_at(version) else None
+        return found if found[0].table.chain == line.chain_at(version) else None
 
     def shipped(self, met: Met) -> Shipped:
         """A commit with its frames, which must be whole.
@@ -189,7 +189,7 @@ class Survey:
     def said(self, met: Met) -> tuple[bytes, int]:
         """The meta of a commit, and the hash of the data in its frame."""
         read = _forgiving(self.files, met.name)
-        if not _ARCHIVE.fullmatch(met.name):
+        if not ARCHIVE_NAME.fullmatch(met.name):
             header = read_header(read, met.offset, None)
             return read_meta(read, met.offset, header), header.data_hash
         if self._block[:2] != (met.name, met.offset):
@@ -216,7 +216,7 @@ def survey(files: Files, manifest: Manifest | None) -> Survey:
     tags: TagChanges = {} if compaction is None else dict(compaction.tags)
     names = files.names(FOLDER)
     found: list[Met] = []
-    for name in filter(_ARCHIVE.fullmatch, names):
+    for name in filter(ARCHIVE_NAME.fullmatch, names):
         found += _commits_of_archive(files, name)
     segments = sorted((int(m[1]), int(m[2]), name) for name in names if (m := _SEGMENT.match(name)))
     heads = {name: _head_of(files, name) for _, _, name in segments}
@@ -230,7 +230,11 @@ def survey(files: Files, manifest: Manifest | None) -> Survey:
     if manifest is not None:
         found = [met for met in found if met.log_id == manifest.ids.of(met.version)]
     named = {name: version for name, version in tags.items() if version is not None}
-    return Survey(files, manifest, list(_lines(found)), named)
+    lines = list(_lines(found))
+    if manifest is not None:
+        return Survey(files, manifest, lines, named, manifest.ids)
+    lineage = lineage_of(met for line in reversed(lines) for met in line.commits)
+    return Survey(files, manifest, lines, named, LogIds(lineage, b""))
 
 
 def lineage_of(commits: Iterable[Met]) -> tuple[tuple[bytes, int], ...]:
@@ -338,11 +342,7 @@ def _commits_of_segment(
             except BadFrameError:
                 continue
             frames = pending[len(pending) - len(record.frame_sizes) :]
-            is_whole = (
-                record.frame_sizes == [size for size, _ in frames]
-                and record.frames_hash == frames_hash(frames)
-                and _has_its_data(read, offset, header)
-            )
+            is_whole = has_frames(record, frames) and _has_its_data(read, offset, header)
             pending.clear()
             yield _met(record, meta, header.data_hash, name, offset, is_whole)
 

@@ -150,8 +150,6 @@ MODULES = [
 
 @pytest.mark.parametrize("name", ["mmsb_jax.algebra", *MODULES])
 def test_examples_of_module_run(name):
-    if name.endswith("_sparse"):
-        pytest.importorskip("mmsb_jax.graph._graph", reason="from_graph's example wants PageGraph")
     result = doctest.testmod(
         importlib.import_module(name),
         optionflags=doctest.ELLIPSIS
