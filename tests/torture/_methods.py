@@ -139,12 +139,15 @@ class World:
         path: where its log is; None in memory.
         durability: when its commits count.
         is_bare: whether it begins as an empty bus, without arrays.
+        derives: whether some of its arrays are derived, which costs a compilation each time that it
+            is opened.
     """
 
     path: Path | None
     durability: Any
     has_beside: bool = False
     is_bare: bool = False
+    derives: bool = True
     state: State = field(default_factory=lambda: State({}, {}))
     version: int = 0
     past: dict[int, dict[str, Any]] = field(default_factory=dict)
@@ -161,15 +164,13 @@ class World:
         bus.create(BESIDE, shape=(), dtype="int64")
         bus.create("plot", nbytes=8)
         bus.sync()
-        derive(bus)
-        bus.link("b", "lazy", kind="control")
-        bus.read("lazy")
-        values = tree | {
-            "raw": np.zeros(100, np.uint8),
-            "plot": np.zeros(8, np.uint8),
-            "twice": tree["w"] * np.float32(2),
-            "lazy": tree["w"] + np.float32(1),
-        }
+        values = tree | {"raw": np.zeros(100, np.uint8), "plot": np.zeros(8, np.uint8)}
+        if self.derives:
+            derive(bus)
+            bus.link("b", "lazy", kind="control")
+            bus.read("lazy")
+            values["twice"] = tree["w"] * np.float32(2)
+            values["lazy"] = tree["w"] + np.float32(1)
         self.state, self.version = State(values, {}), bus.version
         self.past[self.version] = values
         if self.has_beside:
@@ -184,7 +185,7 @@ class World:
         """Open the bus, or open it again."""
         options = {} if self.durability is None else {"durability": self.durability}
         self.bus = mmsb.open(self.path, page_bytes=PAGE_BYTES, **options)
-        if not self.is_bare and self.bus.version:
+        if self.derives and not self.is_bare and self.bus.version:
             derive(self.bus)
         if self.beside is not None:
             self.beside.bus = self.bus
@@ -800,6 +801,11 @@ METHODS: dict[str, Callable[[World], Trial]] = {
     "checkout, tree, log": checkout,
     "verify": verify,
 }
+DERIVING = {
+    "commit", "derive", "link data", "propagate", "read what is stale", "commit with handlers",
+}  # fmt: skip
+"""What needs arrays that are derived."""
+
 ON_DISK_ALONE = {"fork", "export to a file", "open"}
 """What a bus in memory does not have."""
 

@@ -133,7 +133,7 @@ class Session:
     ) -> None:
         self.methods, self.how, self.bus, self.count, self.seed = methods, how, bus, count, seed
         self._folders = (folder / f"{n}" for n in itertools.count())
-        self.report = _now[0]
+        self.report, self.derives = _now[0], True
         self.world = self._new_world()
 
     # -------------------------------------------------------------------- how it is cut off
@@ -191,7 +191,7 @@ class Session:
         folder = next(self._folders)
         folder.mkdir(parents=True)
         path = None if kind == "memory" else folder / "run.mmsb"
-        return World(path, BUSES[kind], self.bus.endswith("+"))
+        return World(path, BUSES[kind], self.bus.endswith("+"), derives=self.derives)
 
     def _make(self) -> Trial:
         self._arm_watch()
@@ -305,12 +305,18 @@ def leaks(threads: set[threading.Thread], files: set[str]) -> Counter[str]:
     return found
 
 
-def run_methods(make: Callable[[Path], Session], how: str, bus: str, names: Sequence[str]) -> None:
+def run_methods(
+    make: Callable[[Path], Session],
+    how: str,
+    bus: str,
+    names: Sequence[str],
+    place: Path | None = None,
+) -> None:
     """Try methods in a session that ``make`` makes, and see what is left of it at the end."""
     faulthandler.enable()
     sys.unraisablehook = lambda unraisable: None  # what is cut off in a finalizer is told there
     shared = Path("/dev/shm")  # syncs cost nothing there
-    folder = Path(tempfile.mkdtemp(dir=shared if shared.is_dir() else None))
+    folder = Path(tempfile.mkdtemp(dir=place or (shared if shared.is_dir() else None)))
     try:
         World(None, None).end()  # what is compiled and opened once is no leak
         threads, files = set(threading.enumerate()), set(os.listdir("/proc/self/fd"))
