@@ -1,6 +1,7 @@
 """The bus: versioned state behind one object. It holds the parts, and delegates."""
 
 import contextlib
+import os
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from mmsb_jax._errors import InvalidDeltaError
 from mmsb_jax.bus import _checkout as checkouts
 from mmsb_jax.bus._changes import Made
 from mmsb_jax.bus._commit import Annotation, TreeWriter, done
-from mmsb_jax.bus._engine import Engine, Threads
+from mmsb_jax.bus._engine import Engine
 from mmsb_jax.bus._events import Event, Subscription
 from mmsb_jax.bus._keeping import Keeping
 from mmsb_jax.bus._shipping import Shipping
@@ -23,6 +24,7 @@ from mmsb_jax.store._commit import Commit, read_extra
 from mmsb_jax.store._files import Files
 from mmsb_jax.store._head import Draft
 from mmsb_jax.store._log import Log
+from mmsb_jax.store._threads import Threads
 
 if TYPE_CHECKING:
     from mmsb_jax.core._tlog import TLog
@@ -244,17 +246,21 @@ class Bus(Shipping, Keeping):
     def close(self) -> None:
         """Let what is queued land, sync, and give the log back. A second call does nothing.
 
+        Where an interrupt cuts it short, a second call goes on. In a forked child it does nothing:
+        the bus is the parent's.
+
         Raises:
             whatever made a commit with ``wait=False`` fail; the bus is closed all the same.
         """
+        if os.getpid() != self._pid:
+            return
+        engine = self._engine_or_none
+        if engine is not None and engine.is_open:
+            with self._events, self._lock:
+                engine.queue.settle()
+            self._events.drain()  # handlers may use the bus, as long as it is open
         try:
             with self._events, self._lock:
-                engine = self._engine_or_none
-                if engine is not None and engine.is_open:
-                    engine.queue.settle()
-            self._events.drain()  # handlers may use the bus, as long as it is open
-            with self._events, self._lock:
-                self._end.detach()
                 if engine is not None:
                     engine.close([self._record_made])
                 elif not self._reader_closed:
@@ -262,6 +268,8 @@ class Bus(Shipping, Keeping):
                     self._threads.shutdown()
                     self._files.close()
         finally:
+            if engine is None or engine.is_released:
+                self._end.detach()
             self._events.close()
 
     def __enter__(self) -> "Bus":

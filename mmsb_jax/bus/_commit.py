@@ -2,6 +2,7 @@
 
 import operator
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
@@ -141,10 +142,13 @@ class TreeWriter:
         with jax.transfer_guard("allow"):
             contents = _read_all(data, shape.names, change.ids)
         draft = Draft(ops=self._made.ops() + change.ops, contents=contents, values=change.values)
-        commit = self._engine.land(said.fill(draft, said.numbers()), shape)
-        self._made.specs.clear()
-        self.shape, self._ids = shape, change.ids
-        return commit
+
+        def landed(commit: Commit) -> None:
+            del commit
+            self._made.specs.clear()
+            self.shape, self._ids = shape, change.ids
+
+        return self._engine.land(said.fill(draft, said.numbers()), shape, landed=landed)
 
     def know(self, tree: Any) -> None:
         """Take the structure of ``tree`` for that of the next one, if it is that recorded."""
@@ -172,8 +176,8 @@ class TreeWriter:
         labels = [*names, *(["note"] * len(said.note_arrays))]
         staged = self._stager.stage([*data, *said.note_arrays], labels)
 
-        def run() -> Commit:
-            return _land_staged(engine, staged, ids, said, time_ns, shape)
+        def run(landed: Callable[[Commit], None]) -> None:
+            _land_staged(engine, staged, ids, said, time_ns, shape, landed)
 
         return engine.queue.submit(run, staged.release)
 
@@ -198,14 +202,15 @@ def _land_staged(
     said: Annotation,
     time_ns: int,
     shape: TreeShape,
-) -> Commit:
+    landed: Callable[[Commit], None],
+) -> None:
     """What the queue's thread does: read the copies, land them."""
     contents = {array_id: staged.bytes_of(i) for i, array_id in enumerate(ids)}
     count = len(ids)
     numbers = [staged.value_of(count + i).reshape(()) for i in range(len(said.note_arrays))]
     draft = said.fill(Draft(contents=contents, time_ns=time_ns), numbers)
     try:
-        return engine.land(draft, shape)
+        engine.land(draft, shape, landed=landed)
     finally:
         if (events := engine.events) is not None:
             events.deliver_later()

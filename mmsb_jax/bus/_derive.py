@@ -169,6 +169,10 @@ class Derivations:
                 return f"computed anew {name!r} has other bytes than the log"
         return None
 
+    def revert(self) -> None:
+        """Take back what a commit that did not land has done to the graph."""
+        self.flow.revert()
+
     def prepare(
         self, table: Table, draft: Draft, change: GraphChange | None, shape: TreeShape | None
     ) -> Step | None:

@@ -1,5 +1,6 @@
 """The reading half of a bus: what can be asked of its log, and changes nothing."""
 
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 
 from mmsb_jax._errors import ClosedError, VersionError
 from mmsb_jax.bus import _checkout as checkouts
-from mmsb_jax.bus._engine import Engine, Threads
+from mmsb_jax.bus._engine import Engine
 from mmsb_jax.bus._events import Events
 from mmsb_jax.bus._history import History
 from mmsb_jax.bus._rows import Rows
@@ -21,6 +22,7 @@ from mmsb_jax.store._files import Files
 from mmsb_jax.store._log import Log
 from mmsb_jax.store._record import ArrayInfo
 from mmsb_jax.store._state import StoredState
+from mmsb_jax.store._threads import Threads
 from mmsb_jax.store._verify import VerifyReport, verify
 
 if TYPE_CHECKING:
@@ -45,11 +47,26 @@ class Reading:
         self._log = log
         self._engine_or_none = engine
         self._files = files
-        self._lock = threading.RLock()
-        self._events = Events(self._lock)
+        self._pid = os.getpid()
+        self._own_lock = threading.RLock()
+        self._events = Events(self._own_lock)
         self._rows = Rows(self.page_bytes)
         self._reader_closed = False
         self._threads = engine.threads if engine is not None else Threads()
+
+    @property
+    def _lock(self) -> threading.RLock:
+        """The lock of the bus, to be taken with ``with``: no interrupt leaves it locked.
+
+        Raises:
+            ClosedError: in a forked child, where a thread that is not there may hold it.
+        """
+        if os.getpid() != self._pid:
+            raise ClosedError(
+                f"this bus belongs to process {self._pid}, which forked this one. Open it with "
+                f"mode='r' here, or pass what is to be written to the parent."
+            )
+        return self._own_lock
 
     @property
     def _shape(self) -> TreeShape | None:
@@ -73,6 +90,8 @@ class Reading:
     def closed(self) -> bool:
         """Whether it was closed, or must not be used any more."""
         engine = self._engine_or_none
+        if os.getpid() != self._pid:
+            return True
         return self._reader_closed or (engine is not None and not engine.is_open)
 
     @property
@@ -258,6 +277,7 @@ class Reading:
         engine = self._engine_or_none
         if engine is not None:
             engine.check_open()
+            engine.settle_own()
         elif self._reader_closed:
             raise ClosedError("this bus is closed. Open the log again.")
         else:
@@ -269,7 +289,7 @@ class Reading:
         self._refresh()
         engine = self._engine_or_none
         if engine is not None:
-            engine.queue.drain()
+            engine.settle()
 
     def _head(self) -> StoredState:
         """The newest state, not to be changed."""

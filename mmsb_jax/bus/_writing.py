@@ -83,7 +83,7 @@ class Writing(Reading):
         with self._lock:
             engine = self._engine()
             table = engine.head.state.table
-            if not engine.queue.is_settled:
+            if not engine.is_settled:
                 self._settle()
             if self._batch is not None:
                 self._batch.create(name, spec)
@@ -201,9 +201,8 @@ class Writing(Reading):
         engine, draft = self._engine(), changes.draft()
         if draft.ops:
             self._layout = None
-        commit = engine.land(said.fill(draft, said.numbers()), self._shape, changes.graph)
-        self._made.specs.clear()
-        return commit
+        filled = said.fill(draft, said.numbers())
+        return engine.land(filled, self._shape, changes.graph, lambda _: self._made.specs.clear())
 
     def _land_graph(self, change: GraphChange, said: Annotation) -> Commit | None:
         return self._change(lambda changes: changes.change_graph(change), said)

@@ -54,7 +54,7 @@ class CompactReport:
         keep_since: the oldest version that is kept in full.
         kept: versions before it whose state is kept: the one right before it, and tagged ones.
         dropped: versions whose data went; what their commits say is kept.
-        bytes_before, bytes_after: bytes of the log's files.
+        bytes_before, bytes_after: bytes of the log's files; 0 after it where the disk does not say.
         dry_run: whether nothing was changed.
     """
 
@@ -104,8 +104,7 @@ def compact(
     log = writer.log
     if not 1 <= keep_since <= log.version:
         raise log.no_version(keep_since)
-    with writer.still():
-        bytes_before = sum(_sizes(log.files).values())
+    bytes_before = writer.while_still(lambda: sum(_sizes(log.files).values()))
     keep_since = max(keep_since, log.kept_since)
     if keep_since > log.version:  # a fork behind a state that was kept, without a commit since
         return CompactReport(keep_since, log.kept, 0, bytes_before, bytes_before, dry_run)
@@ -116,7 +115,8 @@ def compact(
         began_segment()
     if not dry_run:
         writer.sync()
-    with writer.still():
+
+    def work() -> CompactReport:
         work = _Work(writer, keep_since, executor)
         kept = work.kept
         if work.is_needed:
@@ -124,6 +124,8 @@ def compact(
         else:
             bytes_after = bytes_before
         return CompactReport(keep_since, kept, work.dropped, bytes_before, bytes_after, dry_run)
+
+    return writer.while_still(work)
 
 
 def _sizes(files: Files) -> dict[str, int]:
@@ -202,18 +204,25 @@ class _Work:
         log = self._log
         try:
             view, manifest = self._make()
-            log.put_in_force(manifest, self._writer.poison, view)
+            self._writer.change_manifest(
+                lambda: log.put_in_force(manifest, self._writer.poison, view)
+            )
         except BaseException as error:
             if log.is_in_force(self._old):  # else the new files may be the log's
                 self._take_back()
             if isinstance(error, OSError):
                 raise disk_error(error, log.place) from error
             raise
+        # It is done: what fails from here on only leaves files that the next writer removes.
         with contextlib.suppress(OSError):
             if self._is_cut:
                 log.write_index(view.pieces[0])
-        remove_leftovers(self._files, manifest)
-        return sum(_sizes(self._files).values())
+        with contextlib.suppress(OSError):
+            remove_leftovers(self._files, manifest)
+        try:
+            return sum(_sizes(self._files).values())
+        except OSError:
+            return 0
 
     def _make(self) -> tuple[View, Manifest]:
         log, segment = self._log, self._cut_segment()

@@ -166,10 +166,10 @@ class OpenedLog:
             if self.is_written_here or Manifest.read(self.files, self.place) == self.manifest:
                 return False
             self.files.close()  # what is gone takes its space as long as it is open
-            self._open_anew()
+            self.open_anew()
             return True
 
-    def _open_anew(self) -> None:
+    def open_anew(self) -> None:
         """Open the log beside this one, and take its place: other threads read this one."""
         fresh = type(self)(self.files, self.place, self._salvage)
         self.manifest, self.recovered = fresh.manifest, fresh.recovered
@@ -199,12 +199,6 @@ class OpenedLog:
             self.pieces[-1].end_offset = segment.base - self.pieces[-1].segment.base
         self.pieces.append(Piece(segment, None, SegmentIndex(segment.first_version)))
         self.scan = segment.start()
-
-    def begin_anew(self, segment: Segment) -> None:
-        """Forget the segments of an empty log, and begin with ``segment``."""
-        self.pieces.clear()
-        self.enter_segment(segment)
-        self._scan_tail()
 
     def go_back(self, place: int) -> None:
         """Take the segment at ``place`` as the last, and forget those behind it."""
@@ -236,7 +230,7 @@ class OpenedLog:
             self._scan_tail()
             if self.scan.fault is not None and self._read_manifest():
                 if self.manifest.compaction != compaction:
-                    self._open_anew()
+                    self.open_anew()
                     return
                 continue  # others write the versions to come
             last = self.pieces[-1].segment
@@ -247,7 +241,7 @@ class OpenedLog:
             if not following:
                 return
             if not self._continues(following[0]):
-                self._open_anew()
+                self.open_anew()
                 return
             self.enter_segment(following[0])
 

@@ -305,12 +305,28 @@ class StoredState:
         return part
 
     def adopt(self, part: "StoredState", ops: Iterable[Op]) -> None:
-        """Take over what a `sketch` became by ``ops``."""
-        self.table.apply_ops(ops)
+        """Take over what a `sketch` became by ``ops``; done again from anywhere in it, the same."""
+        table = self.table
+        for op in ops:
+            array_id, name = op.info.id, op.info.name
+            if op.code is OpCode.DELETE:
+                table.arrays.pop(array_id, None)
+                if table.ids.get(name) == array_id:
+                    del table.ids[name]
+                table.lanes.pop(array_id, None)
+                table.bases.pop(array_id, None)
+            else:
+                table.arrays[array_id] = op.info
+                table.ids[name] = array_id
         for array_id in {op.info.id for op in ops}:
-            self._hold(array_id, part.words.get(array_id))
+            if array_id in part.words:
+                self.words[array_id] = part.words[array_id]
+            else:
+                self.words.pop(array_id, None)
+                self.page_versions.pop(array_id, None)
             if array_id in part.page_versions:
                 self.page_versions[array_id] = part.page_versions[array_id]
+        self._held_bytes = part._held_bytes
 
     def _apply_records(
         self,

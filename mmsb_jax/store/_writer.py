@@ -6,8 +6,8 @@ import itertools
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from mmsb_jax._errors import ClosedError, CorruptionError, LocationError
 from mmsb_jax.store._codec import Chunk
@@ -32,12 +32,19 @@ from mmsb_jax.store._segment import (
 from mmsb_jax.store._snapshot import list_snapshots, snapshot_name, write_snapshot
 from mmsb_jax.store._stream import Shipped
 from mmsb_jax.store._tags import TagChanges, encode_tags
+from mmsb_jax.store._threads import Job, Threads
+
+Result = TypeVar("Result")
 
 
 class LogWriter:
     """Appends commits to a log that nobody else writes.
 
     Thread-safe: one commit is appended at a time; a sync runs beside appends.
+
+    An interrupt may come between any two lines of a call. So whatever changes the log first says
+    that it is at work; where the next call finds that still said, it brings the memory up from the
+    disk: what is whole there counts.
 
     Args:
         log: the log, opened; it is kept up to date.
@@ -60,13 +67,14 @@ class LogWriter:
         self._pid = os.getpid()
         log.is_written_here = True
         self._poison: str | None = None
-        self._interrupted = False
+        self._is_at_work = False
         self._has_tagged = False
         self._synced = log.scan.synced
         self._unsynced: list[AppendFile] = []
-        self._background = ThreadPoolExecutor(1, "mmsb-snapshots")
-        self._snapshot: Future[int | None] | None = None
-        self._file = log.files.reopen(log.pieces[-1].segment.name)
+        self._background = Threads(1)
+        self._snapshot: Job | None = None
+        self._file_name = log.pieces[-1].segment.name
+        self._file = log.files.reopen(self._file_name)
         try:
             self._begin()
         except BaseException:
@@ -86,11 +94,14 @@ class LogWriter:
                 self._unsynced.append(log.files.reopen(piece.segment.name))
         self.sync()
         if log.scan.fault is not None or log.newest_number() != last.segment.number:
-            fresh = self._create_segment()
-            self._file.close()
-            self._file = fresh
+            before = self._file
+            self._go_on_in(self._create_segment())
+            before.close()
         remove_leftovers(log.files, log.manifest)  # the manifest is durable by now
         remove_unreached(log.files, log.version)
+
+    def _go_on_in(self, file: AppendFile) -> None:
+        self._file, self._file_name = file, self.log.pieces[-1].segment.name
 
     def _create_segment(self) -> AppendFile:
         """A new segment that continues the log where it ends, durable before it is used."""
@@ -150,7 +161,7 @@ class LogWriter:
         """Write one commit, and enter it; where that fails, the log is as it was."""
         with self._append_lock:
             self._check_usable()
-            self._interrupted = True  # an interrupt may come between any two of these lines
+            self._is_at_work = True
             scan, piece = self.log.scan, self.log.pieces[-1]
             start = scan.offset
             try:
@@ -158,7 +169,7 @@ class LogWriter:
             except OSError as error:
                 self._take_back(start)
                 raise disk_error(error, self.log.place) from error
-            except BaseException:
+            except Exception:
                 self._take_back(start)
                 raise
             record, end = written.record, start + written.logged_bytes
@@ -168,7 +179,7 @@ class LogWriter:
             piece.index.append(record, written.offset, written.logged_bytes)
             scan.offset, scan.chain = end, written.chain
             scan.version = record.version  # last: readers in other threads go by it
-            self._interrupted = False
+            self._is_at_work = False
             if self._group is not None:
                 self._group.wake()
             return written.logged_bytes
@@ -181,7 +192,7 @@ class LogWriter:
         """
         with self._append_lock:
             self._check_usable()
-            self._interrupted = True
+            self._is_at_work = True
             log, scan, index = self.log, self.log.scan, self.log.pieces[-1].index
             start, meta = scan.offset, encode_tags(changes)
             header, buffers = build_frame(
@@ -192,15 +203,12 @@ class LogWriter:
             except OSError as error:
                 self._take_back(start)
                 raise disk_error(error, log.place) from error
-            except BaseException:
-                self._take_back(start)
-                raise
             if self._durability == "fsync":
                 self._sync_commit(log.version, log.position + header.frame_bytes, start)
             assert index is not None
             index.tags |= changes
             scan.offset, scan.synced = start + header.frame_bytes, max(scan.synced, header.synced)
-            self._has_tagged, self._interrupted = True, False
+            self._has_tagged, self._is_at_work = True, False
             if self._group is not None:
                 self._group.wake()
 
@@ -263,20 +271,26 @@ class LogWriter:
                 synced=end,
             )
             frames = [buffers for _, buffers in commit.placed(SEGMENT_FRAME_BYTES, end)]
+            self._is_at_work = True
             try:
                 files.publish(snapshot_name(version), snapshot)
                 files.publish(segment.name, [*segment.frame(), *itertools.chain(*frames)])
-                file = files.reopen(segment.name)
             except OSError as error:
-                if segment.name in files.names(FOLDER):
+                if self._may_be_there(segment.name):
                     # It may be there after a crash. Nothing may be written elsewhere.
-                    self._poison = f"the beginning of the log could not be synced: {error}"
-                    raise self._poisoned() from error
+                    fault = f"the beginning of the log could not be synced: {error}"
+                    raise self.poison(fault) from error
+                self._is_at_work = False
                 raise disk_error(error, log.place) from error
-            self._unsynced.append(self._file)
-            self._file = file
-            log.begin_anew(segment)
+            # From here on the log begins so, whatever happens.
+            self._recover(is_synced=True)
             self._synced, self.durable_version = end, version
+
+    def _may_be_there(self, name: str) -> bool:
+        try:
+            return name in self.log.files.names(FOLDER)
+        except OSError:
+            return True
 
     def _write_data(
         self, chunks: Sequence[Chunk], position: int
@@ -323,7 +337,48 @@ class LogWriter:
             self._file.truncate(offset)
         except OSError as error:
             self._poison = f"a failed write could not be taken back: {error}"
-        self._interrupted = False
+        self._is_at_work = False
+
+    def settle(self) -> None:
+        """Finish, or take back, what an interrupt cut short; nothing where nothing was.
+
+        Raises:
+            LocationError: the disk fails; the next call tries again.
+            ClosedError: nobody knows any more what the disk holds.
+        """
+        if self._is_at_work:
+            with self._append_lock:
+                self._check_usable()
+
+    def _recover(self, is_synced: bool = False) -> None:
+        """Bring the memory up from the log: what is whole on disk counts, the rest is taken back.
+
+        Args:
+            is_synced: whether the newest segment is known to survive a power cut.
+
+        Raises:
+            LocationError, ClosedError: as `settle`.
+        """
+        log = self.log
+        try:
+            log.open_anew()
+            segment = log.pieces[-1].segment
+            if segment.name != self._file_name:
+                self._unsynced.append(self._file)
+                self._go_on_in(log.files.reopen(segment.name))
+                if not is_synced:
+                    self._sync_files([self._file])
+            if log.scan.fault is not None:
+                self._file.truncate(log.scan.offset)
+                log.scan.fault = None
+            if self._durability == "fsync":
+                self._sync_files([*self._unsynced, self._file])
+                self._synced, self.durable_version = log.position, log.version
+        except CorruptionError as error:
+            raise self.poison(f"what was cut short cannot be made whole: {error}") from error
+        except OSError as error:
+            raise disk_error(error, log.place) from error
+        self._is_at_work = False
 
     def _check_usable(self) -> None:
         if os.getpid() != self._pid:
@@ -331,10 +386,15 @@ class LogWriter:
                 f"{self.log.place} is written by process {self._pid}, which forked this one. Pass "
                 f"what is to be written to that process."
             )
-        if self._interrupted:
-            self._poison = self._poison or "a write was interrupted"
         if self._poison is not None:
             raise self._poisoned()
+        if self._is_at_work:
+            self._recover()
+
+    @property
+    def is_poisoned(self) -> bool:
+        """Whether nothing can be written any more."""
+        return self._poison is not None
 
     def _poisoned(self) -> ClosedError:
         return ClosedError(
@@ -374,40 +434,53 @@ class LogWriter:
             sealed = self.log.pieces[-1]
             if not sealed.index:
                 return None
-            self._interrupted = True
+            self._is_at_work = True
             try:
                 fresh = self._create_segment()
             except OSError as error:
-                self._interrupted = False
+                self._is_at_work = False
                 self._check_usable()
                 raise disk_error(error, self.log.place) from error
             self._unsynced.append(self._file)
-            self._file = fresh
-            self._interrupted = False
+            self._go_on_in(fresh)
+            self._is_at_work = False
             return sealed
 
-    @contextlib.contextmanager
-    def still(self) -> Iterator[None]:
-        """Inside, nothing is appended and no snapshot is made.
+    def while_still(self, work: Callable[[], Result]) -> Result:
+        """What ``work`` returns; meanwhile nothing is appended and no snapshot is made.
 
         Raises:
             ClosedError: the writer was closed, or a sync has failed, now or before.
         """
         if self._snapshot is not None:
-            wait([self._snapshot])
+            with contextlib.suppress(Exception):
+                self._snapshot.result()
         with self._sync_lock, self._append_lock:
             self._check_usable()
-            yield
+            return work()
+
+    def change_manifest(self, change: Callable[[], None]) -> None:
+        """Do what replaces the manifest; an interrupt in it is made good by the next call."""
+        with self._append_lock:
+            self._check_usable()
+            self._is_at_work = True
+            try:
+                change()
+            except Exception:
+                self._is_at_work = False
+                raise
+            self._is_at_work = False
 
     def poison(self, reason: str) -> ClosedError:
         """Write nothing more, since nobody knows what the disk holds; returns the error for it."""
         self._poison = self._poison or reason
         return self._poisoned()
 
-    def schedule_snapshot(self, page_bytes: int, sealed: Piece | None = None) -> Future[int | None]:
+    def schedule_snapshot(self, page_bytes: int, sealed: Piece | None = None) -> Job:
         """Fold the newest version into a snapshot, in the background.
 
-        One at a time: while one is being made, the next is left out.
+        One at a time: while one is being made, the next is left out. Where no thread can be begun
+        it is made now.
 
         Returns:
             A future: the bytes written; None where there was a snapshot already.
@@ -418,7 +491,11 @@ class LogWriter:
                 self._snapshot = self._background.submit(
                     self._make_snapshot, version, page_bytes, sealed
                 )
-            return self._snapshot
+            snapshot = self._snapshot
+        if self._background.are_none:
+            with contextlib.suppress(Exception):  # it is in `snapshot_fault`, and in the future
+                snapshot.result()
+        return snapshot
 
     def _make_snapshot(self, version: int, page_bytes: int, sealed: Piece | None) -> int | None:
         log = self.log
@@ -449,9 +526,12 @@ class LogWriter:
             return
         if self._group is not None:
             self._group.stop()
-        self._background.shutdown(wait=True)
+        if self._snapshot is not None:
+            with contextlib.suppress(Exception):
+                self._snapshot.result()
+        self._background.shutdown()
         try:
-            if self._poison is None and not self._interrupted:
+            if self._poison is None:
                 self.sync()
                 self._leave_mark()
         finally:
@@ -470,6 +550,7 @@ class LogWriter:
                 return  # as far as the marks tell
         with self._append_lock:
             header, buffers = build_frame(Kind.MARK, log.position, self._synced)
+            self._is_at_work = True
             try:
                 self._file.append(buffers)
                 self._file.sync()
@@ -477,6 +558,7 @@ class LogWriter:
                 self._take_back(scan.offset)
                 return
             scan.offset, scan.synced = scan.offset + header.frame_bytes, header.synced
+            self._is_at_work = False
 
 
 def disk_error(error: OSError, place: str) -> LocationError:
