@@ -93,10 +93,17 @@ def test_archive_whose_commits_are_swapped_is_damaged():
         commit._replace(position=place.position)
         for commit, place in zip([commits[i] for i in (0, 2, 1, 3, 4)], commits, strict=True)
     ]
+    with pytest.raises(ValueError, match=r"version 3 at offset \d+ does not go into the index"):
+        publish(scribe, swapped, 1)
+    archive = publish(scribe, commits, 1)
+    header, buffers = _archive._block_frame(0, 1, swapped)
+    index = archive.index.encode(archive.entry.chain, archive.entry.end)
+    scribe.files.publish(archive.entry.name, [*buffers, *index_frame(header.frame_bytes, index)])
+    archive = Archive(scribe.files, PLACE, archive.entry)
     with pytest.raises(CorruptionError, match=r"version 3 in the place of 2"):
-        publish(scribe, swapped, 1).record(2)
+        archive.record(2)
     with pytest.raises(CorruptionError, match=r"is damaged"):
-        publish(scribe, swapped, 1).check(None, scribe.log.manifest.ids)
+        archive.check(None, scribe.log.manifest.ids)
 
 
 def block(raw: bytes, claimed: int, commits: int, first: int = 1) -> list:
