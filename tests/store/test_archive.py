@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import zstandard
 
-from mmsb_jax._errors import CorruptionError
+from mmsb_jax._errors import CorruptionError, StructureError
 from mmsb_jax.store import _archive
 from mmsb_jax.store._archive import Archive, Archived, archive_frames, index_frame
 from mmsb_jax.store._compact import compact
@@ -16,6 +16,7 @@ from mmsb_jax.store._manifest import NAME, ArchiveEntry, Compaction, Manifest
 from mmsb_jax.store._segment import LogIds
 from mmsb_jax.store._verify import verify
 from tests.store._compacted import check_compacted, write_story
+from tests.store._forged import publish_forged
 from tests.store._logs import PLACE, Scribe
 
 
@@ -185,6 +186,9 @@ def test_manifest_of_a_compacted_log_cut_short_anywhere_is_refused():
 )
 def test_manifest_whose_compaction_contradicts_itself_is_refused(changes: dict):
     files = MemoryFiles()
-    replace(MANIFEST, compaction=replace(COMPACTION, **changes)).publish(files)
+    manifest = replace(MANIFEST, compaction=replace(COMPACTION, **changes))
+    with pytest.raises(StructureError, match=r"contradicts itself|do not follow each other"):
+        manifest.publish(files)
+    publish_forged(files, manifest)
     with pytest.raises(CorruptionError, match=r"contradicts itself|do not follow each other"):
         Manifest.read(files, PLACE)
