@@ -34,7 +34,6 @@ from mmsb_jax.store import (
     _manifest,
     _record,
     _segment,
-    _state,
     _stream,
     _tags,
 )
@@ -128,7 +127,7 @@ CONSTANTS: dict[str, dict[str, Any]] = {
         "max_data_bytes": _format.MAX_DATA_BYTES,
         "max_dimensions": _record.MAX_DIMENSIONS,
         "max_name_bytes": _record.MAX_NAME_BYTES,
-        "max_array_bytes": _state.MAX_ARRAY_BYTES,
+        "max_array_bytes": _record.MAX_ARRAY_BYTES,
         "max_extra_bytes": _log.MAX_EXTRA_BYTES,
         "max_note_bytes": _record.MAX_NOTE_BYTES,
         "max_tag_bytes": _tags.MAX_TAG_BYTES,

@@ -16,8 +16,7 @@ from mmsb_jax.bus._tree import is_same_kind, spec_of
 from mmsb_jax.core._delta import Delta
 from mmsb_jax.core._layout import Layout, Region
 from mmsb_jax.core._leaves import PYTHON_NUMBERS, Constant, LeafSpec, describe
-from mmsb_jax.store._record import MAX_DIMENSIONS, MAX_NAME_BYTES, ArrayInfo
-from mmsb_jax.store._state import MAX_ARRAY_BYTES
+from mmsb_jax.store._record import MAX_ARRAY_BYTES, MAX_DIMENSIONS, MAX_NAME_BYTES, ArrayInfo
 
 _NUMPY_ONLY = "SUMm"
 _RAW = (bytes, bytearray, memoryview)

@@ -28,6 +28,7 @@ from mmsb_jax.store._format import (
     read_meta,
 )
 from mmsb_jax.store._index import IndexRow, SegmentIndex
+from mmsb_jax.store._limits import check_number
 from mmsb_jax.store._manifest import ArchiveEntry
 from mmsb_jax.store._record import CommitRecord
 from mmsb_jax.store._room import check_room
@@ -86,7 +87,12 @@ def archive_frames(first_version: int, commits: Iterable[Archived]) -> Iterator[
 
 
 def index_frame(offset: int, index: bytes) -> list[Buffer]:
-    """The frame at ``offset`` that ends an archive."""
+    """The frame at ``offset`` that ends an archive.
+
+    Raises:
+        StructureError: the index is larger than any that can be read back.
+    """
+    check_number("the bytes of an archive's index", len(index), 0, _MAX_BLOCK_BYTES)
     meta, data = _INDEX.pack(len(index)), _compress(index)
     return build_frame(Kind.ARCHIVE, offset, 0, meta, [data])[1]
 

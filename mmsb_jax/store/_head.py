@@ -363,7 +363,7 @@ class Head:
         """Compare, find what follows, append to the log, and only then change the head.
 
         Raises:
-            StructureError: the draft does not fit the state.
+            StructureError: the draft does not fit the state, or what it says is beyond a limit.
             LocationError, ClosedError: the log could not be written; the head is as it was.
             what ``follow`` raises; the head is as it was.
         """
@@ -394,6 +394,7 @@ class Head:
         )
         if draft.ops:
             record.flags |= STRUCTURE_CHANGED
+        record.check_said()  # before anything is written
 
         def complete() -> CommitRecord:
             wait()

@@ -16,14 +16,12 @@ from mmsb_jax.store._format import BadFrameError
 from mmsb_jax.store._frames import chunk_views, read_parts
 from mmsb_jax.store._index import IndexRow, SegmentIndex
 from mmsb_jax.store._opened import OpenedLog
-from mmsb_jax.store._record import DIGEST_ONLY, EXTRA_ID, CommitRecord
+from mmsb_jax.store._record import DIGEST_ONLY, EXTRA_ID, MAX_EXTRA_BYTES, CommitRecord
 from mmsb_jax.store._replay import advance, replay
 from mmsb_jax.store._segment import Found, Piece, reader_of
 from mmsb_jax.store._snapshot import list_snapshots, read_snapshot, read_snapshot_extra
 from mmsb_jax.store._state import StoredState, Table
 from mmsb_jax.store._tags import no_tag
-
-MAX_EXTRA_BYTES = 1 << 40
 
 
 class Log(OpenedLog):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from mmsb_jax._errors import StructureError
 from mmsb_jax.store._codec import SPARSE_CODINGS
 from mmsb_jax.store._decode import check_extent, decode_all, decode_into, read_sparse
 from mmsb_jax.store._digest import (
@@ -17,10 +18,13 @@ from mmsb_jax.store._digest import (
     state_term,
 )
 from mmsb_jax.store._format import BadFrameError
+from mmsb_jax.store._limits import check_text
 from mmsb_jax.store._record import (
     EXTRA_ID,
     FULL,
     GRAPH_PREFIX,
+    MAX_ARRAY_BYTES,
+    MAX_NAME_BYTES,
     PAGE_VERSIONS,
     VALUES_REPLACE,
     ArrayInfo,
@@ -37,8 +41,6 @@ Later = dict[int, list[tuple[np.void, memoryview]]]
 """Chunks that are still to be decoded, by the id of their array, in order."""
 
 _PIECEMEAL_WORDS = 1 << 20
-
-MAX_ARRAY_BYTES = 1 << 44
 
 
 def words_for(nbytes: int) -> int:
@@ -69,12 +71,16 @@ class Table:
 
         Raises:
             BadFrameError: one does not fit: an array that is not there or is there already, a name
-                that is taken, an id that was used before.
+                that is taken, an id that was used before, something beyond a limit.
         """
         done = []
         made: set[int] = set()
         for op in ops:
             info, before = op.info, self.arrays.get(op.info.id)
+            try:
+                check_text("the name of an array", info.name, MAX_NAME_BYTES)
+            except StructureError as error:  # never of one that was read
+                raise BadFrameError(str(error)) from error
             if (op.code is OpCode.CREATE) != (before is None):
                 raise BadFrameError(f"{op.code.name} of array {info.id} {info.name!r} does not fit")
             if before is None and (info.id < self.next_id or info.id in made):

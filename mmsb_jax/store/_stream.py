@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmsb_jax._errors import CorruptionError, LocationError, VersionError
+from mmsb_jax._errors import CorruptionError, LocationError, StructureError, VersionError
 from mmsb_jax.store._files import Buffer, MemoryFiles, sync_folder
 from mmsb_jax.store._format import (
     HEADER_BYTES,
@@ -69,7 +69,21 @@ class StreamHead:
     snapshot_bytes: int
 
     def frame(self) -> list[Buffer]:
-        """Its frame."""
+        """Its frame.
+
+        Raises:
+            StructureError: it could not be read back: something is beyond a limit.
+        """
+        try:
+            meta = self._encode()
+            is_read_back = self.decode(meta) == self
+        except (BadFrameError, struct.error) as error:
+            raise StructureError(f"{self!r:.400} cannot be recorded: {error}") from error
+        if not is_read_back:
+            raise StructureError(f"{self!r:.400} cannot be recorded: it reads back as another")
+        return build_frame(Kind.STREAM, 0, 0, meta)[1]
+
+    def _encode(self) -> bytes:
         meta = _HEAD.pack(
             self.ids.own,
             self.page_bytes,
@@ -79,7 +93,7 @@ class StreamHead:
             self.snapshot_bytes,
             len(self.ids.lineage),
         )
-        return build_frame(Kind.STREAM, 0, 0, meta + self.ids.encode_lineage())[1]
+        return meta + self.ids.encode_lineage()
 
     @classmethod
     def decode(cls, meta: bytes) -> "StreamHead":
