@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         VersionError,
     )
     from mmsb_jax.bus._bus import Bus
+    from mmsb_jax.bus._commit import CLEAR
     from mmsb_jax.bus._deriving import Derived
     from mmsb_jax.bus._event_log import EventLog
     from mmsb_jax.bus._events import Event, Subscription
@@ -57,6 +58,7 @@ _MODULES = {
         "VersionError",
     ),
     "bus._bus": ("Bus",),
+    "bus._commit": ("CLEAR",),
     "bus._deriving": ("Derived",),
     "bus._event_log": ("EventLog",),
     "bus._events": ("Event", "Subscription"),
@@ -75,6 +77,7 @@ _MODULE_OF = {name: module for module, names in _MODULES.items() for name in nam
 
 __version__ = "0.1.0"
 __all__ = [
+    "CLEAR",
     "ArrayNotFoundError",
     "Bus",
     "ClosedError",

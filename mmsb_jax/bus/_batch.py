@@ -31,11 +31,13 @@ class Batch:
 
     Attributes:
         said: what the caller says of its commit.
-        changes: what was asked for in it; None before it begins, and after its end.
+        changes: what was asked for in it; None before it begins, and at its end.
+        is_open: whether it has begun, and has still to let go of the bus.
     """
 
     said: Any
     changes: Any = None
+    is_open: bool = False
 
 
 class _Guard:

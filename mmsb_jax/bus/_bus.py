@@ -20,7 +20,7 @@ from mmsb_jax.bus._keeping import Keeping
 from mmsb_jax.bus._shipping import Shipping
 from mmsb_jax.core._layout import Layout
 from mmsb_jax.observe._stats import Stats
-from mmsb_jax.store._commit import Commit, read_extra
+from mmsb_jax.store._commit import Commit, read_extra_in_force
 from mmsb_jax.store._files import Files
 from mmsb_jax.store._head import Draft
 from mmsb_jax.store._log import Log
@@ -84,6 +84,7 @@ class Bus(Shipping, Keeping):
             source: who commits.
             note: JSON, and 0-d arrays; at most 64 KiB.
             extra: JSON or bytes of any length, kept beside the tree (the position of an iterator).
+                None leaves what was said before in force; `mmsb_jax.CLEAR` ends it.
             wait: False returns at once, while the copy is written by a thread. A commit that
                 records a structure (the first one) lands before this returns.
             structure: ``"new"`` records another structure than the one before.
@@ -120,18 +121,28 @@ class Bus(Shipping, Keeping):
         """The newest commit as ``(tree, extra)``; what is passed, where the log is empty.
 
         The tree has the classes, functions and shardings of ``state``. From here on the bus knows
-        that structure, as if it had committed it.
+        that structure, as if it had committed it. The ``extra`` is the newest that any commit has
+        said: one that says nothing of it (`write`, a derived array that was computed) leaves it as
+        it was. Where none has said any, it is what is passed.
 
         Raises:
             StructureError: what was committed differs from ``state``; every path is named.
+
+        >>> import mmsb_jax as mmsb
+        >>> bus = mmsb.open()
+        >>> _ = bus.commit({"w": 1.0}, extra={"next": 7})
+        >>> bus.create("x", ())
+        >>> _ = bus.write("x", 2.0)
+        >>> bus.resume({"w": 0.0}, extra={"next": 0})
+        ({'w': 1.0}, {'next': 7})
         """
         with self._events, self._lock:
             if self.version == 0 or not self._has_tree():
                 return state, extra
-            version = self._log.version
             tree = checkouts.build_like(self._head(), state, None, None, "error")
             self._know(tree)
-            return tree, read_extra(self._log, version)
+            known = read_extra_in_force(self._log, self._log.version)
+            return tree, known.value if known.version else extra
 
     def _has_tree(self) -> bool:
         table = self._head().table

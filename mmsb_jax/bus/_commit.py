@@ -1,5 +1,6 @@
 """Committing trees: what the caller gives, checked and copied, as a draft for the head."""
 
+import enum
 import operator
 import time
 from collections.abc import Callable
@@ -105,9 +106,23 @@ def _checked_step(step: Any) -> int:
     return number
 
 
+class Clear(enum.Enum):
+    """`CLEAR` as ``extra=`` of a commit: what was said before is no longer in force."""
+
+    CLEAR = "CLEAR"
+
+    def __repr__(self) -> str:
+        return "mmsb_jax.CLEAR"
+
+
+CLEAR = Clear.CLEAR
+
+
 def _encode_extra(extra: Any) -> tuple[bytes | None, bool]:
     if extra is None:
         return None, False
+    if extra is CLEAR:
+        return b"null", True
     if isinstance(extra, bytes | bytearray | memoryview):
         return bytes(extra), False
     return encode_json(extra, "extra").encode(), True

@@ -16,9 +16,10 @@ from mmsb_jax.bus._history import History
 from mmsb_jax.bus._rows import Rows
 from mmsb_jax.bus._tree import TreeShape
 from mmsb_jax.core._layout import Layout
-from mmsb_jax.store._commit import Commit, read_commit
+from mmsb_jax.store._commit import Commit, read_commit, read_extra_in_force
 from mmsb_jax.store._diff import diff_versions
 from mmsb_jax.store._files import Files
+from mmsb_jax.store._in_force import step_in_force
 from mmsb_jax.store._log import Log
 from mmsb_jax.store._record import ArrayInfo
 from mmsb_jax.store._state import StoredState
@@ -187,6 +188,42 @@ class Reading:
         if version > self._log.version:
             raise self._log.no_version(version)
         return int(version)
+
+    def extra(self, version: int | str | None = None) -> Any:
+        """The ``extra`` in force at a version (or tag; the newest for None): JSON, bytes or None.
+
+        It is the newest that a commit up to there has said: one that says nothing of it leaves it
+        as it was. What a commit itself has said is `Commit.extra`.
+
+        Raises:
+            VersionError: no such version or tag; or a compaction dropped the commit that gave it.
+
+        >>> import mmsb_jax as mmsb
+        >>> bus = mmsb.open()
+        >>> _ = bus.commit({"w": 1.0}, extra={"next": 7})
+        >>> commit = bus.commit({"w": 2.0})
+        >>> commit.extra, bus.extra()
+        (None, {'next': 7})
+        """
+        with self._lock:
+            self._settle()
+            return read_extra_in_force(self._log, self._version_of(version, None, None)).value
+
+    @property
+    def step(self) -> int | None:
+        """The newest step that a commit has said; one that says none leaves it as it was.
+
+        >>> import mmsb_jax as mmsb
+        >>> bus = mmsb.open()
+        >>> _ = bus.commit({"w": 1.0}, step=10)
+        >>> _ = bus.commit({"w": 2.0})
+        >>> bus.step
+        10
+        """
+        with self._lock:
+            self._settle()
+            log = self._log
+            return log.steadily(lambda: step_in_force(log, log.version))
 
     def log(
         self,

@@ -179,7 +179,7 @@ class Writing(Reading):
             if self._open_batch is not None:
                 raise ClosedError("a batch inside a batch: end the first one first")
             batch.changes = Changes(self._engine().head.state, self._made, owns=True)
-            self._open_batch = batch
+            self._open_batch, batch.is_open = batch, True
             self._own_lock.acquire()  # until `_drop_batch`
 
     def _end_batch(self, batch: Batch, is_whole: bool) -> None:
@@ -193,10 +193,13 @@ class Writing(Reading):
 
     def _drop_batch(self, batch: Batch) -> None:
         """Let go of the bus, and of what was gathered, as far as that is not done."""
+        if not batch.is_open:
+            return
         if self._open_batch is batch:
-            batch.changes = self._open_batch = None
-            if is_held(self._turn):
-                self._own_lock.release()
+            self._open_batch = None
+        if is_held(self._turn):
+            self._own_lock.release()
+        batch.is_open = False
 
     @property
     def _batch(self) -> Changes | None:

@@ -3,9 +3,10 @@
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from mmsb_jax._errors import CorruptionError
+from mmsb_jax.store._in_force import extra_in_force
 from mmsb_jax.store._json import MAX_JSON_DEPTH, parse_json, too_deep
 from mmsb_jax.store._log import Log
 from mmsb_jax.store._patches import Patch, patches_of
@@ -158,6 +159,23 @@ def read_commit(log: Log, version: int, durable_version: Callable[[], int]) -> C
         _patches=lambda: patches_of(log, version),
         _durable_version=durable_version,
     )
+
+
+class ExtraInForce(NamedTuple):
+    """The ``extra`` in force at a version, and the commit that gave it; 0 where none has."""
+
+    version: int
+    value: Any
+
+
+def read_extra_in_force(log: Log, version: int) -> ExtraInForce:
+    """What the newest commit up to ``version`` that says an ``extra`` has said."""
+    if not version:
+        return ExtraInForce(0, None)
+    known = extra_in_force(log, version)
+    blob = known.blob
+    value = _decode_json(blob, known.version, "extra") if blob and known.is_json else blob
+    return ExtraInForce(known.version, value)
 
 
 def read_extra(log: Log, version: int) -> Any:

@@ -19,7 +19,8 @@ from mmsb_jax.store._tags import TagChanges, decode_tags, encode_tags
 
 _HEAD = struct.Struct("<16sQIIQQ")
 _COLUMNS = ("offset", "step", "flags", "time_ns", "source", "touched_end", "logged")
-_HAS_STEP, _HAS_OPS = 1, 2
+_HAS_STEP, _HAS_OPS, _SAYS_EXTRA, _KNOWS_EXTRA = 1, 2, 4, 8
+"""What a row says; rows that do not know whether their commit says an extra are of older logs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,10 @@ class SegmentIndex:
         row = (
             offset,
             record.step or 0,
-            _HAS_STEP * (record.step is not None) | _HAS_OPS * bool(record.ops),
+            _KNOWS_EXTRA
+            | _HAS_STEP * (record.step is not None)
+            | _HAS_OPS * bool(record.ops)
+            | _SAYS_EXTRA * record.says_extra,
             record.time_ns,
             rows.sources.setdefault(record.source, len(rows.sources)),
             len(rows.touched),
@@ -207,6 +211,31 @@ class SegmentIndex:
             keep = rows.column("time_ns")[:count] <= time_ns
         found = np.flatnonzero(keep)
         return self.first_version + int(found[-1]) if found.size else None
+
+    def newest_step(self, version: int) -> int | None:
+        """The step of the newest commit up to ``version`` that has one."""
+        found = np.flatnonzero(self._flags_until(version) & _HAS_STEP)
+        return int(self._rows.column("step")[found[-1]]) if found.size else None
+
+    def newest_extra(self, version: int) -> int | None:
+        """The newest commit up to ``version`` that says an extra, or may do so."""
+        flags = self._flags_until(version)
+        found = np.flatnonzero((flags & _SAYS_EXTRA > 0) | (flags & _KNOWS_EXTRA == 0))
+        return self.first_version + int(found[-1]) if found.size else None
+
+    def says_extra(self, version: int) -> bool | None:
+        """Whether the commit of ``version`` says an extra; None where the row does not know."""
+        flags = self._rows.columns["flags"][version - self.first_version]
+        return bool(flags & _SAYS_EXTRA) if flags & _KNOWS_EXTRA else None
+
+    def note_extra(self, version: int, says_extra: bool) -> None:
+        """Let the row of ``version`` know whether its commit says an extra."""
+        flags, place = self._rows.columns["flags"], version - self.first_version
+        flags[place] |= _KNOWS_EXTRA | _SAYS_EXTRA * says_extra
+
+    def _flags_until(self, version: int) -> np.ndarray:
+        rows = min(len(self), version - self.first_version + 1)
+        return self._rows.column("flags")[: max(0, rows)]
 
     def steps(self) -> np.ndarray:
         """Every step that a commit here has."""

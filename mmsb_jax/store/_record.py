@@ -339,6 +339,11 @@ class CommitRecord:
         start = int(self.records["chunks"][: places[0]].sum())
         return slice(start, start + int(self.records["chunks"][places[0]]))
 
+    @property
+    def says_extra(self) -> bool:
+        """Whether the caller's ``extra`` is among the records."""
+        return EXTRA_ID in self.records["id"]
+
     def touched(self) -> list[int]:
         """Ids of the arrays that the commit has bytes of."""
         return [i for i in self.records["id"].tolist() if i != EXTRA_ID]

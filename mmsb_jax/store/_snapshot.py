@@ -33,6 +33,7 @@ from mmsb_jax.store._record import (
     EXTRA_ID,
     EXTRA_IS_JSON,
     FULL,
+    MAX_EXTRA_BYTES,
     PAGE_VERSIONS,
     VALUES_REPLACE,
     CommitRecord,
@@ -82,10 +83,26 @@ def snapshot_bytes(state: StoredState, extra: "Extra | None" = None) -> int:
 
 
 class Extra(NamedTuple):
-    """The caller's ``extra`` of a commit: its chunks, and whether they are JSON."""
+    """The caller's ``extra`` of a commit.
+
+    Attributes:
+        chunks: its chunks.
+        is_json: whether they are JSON.
+        version: the commit that gave it; 0 for that which holds it.
+    """
 
     chunks: Sequence[Chunk]
     is_json: bool
+    version: int = 0
+
+    def blob(self) -> bytes:
+        """Its bytes.
+
+        Raises:
+            BadFrameError: they do not decode.
+        """
+        rows = pack_chunks(self.chunks)
+        return read_blob(rows, [memoryview(chunk.data) for chunk in self.chunks], MAX_EXTRA_BYTES)
 
     @classmethod
     def of(cls, record: CommitRecord, views: Sequence[memoryview]) -> "Extra | None":
@@ -104,7 +121,8 @@ class Extra(NamedTuple):
             )
             for row, view in zip(record.chunks[span], views[span], strict=True)
         ]
-        return cls(chunks, bool(record.flags & EXTRA_IS_JSON))
+        given_by = record.records["base"][record.records["id"] == EXTRA_ID]
+        return cls(chunks, bool(record.flags & EXTRA_IS_JSON), int(given_by[0]))
 
 
 def _frames(
@@ -130,7 +148,8 @@ def _frames(
             rows.append((array_id, base, *lanes, 0, len(encoded), PAGE_VERSIONS))
             chunks += encoded
     if extra is not None:
-        rows.append((EXTRA_ID, 0, 0, 0, 0, len(extra.chunks), FULL))
+        given_by = 0 if extra.version == table.version else extra.version
+        rows.append((EXTRA_ID, given_by, 0, 0, 0, len(extra.chunks), FULL))
         chunks += extra.chunks
         flags |= EXTRA_IS_JSON if extra.is_json else 0
     offset, sizes = 0, []

@@ -30,6 +30,7 @@ from mmsb_jax.store._format import (
     read_meta,
 )
 from mmsb_jax.store._frames import chunk_views, commit_start
+from mmsb_jax.store._in_force import carries_extra, stored_extra
 from mmsb_jax.store._manifest import check_page_bytes
 from mmsb_jax.store._record import CommitRecord
 from mmsb_jax.store._segment import (
@@ -39,7 +40,12 @@ from mmsb_jax.store._segment import (
     check_commit,
     reader_of,
 )
-from mmsb_jax.store._snapshot import read_snapshot, snapshot_name, write_snapshot
+from mmsb_jax.store._snapshot import (
+    read_snapshot,
+    read_snapshot_with_extra,
+    snapshot_name,
+    write_snapshot,
+)
 from mmsb_jax.store._state import StoredState
 
 if TYPE_CHECKING:
@@ -231,18 +237,21 @@ def write_joining_stream(log: "Log", until: int, time_ns: int) -> Iterator[Buffe
 
 
 def _newest_snapshot(log: "Log", until: int, time_ns: int) -> tuple[int, bytes]:
+    ids = log.manifest.ids
     for version in reversed(log.snapshots()):
         if log.kept_since <= version <= until:
             try:
                 raw = log.files.read(snapshot_name(version))
-                state = _state_in(raw, version, log.manifest.ids)[0]
+                state, extra = read_snapshot_with_extra(_held(raw, version), version, ids, None)
             except (BadFrameError, OSError):
                 continue  # it saves time and nothing else
-            if state.table.chain == log.chain_after(version):
+            if state.table.chain == log.chain_after(version) and (
+                carries_extra(log, version, extra) or log.record(version).says_extra
+            ):
                 return version, raw
     files = MemoryFiles()
     state = log.state(until, page_bytes=log.manifest.page_bytes)
-    write_snapshot(files, state, time_ns, log.find(until).end)
+    write_snapshot(files, state, time_ns, log.find(until).end, extra=stored_extra(log, until))
     return until, files.read(snapshot_name(until))
 
 
@@ -321,9 +330,14 @@ def _state_in(
     wanted: Callable[[str], bool] | None = None,
     page_bytes: int | None = None,
 ) -> tuple[StoredState, int]:
+    return read_snapshot(_held(raw, version), version, ids, wanted, page_bytes)
+
+
+def _held(raw: bytes, version: int) -> MemoryFiles:
+    """A folder in memory with the file of one snapshot."""
     files = MemoryFiles()
     files.publish(snapshot_name(version), [raw])
-    return read_snapshot(files, version, ids, wanted, page_bytes)
+    return files
 
 
 class Stream:

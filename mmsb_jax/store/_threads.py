@@ -36,43 +36,48 @@ def start_thread(run: Callable[[], object], name: str, failed: Callable[[], obje
 
 
 class Job(Future[Any]):
-    """A call that runs once: in a worker, or in the thread that asks for its result first."""
+    """A call that a worker makes, or the thread that asks for its result, whoever comes first.
+
+    An interrupt may end a call halfway, and the next one who asks makes it anew: it must be one
+    that only sets.
+    """
 
     def __init__(self, call: Callable[[], Any]) -> None:
         super().__init__()
-        self._call: Callable[[], Any] | None = call
-        self._claim, self._end = threading.Lock(), threading.Lock()
-        self._end.acquire()
-        self._is_done = False
+        self._call = call
+        self._lock = threading.Lock()
+        self._is_done = self._is_cancelled = False
         self._value: Any = None
         self._error: BaseException | None = None
 
     def run(self) -> None:
-        """Run it, unless somebody else does."""
-        if not self._claim.acquire(blocking=False):
-            return
-        call, self._call = self._call, None
-        try:
-            assert call is not None
-            self._value = call()
-        except BaseException as error:
-            self._error = error
-        self._is_done = True
-        self._end.release()
+        """Make the call, unless it was made; return once it is."""
+        with self._lock:
+            if not self._is_done and not self._is_cancelled:
+                try:
+                    self._value = self._call()
+                except BaseException as error:
+                    self._error = error
+                self._is_done = True
+
+    def work(self) -> None:
+        """Make the call, unless somebody else is at it."""
+        if not self._lock.locked():
+            self.run()
 
     def done(self) -> bool:
         return self._is_done
 
     def cancel(self) -> bool:
-        return self._claim.acquire(blocking=False)
+        self._is_cancelled = True
+        return not self._is_done
 
     def result(self, timeout: float | None = None) -> Any:
         del timeout  # nobody bounds the work of a commit
         self.run()
-        with self._end:
-            if self._error is not None:
-                raise self._error
-            return self._value
+        if self._error is not None:
+            raise self._error
+        return self._value
 
 
 class Threads(Executor):
@@ -96,6 +101,10 @@ class Threads(Executor):
             self._begin()
         self._jobs.put(job)
         return job
+
+    def again(self, job: Job) -> None:
+        """See that a job is done, of which an interrupt may have ended the call."""
+        self._jobs.put(job)
 
     def map(
         self,
@@ -141,7 +150,7 @@ class Threads(Executor):
 
 def _work(jobs: "SimpleQueue[Job | None]", end: Any) -> None:
     while (job := jobs.get()) is not None:
-        job.run()
+        job.work()
         del job  # its result belongs to who waits
     end.release()
 

@@ -15,6 +15,7 @@ from mmsb_jax.store._durability import Durability, GroupSync, check_durability
 from mmsb_jax.store._files import AppendFile, Buffer
 from mmsb_jax.store._format import Kind, build_frame
 from mmsb_jax.store._frames import INLINE_BYTES, data_frames, pack_chunks
+from mmsb_jax.store._in_force import stored_extra
 from mmsb_jax.store._leftovers import remove_leftovers, remove_unreached
 from mmsb_jax.store._lineage import change_ids, closed
 from mmsb_jax.store._log import Log
@@ -453,8 +454,7 @@ class LogWriter:
             ClosedError: the writer was closed, or a sync has failed, now or before.
         """
         if self._snapshot is not None:
-            with contextlib.suppress(Exception):
-                self._snapshot.result()
+            self._snapshot.run()
         with self._sync_lock, self._append_lock:
             self._check_usable()
             return work()
@@ -491,10 +491,11 @@ class LogWriter:
                 self._snapshot = self._background.submit(
                     self._make_snapshot, version, page_bytes, sealed
                 )
+            else:
+                self._background.again(self._snapshot)
             snapshot = self._snapshot
         if self._background.are_none:
-            with contextlib.suppress(Exception):  # it is in `snapshot_fault`, and in the future
-                snapshot.result()
+            snapshot.run()
         return snapshot
 
     def _make_snapshot(self, version: int, page_bytes: int, sealed: Piece | None) -> int | None:
@@ -507,7 +508,8 @@ class LogWriter:
                 return None
             state = log.state(version, page_bytes=page_bytes)
             end = log.find(version).end
-            written = write_snapshot(log.files, state, time.time_ns(), end)
+            extra = stored_extra(log, version)
+            written = write_snapshot(log.files, state, time.time_ns(), end, extra=extra)
         except Exception as error:
             self.snapshot_fault = f"the snapshot of version {version} was not made: {error}"
             raise
@@ -527,8 +529,7 @@ class LogWriter:
         if self._group is not None:
             self._group.stop()
         if self._snapshot is not None:
-            with contextlib.suppress(Exception):
-                self._snapshot.result()
+            self._snapshot.run()
         self._background.shutdown()
         try:
             if self._poison is None:
