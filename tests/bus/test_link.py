@@ -133,13 +133,11 @@ def test_links_are_refused_with_reasons(bus):
         bus.link("nothing", "c", kind="control")
     with pytest.raises(mmsb.ArrayNotFoundError, match="'nothing'"):
         bus.link("a", "nothing", kind="compiler")
-    with pytest.raises(mmsb.StructureError, match="'b' is not derived"):
-        bus.link("a", "b", kind="control")
     with pytest.raises(mmsb.GraphCycleError, match="a → c → a"):
         bus.link("c", "a", kind="device_sync")
     with pytest.raises(mmsb.ArrayNotFoundError, match="gate"):
         bus.unlink("gate", "c", kind="control")
-    with pytest.raises(mmsb.StructureError, match="written"):
+    with pytest.raises(mmsb.StructureError, match=r"link\('a', 'b'\).*committed tree"):
         bus.link("a", "b")
     assert (bus.version, set(bus.graph.edges())) == (version, edges)
 
