@@ -161,24 +161,17 @@ class Deriving(Writing):
         >>> float(bus.read("total"))
         6.0
         """
-        if function is None:
 
-            def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-                self.derive(
-                    name,
-                    inputs,
-                    function,
-                    when=when,
-                    equal=equal,
-                    pagewise=pagewise,
-                    source=source,
-                )
-                return function
+        def take(function: Callable[..., Any]) -> Commit | None:
+            rule = _checked_rule(name, inputs, function, when, equal, pagewise)
+            with self._events, self._lock:
+                return self._derive(rule, Annotation(None, source, None, None))
 
-            return decorate
-        rule = _checked_rule(name, inputs, function, when, equal, pagewise)
-        with self._events, self._lock:
-            return self._derive(rule, Annotation(None, source, None, None))
+        def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+            take(function)
+            return function
+
+        return decorate if function is None else take(function)
 
     def _derive(self, rule: Rule, said: Annotation) -> Commit | None:
         """Take a rule up: it, or, where the log has it already, its function alone."""
