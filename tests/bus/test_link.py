@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
@@ -382,7 +383,8 @@ def test_empty_delta_is_no_write(bus):
     bus.link("gate", "plot", kind="control")
     write(bus, gate=F(1))
     region = bus.layout.region("plot")
-    bus.apply(mmsb.Delta.from_bytes(region, np.zeros(8, bool), np.zeros(8, np.uint8)))
+    full = mmsb.Delta.from_bytes(region, np.ones(8, bool), np.zeros(8, np.uint8))
+    bus.apply(eqx.tree_at(lambda delta: delta.mask, full, jnp.zeros_like(full.mask)))
     assert bus.stale() == ("plot",)
 
 
