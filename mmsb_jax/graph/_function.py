@@ -8,6 +8,7 @@ import jax
 from mmsb_jax._errors import ArrayNotFoundError, RecomputeError, StructureError
 from mmsb_jax.graph._body import Slot
 from mmsb_jax.graph._graph import PageGraph
+from mmsb_jax.graph._kinds import each
 from mmsb_jax.graph._node import Node
 
 
@@ -59,8 +60,8 @@ class DerivedGraph(PageGraph):
         >>> float(jax.grad(bus.graph.as_function("x", "y"))(2.0))
         4.0
         """
-        given = [inputs] if isinstance(inputs, str) else list(inputs)
-        wanted = [outputs] if isinstance(outputs, str) else list(outputs)
+        given = [inputs] if isinstance(inputs, str) else each(inputs, "inputs")
+        wanted = [outputs] if isinstance(outputs, str) else each(outputs, "outputs")
         trees = [self._input(text) for text in given]
         results = [self._output(name) for name in wanted]
         known = {name for tree in trees for name in _names(tree)}

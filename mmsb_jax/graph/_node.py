@@ -18,6 +18,15 @@ When = Literal["commit", "read"]
 Equal = Callable[[Any, Any], Any] | Literal["bytes", "never"]
 
 
+COPY_NAME = "mmsb_jax.bus._deriving._copy"
+"""What logs call `copy`."""
+
+
+def copy(array: Any) -> Any:
+    """The function of an array that follows another as it is."""
+    return array
+
+
 @dataclass(frozen=True, slots=True)
 class Rule:
     """What a user said of a derived array.
@@ -41,8 +50,24 @@ class Rule:
     pagewise: bool = False
 
     @property
+    def is_copy(self) -> bool:
+        """Whether a link asked for it."""
+        return self.function_name == COPY_NAME
+
+    @property
+    def call(self) -> str:
+        """How messages name the call that asked for it."""
+        return (
+            f"link({self.inputs[0]!r}, {self.name!r})"
+            if self.is_copy
+            else (f"derive({self.name!r})")
+        )
+
+    @property
     def title(self) -> str:
         """How messages call it."""
+        if self.is_copy:
+            return f"derived {self.name!r} (a copy of {self.inputs[0]!r})"
         return f"derived {self.name!r} ({self.function_name})"
 
 
