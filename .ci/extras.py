@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Resolve every extra, alone and all together: what cannot be installed is found before a user does.
+"""Resolve every extra, alone and all together: who finds what cannot be installed is not a user.
 
 Installs nothing. Give it a new pip: one that asks the registry what a package needs, and leaves the
 package (gigabytes of CUDA) where it is.
