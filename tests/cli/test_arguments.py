@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -71,6 +72,13 @@ def no_log(place: Path) -> str:
 def a_pipe(place: Path) -> str:
     os.mkfifo(place / "pipe")
     return "pipe"
+
+
+def a_socket(place: Path) -> str:
+    """What is no file, as a device is: a command that is at fault must not meet one of those."""
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind("socket")
+    return "socket"
 
 
 def a_dangling_link(place: Path) -> str:
@@ -148,7 +156,7 @@ BAD_LOGS: dict[str, tuple[Callable[[Path], str], int, dict[str, int]]] = {
     "of no user": (lambda _: "~nobody-here/run", FAILED, {"import": FINE}),
     "in no encoding": (lambda _: os.fsdecode(b"caf\xe9"), FAILED, {"import": FINE}),
     "a file": (a_file, FAILED, {}),
-    "a device": (lambda _: "/dev/full", FAILED, {}),
+    "a socket": (a_socket, FAILED, {}),
     "a directory that is no log": (no_log, FAILED, {}),
     "where one works": (lambda _: ".", FAILED, {}),
     "damaged": (damaged, FAILED, {"verify": NO}),
@@ -200,8 +208,7 @@ BAD_TARGETS: dict[str, tuple[Callable[[Path], str], int, dict[str, int]]] = {
     "a full directory": (no_log, FAILED, {}),
     "the log": (lambda _: "run.mmsb", FAILED, {}),
     "where one works": (lambda _: ".", FAILED, {}),
-    "all there is": (lambda _: "/", FAILED, {}),
-    "a device": (lambda _: "/dev/full", FAILED, {}),
+    "a socket": (a_socket, FAILED, {}),
     "in a missing folder": (lambda _: "none/out", FAILED, {"fork": FINE, "repair": FINE}),
     "where nothing can be made": (lambda _: "/proc/out", FAILED, {}),
 }
@@ -219,8 +226,12 @@ def test_command_to_a_bad_place_says_why_and_changes_nothing(mmsb, place, comman
         assert tree_of(place) == before
 
 
+def test_repair_to_the_root_is_refused(mmsb, place):
+    check(mmsb("repair", "run.mmsb", "/"), FAILED)
+
+
 @pytest.mark.parametrize("command", ["checkout-npz", "export"])
-@pytest.mark.parametrize("there", [a_file, a_pipe, no_log, a_loop, a_dangling_link])
+@pytest.mark.parametrize("there", [a_file, a_pipe, a_socket, no_log, a_loop, a_dangling_link])
 def test_command_to_a_file_overwrites_none_without_force(mmsb, place, command, there):
     (place / there(place)).rename(place / "out.npz")
     before = tree_of(place)
@@ -232,12 +243,12 @@ def test_command_to_a_file_overwrites_none_without_force(mmsb, place, command, t
     assert (tree_of(place) != before) == is_replaced
 
 
-@pytest.mark.parametrize("bad", ["missing", "cut", *ANYWHERE, "a file", "a folder", "a device"])
+@pytest.mark.parametrize("bad", ["missing", "cut", *ANYWHERE, "a file", "a folder", "a socket"])
 def test_import_of_a_bad_stream_makes_no_log(mmsb, place, bad):
     stream = (place / "stream").read_bytes()
     (place / "cut").write_bytes(stream[:-100])
     makers = {"a file": (a_file, FAILED), "a folder": (no_log, FAILED), **ANYWHERE}
-    makers["a device"] = (lambda _: "/dev/zero", FAILED)
+    makers["a socket"] = (a_socket, FAILED)
     make, code = makers.get(bad, (lambda _: bad, FAILED))
     path = make(place)
     before = tree_of(place)
