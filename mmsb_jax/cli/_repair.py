@@ -6,9 +6,9 @@ from dataclasses import asdict
 
 import click
 
-from mmsb_jax.cli._command import LogCommand, json_option, path_argument
+from mmsb_jax.cli._command import PATH, LogCommand, json_option, path_argument, say
 from mmsb_jax.cli._json import to_json
-from mmsb_jax.cli._new_log import new_log
+from mmsb_jax.cli._new_log import check_free, new_log
 from mmsb_jax.cli._progress import progress_bar
 from mmsb_jax.store._diff import printable
 from mmsb_jax.store._files import DiskFiles, Files
@@ -20,7 +20,7 @@ from mmsb_jax.store._survey import Part
 
 @click.command(cls=LogCommand)
 @path_argument
-@click.argument("new")
+@click.argument("new", type=PATH)
 @click.option(
     "--page-bytes",
     type=click.IntRange(min=128),
@@ -42,11 +42,12 @@ def repair(path: str, new: str, page_bytes: int, as_json: bool) -> None:
     """
     report = _repair(path, new, page_bytes)
     lines = "\n".join(map(printable, str(report).splitlines()))
-    click.echo(to_json(asdict(report)) if as_json else lines)
+    say(to_json(asdict(report)) if as_json else lines)
 
 
 def _repair(path: str, new: str, page_bytes: int) -> RepairReport:
     source, target = DiskFiles(check_log_place(path)), check_local(new)
+    check_free(target)
     with (
         contextlib.closing(source),
         ThreadPoolExecutor() as threads,
