@@ -46,6 +46,8 @@ def new_log(target: Path) -> Iterator[DiskFiles]:
             files.close()
         draft.rename(target)
         sync_path_to(target)
+    except LocationError:
+        raise  # it says what it is about: another log that is read, as a rule
     except OSError as error:
         raise disk_error(error, str(target)) from error
     finally:

@@ -444,8 +444,10 @@ class Log(OpenedLog):
                 state.check_digest(executor)
             except BadFrameError as error:
                 raise CorruptionError(
-                    f"{self.place}: {error}. Its frames are whole: a snapshot or several frames "
-                    f"were changed together. Run `mmsb verify` on it."
+                    f"{self.place}: {error}. Its frames are whole: it was written so, or several "
+                    f"were changed together. `mmsb verify --deep` names the arrays that are wrong, "
+                    f"and since when; `mmsb repair` makes a log of all that is shown to be right, "
+                    f"with --keep-unproven of these arrays too."
                 ) from error
         return state
 

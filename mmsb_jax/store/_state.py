@@ -194,18 +194,20 @@ class StoredState:
         read_chunks: DataReader,
         skip: Iterable[int] = (),
         later: "Later | None" = None,
+        broken: set[int] | None = None,
     ) -> None:
         """Bring the state forward by one commit; ``chain`` is that after it.
 
         Records of the ids in ``skip`` are passed over: a later full record replaces them. With
-        ``later``, chunks are put there, to be decoded by `decode_later`.
+        ``later``, chunks are put there, to be decoded by `decode_later`. With ``broken``, the ids
+        of arrays whose record does not decode are put there, and the others go on.
 
         Raises:
             BadFrameError: the commit does not fit the state. The state is spent then.
         """
         self.operate(record.ops)
         self.table.apply_values(record)
-        self._apply_records(record, read_chunks, frozenset(skip), later)
+        self._apply_records(record, read_chunks, frozenset(skip), later, broken)
         self.table.apply_head(record, chain)
 
     def decode_later(self, later: "Later", executor: Executor | None = None) -> None:
@@ -240,7 +242,7 @@ class StoredState:
         # The deltas that follow build on the record that each array had last.
         table.bases = {int(row["id"]): int(row["base"]) for row in full}
         table.lanes = {int(row["id"]): (int(row["lane0"]), int(row["lane1"])) for row in full}
-        self._apply_records(record, read_chunks, frozenset(), None)
+        self._apply_records(record, read_chunks)
         table.log_id = record.log_id
         table.version, table.next_id = record.version, record.next_id
         table.state_digest, table.chain = record.state_digest, record.previous_chain
@@ -338,8 +340,9 @@ class StoredState:
         self,
         record: CommitRecord,
         read_chunks: DataReader,
-        skip: frozenset[int],
-        later: "Later | None",
+        skip: frozenset[int] = frozenset(),
+        later: "Later | None" = None,
+        broken: set[int] | None = None,
     ) -> None:
         parts: list[memoryview] | None = None
         stop = 0
@@ -357,8 +360,13 @@ class StoredState:
             rows = record.chunks[start:stop]
             if row["flags"] & PAGE_VERSIONS:
                 self._load_page_versions(array_id, rows, parts[start:stop])
-            else:
+                continue
+            try:
                 self._apply_chunks(record.version, array_id, row, rows, parts[start:stop], later)
+            except BadFrameError:
+                if broken is None:
+                    raise
+                broken.add(array_id)
 
     def _load_page_versions(self, array_id: int, rows: np.ndarray, parts: list[memoryview]) -> None:
         versions = self.page_versions.get(array_id)
@@ -430,7 +438,7 @@ class StoredState:
         """
         # What has no record is all zeros.
         held = [i for i in self.table.lanes if i in self.words and (ids is None or i in ids)]
-        for array_id, lanes in zip(held, self._digest_all(held, executor), strict=True):
+        for array_id, lanes in zip(held, self.digest_each(held, executor), strict=True):
             if lanes != self.table.lanes[array_id]:
                 name = self.table.arrays[array_id].name
                 raise BadFrameError(f"the bytes of {name!r} do not have the digest recorded")
@@ -439,8 +447,8 @@ class StoredState:
                 f"the state at version {self.table.version} does not have the digest recorded"
             )
 
-    def _digest_all(self, held: list[int], executor: Executor | None) -> Iterable[Lanes]:
-        """The digests of arrays: large ones piece by piece, small ones side by side."""
+    def digest_each(self, held: list[int], executor: Executor | None = None) -> Iterable[Lanes]:
+        """The digests of arrays that are held: large ones piece by piece, small side by side."""
         largest = max((self.words[array_id].size for array_id in held), default=0)
         if executor is None or largest > _PIECEMEAL_WORDS:
             return (digest_words(self.words[array_id], executor=executor) for array_id in held)
