@@ -189,8 +189,8 @@ class Archive:
         if self._loaded is None:
             try:
                 self._loaded = self._read()
-            except (BadFrameError, struct.error, OSError) as error:
-                raise self._damaged(str(error)) from error
+            except (BadFrameError, struct.error, FileNotFoundError) as error:
+                raise self._damaged(_fault(error)) from error
         return self._loaded
 
     def _damaged(self, fault: str) -> CorruptionError:
@@ -250,8 +250,8 @@ class Archive:
                 if len(commits) != block.commits:
                     raise BadFrameError("a block has other commits than its archive says")
                 newest = self._unpacked.block = (self, block, commits)
-            except (BadFrameError, OSError) as error:
-                raise self._damaged(f"byte {block.offset}: {error}") from error
+            except (BadFrameError, FileNotFoundError) as error:
+                raise self._damaged(f"byte {block.offset}: {_fault(error)}") from error
         return newest[2]
 
     def record(self, version: int) -> tuple[CommitRecord, bytes, int]:
@@ -293,6 +293,10 @@ class Archive:
             raise self._damaged("its last commit is not the one that the manifest names")
         if index.encode(self.entry.chain, 0) != self.index.encode(self.entry.chain, 0):
             raise self._damaged("its index does not say what its commits do")
+
+
+def _fault(error: Exception) -> str:
+    return "it is missing" if isinstance(error, FileNotFoundError) else str(error)
 
 
 def _compress(raw: bytes) -> bytes:

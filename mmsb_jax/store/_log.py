@@ -15,9 +15,10 @@ from mmsb_jax.store._files import Files
 from mmsb_jax.store._format import BadFrameError
 from mmsb_jax.store._frames import chunk_views, read_parts
 from mmsb_jax.store._index import IndexRow, SegmentIndex
-from mmsb_jax.store._opened import OpenedLog
+from mmsb_jax.store._opened import OpenedLog, Read
 from mmsb_jax.store._record import DIGEST_ONLY, EXTRA_ID, MAX_EXTRA_BYTES, CommitRecord
 from mmsb_jax.store._replay import advance, replay
+from mmsb_jax.store._room import room_for
 from mmsb_jax.store._segment import Found, Piece, reader_of
 from mmsb_jax.store._snapshot import list_snapshots, read_snapshot, read_snapshot_extra
 from mmsb_jax.store._state import StoredState, Table
@@ -45,7 +46,13 @@ class Log(OpenedLog):
     def __init__(self, files: Files, place: str, salvage: bool = False) -> None:
         self._names: dict[int, str] = {}
         self._named_through = 0
-        super().__init__(files, place, salvage)
+        try:
+            super().__init__(files, place, salvage)
+        except BaseException as error:
+            files.close()  # what was opened to look is not kept for a log that there is not
+            if isinstance(error, FileNotFoundError):
+                raise self.missing(error) from error
+            raise
 
     @property
     def version(self) -> int:
@@ -146,6 +153,28 @@ class Log(OpenedLog):
             raise self.dropped(version)
         return part
 
+    def steadily(self, read: Callable[[], Read]) -> Read:
+        """As `OpenedLog.steadily`.
+
+        Raises:
+            CorruptionError: a file of the log is missing.
+            DeviceMemoryError: the system gives no more memory.
+        """
+        try:
+            with room_for(f"what is read of {self.place}"):
+                return super().steadily(read)
+        except FileNotFoundError as error:
+            raise self.missing(error) from error
+
+    def missing(self, error: FileNotFoundError) -> CorruptionError:
+        """The error for a file that the log needs, and that is not there."""
+        name = str(error.filename or "a file")
+        where = name if name.startswith("/") else f"{self.place}/{name}"
+        return CorruptionError(
+            f"{where} is missing. Restore it from a copy, or make a new log of what "
+            f"is whole with `mmsb repair`."
+        )
+
     def no_version(self, version: int) -> VersionError:
         """The error for a version that is not there, with the nearest that is."""
         if not self.version:
@@ -244,7 +273,9 @@ class Log(OpenedLog):
                 raise BadFrameError(f"the commit of version {version} is not where it should be")
             if found.record.log_id != self.manifest.ids.of(version):
                 raise BadFrameError(f"the commit of version {version} is of another log")
-        except (BadFrameError, OSError) as error:
+        except FileNotFoundError as error:
+            raise self.missing(error) from error
+        except BadFrameError as error:
             raise self.damaged(piece.segment, offset, str(error)) from error
         return found
 
@@ -259,7 +290,9 @@ class Log(OpenedLog):
         try:
             parts = read_parts(read, segment.base, found.offset, found.record)
             return chunk_views(found.record, parts)
-        except (BadFrameError, OSError) as error:
+        except FileNotFoundError as error:
+            raise self.missing(error) from error
+        except BadFrameError as error:
             raise self.damaged(segment, found.offset, str(error)) from error
 
     def extra(self, version: int) -> tuple[bytes | None, int]:
@@ -353,7 +386,7 @@ class Log(OpenedLog):
                 self._learn(self._find(version).record)
         if not self._named_through and self.kept_since > 1:
             # What was made before is in the snapshot that the rest builds on.
-            with contextlib.suppress(BadFrameError, OSError, StopIteration):
+            with contextlib.suppress(BadFrameError, StopIteration):
                 oldest = next(v for v in self.snapshots() if v >= self.kept_since - 1)
                 ids = self.manifest.ids
                 state, _ = read_snapshot(self.files, oldest, ids, with_data=False)
@@ -453,7 +486,8 @@ class Log(OpenedLog):
 
     def advance(self, state: StoredState, version: int) -> None:
         """Bring ``state`` forward to ``version``; its bytes are spent where this raises."""
-        advance(self, state, version)
+        with room_for(f"the state at version {version}"):
+            advance(self, state, version)
 
     def arrays_of(self, record: CommitRecord) -> list[str]:
         """Names of the arrays that a commit changed a byte of."""

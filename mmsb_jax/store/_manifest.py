@@ -205,14 +205,6 @@ class Manifest:
                 f"{place} is not a log: it has no manifest. Expected a directory that "
                 f"mmsb.open made, or a path where nothing is yet."
             ) from None
-        except PermissionError:
-            raise
-        except OSError as error:
-            raise LocationError(
-                error.errno,
-                f"{place}/{NAME} cannot be read: {error.strerror}. Expected a file; links in a log "
-                f"are not followed.",
-            ) from error
         except (BadFrameError, struct.error) as error:
             raise CorruptionError(
                 f"{place}/{NAME} is damaged at byte 0: {error}. The log itself may be whole: "

@@ -25,6 +25,7 @@ from mmsb_jax.store._files import Buffer, Files, MemoryFiles
 from mmsb_jax.store._fork import make_empty, new_ids
 from mmsb_jax.store._format import HEADER_BYTES, BadFrameError, padded
 from mmsb_jax.store._frames import pack_chunks
+from mmsb_jax.store._guarded import check_damage, guarded
 from mmsb_jax.store._head import Head
 from mmsb_jax.store._log import MAX_EXTRA_BYTES, Log
 from mmsb_jax.store._manifest import ArchiveEntry, Compaction, Manifest
@@ -36,7 +37,6 @@ from mmsb_jax.store._stream import Shipped
 from mmsb_jax.store._survey import Line, Part, Survey, lineage_of, survey
 from mmsb_jax.store._tags import MAX_TAG_BYTES, TagChanges
 from mmsb_jax.store._trial import span_text
-from mmsb_jax.store._unreadable import check_damage, guarded
 from mmsb_jax.store._verify import verify
 from mmsb_jax.store._writer import LogWriter, disk_error
 

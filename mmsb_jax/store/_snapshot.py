@@ -41,6 +41,7 @@ from mmsb_jax.store._record import (
     OpCode,
     records_of,
 )
+from mmsb_jax.store._room import room_for
 from mmsb_jax.store._segment import LogIds, frames_hash, has_frames, reader_of
 from mmsb_jax.store._state import StoredState
 
@@ -72,7 +73,8 @@ def write_snapshot(
     The log must be synced up to ``position``, where the version ends. ``extra`` is kept beside the
     state where the commit itself will go.
     """
-    buffers = list(_frames(state, time_ns, position, executor, extra))
+    with room_for(f"the snapshot of version {state.table.version}"):
+        buffers = list(_frames(state, time_ns, position, executor, extra))
     files.publish(snapshot_name(state.table.version), buffers)
     return sum(map(len, buffers))
 
@@ -281,8 +283,9 @@ def read_snapshot_extra(
         ends = np.cumsum(chunks["stored"], dtype=np.int64).tolist()
         views = [raw[start:end] for start, end in itertools.pairwise([0, *ends])]
         return read_blob(chunks, views, most_bytes)
-    except (BadFrameError, OSError) as error:
+    except (BadFrameError, FileNotFoundError) as error:
+        fault = "missing" if isinstance(error, FileNotFoundError) else f"damaged: {error}"
         raise CorruptionError(
-            f"{name} is damaged: {error}. Restore it from a copy: nothing else has the extra of "
+            f"{name} is {fault}. Restore it from a copy: nothing else has the extra of "
             f"version {version}."
         ) from error

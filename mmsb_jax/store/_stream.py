@@ -6,7 +6,9 @@ that were sent, and can be checked as a chain before anything is done with it.
 """
 
 import contextlib
+import errno
 import os
+import stat
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -33,6 +35,7 @@ from mmsb_jax.store._frames import chunk_views, commit_start
 from mmsb_jax.store._in_force import carries_extra, stored_extra
 from mmsb_jax.store._manifest import check_page_bytes
 from mmsb_jax.store._record import CommitRecord
+from mmsb_jax.store._room import room_for
 from mmsb_jax.store._segment import (
     ANCESTOR_BYTES,
     LogIds,
@@ -47,6 +50,7 @@ from mmsb_jax.store._snapshot import (
     write_snapshot,
 )
 from mmsb_jax.store._state import StoredState
+from mmsb_jax.store._unreadable import unreadable
 
 if TYPE_CHECKING:
     from mmsb_jax.store._log import Log
@@ -291,7 +295,9 @@ def _shipped(log: "Log", version: int) -> Shipped:
         read = reader_of(log.files, segment.name)
         chain, ids = found.record.previous_chain, log.manifest.ids
         return read_commit_frames(read, start, version, chain, ids)[0]
-    except (BadFrameError, OSError) as error:
+    except FileNotFoundError as error:
+        raise log.missing(error) from error
+    except BadFrameError as error:
         raise log.damaged(segment, found.offset, str(error)) from error
 
 
@@ -448,27 +454,40 @@ def open_stream(source: Buffer | str | os.PathLike[str]) -> Iterator[Stream]:
         view = memoryview(source).cast("B")
         yield Stream(lambda offset, size: bytes(view[offset : offset + size]), "the stream")
         return
-    place = os.fspath(source)
+    place = os.fsdecode(source)
     try:
-        file = open(place, "rb", buffering=0)  # noqa: SIM115 - a directory is refused here too
-    except OSError as error:
-        raise LocationError(
-            error.errno,
-            f"{place} cannot be read: {error.strerror}. Expected a file that export made, or its "
-            f"bytes.",
-        ) from error
-    with file:
-        yield Stream(lambda offset, size: _read_at(file.fileno(), offset, size), place)
+        # O_NONBLOCK: a pipe in its place would let its reader wait for ever.
+        descriptor = os.open(place, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except (OSError, ValueError) as error:
+        raise _no_stream(place, error) from error
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise _no_stream(place, OSError(errno.EINVAL, "it is no regular file"))
+        yield Stream(lambda offset, size: _read_at(descriptor, place, offset, size), place)
+    finally:
+        os.close(descriptor)
 
 
-def _read_at(descriptor: int, offset: int, size: int) -> bytes:
+def _no_stream(place: str, error: OSError | ValueError) -> LocationError:
+    code, answer = (error.errno, error.strerror) if isinstance(error, OSError) else (0, error)
+    return LocationError(
+        code,
+        f"{place} cannot be read: {answer}. Expected a file that export made, or its bytes.",
+    )
+
+
+def _read_at(descriptor: int, place: str, offset: int, size: int) -> bytes:
     """Up to ``size`` bytes of a file: never more is asked for than it has."""
-    size = min(size, max(0, os.fstat(descriptor).st_size - offset))
     parts = []
-    while size > 0 and (part := os.pread(descriptor, min(size, 1 << 30), offset)):
-        parts.append(part)
-        offset, size = offset + len(part), size - len(part)
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+    try:
+        size = min(size, max(0, os.fstat(descriptor).st_size - offset))
+        with room_for(f"{size:,} bytes of {place}"):
+            while size > 0 and (part := os.pread(descriptor, min(size, 1 << 30), offset)):
+                parts.append(part)
+                offset, size = offset + len(part), size - len(part)
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+    except OSError as error:
+        raise unreadable(error, place) from error
 
 
 def write_file(path: Path, buffers: Iterable[Buffer]) -> Path:
@@ -479,17 +498,24 @@ def write_file(path: Path, buffers: Iterable[Buffer]) -> Path:
     """
     draft = path.with_name(path.name + ".draft")
     try:
-        with draft.open("wb") as file:
-            for buffer in buffers:
-                file.write(buffer)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
+        draft.unlink(missing_ok=True)  # whatever it is: nothing is written through a link or a pipe
+        try:
+            with draft.open("xb") as file:
+                for buffer in buffers:
+                    file.write(buffer)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(draft, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                draft.unlink(missing_ok=True)
+            raise
         sync_folder(os, path.absolute().parent)
+    except LocationError:  # of what was to be written, which could not be read
+        raise
     except OSError as error:
         raise LocationError(
-            error.errno, f"{path} cannot be written: {error.strerror}. See to the disk, and again."
+            error.errno,
+            f"{path} cannot be written: {error.strerror or error}. See to the disk, and again.",
         ) from error
-    finally:
-        draft.unlink(missing_ok=True)
     return path

@@ -1,88 +1,68 @@
-"""What a failing read says: that bytes are damaged, or that nobody could look at them."""
+"""Why something could not be read, and what to do: the error of the system, in the library's words.
+
+Such an error says nothing of what the file holds: it is never damage.
+"""
 
 import errno
 import os
-from typing import cast
+import stat
+from pathlib import Path
 
 from mmsb_jax._errors import LocationError
-from mmsb_jax.store._files import Files
-from mmsb_jax.store._format import BadFrameError
-
-_OF_THE_DISK = {
-    getattr(errno, name)
-    for name in ("EIO", "EBADMSG", "EUCLEAN", "ENODATA", "ENOENT")
-    if hasattr(errno, name)
-}
-"""Answers that the bytes are lost: a bad sector, a checksum of the file system, no such file."""
 
 _REASONS = {
-    errno.EACCES: "permission is denied. Change the permissions, or run this as its owner",
-    errno.EPERM: "permission is denied. Change the permissions, or run this as its owner",
-    errno.EMFILE: "too many files are open in this process. Close some, or raise its limit",
-    errno.ENFILE: "too many files are open on this machine. Close some, or raise its limit",
-    errno.ENOMEM: "the machine has no memory left. Make room",
+    errno.EMFILE: "this process has too many files open. Close readers, or raise `ulimit -n`",
+    errno.ENFILE: "the machine has too many files open. Close some",
+    errno.EACCES: "permission is denied. Change the permissions",
+    errno.EPERM: "permission is denied. Change the permissions",
+    errno.ENOMEM: "the system has no memory for it. Free some",
+    errno.ELOOP: "it is a symbolic link; symbolic links in a log are not followed. Move the file "
+    "itself to its place",
+    errno.ENOTDIR: "a part of its path is no folder. Put the folder back",
+}
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFLNK: "a symbolic link",
 }
 
 
-def cannot_read(error: OSError, place: str) -> LocationError:
-    """The error for a log that could not be read; nothing is known then of what is in it."""
+def unreadable(error: OSError, path: Path | str) -> LocationError:
+    """The error for a call about ``path`` that failed; what to do is in it."""
     if isinstance(error, LocationError):
         return error
     code = error.errno or 0
     answer = os.strerror(code) if code else str(error)
-    reason = _REASONS.get(code, f"the disk answers: {answer}. See to the disk")
-    text = (
-        f"{error.filename or place} cannot be read: {reason}, and try again. Nothing is known of "
-        f"what is in it, and nothing was changed"
+    reason = _REASONS.get(code, f"{answer}. See to the disk")
+    return LocationError(
+        code, f"{path} could not be read: {reason}, and try again. Nothing was changed."
     )
-    return LocationError(code, text) if code else LocationError(text)
 
 
-def check_damage(error: BaseException, place: str) -> None:
-    """Let pass what says that bytes are damaged.
-
-    Raises:
-        LocationError: it says that they could not be looked at.
-    """
-    cause = error if isinstance(error, OSError) else error.__cause__
-    if isinstance(cause, OSError) and cause.errno not in _OF_THE_DISK:
-        raise cannot_read(cause, place) from error
-
-
-def guarded(files: Files, place: str) -> Files:
-    """A directory that is only read, whatever in it is damaged.
-
-    What the disk refuses to give is a bad frame; a file whose size it does not say is empty. A
-    `LocationError` says that it could not be looked at.
+def check_regular(path: Path | str, status: os.stat_result, is_written: bool) -> None:
+    """Refuse what is no file of the log's own; it is open, and was not waited for.
 
     Args:
-        files: the directory.
-        place: what to call it in messages.
+        path: what to call it.
+        status: what the system says of it.
+        is_written: whether it is to be written: another name of it may belong to something else.
+
+    Raises:
+        LocationError: it is no regular file, or has other names.
     """
-    return cast("Files", _Guarded(files, place))
-
-
-class _Guarded:
-    def __init__(self, files: Files, place: str) -> None:
-        self._files = files
-        self._place = place
-
-    def read(self, name: str, offset: int = 0, size: int | None = None) -> bytes:
-        try:
-            return self._files.read(name, offset, size)
-        except OSError as error:
-            check_damage(error, self._place)
-            raise BadFrameError(f"the disk answers: {error.strerror}") from error
-
-    def size(self, name: str) -> int:
-        try:
-            return self._files.size(name)
-        except OSError as error:
-            check_damage(error, self._place)
-            return 0
-
-    def names(self, folder: str) -> list[str]:
-        try:
-            return self._files.names(folder)
-        except OSError as error:
-            raise cannot_read(error, self._place) from error
+    if not stat.S_ISREG(status.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "no file")
+        raise LocationError(
+            errno.EINVAL,
+            f"{path} is {kind}, where a file of the log should be. Take it away; what was there is "
+            f"in a copy of the log, if anywhere.",
+        )
+    if is_written and status.st_nlink > 1:
+        raise LocationError(
+            errno.EMLINK,
+            f"{path} has {status.st_nlink} names (hard links): what is written to it would change "
+            f"the others. Put a copy in its place: cp FILE COPY && mv COPY FILE.",
+        )

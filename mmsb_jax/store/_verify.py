@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 
 from mmsb_jax._errors import CorruptionError, FormatError
 from mmsb_jax.store._format import BadFrameError, Kind, read_header, read_meta
+from mmsb_jax.store._guarded import check_damage, guarded
 from mmsb_jax.store._log import Log
 from mmsb_jax.store._segment import FOLDER, Piece, reader_of
 from mmsb_jax.store._snapshot import list_snapshots, read_snapshot, snapshot_name
 from mmsb_jax.store._state import StoredState
 from mmsb_jax.store._survey import commits_of_segment
 from mmsb_jax.store._trial import Spans, Trial, span_text
-from mmsb_jax.store._unreadable import check_damage, guarded
 
 
 @dataclass(slots=True)
