@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from mmsb_jax._errors import ClosedError, StructureError
 from mmsb_jax.bus import _checkout as checkouts
+from mmsb_jax.bus._arrays import check_name
 from mmsb_jax.bus._changes import Changes
 from mmsb_jax.bus._commit import Annotation
 from mmsb_jax.bus._derive import Derivations
@@ -19,7 +20,6 @@ from mmsb_jax.graph._function import DerivedGraph
 from mmsb_jax.graph._kinds import KINDS
 from mmsb_jax.graph._node import Equal, Rule, When
 from mmsb_jax.store._commit import Commit
-from mmsb_jax.store._record import GRAPH_PREFIX, MAX_NAME_BYTES
 from mmsb_jax.store._verify import VerifyReport
 
 if TYPE_CHECKING:
@@ -439,10 +439,9 @@ def _copy(array: Any) -> Any:
 def _checked_rule(
     name: Any, inputs: Any, function: Any, when: Any, equal: Any, pagewise: bool
 ) -> Rule:
-    if not isinstance(name, str) or not name or len(name.encode()) > MAX_NAME_BYTES:
-        raise StructureError(f"name={name!r}: expected a string of 1 to {MAX_NAME_BYTES} bytes")
-    if name.startswith(GRAPH_PREFIX) or any(mark in name for mark in "*?"):
-        raise StructureError(f"name={name!r}: a name has no wildcards, and does not begin with NUL")
+    check_name(name)
+    if any(mark in name for mark in "*?"):
+        raise StructureError(f"name={name!r}: the name of what is derived has no wildcards")
     inputs = (inputs,) if isinstance(inputs, str) else tuple(inputs)
     if not inputs or not all(isinstance(text, str) and text for text in inputs):
         raise TypeError(f"inputs={inputs!r}: expected names or patterns of arrays, at least one")
