@@ -32,9 +32,12 @@ def check_local(path: str | os.PathLike[str]) -> Path:
     """``path`` as an absolute path on a local file system.
 
     Raises:
+        TypeError: bytes, which in other places are a stream of commits.
         LocationError: a URL, or a network file system; refused by name until they work.
     """
     text = os.fspath(path)
+    if not isinstance(text, str):
+        raise TypeError(f"{text!r:.80}: expected a path as a string or a Path. Use os.fsdecode.")
     if "\0" in text:
         raise LocationError(f"{text!r} holds a zero character, which no path can.")
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text):
