@@ -17,7 +17,7 @@ from mmsb_jax._texts import MAX_DIGITS, MAX_INTEGER, encoded, from_decimal, to_d
 from mmsb_jax.bus._recorded import changed_entries, entries_of, show_pair, statics_in
 from mmsb_jax.core._layout import Layout
 from mmsb_jax.core._leaves import Constant, LeafSpec, describe, qualified_name, view_as
-from mmsb_jax.core._names import flatten_with_names, is_same_treedef, put_together
+from mmsb_jax.core._names import flatten_with_names, is_same_treedef, put_together, taken_apart
 from mmsb_jax.core._nodes import Node, nodes_of
 from mmsb_jax.store._record import GRAPH_PREFIX, MAX_NAME_BYTES, ArrayInfo, Op, OpCode
 from mmsb_jax.store._state import Table
@@ -251,7 +251,7 @@ def refuse_nnx(tree: Any) -> None:
     """Refuse Flax NNX modules, whose state lives in references that change in place."""
     if "flax.nnx" not in sys.modules:
         return
-    for node in jax.tree_util.tree_leaves(tree, is_leaf=_is_nnx):
+    for node in taken_apart(jax.tree_util.tree_leaves, tree, _is_nnx):
         if _is_nnx(node):
             raise StructureError(
                 f"a {qualified_name(type(node))} is an nnx.Module, which holds references and not "

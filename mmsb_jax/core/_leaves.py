@@ -5,6 +5,7 @@ A leaf is *data* (it has bytes: arrays, NumPy scalars, Python numbers, PRNG keys
 """
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -52,7 +53,7 @@ class LeafSpec:
     @property
     def nbytes(self) -> int:
         """Bytes of the leaf."""
-        return int(np.prod(self.shape, dtype=np.int64)) * parse_dtype(self.dtype).itemsize
+        return math.prod(self.shape) * parse_dtype(self.dtype).itemsize
 
     def __str__(self) -> str:
         shape = ",".join(map(str, self.shape))
