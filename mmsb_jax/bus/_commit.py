@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from mmsb_jax._texts import encoded, to_decimal
 from mmsb_jax.bus._changes import Made
 from mmsb_jax.bus._engine import Engine
 from mmsb_jax.bus._staging import Staged, Stager, check_readable, raw_bytes
@@ -27,11 +28,12 @@ class Annotation:
 
     Raises:
         TypeError, ValueError: not a step, a source, JSON; too large.
+        StructureError: a string that is no text.
     """
 
     def __init__(self, step: Any, source: str, note: Any, extra: Any) -> None:
         self.step = None if step is None else _checked_step(step)
-        if not isinstance(source, str) or len(source.encode()) > MAX_SOURCE_BYTES:
+        if not isinstance(source, str) or len(encoded(source, "source=")) > MAX_SOURCE_BYTES:
             raise ValueError(
                 f"source={source!r:.80}: expected a string of at most {MAX_SOURCE_BYTES} bytes"
             )
@@ -102,7 +104,7 @@ def _checked_step(step: Any) -> int:
     except TypeError:
         raise TypeError(f"step={step!r}: expected an integer") from None
     if number not in _STEPS:
-        raise ValueError(f"step={number}: expected 0 to 2**63 - 1")
+        raise ValueError(f"step={to_decimal(number):.40}: expected 0 to 2**63 - 1")
     return number
 
 
@@ -159,8 +161,9 @@ class TreeWriter:
         draft = Draft(ops=self._made.ops() + change.ops, contents=contents, values=change.values)
 
         def landed(commit: Commit) -> None:
-            del commit
             self._made.specs.clear()
+            if self.shape is not shape:
+                shape.succeed(self.shape, commit.version)
             self.shape, self._ids = shape, change.ids
 
         return self._engine.land(said.fill(draft, said.numbers()), shape, landed=landed)
@@ -175,7 +178,9 @@ class TreeWriter:
         if differences(table, shape):
             return None
         change = reconcile(table, shape, False, self._made.specs.keys())
-        return None if change.ops or change.values else (shape, change.ids)
+        shape.is_recorded = not change.ops and not change.values
+        shape.succeed(self.shape, table.version)
+        return shape, change.ids
 
     def enqueue(self, tree: Any, said: Annotation) -> "Future[Commit] | None":
         """Commit ``tree`` without waiting; None where its structure has to be recorded first."""
@@ -202,7 +207,7 @@ class TreeWriter:
             return self.shape, data, Reconciled(ids=self._ids)
         shape = TreeShape(tree, self._engine.page_bytes)
         table = self._engine.head.state.table
-        change = reconcile(table, shape, allow_new, self._made.specs.keys())
+        change = reconcile(table, shape, allow_new, self._made.specs.keys(), self.shape)
         return shape, shape.data_leaves(tree), change
 
     def forget(self) -> None:

@@ -162,8 +162,8 @@ class Reading:
         wanted: Callable[[str], bool] | None,
         arrays: Sequence[str] | None,
     ) -> Any:
-        shape = self._shape
-        if shape is not None and checkouts.fits(state, shape):
+        shape = checkouts.known_shape(state, self._shape)
+        if shape is not None:
             return checkouts.build_known(state, shape, wanted, arrays)
         return checkouts.build_flat(state, wanted)
 

@@ -32,15 +32,27 @@ def raw_bytes(leaf: Any, name: str) -> np.ndarray:
     A leaf of JAX is read under the caller's transfer guard.
 
     Raises:
-        StructureError: the array was donated or deleted, or is not held by this process alone.
+        StructureError: the array was donated or deleted, is not held by this process as a whole,
+            or is none.
     """
     if isinstance(leaf, jax.Array):
         check_readable(leaf, name)
+        leaf = held_here(leaf)
+    elif isinstance(leaf, jax.ShapeDtypeStruct):
+        raise StructureError(
+            f"{name} is a jax.ShapeDtypeStruct, which says what an array is and has no bytes. "
+            f"Commit the array itself."
+        )
     return host_array(leaf).reshape(-1).view(np.uint8)
 
 
+def held_here(leaf: Any) -> Any:
+    """A readable array as this process holds it: one copy of what every process has whole."""
+    return leaf if leaf.is_fully_addressable else leaf.addressable_data(0)
+
+
 def check_readable(leaf: Any, name: str) -> None:
-    """Refuse what cannot be read here: tracers, deleted arrays, arrays of several processes."""
+    """Refuse what cannot be read here: tracers, deleted arrays, parts of arrays elsewhere."""
     if isinstance(leaf, jax.core.Tracer):
         raise StructureError(
             f"{name} is traced: commit was called inside jit, grad, vmap or scan. Call it outside, "
@@ -51,10 +63,11 @@ def check_readable(leaf: Any, name: str) -> None:
             f"{name} was donated or deleted before it was committed. Commit before the call that "
             f"donates it, or commit what that call returned."
         )
-    if not leaf.is_fully_addressable:
+    if not leaf.is_fully_addressable and not leaf.is_fully_replicated:
         raise StructureError(
             f"{name} lies partly on devices of other processes. Expected arrays that this process "
-            f"holds whole: gather it first (jax.experimental.multihost_utils.process_allgather)."
+            f"holds whole, or that are replicated: gather it first "
+            f"(jax.experimental.multihost_utils.process_allgather)."
         )
 
 
@@ -114,8 +127,8 @@ class Stager:
                 host[i] = raw_bytes(leaf, names[i]).copy()
                 continue
             check_readable(leaf, names[i])
-            inputs[i] = _plain(leaf)
-            groups.setdefault(_devices_of(leaf), []).append(i)
+            inputs[i] = _plain(held_here(leaf))
+            groups.setdefault(_devices_of(inputs[i]), []).append(i)
         dtypes = [getattr(leaf, "dtype", None) for leaf in leaves]
         staged = Staged(host, [], [None] * len(leaves), dtypes)
         for group in groups.values():

@@ -27,6 +27,7 @@ from mmsb_jax.bus._rules import (
 from mmsb_jax.bus._tree import TreeShape, info_of, spec_of
 from mmsb_jax.core._layout import array_not_found
 from mmsb_jax.core._leaves import LeafSpec
+from mmsb_jax.core._names import is_same_treedef
 from mmsb_jax.graph._flow import Mark
 from mmsb_jax.graph._node import Arguments, Node, Rule, bind
 from mmsb_jax.graph._pager import Rows
@@ -534,9 +535,8 @@ def _is_alike(left: LeafSpec, right: LeafSpec) -> bool:
 
 
 def _same_trees(left: Any, right: Any) -> bool:
-    return jax.tree_util.tree_structure(left) == jax.tree_util.tree_structure(right) and (
-        jax.tree_util.tree_leaves(left) == jax.tree_util.tree_leaves(right)
-    )
+    (ours, our_treedef), (theirs, their_treedef) = map(jax.tree_util.tree_flatten, (left, right))
+    return is_same_treedef(our_treedef, their_treedef) and ours == theirs
 
 
 def _check_same_results(old: Node, new: Node) -> None:

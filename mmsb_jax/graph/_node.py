@@ -10,6 +10,7 @@ import jax
 
 from mmsb_jax._errors import RecomputeError
 from mmsb_jax.core._leaves import LeafSpec, qualified_name
+from mmsb_jax.core._nodes import Part
 from mmsb_jax.graph._body import Body, Slot, Traced, trace
 from mmsb_jax.graph._interpreter import Recipe
 from mmsb_jax.graph._pager import check_shapeless, row_specs
@@ -241,8 +242,7 @@ def _traced_equal(tracer: Tracer, rule: Rule, equal: Any, traced: Traced) -> Tra
     """Trace the user's ``equal(old, new)`` over the results of a function."""
     outputs, count = traced.body.outputs, len(traced.body.outputs)
     old, new = (
-        jax.tree_util.tree_unflatten(traced.treedef, [Slot(start + i) for i in range(count)])
-        for start in (0, count)
+        Part(traced.treedef, tuple(Slot(start + i) for i in range(count))) for start in (0, count)
     )
     judged = _traced(tracer, rule, equal, (old, new), (*outputs, *outputs))
     if [spec.shape for spec in judged.body.outputs] != [()] or (

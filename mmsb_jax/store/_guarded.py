@@ -1,4 +1,4 @@
-"""Reading what may be damaged: a failing read says that bytes are lost, or that nobody could look."""
+"""Reading what may be damaged: a failing read says that bytes are lost, or that none could look."""
 
 import errno
 from typing import cast

@@ -40,9 +40,12 @@ def check_local(path: str | os.PathLike[str]) -> Path:
     """``path`` as an absolute path on a local file system.
 
     Raises:
+        TypeError: bytes, which in other places are a stream of commits.
         LocationError: a URL, or a network file system; refused by name until they work.
     """
-    text = os.fsdecode(path)
+    text = os.fspath(path)
+    if not isinstance(text, str):
+        raise TypeError(f"{text!r:.80}: expected a path as a string or a Path. Use os.fsdecode.")
     if not text or "\0" in text:
         fault = "holds a zero character, which no path can" if text else "is no path"
         raise LocationError(f"{text!r} {fault}. Give the path of a directory.")
