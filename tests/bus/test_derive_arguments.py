@@ -305,3 +305,9 @@ def test_function_of_a_graph_refuses_what_is_not_there_in_words(it):
         for inputs, outputs in ((it, "c"), ("a", it)):
             with pytest.raises((mmsb.MMSBError, TypeError), match=r"[Ee]xpected"):
                 bus.graph.as_function(inputs, outputs)
+
+
+@pytest.mark.parametrize("capacity", [0, -1, None, "8", 2.0, [8]], ids=repr)
+def test_event_log_of_no_number_of_rows_is_refused_in_words(capacity):
+    with pytest.raises(ValueError, match=r"capacity=.*expected at least 1 row, an integer"):
+        mmsb.EventLog(capacity)
