@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import SingleDeviceSharding
 
 import mmsb_jax as mmsb
 from benchmarks._gpu_reference import LINE_WORDS
@@ -37,7 +38,7 @@ from mmsb_jax.testing.graphs import kronecker
 def transfers(run: Run) -> Rows:
     """To the host and back, four arrays at a time."""
     device = jax.devices()[0]
-    pinned = jax.sharding.SingleDeviceSharding(device, memory_kind="pinned_host")
+    pinned = SingleDeviceSharding(device, memory_kind="pinned_host")
 
     def async_copies(arrays: list[Any]) -> None:
         for array in arrays:
@@ -66,6 +67,25 @@ def transfers(run: Run) -> Rows:
             lambda i, hosts=hosts: hosts[i % 4],
         )
         yield Figure("transfers", "device_put", "host to device", size, ms, spread, size)
+
+
+def released(run: Run) -> Rows:
+    """What it costs to donate an array whose bytes were read: JAX kept them on the host."""
+    size = GB if run.is_gpu else MB
+    step = jax.jit(lambda x: x + 1, donate_argnums=0)
+    step(random_lines(lines_of(size), 9))
+    for what, is_read in (("donated, never read", False), ("donated, its bytes read before", True)):
+        found = []
+        for i in range(5):
+            array = jax.block_until_ready(random_lines(lines_of(size), i))
+            if is_read:
+                np.asarray(array)
+            begun = time.perf_counter()
+            after = step(array)
+            found.append((time.perf_counter() - begun) * 1e3)
+            jax.block_until_ready(after)
+        yield Figure("transfers", what, "the caller's thread", size, statistics.median(found),
+                     max(found) - min(found), size)  # fmt: skip
 
 
 def _timed_fresh(
@@ -186,7 +206,12 @@ def _commits(bus: Any, tree: Any, share: float, state_bytes: int) -> Rows:
         begun = time.perf_counter()
         for leaf in tree.values():
             np.asarray(leaf)
-        note("all leaves to the host, alone", begun)
+        note("all leaves by np.asarray, alone", begun)
+        tree = jax.block_until_ready(_changed(tree, 0.0, seed))
+        begun = time.perf_counter()
+        for leaf in tree.values():
+            np.asarray(jax.device_put(leaf, leaf.sharding.with_memory_kind("pinned_host")))
+        note("all leaves by pinned_host, alone", begun)
     logged = f"logged {commit.logged_bytes:,} bytes"
     for form, times in found.items():
         yield Figure("commits", f"{share:.2%} of the elements changed", form, state_bytes,

@@ -66,7 +66,7 @@ class Run:
         module: the module of kernels; None where JAX is too old.
         usable: names of the kernels that gave the right bits.
         until: `time.monotonic` at which no section begins any more.
-        copy_gb_per_s: rate of a copy, read and written bytes together.
+        copy_gb_per_s: rate of a copy, read and written bytes together; 0 before it is known.
         figures: the rows so far.
         remarks: what was left out, or failed.
         checks: what was found equal.
@@ -77,7 +77,7 @@ class Run:
     module: ModuleType | None
     until: float
     usable: set[str] = field(default_factory=set)
-    copy_gb_per_s: float = float("nan")
+    copy_gb_per_s: float = 0.0
     figures: list[Figure] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     checks: list[str] = field(default_factory=list)
@@ -202,7 +202,7 @@ def cells(run: Run, figure: Figure) -> tuple[str, ...]:
         f"{figure.spread_ms:.3f}",
         f"{figure.model_bytes / 1e6:,.3f}",
         f"{figure.gb_per_s:,.1f}",
-        f"{100 * figure.gb_per_s / run.copy_gb_per_s:.1f} %",
+        f"{100 * figure.gb_per_s / run.copy_gb_per_s:.1f} %" if run.copy_gb_per_s else "–",
         figure.note,
     )
 
@@ -223,7 +223,8 @@ def keep(run: Run, folder: Path) -> None:
               "remarks": run.remarks, "figures": figures}  # fmt: skip
     path.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     lines = [f"Measured by `python -m benchmarks.gpu` on: {machine()}", ""]
-    lines += [f"Found equal on fresh random inputs: {text}." for text in run.checks]
+    if run.checks:
+        lines += [f"Found equal on fresh random inputs: {'; '.join(run.checks)}."]
     lines += [f"Remark: {text}." for text in run.remarks]
     lines += ["", *("| " + " | ".join(c) + " |" for c in (COLUMNS, ("---",) * len(COLUMNS)))]
     lines += ["| " + " | ".join(cells(run, figure)) + " |" for figure in run.figures]

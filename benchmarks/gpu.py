@@ -21,11 +21,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import SingleDeviceSharding
 
 from benchmarks import _gpu_reference as reference
 from benchmarks.__main__ import RESULTS
 from benchmarks._gpu_equality import check_equality
-from benchmarks._gpu_library import commits, core, transfers
+from benchmarks._gpu_library import commits, core, released, transfers
 from benchmarks._gpu_reference import LINE_WORDS, TILE_LINES
 from benchmarks._gpu_run import (
     GB,
@@ -217,39 +218,42 @@ def device_commit(run: Run) -> Rows:
     rank = jax.jit(reference.rank)
     chunk = 1 << 18 if run.is_gpu else 1 << 8
     select = jax.jit(functools.partial(reference.select, size=chunk))
-    scans = {"XLA": reference.scan}
-    if "scan" in run.usable:
-        scans["kernel"] = run.kernel("scan")
+    form = "kernel" if "scan" in run.usable else "XLA"
+    function = run.kernel("scan") if form == "kernel" else reference.scan
+    scan = jax.jit(function, donate_argnums=0)
+    pinned = SingleDeviceSharding(jax.devices()[0], memory_kind="pinned_host")
     for state_bytes, share in itertools.product(run.state_sizes[:2], (0.0, 0.0015, 0.011)):
         old = random_lines(lines_of(state_bytes), 1)
-        words = 1 - (1 - share) ** 2  # two bfloat16 elements a word
-        new = _change_words(old, words, 2)
-        for form, function in scans.items():
-            scan = jax.jit(function, donate_argnums=0)
-            shadow, found, moved = copied(old), [], 0
+        new = _change_words(old, 1 - (1 - share) ** 2, 2)  # two bfloat16 elements a word
+        for way, place in (("np.asarray", None), ("pinned_host", pinned)):
+            shadow, times = copied(old), []
             for tree in (new, old, new, old, new, old):
                 begun = time.perf_counter()
                 shadow, bits, counts = scan(shadow, tree)
                 total = int(counts.sum())
-                moved = _to_the_host(shadow, bits, range(0, total, chunk), rank, select)
-                found.append((time.perf_counter() - begun) * 1e3)
-            times = found[2:]
+                parts = []
+                if total:
+                    ends, each = rank(bits)
+                    starts = map(np.int32, range(0, total, chunk))
+                    parts = [select(shadow, bits, ends, each, start) for start in starts]
+                moved = _bytes_brought(parts, place)
+                times.append((time.perf_counter() - begun) * 1e3)
+            times = sorted(times[2:])
             yield Figure(
-                "commit of parts", f"{share:.2%} of the elements changed", form, state_bytes,
-                sorted(times)[len(times) // 2], max(times) - min(times), 2 * state_bytes,
+                "commit of parts", f"{share:.2%} of the elements changed", f"{form}, {way}",
+                state_bytes, times[len(times) // 2], times[-1] - times[0], 2 * state_bytes,
                 f"{total:,} words, {moved / 1e6:,.1f} MB to the host",
             )  # fmt: skip
 
 
-def _to_the_host(shadow: Any, bits: Any, starts: range, rank: Any, select: Any) -> int:
-    """Bytes that came: place and value of each changed word, in chunks of one size."""
-    if not starts:
-        return 4
-    ends, each = rank(bits)
-    parts = [select(shadow, bits, ends, each, np.int32(i)) for i in starts]
-    for part in itertools.chain(*parts):
-        part.copy_to_host_async()
-    return sum(np.asarray(part).nbytes for part in itertools.chain(*parts))
+def _bytes_brought(parts: list[Any], place: Any) -> int:
+    """Bytes that came to the host: into its pinned memory, or as `np.asarray` brings them."""
+    arrays = jax.tree.leaves(parts)
+    if place is not None:
+        arrays = jax.device_put(arrays, place)
+    for array in arrays:
+        array.copy_to_host_async()
+    return sum(np.asarray(array).nbytes for array in arrays)
 
 
 @jax.jit
@@ -261,8 +265,8 @@ def _change_words(lines: jax.Array, share: float, seed: int) -> jax.Array:
 # -------------------------------------------------------------------------------------------- main
 
 SECTIONS: tuple[Callable[[Run], Rows], ...] = (
-    ceiling, commits, transfers, core, check_equality, scan, fold, digest, compaction, selection,
-    device_commit,
+    ceiling, commits, transfers, released, core,
+    check_equality, scan, fold, digest, compaction, selection, device_commit,
 )  # fmt: skip
 
 

@@ -221,7 +221,7 @@ class _Copier:
     def bytes_of(self, outputs: list[Any], place: int) -> np.ndarray:
         """The bytes of one copy (uint8[nbytes])."""
         with jax.transfer_guard("allow"):
-            parts = [np.asarray(part) for part in outputs[place]]
+            parts = [np.asarray(_read_once(part)) for part in outputs[place]]
         whole = parts[0] if len(parts) == 1 else np.stack(parts, axis=-1)
         return np.ascontiguousarray(whole).reshape(-1).view(np.uint8)
 
@@ -230,6 +230,15 @@ class _Copier:
         with self._lock:
             if len(self._free) < _SETS_KEPT:
                 self._free.append(outputs)
+
+
+def _read_once(array: jax.Array) -> jax.Array:
+    """The buffer of ``array`` as an array that nobody keeps.
+
+    JAX keeps with an array what came to the host of it. A buffer that is used again would hold a
+    second copy of the state there, which the caller's thread frees when it donates the buffer.
+    """
+    return array.addressable_data(0) if array.is_fully_replicated else array
 
 
 def _copy(zero: Any, leaves: list[Any], buffers: Any) -> list[tuple[Any, ...]]:
