@@ -99,7 +99,8 @@ class Engine:
         self._pid = os.getpid()
         page_bytes = log.manifest.page_bytes
         self.page_bytes = page_bytes
-        self.writer = LogWriter(log, durability)
+        has_lock = (lambda: True) if lock is None else lock.is_in_place
+        self.writer = LogWriter(log, durability, has_lock)
         state = log.state(log.version, page_bytes=page_bytes, executor=self.threads)
         self.head = Head(state, self.writer, page_bytes, lambda: self.threads)
         self.derivations = Derivations(state.table)

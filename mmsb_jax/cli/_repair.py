@@ -13,8 +13,8 @@ from mmsb_jax.cli._progress import progress_bar
 from mmsb_jax.store._diff import printable
 from mmsb_jax.store._files import DiskFiles, Files
 from mmsb_jax.store._place import check_local, check_log_place
-from mmsb_jax.store._repair import RepairReport
 from mmsb_jax.store._repair import repair as repair_log
+from mmsb_jax.store._repair_report import RepairReport
 from mmsb_jax.store._survey import Part
 
 

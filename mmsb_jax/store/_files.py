@@ -51,6 +51,10 @@ class AppendFile(Protocol):
         """Take back what a failed `append` may have left behind ``size``."""
         ...
 
+    def is_there(self) -> bool:
+        """Whether the file has a name still: what is written to it can be found again."""
+        ...
+
     def close(self) -> None:
         """Give the handle back."""
         ...
@@ -149,6 +153,9 @@ class _DiskAppendFile:
     def truncate(self, size: int) -> None:
         self._os.ftruncate(self._descriptor, size)
 
+    def is_there(self) -> bool:
+        return self._os.fstat(self._descriptor).st_nlink > 0
+
     def close(self) -> None:
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
@@ -215,7 +222,7 @@ class DiskFiles:
 
     def __init__(self, root: Path, system: Any = os) -> None:
         self.root = root
-        self._os = system
+        self.system = self._os = system
         self._readers: dict[str, _Descriptor] = {}
         self._readers_lock = threading.Lock()
         self._removed_from: set[Path] = set()
@@ -440,6 +447,10 @@ class _MemoryFile:
 
     def sync(self) -> None:
         """Memory has nothing to sync."""
+
+    def is_there(self) -> bool:
+        """Memory keeps what it is given."""
+        return True
 
     def truncate(self, size: int) -> None:
         with self._lock:

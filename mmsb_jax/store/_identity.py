@@ -5,12 +5,10 @@ opened goes on to be read and written then, and nobody else sees it. So the dire
 manifest at the path are looked at, and the id in that, each time that a log is looked at.
 """
 
-import os
 from typing import NamedTuple
 
-from mmsb_jax.store._files import DiskFiles, Files
+from mmsb_jax.store._files import DiskFiles, Files, asked
 from mmsb_jax.store._manifest import NAME as MANIFEST_NAME
-from mmsb_jax.store._unreadable import asked
 
 
 class Place(NamedTuple):
@@ -46,7 +44,7 @@ def place_of(files: Files, segment: str) -> Place:
         return Place()
     root = files.root
     paths = (root, root / MANIFEST_NAME, root / segment)
-    directory, manifest, newest = (asked(path, os.stat, path) for path in paths)
+    directory, manifest, newest = (asked(path, files.system.stat, path) for path in paths)
     return Place(
         (directory.st_dev, directory.st_ino),
         (manifest.st_ino, manifest.st_size, manifest.st_mtime_ns, manifest.st_ctime_ns),

@@ -24,7 +24,7 @@ from mmsb_jax.store._head import Draft, Head, Landed, Plan, stored_in
 from mmsb_jax.store._lineage import change_ids, opened
 from mmsb_jax.store._log import Log
 from mmsb_jax.store._record import DIGEST_ONLY, EXTRA_ID, FULL, VALUES_REPLACE, CommitRecord
-from mmsb_jax.store._stream import Shipped, Stream, chain_at
+from mmsb_jax.store._stream import Shipped, Stream
 from mmsb_jax.store._writer import LogWriter
 
 
@@ -102,10 +102,10 @@ def _check_same(log: Log, stream: Stream, chains: Sequence[bytes]) -> None:
     since = stream.head.since
     common = min(log.version, stream.head.last)
     first = max(since, log.kept_since - 1)
-    if common < first or chains[common - since] == chain_at(log, common):
+    if common < first or chains[common - since] == log.chain_at(common):
         return
     differing = common
-    while differing > first and chains[differing - 1 - since] != chain_at(log, differing - 1):
+    while differing > first and chains[differing - 1 - since] != log.chain_at(differing - 1):
         differing -= 1
     known = f"version {differing}" if differing > first else f"version {differing} or before"
     raise DivergenceError(

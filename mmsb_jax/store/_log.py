@@ -237,6 +237,14 @@ class Log(OpenedLog):
         """The chain after the commit of ``version``."""
         return self._commit(version)[1]
 
+    def chain_at(self, version: int) -> bytes:
+        """The chain after ``version``, which may be the one before the oldest that is there."""
+        if version == 0:
+            return bytes(16)
+        if version == self.version:
+            return self.scan.chain
+        return self.record(version + 1).previous_chain
+
     def end_of(self, version: int) -> int:
         """Where in the log the commit of ``version`` ends, in bytes."""
         return self._commit(version)[2]

@@ -14,28 +14,24 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass, field
 
 from mmsb_jax._errors import CorruptionError, LocationError
 from mmsb_jax.store._anew import Anew
 from mmsb_jax.store._archive import Archived, archive_frames, end_of_commit
-from mmsb_jax.store._decode import read_blob
-from mmsb_jax.store._diff import printable
 from mmsb_jax.store._files import Buffer, Files, MemoryFiles
 from mmsb_jax.store._fork import make_empty, new_ids
 from mmsb_jax.store._format import HEADER_BYTES, BadFrameError, padded
-from mmsb_jax.store._frames import pack_chunks
 from mmsb_jax.store._guarded import check_damage, guarded
 from mmsb_jax.store._head import Head
-from mmsb_jax.store._log import MAX_EXTRA_BYTES, Log
+from mmsb_jax.store._log import Log
 from mmsb_jax.store._manifest import ArchiveEntry, Compaction, Manifest
 from mmsb_jax.store._record import CommitRecord
+from mmsb_jax.store._repair_report import MadeLog, RepairReport, UnprovenArray
 from mmsb_jax.store._segment import FOLDER, NO_SEGMENT, SEGMENT_FRAME_BYTES, LogIds, Segment
 from mmsb_jax.store._snapshot import Extra, list_snapshots, snapshot_name, write_snapshot
 from mmsb_jax.store._state import StoredState
-from mmsb_jax.store._stream import Shipped
-from mmsb_jax.store._survey import Line, Part, Survey, lineage_of, survey
-from mmsb_jax.store._tags import MAX_TAG_BYTES, TagChanges
+from mmsb_jax.store._survey import Line, Met, Part, Survey, lineage_of, survey
+from mmsb_jax.store._tags import TagChanges
 from mmsb_jax.store._trial import span_text
 from mmsb_jax.store._verify import verify
 from mmsb_jax.store._writer import LogWriter, disk_error
@@ -43,95 +39,6 @@ from mmsb_jax.store._writer import LogWriter, disk_error
 _SEGMENT_BYTES = 1 << 26
 
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True, slots=True)
-class MadeLog:
-    """A log that a repair made.
-
-    Attributes:
-        place: where it is.
-        since: its oldest version with all it had; 1 for all of its history.
-        last: its newest version.
-        kept: versions before ``since`` whose states it has.
-        said: the oldest version of which it has what the commit says.
-    """
-
-    place: str
-    since: int
-    last: int
-    kept: tuple[int, ...]
-    said: int
-
-    def __str__(self) -> str:
-        have = (
-            f"versions {self.since:,} to {self.last:,}" if self.since <= self.last else "no commit"
-        )
-        text = f"{self.place}: {have}"
-        if self.kept:
-            text += f", and the states of {', '.join(map(str, self.kept))}"
-        return text
-
-
-@dataclass(frozen=True, slots=True)
-class UnprovenArray:
-    """Versions of an array that nothing shows to be right.
-
-    Attributes:
-        array: its name.
-        first, last: the versions.
-        is_whole: whether its bytes are as they were written, and only the digest that the commits
-            name is that of other bytes; else a record of it does not decode.
-        is_kept: whether the new log has it nevertheless.
-    """
-
-    array: str
-    first: int
-    last: int
-    is_whole: bool
-    is_kept: bool
-
-    def __str__(self) -> str:
-        fault = (
-            "its bytes are whole, and the digest that the commits name is that of others"
-            if self.is_whole
-            else "its bytes are damaged: what was written does not decode"
-        )
-        done = f"kept, and tagged {self.tag!r}" if self.is_kept else "left out"
-        span = span_text(self.first, self.last)
-        return f"{self.array!r} is not shown to be right at {span}: {fault}; {done}"
-
-    @property
-    def tag(self) -> str:
-        """The tag of its first version, where it is kept."""
-        name = printable(f"unproven-{self.first}-{self.last}/{self.array}")
-        return name.encode()[:MAX_TAG_BYTES].decode(errors="ignore")
-
-
-@dataclass(slots=True)
-class RepairReport:
-    """What a repair made, and what could not be had.
-
-    Attributes:
-        logs: the logs that were made, the newest versions first.
-        unproven: arrays that nothing shows to be right, oldest versions first.
-        said_only: (first, last) of versions of which is left what their commits say.
-        lost: (first, last) of versions of which nothing is left.
-        notes: what else is worth knowing.
-    """
-
-    logs: list[MadeLog] = field(default_factory=list)
-    unproven: list[UnprovenArray] = field(default_factory=list)
-    said_only: list[tuple[int, int]] = field(default_factory=list)
-    lost: list[tuple[int, int]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        lines = [*map(str, self.logs), *map(str, self.unproven)]
-        lines += [f"only what the commits say is left of {span_text(*s)}" for s in self.said_only]
-        lines += [f"nothing is left of {span_text(*s)}" for s in self.lost]
-        lines += [f"note: {note}" for note in self.notes]
-        return "\n".join(lines)
 
 
 def repair(
@@ -401,20 +308,36 @@ class _Work:
         found = self.survey.snapshot(line, version, self._executor)
         if found is None or found[0].is_flawed:
             return False
-        extra = self._extra(line, version, found[1])
-        write_snapshot(target, found[0].state, time.time_ns(), end, extra=extra)
+        write_snapshot(
+            target, found[0].state, time.time_ns(), end, extra=self._extra(line, version)
+        )
         return True
 
-    def _extra(self, line: Line, version: int, kept: Extra | None) -> Extra | None:
-        """The blob of a version that is in a snapshot: from its commit, else as it was kept."""
-        met = line.at(version)
-        if met.is_whole:
-            commit = self.survey.shipped(met)
-            return Extra.of(commit.record, commit.chunks())
-        record = CommitRecord.decode(self.survey.said(met)[0])
-        if kept is None and record.extra_span() is not None:
-            self.notes.append(f"the extra of version {version:,} is lost")
-        return kept
+    def _extra(self, line: Line, version: int) -> Extra | None:
+        """The blob in force at a version, from the commit that gave it, or as a snapshot has it."""
+        before = line.between(line.first - 1, version)
+        giver = next((met for met in reversed(before) if met.says_extra), None)
+        if giver is not None and giver.is_whole:
+            commit = self.survey.shipped(giver)
+            extra = Extra.of(commit.record, commit.chunks())
+            return None if extra is None else extra._replace(version=giver.version)
+        oldest = 0 if giver is None else giver.version
+        for carrier in reversed(list_snapshots(self.survey.files)):
+            if not oldest <= carrier <= version:
+                continue
+            found = self.survey.snapshot(line, carrier, self._executor)
+            if found is not None and found[1] is not None:
+                given_by = found[1].version or carrier
+                if given_by == oldest or giver is None:
+                    return found[1]._replace(version=given_by)
+        if giver is not None:
+            self._note_lost(giver.version)
+        return None
+
+    def _note_lost(self, version: int) -> None:
+        note = f"the extra of version {version:,} is lost"
+        if note not in self.notes:
+            self.notes.append(note)
 
     def _copy(self, writer: LogWriter, part: Part, last: int) -> None:
         """Append the commits of a part, up to and with ``last``, as they are."""
@@ -422,7 +345,8 @@ class _Work:
             commit = self.survey.shipped(met)
             if writer.log.version < met.version - 1:
                 *_, (trial, _) = self.survey.follow(part.line, part.base, met.version)
-                writer.begin_with(commit, met.previous_chain, _snapshot_of(trial.state))
+                snapshot = _snapshot_of(trial.state, self._extra(part.line, met.version))
+                writer.begin_with(commit, met.previous_chain, snapshot)
             else:
                 writer.append_shipped(commit)
             self._step()
@@ -447,18 +371,20 @@ class _Work:
                 state = self._state_before(log, trial.state, is_continued)
                 head = Head(state, writer, self._page_bytes, lambda: self._executor)
                 anew = Anew(head, {array_id: array_id for array_id in state.table.arrays})
-            record, extra = self._said(part.line, version, commit)
+            record = self._record(part.line.at(version)) if commit is None else commit.record
+            blob = self._blob(part.line, version) if record.says_extra else (None, False)
             absent = {
                 array_id
                 for array_id, is_whole in trial.unproven.items()
                 if not (is_whole and self._keep_unproven)
             }
-            anew.write(trial.state, record, extra, trial.unproven.keys(), absent)
+            anew.write(trial.state, record, blob, trial.unproven.keys(), absent)
             if version == part.flaw and not is_continued:
                 writer.sync()
                 if self.survey.page_bytes is not None:
                     anew.keep_page_versions(trial.state)
-                write_snapshot(log.files, head.state, time.time_ns(), log.position)
+                extra = self._extra(part.line, version)
+                write_snapshot(log.files, head.state, time.time_ns(), log.position, extra=extra)
             if commit is not None:
                 self._step()
             if self._seal(writer):
@@ -472,29 +398,23 @@ class _Work:
         state.table.next_id = after.table.next_id  # what the archives name keeps its id
         return state
 
-    def _said(
-        self, line: Line, version: int, commit: Shipped | None
-    ) -> tuple[CommitRecord, tuple[bytes | None, bool]]:
-        """What the commit of a version says, with its blob, and whether that is JSON."""
-        if commit is not None:
-            record, extra = commit.record, Extra.of(commit.record, commit.chunks())
-        else:
-            record = CommitRecord.decode(self.survey.said(line.at(version))[0])
-            found = self.survey.snapshot(line, version)
-            extra = self._extra(line, version, None if found is None else found[1])
+    def _record(self, met: Met) -> CommitRecord:
+        return CommitRecord.decode(self.survey.said(met)[0])
+
+    def _blob(self, line: Line, version: int) -> tuple[bytes | None, bool]:
+        """The blob that the commit of a version gave, and whether that is JSON."""
+        extra = self._extra(line, version)
         if extra is None:
-            return record, (None, False)
-        views = [memoryview(chunk.data) for chunk in extra.chunks]
+            return None, False
         try:
-            blob = read_blob(pack_chunks(extra.chunks), views, MAX_EXTRA_BYTES)
+            return extra.blob(), extra.is_json
         except BadFrameError:
-            self.notes.append(f"the extra of version {version:,} is lost")
-            return record, (None, False)
-        return record, (blob, extra.is_json)
+            self._note_lost(version)
+            return None, False
 
 
-def _snapshot_of(state: StoredState) -> list[Buffer]:
+def _snapshot_of(state: StoredState, extra: Extra | None) -> list[Buffer]:
     """The file of a snapshot that names no position of a log."""
     files, version = MemoryFiles(), state.table.version
-    write_snapshot(files, state, time.time_ns(), position=0)
+    write_snapshot(files, state, time.time_ns(), position=0, extra=extra)
     return [files.read(snapshot_name(version))]

@@ -265,7 +265,7 @@ def _head(log: "Log", since: int, last: int, snapshot_bytes: int) -> StreamHead:
         ids=manifest.ids,
         page_bytes=manifest.page_bytes,
         since=since,
-        chain=chain_at(log, since),
+        chain=log.chain_at(since),
         last=last,
         snapshot_bytes=snapshot_bytes,
     )
@@ -299,15 +299,6 @@ def _shipped(log: "Log", version: int) -> Shipped:
         raise log.missing(error) from error
     except BadFrameError as error:
         raise log.damaged(segment, found.offset, str(error)) from error
-
-
-def chain_at(log: "Log", version: int) -> bytes:
-    """The chain after ``version``, which may be the one before the oldest that is there."""
-    if version == 0:
-        return bytes(16)
-    if version == log.version:
-        return log.scan.chain
-    return log.record(version + 1).previous_chain
 
 
 def check_there(log: "Log", since: int, until: int) -> None:

@@ -57,6 +57,7 @@ class Met(NamedTuple):
         name: the file that it is in.
         offset: where its frame stands there; in an archive, that of its block.
         is_whole: whether its data are there and whole.
+        says_extra: whether it says an ``extra``.
     """
 
     version: int
@@ -66,6 +67,7 @@ class Met(NamedTuple):
     name: str
     offset: int
     is_whole: bool
+    says_extra: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -483,4 +485,5 @@ def _met(
         name=name,
         offset=offset,
         is_whole=is_whole,
+        says_extra=record.says_extra,
     )

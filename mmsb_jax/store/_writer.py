@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from mmsb_jax._errors import ClosedError, CorruptionError, LocationError
+from mmsb_jax._errors import ClosedError, CorruptionError, DivergenceError, LocationError
 from mmsb_jax.store._codec import Chunk
 from mmsb_jax.store._durability import Durability, GroupSync, check_durability
 from mmsb_jax.store._files import AppendFile, Buffer
@@ -37,6 +37,9 @@ from mmsb_jax.store._threads import Job, Threads
 
 Result = TypeVar("Result")
 
+_PLACE_CHECK_NS = 100_000_000
+"""How long commits go on before the path of the log is looked at again."""
+
 
 class LogWriter:
     """Appends commits to a log that nobody else writes.
@@ -50,13 +53,19 @@ class LogWriter:
     Args:
         log: the log, opened; it is kept up to date.
         durability: when a commit counts as done.
+        has_lock: whether nobody else can have the right to write it by now.
 
     Attributes:
         durable_version: the newest version that survives a power cut.
         snapshot_fault: why the last snapshot could not be made; None when it could.
     """
 
-    def __init__(self, log: Log, durability: Durability = "os") -> None:
+    def __init__(
+        self,
+        log: Log,
+        durability: Durability = "os",
+        has_lock: Callable[[], bool] = lambda: True,
+    ) -> None:
         check_durability(durability)
         self.log = log
         self.durable_version = 0
@@ -70,6 +79,8 @@ class LogWriter:
         self._poison: str | None = None
         self._is_at_work = False
         self._has_tagged = False
+        self._has_lock = has_lock
+        self._place_checked_ns = time.monotonic_ns()
         self._synced = log.scan.synced
         self._unsynced: list[AppendFile] = []
         self._background = Threads(1)
@@ -162,6 +173,8 @@ class LogWriter:
         """Write one commit, and enter it; where that fails, the log is as it was."""
         with self._append_lock:
             self._check_usable()
+            if time.monotonic_ns() - self._place_checked_ns > _PLACE_CHECK_NS:
+                self._check_place()
             self._is_at_work = True
             scan, piece = self.log.scan, self.log.pieces[-1]
             start = scan.offset
@@ -173,6 +186,8 @@ class LogWriter:
             except Exception:
                 self._take_back(start)
                 raise
+            if not self._file.is_there():
+                raise self.poison("its files were removed while it was open")
             record, end = written.record, start + written.logged_bytes
             if self._durability == "fsync":
                 self._sync_commit(record.version, piece.segment.base + end, start)
@@ -193,6 +208,7 @@ class LogWriter:
         """
         with self._append_lock:
             self._check_usable()
+            self._check_place()
             self._is_at_work = True
             log, scan, index = self.log, self.log.scan, self.log.pieces[-1].index
             start, meta = scan.offset, encode_tags(changes)
@@ -392,6 +408,23 @@ class LogWriter:
         if self._is_at_work:
             self._recover()
 
+    def _check_place(self) -> None:
+        """See that what is at the path is still this log, and that nobody else may write it.
+
+        Raises:
+            ClosedError: it is not, and nothing is written any more: nobody would find it.
+            LocationError: the path cannot be looked at.
+        """
+        try:
+            self.log.check_place_written()
+        except (DivergenceError, FileNotFoundError, LocationError) as error:
+            if isinstance(error, LocationError) and error.errno != errno.ENOENT:
+                raise
+            raise self.poison(str(error).rstrip(".")) from error
+        if not self._has_lock():
+            raise self.poison("its lock was removed, so that another process may write it too")
+        self._place_checked_ns = time.monotonic_ns()
+
     @property
     def is_poisoned(self) -> bool:
         """Whether nothing can be written any more."""
@@ -412,6 +445,7 @@ class LogWriter:
         with self._sync_lock:
             with self._append_lock:
                 self._check_usable()
+                self._check_place()
                 version, position = self.log.version, self.log.position
                 sealed, last = list(self._unsynced), self._file
             self._sync_files([*sealed, last])
@@ -435,6 +469,7 @@ class LogWriter:
             sealed = self.log.pieces[-1]
             if not sealed.index:
                 return None
+            self._check_place()
             self._is_at_work = True
             try:
                 fresh = self._create_segment()
@@ -564,6 +599,8 @@ class LogWriter:
 
 def disk_error(error: OSError, place: str) -> LocationError:
     """What an error of the file system means for the log, and what to do."""
+    if isinstance(error, LocationError):  # it says so itself
+        return error
     reasons = {
         errno.ENOSPC: "the disk is full. Make room",
         errno.EDQUOT: "the disk quota is used up. Make room",

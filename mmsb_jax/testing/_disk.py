@@ -318,8 +318,15 @@ class Disk:
             node = self._now.folders[folder].get(name) if name else folder
             if node is None:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
-            kind = stat.S_IFREG if node in self._now.files else stat.S_IFDIR
-            return SimpleNamespace(st_mode=kind, st_dev=0)
+            content = self._now.files.get(node)
+            return SimpleNamespace(
+                st_mode=stat.S_IFDIR if content is None else stat.S_IFREG,
+                st_dev=0,
+                st_ino=node,
+                st_size=len(content or b""),
+                st_mtime_ns=0,
+                st_ctime_ns=0,
+            )
 
     def _place(self, path: Any) -> tuple[int, str]:
         """The folder that a path stands in, and its name there; empty for the root."""

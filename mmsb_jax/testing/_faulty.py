@@ -104,6 +104,9 @@ class _FaultyFile:
     def truncate(self, size: int) -> None:
         self._call("truncate", lambda: self._inner.truncate(size))
 
+    def is_there(self) -> bool:
+        return self._inner.is_there()
+
     def close(self) -> None:
         self._inner.close()
 

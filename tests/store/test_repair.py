@@ -19,10 +19,12 @@ from mmsb_jax.store._compact import compact
 from mmsb_jax.store._files import Files, MemoryFiles
 from mmsb_jax.store._fork import fork_log
 from mmsb_jax.store._format import padded
+from mmsb_jax.store._in_force import extra_in_force
 from mmsb_jax.store._intake import take_in
 from mmsb_jax.store._log import Log
 from mmsb_jax.store._record import DIGEST_ONLY, ArrayInfo, Op, OpCode
-from mmsb_jax.store._repair import RepairReport, repair
+from mmsb_jax.store._repair import repair
+from mmsb_jax.store._repair_report import RepairReport
 from mmsb_jax.store._segment import SEGMENT_FRAME_BYTES
 from mmsb_jax.store._snapshot import list_snapshots, snapshot_name
 from mmsb_jax.store._state import StoredState
@@ -127,6 +129,7 @@ def check_repair(
                     log.extra(version)
             else:
                 check_commit(log, version, history[version])
+            check_extra_in_force(report, log, version, history)
             had.add(version)
         for version in range(log.first_version, log.kept_since):
             assert log.row(version).step == history[version].step
@@ -454,7 +457,18 @@ def check_shown(
                 assert commit.extra == expected.extra
             elif version not in log.kept:
                 assert commit.extra is None
+            check_extra_in_force(report, log, version, history)
     assert had.keys() == shown.keys()
+
+
+def check_extra_in_force(
+    report: RepairReport, log: Log, version: int, history: list[Expected]
+) -> None:
+    """The newest extra up to a version is had, unless it is said to be lost."""
+    giver = max((v for v in range(1, version + 1) if history[v].extra is not None), default=0)
+    if f"the extra of version {giver} is lost" not in report.notes:
+        known = extra_in_force(log, version)
+        assert (known.version, known.blob) == (giver, history[giver].extra if giver else None)
 
 
 W, GONE, LATE = 1, 2, 3
