@@ -36,7 +36,9 @@ class Semiring:
     associative and has the identity 1̄; ⊗ distributes over ⊕ from both sides; 0̄ ⊗ a = a ⊗ 0̄ = 0̄.
 
     A semiring is hashable, so that it can be a static argument of ``jax.jit``: make it once, with
-    functions that stay the same objects, and programs made for it are found again.
+    functions that stay the same objects, and programs made for it are found again. Copies are the
+    semiring itself; pickled, those of this package come back as themselves, and yours as an equal
+    one where your functions can be pickled (those of a module, and all of `jax.numpy`).
 
     Attributes:
         name: what errors call it.
@@ -96,6 +98,26 @@ class Semiring:
 
     def __repr__(self) -> str:
         return f"Semiring({self.name!r})"
+
+    def __copy__(self) -> "Semiring":
+        return self
+
+    def __deepcopy__(self, memo: dict) -> "Semiring":
+        return self
+
+    def __reduce__(self) -> tuple:
+        from mmsb_jax.algebra import _instances
+
+        if any(self is known for known in _instances.INSTANCES):
+            return _instances.instance, (self.name,)
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        # Some functions of jax.numpy cannot be pickled themselves.
+        of_jax = {
+            field: value.__name__
+            for field, value in values.items()
+            if callable(value) and getattr(jnp, getattr(value, "__name__", ""), None) is value
+        }
+        return _restored, ({k: v for k, v in values.items() if k not in of_jax}, of_jax)
 
     # -- constants ---------------------------------------------------------------------------
 
@@ -427,6 +449,11 @@ def _tree(operation: Operation, identity: Any, xs: Array, axis: int) -> Array:
         paired = operation(xs[0:even:2], xs[1:even:2])
         xs = paired if even == length else jnp.concatenate([paired, xs[even:]])
     return xs[0]
+
+
+def _restored(values: dict[str, Any], of_jax: dict[str, str]) -> Semiring:
+    """What `Semiring.__reduce__` took apart."""
+    return Semiring(**values, **{field: getattr(jnp, name) for field, name in of_jax.items()})
 
 
 jax.tree_util.register_static(Semiring)
