@@ -122,7 +122,7 @@ def shortened(text: str) -> str:
     """``text``, or its beginning and its hash."""
     if len(text) <= MAX_TEXT:
         return text
-    return f"{text[:_KEPT_OF_LONG]}… {xxhash.xxh3_128_hexdigest(text.encode())}"
+    return f"{text[:_KEPT_OF_LONG]}... {xxhash.xxh3_128_hexdigest(text.encode())}"
 
 
 def _text_of_plain(value: Any) -> str | None:

@@ -133,7 +133,7 @@ VALUES: dict[str, tuple[Any, Any, str]] = {
     "long tuple": (
         tuple(range(900)),
         (*range(899), 0),
-        r"static ….*… [0-9a-f]{32}, was ….*… [0-9a-f]{32}",
+        r"static ….*\.\.\. [0-9a-f]{32}, was ….*\.\.\. [0-9a-f]{32}",
     ),
     "opaque": (Opaque(1), Opaque(2), r"static a .*Opaque, which does not equal \(==\) the one"),
 }
