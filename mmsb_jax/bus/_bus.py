@@ -111,10 +111,7 @@ class Bus(Shipping, Keeping):
                 if pending is not None:
                     return pending
             self._settle()
-            shape = trees.shape
             commit = trees.commit(tree, said, structure == "new")
-            if trees.shape is not shape:
-                self._layout = None
             return commit if wait else done(commit)
 
     def resume(self, state: Any, extra: Any = None) -> tuple[Any, Any]:

@@ -1,12 +1,11 @@
 """The reading half of a bus: what can be asked of its log, and changes nothing."""
 
+import operator
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-
-import numpy as np
 
 from mmsb_jax._errors import ClosedError, VersionError
 from mmsb_jax.bus import _checkout as checkouts
@@ -338,7 +337,12 @@ class Reading:
 
 
 def check_number(name: str, value: Any) -> None:
-    if not isinstance(value, int | np.integer) or isinstance(value, bool):
+    """Refuse what is no version, step or time."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool):
         raise TypeError(f"{name}={value!r}: expected an integer")
-    if value < 0:
+    if number < 0:
         raise VersionError(f"{name}={value} is negative; versions, steps and times count from 0")

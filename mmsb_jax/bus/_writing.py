@@ -32,6 +32,7 @@ class Writing(Reading):
         super().__init__(log, engine, files, path)
         self._made = Made()
         self._layout: Layout | None = None
+        self._layout_shape: TreeShape | None = None
         self._open_batch: Batch | None = None
         self._turn = threading.Condition(self._own_lock)  # only to see who has it
         self._resumed: TreeShape | None = None
@@ -61,9 +62,11 @@ class Writing(Reading):
         """
         with self._events, self._lock:
             self._settle()
-            if self._layout is None or self._engine_or_none is None:
-                self._layout = super().layout
-            return self._layout
+            known = None if self._engine_or_none is None else self._layout
+            if known is None or self._layout_shape is not self._shape:
+                known = self._layout = super().layout
+                self._layout_shape = self._shape
+            return known
 
     def create(
         self,
@@ -223,10 +226,14 @@ class Writing(Reading):
 
     def _land(self, changes: Changes, said: Annotation) -> Commit:
         engine, draft = self._engine(), changes.draft()
-        if draft.ops:
-            self._layout = None
+
+        def landed(commit: Commit) -> None:
+            self._made.specs.clear()
+            if draft.ops:  # those of derived arrays among them
+                self._layout = None
+
         filled = said.fill(draft, said.numbers())
-        return engine.land(filled, self._shape, changes.graph, lambda _: self._made.specs.clear())
+        return engine.land(filled, self._shape, changes.graph, landed)
 
     def _land_graph(self, change: GraphChange, said: Annotation) -> Commit | None:
         return self._change(lambda changes: changes.change_graph(change), said)

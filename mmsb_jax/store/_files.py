@@ -156,6 +156,10 @@ class _DiskAppendFile:
     def is_there(self) -> bool:
         return self._os.fstat(self._descriptor).st_nlink > 0
 
+    def __del__(self) -> None:
+        with contextlib.suppress(OSError):  # of an opening that an interrupt cut short
+            self.close()
+
     def close(self) -> None:
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:

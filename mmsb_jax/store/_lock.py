@@ -116,7 +116,7 @@ class WriterLock:
         except LocationError:
             pass  # it informs only
         finally:
-            self._lock.release()
+            self._lock.release(force=True)  # also where an interrupt has begun to
 
 
 def _no_lock(error: OSError, root: Path) -> LocationError:
