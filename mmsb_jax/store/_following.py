@@ -43,8 +43,6 @@ class Follower:
         log.check_place()
         name = log.pieces[-1].segment.name
         size = self._size_of(name)
-        if size is not None and size < log.scan.offset:
-            raise self._went_back(f"what was at the end of {name} was taken back")
         if size != self._size or now - self._looked > _LOOK_S or self._is_next_there():
             self._size, self._looked = size, now
             log.refresh()

@@ -289,7 +289,9 @@ GRAPHS: dict[str, Callable[[mmsb.PageGraph, Any], Any]] = {
 }
 
 
-@pytest.mark.parametrize("it", [3, b"a", [3], [None], object(), 1.5, [["a"]]], ids=repr)
+@pytest.mark.parametrize(
+    "it", [3, b"a", [3], [None], object(), 1.5, [["a"]]], ids=lambda it: type(it).__name__
+)
 @pytest.mark.parametrize("call", GRAPHS)
 def test_graph_refuses_what_is_no_name_in_words(call, it):
     graph = mmsb.PageGraph().add("a", "b")
