@@ -134,7 +134,7 @@ def test_verify_reports_an_index_that_says_something_else_than_its_segment():
     (name,) = (name for name in names_of(scribe.files) if name.endswith(".idx"))
     piece = scribe.log.pieces[0]
     scan, index = scribe.log.scan_piece(piece)
-    index._columns["step"][0] = 77
+    index._rows.columns["step"][0] = 77
     scribe.files.publish(name, index.frame(scan.chain, piece.end_offset))
     assert verify(Log(scribe.files, PLACE)).faults == [
         f"{name}: it does not say what its segment holds"
