@@ -129,6 +129,7 @@ CONSTANTS: dict[str, dict[str, Any]] = {
         "max_data_bytes": _format.MAX_DATA_BYTES,
         "max_dimensions": _record.MAX_DIMENSIONS,
         "max_name_bytes": _record.MAX_NAME_BYTES,
+        "max_text_bytes": _record.MAX_TEXT_BYTES,
         "max_array_bytes": _record.MAX_ARRAY_BYTES,
         "max_extra_bytes": _log.MAX_EXTRA_BYTES,
         "max_note_bytes": _record.MAX_NOTE_BYTES,

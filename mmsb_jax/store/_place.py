@@ -10,13 +10,15 @@ from mmsb_jax._errors import LocationError
 from mmsb_jax.store._files import sync_folder
 from mmsb_jax.store._unreadable import unreadable
 
+AnyPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+
 _NETWORK = {
     "9p", "afs", "ceph", "cifs", "fuse.gcsfuse", "fuse.rclone", "fuse.s3fs", "fuse.sshfs",
     "glusterfs", "gpfs", "lustre", "ncpfs", "nfs", "nfs4", "smb3", "smbfs", "beegfs",
 }  # fmt: skip
 
 
-def check_log_place(path: str | os.PathLike[str]) -> Path:
+def check_log_place(path: AnyPath) -> Path:
     """The directory of a log that is there, to be opened.
 
     Raises:
@@ -36,7 +38,7 @@ def check_log_place(path: str | os.PathLike[str]) -> Path:
     return place
 
 
-def check_local(path: str | os.PathLike[str]) -> Path:
+def check_local(path: AnyPath) -> Path:
     """``path`` as an absolute path on a local file system.
 
     Raises:
