@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test test-long torture check bench notebooks clean
+.PHONY: demo test test-long torture check extras bench notebooks clean
 
 # One stamp an extra, so that each target installs what it needs and no more.
 $(VENV)/.made:
@@ -32,6 +32,11 @@ check: $(VENV)/.with-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+# A new pip: older ones download whatever they resolve.
+extras: $(VENV)/.made
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	$(BIN)/python .ci/extras.py
 
 bench: $(VENV)/.with-bench
 	$(BIN)/python -m benchmarks

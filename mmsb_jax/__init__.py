@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         VersionError,
     )
     from mmsb_jax.bus._bus import Bus
+    from mmsb_jax.bus._commit import CLEAR
     from mmsb_jax.bus._deriving import Derived
     from mmsb_jax.bus._event_log import EventLog
     from mmsb_jax.bus._events import Event, Subscription
@@ -57,6 +58,7 @@ _MODULES = {
         "VersionError",
     ),
     "bus._bus": ("Bus",),
+    "bus._commit": ("CLEAR",),
     "bus._deriving": ("Derived",),
     "bus._event_log": ("EventLog",),
     "bus._events": ("Event", "Subscription"),
@@ -77,6 +79,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ArrayNotFoundError",
     "Bus",
+    "CLEAR",
     "ClosedError",
     "Commit",
     "CorruptionError",
@@ -113,7 +116,12 @@ __all__ = [
 ]
 
 
+_PACKAGES = ("algebra", "testing")
+
+
 def __getattr__(name: str) -> Any:
+    if name in _PACKAGES:
+        return importlib.import_module(f"mmsb_jax.{name}")
     module = _MODULE_OF.get(name)
     if module is None:
         raise AttributeError(f"module 'mmsb_jax' has no attribute {name!r}")
@@ -123,4 +131,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted({*globals(), *__all__, *_PACKAGES})

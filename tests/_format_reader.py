@@ -562,6 +562,18 @@ class State:
     page_versions: dict[int, list[int]] = field(default_factory=dict)
     page_bytes: int = 4096
 
+    def statics(self) -> dict[str, str] | None:
+        """Path → text of what is no leaf; None where the log is older than that."""
+        if self.constants.get("\0static") != "1":
+            return None
+        start = "\0static/"
+        return {n[len(start) :]: t for n, t in self.constants.items() if n.startswith(start)}
+
+    def weak(self) -> set[str]:
+        """Paths of the weakly typed arrays."""
+        start = "\0weak/"
+        return {name[len(start) :] for name in self.constants if name.startswith(start)}
+
     def by_name(self) -> dict[str, bytes]:
         """The bytes of every array, by name."""
         return {array.name: self.content[array.id] for array in self.arrays.values()}

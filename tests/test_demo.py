@@ -149,5 +149,5 @@ def test_contents_of_commits_with_other_extra_are_told_apart():
 
 def test_training_that_fails_is_reported_with_its_code(tmp_path, monkeypatch):
     monkeypatch.setattr(_processes.sys, "executable", "/bin/false")
-    with pytest.raises(RuntimeError, match="ended with code 1"):
+    with pytest.raises(mmsb.MMSBError, match="ended with code 1"):
         _processes.run_to_end(tmp_path / "log.mmsb", STEPS, lambda _: None)

@@ -21,6 +21,8 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mmsb_jax import _texts
+from mmsb_jax.core import _statics
 from mmsb_jax.store import (
     _archive,
     _codec,
@@ -34,7 +36,6 @@ from mmsb_jax.store import (
     _manifest,
     _record,
     _segment,
-    _state,
     _stream,
     _tags,
 )
@@ -128,10 +129,13 @@ CONSTANTS: dict[str, dict[str, Any]] = {
         "max_data_bytes": _format.MAX_DATA_BYTES,
         "max_dimensions": _record.MAX_DIMENSIONS,
         "max_name_bytes": _record.MAX_NAME_BYTES,
-        "max_array_bytes": _state.MAX_ARRAY_BYTES,
+        "max_text_bytes": _record.MAX_TEXT_BYTES,
+        "max_array_bytes": _record.MAX_ARRAY_BYTES,
         "max_extra_bytes": _log.MAX_EXTRA_BYTES,
         "max_note_bytes": _record.MAX_NOTE_BYTES,
         "max_tag_bytes": _tags.MAX_TAG_BYTES,
+        "max_static_bytes": _statics.MAX_TEXT,
+        "max_digits": _texts.MAX_DIGITS,
         "max_json_depth": _json.MAX_JSON_DEPTH,
         "max_page_bytes": _manifest.MAX_PAGE_BYTES,
         "max_number": _format.MAX_NUMBER,

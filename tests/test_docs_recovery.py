@@ -23,7 +23,9 @@ from mmsb_jax.store._segment import LogIds, frames_hash
 from tests import _format_reader as reader
 from tests.golden.compare import check_library, check_reader
 from tests.golden.make import describe
+from tests.store._forged import append_forged_tags, publish_forged
 from tests.store._logs import Scribe
+from tests.torture._forged_record import ForgedRecord
 
 
 def verdict_of_reader(root: Path) -> str:
@@ -272,7 +274,7 @@ def test_reader_of_frames_of_two_streams_puts_their_parts_together(tmp_path: Pat
 def _commit_with(**said: Any) -> Callable[[Scribe], None]:
     def append(scribe: Scribe) -> None:
         chunks = said.pop("data", ())
-        record = CommitRecord(b"", b"", 0, 0, 1, next_id=2, **said)
+        record = ForgedRecord(b"", b"", 0, 0, 1, next_id=2, **said)
         scribe.writer.append(chunks, lambda: record)
 
     return append
@@ -280,7 +282,7 @@ def _commit_with(**said: Any) -> Callable[[Scribe], None]:
 
 def _manifest_with(**said: Any) -> Callable[[Scribe], None]:
     def publish(scribe: Scribe) -> None:
-        replace(scribe.log.manifest, **said).publish(scribe.files)
+        publish_forged(scribe.files, replace(scribe.log.manifest, **said))
 
     return publish
 
@@ -298,8 +300,8 @@ def _twice() -> dict[str, Any]:
 BEYOND = {
     "note": _commit_with(note="x" * 65_537),
     "constant": _commit_with(values={"c": "s:\ud800"}),
-    "tag": lambda scribe: scribe.writer.append_tags({"x" * 256: 1}),
-    "half of a character in a tag": lambda scribe: scribe.writer.append_tags({"\udfff": 1}),
+    "tag": lambda scribe: append_forged_tags(scribe, {"x" * 256: 1}),
+    "half of a character in a tag": lambda scribe: append_forged_tags(scribe, {"\udfff": 1}),
     "elements": _commit_with(**_sparse(8, 9, bytes(18))),
     "gap": _commit_with(**_sparse(256, 1, b"\xff\1")),
     "chunks": _commit_with(**_twice()),

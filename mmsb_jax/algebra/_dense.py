@@ -61,6 +61,8 @@ def _forward(semiring: "Semiring", A: Array, B: Array) -> tuple[Array, tuple]:
 def _backward(semiring: "Semiring", kept: tuple, gradient: Array) -> tuple[Array, Array]:
     """To the pair that won each place, the first of equals; to none where nothing arrived."""
     A, B, C = kept
+    if not A.size or not B.size:
+        return jnp.zeros_like(A), jnp.zeros_like(B)
     zero = semiring.zero_of(C.dtype)
 
     def step(winner: Array, k: Array) -> tuple[Array, None]:

@@ -83,9 +83,10 @@ def _search(
 ) -> Found:
     n = into.place.shape[0]
     most = jnp.int32(n) if limit is None else jnp.minimum(limit, n).astype(jnp.int32)
-    first = jnp.full(n, semiring.zero_of(values.dtype))
-    first = first.at[source].set(semiring.one_of(values.dtype), mode="drop")
-    never = jnp.full(n, np.iinfo(np.int32).max, jnp.int32).at[source].set(0, mode="drop")
+    # By comparing, which of no nodes finds none; an index into nothing is refused.
+    begins = jnp.arange(n, dtype=jnp.int32) == source
+    first = jnp.where(begins, semiring.one_of(values.dtype), semiring.zero_of(values.dtype))
+    never = jnp.where(begins, jnp.int32(0), jnp.int32(np.iinfo(np.int32).max))
     if is_pushed(semiring, out_of):
         value, when, changed = push(semiring, values, out_of, first, never, source, most)
     else:

@@ -16,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int32
 
+from mmsb_jax._errors import StructureError
+
 if TYPE_CHECKING:
     from mmsb_jax.algebra._semiring import Semiring
 
@@ -53,6 +55,14 @@ class Groups(eqx.Module):
             start += width * count
         return found
 
+    def met_at(self, slot: Array) -> Array:
+        """What the entry of each slot meets; 0 where there is no entry at all."""
+        return _at(self.met, slot)
+
+    def entry_at(self, slot: Array) -> Array:
+        """Where the value of each slot's entry is; 0 where there is no entry at all."""
+        return slot if self.entry is None else _at(self.entry, slot)
+
     def group_of_slot(self) -> Int32[Array, " slots"]:
         """Which group each slot belongs to."""
         groups = jnp.arange(self.place.shape[0], dtype=jnp.int32)
@@ -85,7 +95,9 @@ class Arranged:
         self.place[order[: self.rows]] = np.arange(self.rows, dtype=np.int32)
         self.slots = sum(width * count for width, count in self.buckets)
         if self.slots >= MOST_ENTRIES:
-            raise ValueError(f"{self.slots} padded entries; at most {MOST_ENTRIES} are addressed")
+            raise StructureError(
+                f"{self.slots} padded entries; at most {MOST_ENTRIES} are addressed"
+            )
         # Where each entry goes: its bucket's start, and then [position in group, row of bucket].
         starts, strides, columns = (np.zeros(len(degree), np.int64) for _ in range(3))
         start = row = 0
@@ -111,6 +123,13 @@ class Arranged:
         return Groups(
             jnp.asarray(self.spread(met, met_padding)), where, jnp.asarray(self.place), self.buckets
         )
+
+
+def _at(array: Array, index: Array) -> Array:
+    # The layout was made on the host, with every index inside. Of nothing XLA gathers nothing.
+    if not array.shape[0]:
+        return jnp.zeros(index.shape, array.dtype)
+    return array.at[index].get(mode="promise_in_bounds")
 
 
 def _widths(most: int) -> np.ndarray:

@@ -113,3 +113,15 @@ log = Semiring(
 
 INSTANCES = (lor_land, min_plus, max_plus, max_times, max_min, plus_times, log)
 """All of the above."""
+
+
+def instance(name: str) -> Semiring:
+    """The one of this name: what a pickle of it holds.
+
+    Raises:
+        ValueError: there is none.
+    """
+    for semiring in INSTANCES:
+        if semiring.name == name:
+            return semiring
+    raise ValueError(f"there is no semiring {name!r} in this version of mmsb_jax")

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array
 
 from mmsb_jax._errors import MMSBError, StructureError
+from mmsb_jax.algebra._casting import check_held
 from mmsb_jax.algebra._operands import uncast
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def check(semiring: "Semiring", dtype: Any, values: Any) -> None:
     if dtype is None:
         known = [name for name in semiring.dtypes if jax.dtypes.canonicalize_dtype(name) == name]
     else:
-        known = [semiring.check_dtype(dtype).name]
+        known = [semiring.check_dtype(check_held(dtype, "dtype")).name]
     for name in known:
         tried = usual_values(semiring, name) if values is None else uncast(values, "values")
         if tried.dtype != name or tried.ndim != 1:

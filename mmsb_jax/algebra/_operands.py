@@ -9,6 +9,8 @@ from jax.core import Tracer
 from jaxtyping import Array
 
 from mmsb_jax._errors import StructureError
+from mmsb_jax.algebra._casting import check_held, described, fit, has_own_dtype, on_host
+from mmsb_jax.algebra._forms import check_forms
 
 if TYPE_CHECKING:
     from mmsb_jax.algebra._semiring import Semiring
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 def as_array(semiring: "Semiring", value: Any, name: str, dtype: Any = None) -> Array:
     """``value`` as an array on which ``semiring`` is defined, of ``dtype`` where one is given."""
     array = uncast(value, name)
-    semiring.check_dtype(array.dtype)
+    check_forms(semiring, semiring.check_dtype(array.dtype))
     if dtype is not None and array.dtype != dtype:
         raise StructureError(
             f"{name} is {array.dtype.name}, the other operand is {np.dtype(dtype).name}; cast one "
@@ -27,22 +29,38 @@ def as_array(semiring: "Semiring", value: Any, name: str, dtype: Any = None) -> 
 
 
 def uncast(value: Any, name: str) -> Array:
-    """``value`` as a JAX array of its own dtype."""
+    """``value`` as a JAX array of its own dtype; Python's numbers take JAX's default if it fits."""
     if isinstance(value, jax.Array):
+        check_held(value.dtype, name)
         return value
-    given = np.asarray(value)
-    if not isinstance(value, (np.ndarray, np.generic)):
-        return jnp.asarray(value)
-    if jax.dtypes.canonicalize_dtype(given.dtype) != given.dtype:
+    given = on_host(value, name)
+    if has_own_dtype(value):
+        check_held(given.dtype, name)
+    return jnp.asarray(fit(given, jax.dtypes.canonicalize_dtype(given.dtype), name))
+
+
+def whole(value: Any, name: str, remedy: str = "") -> int:
+    """A number that is an integer and no bool, on the host."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    is_array = isinstance(value, (np.ndarray, np.generic, jax.Array))
+    if not is_array or value.shape or not jnp.issubdtype(value.dtype, np.integer):
         raise StructureError(
-            f"{name} is {given.dtype.name}, which JAX has only with jax_enable_x64; nothing is "
-            f"cast in silence: give {name} as {jax.dtypes.canonicalize_dtype(given.dtype).name}"
+            f"{name} is {described(value)}; one integer was expected{remedy and '. ' + remedy}"
         )
-    return jnp.asarray(given)
+    return int(on_host(value, name))
 
 
-def axis_of(xs: Array, axis: int) -> int:
+def as_int32(value: Array) -> Array:
+    """A traced integer, for which the ends of int32 are as far as it goes; a cast would wrap."""
+    ends, all_ends = jnp.iinfo(np.int32), jnp.iinfo(value.dtype)
+    low, high = max(ends.min, all_ends.min), min(ends.max, all_ends.max)
+    return jnp.clip(value, np.array(low, value.dtype), np.array(high, value.dtype)).astype(np.int32)
+
+
+def axis_of(xs: Array, axis: Any) -> int:
     """``axis``, counted from the first one."""
+    axis = whole(axis, "axis")
     if not -xs.ndim <= axis < xs.ndim:
         raise StructureError(f"axis {axis} of an array of shape {xs.shape}: there is none")
     return axis % xs.ndim

@@ -7,16 +7,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Int32, Shaped
 
 from mmsb_jax._errors import GraphCycleError, StructureError
 from mmsb_jax.algebra import _arithmetic as arithmetic
+from mmsb_jax.algebra._casting import as_dtype, check_held, described
 from mmsb_jax.algebra._fixpoint import led_to, settle
 from mmsb_jax.algebra._instances import lor_land, max_min, max_plus, min_plus
-from mmsb_jax.algebra._operands import check_square, is_traced
+from mmsb_jax.algebra._operands import as_int32, check_square, is_traced, whole
 from mmsb_jax.algebra._pull import pull_forward
 from mmsb_jax.algebra._semiring import UNSIGNED, Semiring
-from mmsb_jax.algebra._sparse import SparseMatrix
+from mmsb_jax.algebra._sparse import SparseMatrix, check_matrix, check_one
 from mmsb_jax.algebra._tree import best, cycle_of
 
 _counting = Semiring(
@@ -75,8 +77,12 @@ def best_paths(
     _check(semiring, A)
     source = _source(source, A.shape[0])
     found, before, endless = _best_paths(semiring, A, source, predecessors)
-    if not is_traced(A, source) and bool(endless):
-        _raise_cycle(semiring, A, source)
+    if not is_traced(endless) and bool(endless):
+        raise GraphCycleError(
+            f"paths from {int(source)} in {semiring.name}: going round "
+            f"{_cycle(semiring, A, source)} makes them better without end. Take an edge of that "
+            f"cycle out, or change its value"
+        )
     return (found, before) if predecessors else found
 
 
@@ -155,10 +161,10 @@ def k_hop(A: SparseMatrix, source: Any, k: Any) -> Bool[Array, " n"]:
     Args:
         A: square, as for `reachable`.
         source: a node's number.
-        k: how many edges; may be traced.
+        k: how many edges; may be traced, and is 0 then where it is negative.
 
     Raises:
-        StructureError: as for `best_paths`; a negative ``k``.
+        StructureError: as for `best_paths`; a negative ``k``, or one that is no integer.
 
     Cost: at most ``k`` steps.
 
@@ -168,10 +174,16 @@ def k_hop(A: SparseMatrix, source: Any, k: Any) -> Bool[Array, " n"]:
         >>> algebra.k_hop(A, 0, 2).tolist()
         [True, True, True, False]
     """
-    _check(lor_land, flags := _flags(A))
-    if not is_traced(k) and int(k) < 0:
-        raise StructureError(f"k is {k}; a number of edges from 0 on was expected")
-    return _k_hop(flags, _source(source, A.shape[0]), jnp.asarray(k, jnp.int32))
+    flags = _flags(A)
+    if isinstance(k, Tracer):
+        _check_traced(k, "k", "For several of them")
+        limit = as_int32(k)
+    elif (number := whole(k, "k")) < 0:
+        raise StructureError(f"k is {number}; a number of edges from 0 on was expected")
+    else:
+        # No path has more edges than there are nodes.
+        limit = jnp.int32(min(number, A.shape[0]))
+    return _k_hop(flags, _source(source, A.shape[0]), limit)
 
 
 @jax.jit
@@ -204,16 +216,20 @@ def path_counts(A: SparseMatrix, source: Any, dtype: Any = "uint32") -> Shaped[A
         >>> algebra.path_counts(A, 0).tolist()
         [1, 1, 2]
     """
-    check_square(A)
-    if np.dtype(dtype).name not in UNSIGNED:
-        raise StructureError(f"dtype is {np.dtype(dtype).name}; an unsigned one was expected")
-    if jax.dtypes.canonicalize_dtype(dtype) != np.dtype(dtype):
-        raise StructureError(f"{np.dtype(dtype).name} needs jax_enable_x64; uint32 does not")
+    A = _flags(A)
+    dtype = as_dtype(dtype)
+    if dtype.name not in UNSIGNED:
+        raise StructureError(f"dtype is {dtype.name}; an unsigned one was expected")
+    check_held(dtype, "dtype", "{} needs no such setting")
     source = _source(source, A.shape[0])
-    counts, endless = _path_counts(A, source, np.dtype(dtype))
-    if not is_traced(A, source) and bool(endless):
+    counts, endless = _path_counts(A, source, dtype)
+    if not is_traced(endless) and bool(endless):
         hops = A.map(lambda data: jnp.ones(data.shape, jnp.int32))
-        _raise_cycle(max_plus, hops, source)
+        raise GraphCycleError(
+            f"there is no end of paths from {int(source)}: going round "
+            f"{_cycle(max_plus, hops, source)} makes another one each time. Take an edge of that "
+            f"cycle out, or count the walks of k edges with k times plus_times.vecmat"
+        )
     return counts
 
 
@@ -221,7 +237,7 @@ def path_counts(A: SparseMatrix, source: Any, dtype: Any = "uint32") -> Shaped[A
 def _path_counts(A: SparseMatrix, source: Array, dtype: np.dtype) -> tuple[Array, Array]:
     n, into = A.shape[0], A.into_columns()
     ones = jnp.ones(A.values.shape, dtype)
-    first = jnp.zeros(n, dtype).at[source].set(1, mode="drop")
+    first = (jnp.arange(n, dtype=jnp.int32) == source).astype(dtype)
 
     def going(state: tuple) -> Array:
         _, walks, steps = state
@@ -245,13 +261,10 @@ def _path_counts(A: SparseMatrix, source: Array, dtype: np.dtype) -> tuple[Array
 
 
 def _check(semiring: Semiring, A: SparseMatrix) -> None:
-    if not isinstance(A, SparseMatrix):
-        raise StructureError(
-            f"paths are looked for in a SparseMatrix; this is a {type(A).__name__}. Make one with "
-            f"SparseMatrix.from_dense, or use {semiring.name}.star for all pairs"
-        )
-    check_square(A)
-    semiring.check_dtype(A.dtype)
+    if not isinstance(semiring, Semiring):
+        raise StructureError(f"semiring is {described(semiring)}; a Semiring was expected")
+    _check_graph(A)
+    check_matrix(semiring, A, "A")
     if not semiring.selective:
         raise StructureError(
             f"the ⊕ of {semiring.name} selects no path; use {semiring.name}.vecmat or star"
@@ -260,37 +273,44 @@ def _check(semiring: Semiring, A: SparseMatrix) -> None:
         semiring.endless_of(A.dtype)
 
 
-def _source(source: Any, n: int) -> Int32[Array, ""]:
-    if is_traced(source):
-        if source.shape or not jnp.issubdtype(source.dtype, jnp.integer):
-            raise StructureError(
-                f"source is {source.dtype}{list(source.shape)}; one integer was expected. For "
-                f"several sources, use jax.vmap"
-            )
-        # A negative index counts from the end; as a node's number it is none.
-        return jnp.where(source < 0, n, source).astype(jnp.int32)
-    number = np.asarray(source)
-    if number.shape or number.dtype.kind not in "iu":
+def _check_graph(A: SparseMatrix) -> None:
+    if not isinstance(A, SparseMatrix):
         raise StructureError(
-            f"source is {number.dtype}{list(number.shape)}; one integer was expected. For several "
-            f"sources, use jax.vmap"
+            f"paths are looked for in a SparseMatrix; this is {described(A)}. Make one with "
+            f"SparseMatrix.from_dense or from_scipy, or use Semiring.star for all pairs"
         )
-    if not 0 <= int(number) < n:
-        raise StructureError(f"source is {int(number)}; there are nodes 0 to {n - 1}")
-    return jnp.asarray(number, jnp.int32)
+    check_one(A)
+    check_square(A)
+
+
+def _source(source: Any, n: int) -> Int32[Array, ""]:
+    if isinstance(source, Tracer):
+        _check_traced(source, "source", "For several sources")
+        number = as_int32(source)
+        # A negative index counts from the end; as a node's number it is none.
+        return jnp.where((number < 0) | (number >= n), n, number)
+    number = whole(source, "source", "For several sources, use jax.vmap")
+    if not 0 <= number < n:
+        there = f"there are nodes 0 to {n - 1}" if n else "there are no nodes"
+        raise StructureError(f"source is {number}; {there}")
+    return jnp.int32(number)
+
+
+def _check_traced(value: Array, name: str, several: str) -> None:
+    if value.shape or not jnp.issubdtype(value.dtype, jnp.integer):
+        raise StructureError(
+            f"{name} is {value.dtype}{list(value.shape)}; one integer was expected. {several}, use "
+            f"jax.vmap"
+        )
 
 
 def _flags(A: SparseMatrix) -> SparseMatrix:
     """Every slot true: what padding meets is false."""
-    check_square(A)
+    _check_graph(A)
     return A._replace(jnp.ones(A.values.shape, bool), A.transposed)
 
 
-def _raise_cycle(semiring: Semiring, A: SparseMatrix, source: Array) -> None:
+def _cycle(semiring: Semiring, A: SparseMatrix, source: Array) -> str:
     """Look for the cycle again, keeping who came before whom, and show it."""
     cycle = cycle_of(semiring, A, source)
-    shown = " → ".join(map(str, [*cycle, cycle[0]]))
-    raise GraphCycleError(
-        f"paths from {int(source)} in {semiring.name}: going round {shown} makes them better "
-        f"without end. Take an edge of that cycle out, or change its value"
-    )
+    return " → ".join(map(str, [*cycle, cycle[0]]))

@@ -1,9 +1,11 @@
 """Which entries meet in the product of two sparse matrices: found on the host, once."""
 
 import equinox as eqx
+import jax
 import numpy as np
 
 from mmsb_jax._errors import StructureError
+from mmsb_jax.algebra._casting import described
 from mmsb_jax.algebra._groups import Arranged, Groups
 from mmsb_jax.algebra._operands import is_traced
 from mmsb_jax.algebra._sparse import SparseMatrix
@@ -43,7 +45,7 @@ def plan_matmul(A: SparseMatrix, B: SparseMatrix, mask: SparseMatrix | None = No
             mask is one of the product, 0̄ where nothing meets.
 
     Raises:
-        StructureError: inner lengths that differ; under a transformation.
+        StructureError: what is no `SparseMatrix`; inner lengths that differ; traced matrices.
 
     Cost: on the host, sorting all pairs ``A[i, k], B[k, j]`` in pieces of eight million; those
     outside of the mask are dropped piece by piece.
@@ -57,10 +59,15 @@ def plan_matmul(A: SparseMatrix, B: SparseMatrix, mask: SparseMatrix | None = No
         >>> [column.tolist() for column in square(A).to_coo()]
         [[0], [2], [3]]
     """
+    for name, matrix in (("A", A), ("B", B), ("mask", mask)):
+        if not isinstance(matrix, SparseMatrix) and not (name == "mask" and matrix is None):
+            raise StructureError(f"{name} is {described(matrix)}; a SparseMatrix was expected")
     if is_traced(A, B, mask):
         raise StructureError("plan_matmul reads which entries there are: call it outside of jit")
     if A.shape[1] != B.shape[0]:
-        raise StructureError(f"plan_matmul of {A.shape} and {B.shape}: inner lengths differ")
+        raise StructureError(
+            f"plan_matmul of {A.shape} and {B.shape}: inner lengths differ; they must be the same"
+        )
     shape = (A.shape[0], B.shape[1])
     if mask is not None and mask.shape != shape:
         raise StructureError(f"mask has shape {mask.shape}; {shape} was expected")
@@ -70,7 +77,8 @@ def plan_matmul(A: SparseMatrix, B: SparseMatrix, mask: SparseMatrix | None = No
     place, of_a, of_b = place[order], of_a[order], of_b[order]
     places = np.unique(place) if wanted is None else wanted
     offsets = np.concatenate([np.searchsorted(place, places), [len(place)]])
-    pairs = Arranged(offsets).groups(of_a, len(A.values) - 1, of_b, len(B.values) - 1)
+    with jax.ensure_compile_time_eval():
+        pairs = Arranged(offsets).groups(of_a, len(A.values) - 1, of_b, len(B.values) - 1)
     row, col = places // max(shape[1], 1), places % max(shape[1], 1)
     result = SparseMatrix._from_sorted(row, col, np.zeros(len(places), bool), shape)
     return ProductPlan(pairs, result, _sizes(A, B))

@@ -10,10 +10,11 @@ from jaxtyping import Array
 
 from mmsb_jax._errors import StructureError
 from mmsb_jax.algebra import _dense
+from mmsb_jax.algebra._casting import described
 from mmsb_jax.algebra._operands import as_array, check_shape, is_traced, uncast
 from mmsb_jax.algebra._plan import ProductPlan, plan_matmul
 from mmsb_jax.algebra._pull import pull
-from mmsb_jax.algebra._sparse import SparseMatrix
+from mmsb_jax.algebra._sparse import SparseMatrix, check_matrix
 
 if TYPE_CHECKING:
     from mmsb_jax.algebra._semiring import Semiring
@@ -105,6 +106,10 @@ def _sparse_by_sparse(
         plan = plan_matmul(A, B, mask)
     elif mask is not None:
         raise StructureError("pass mask= to plan_matmul: a plan has its mask in it")
+    elif not isinstance(plan, ProductPlan):
+        raise StructureError(
+            f"plan is {described(plan)}; a ProductPlan was expected, which plan_matmul makes"
+        )
     plan.check(A, B)
     return _planned(semiring, A, B, plan)
 
@@ -121,13 +126,18 @@ def _planned(
 def _pair(semiring: "Semiring", A: Any, A_name: str, B: Any, B_name: str) -> tuple[Any, Any]:
     """Both operands, of one dtype; a matrix has two axes."""
     if isinstance(A, SparseMatrix):
-        semiring.check_dtype(A.dtype)
+        check_matrix(semiring, A, A_name)
     else:
+        if hasattr(A, "tocsr"):
+            raise StructureError(
+                f"{A_name} is a {type(A).__name__}; an array or a SparseMatrix was expected, which "
+                f"SparseMatrix.from_scipy makes"
+            )
         A = as_array(semiring, A, A_name)
         if A.ndim != 2:
             raise StructureError(f"{A_name} has shape {A.shape}; a matrix was expected")
     if isinstance(B, SparseMatrix):
-        semiring.check_dtype(B.dtype)
+        check_matrix(semiring, B, B_name)
         if B.dtype != A.dtype:
             raise StructureError(
                 f"{A_name} is {A.dtype.name}, {B_name} is {B.dtype.name}; {semiring.name} mixes no "

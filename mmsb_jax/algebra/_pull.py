@@ -100,8 +100,7 @@ def _forward(
 def _backward(semiring: "Semiring", x_first: bool, kept: tuple, gradient: Array) -> tuple:
     x, values, groups, out = kept
     slot, found = winners(semiring, x_first, x, values, groups, out)
-    met = _at(groups.met, slot)
-    entry = slot if groups.entry is None else _at(groups.entry, slot)
+    met, entry = groups.met_at(slot), groups.entry_at(slot)
     extended = with_zero(semiring, x)
     pair = (_at(extended, met), _at(values, entry))
 

@@ -1,7 +1,7 @@
 """A semiring: two operations and their identities, as data that a compiled program is made for."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -12,7 +12,9 @@ from jaxtyping import Array, Shaped
 
 from mmsb_jax._errors import StructureError
 from mmsb_jax.algebra import _product, _star
-from mmsb_jax.algebra._operands import as_array, axis_of
+from mmsb_jax.algebra._casting import as_dtype, check_held, described, fit, on_host
+from mmsb_jax.algebra._forms import check_closure_forms, check_fields
+from mmsb_jax.algebra._operands import as_array, axis_of, whole
 
 if TYPE_CHECKING:
     from mmsb_jax.algebra._sparse import SparseMatrix
@@ -34,13 +36,15 @@ class Semiring:
     associative and has the identity 1̄; ⊗ distributes over ⊕ from both sides; 0̄ ⊗ a = a ⊗ 0̄ = 0̄.
 
     A semiring is hashable, so that it can be a static argument of ``jax.jit``: make it once, with
-    functions that stay the same objects, and programs made for it are found again.
+    functions that stay the same objects, and programs made for it are found again. Copies are the
+    semiring itself; pickled, those of this package come back as themselves, and yours as an equal
+    one where your functions can be pickled (those of a module, and all of `jax.numpy`).
 
     Attributes:
         name: what errors call it.
         add: ⊕, elementwise on two arrays of one dtype.
         multiply: ⊗, elementwise.
-        zero: 0̄, a number or a function of the dtype.
+        zero: 0̄, a number or a function of the dtype; ±inf stands for the end of an integer dtype.
         one: 1̄, alike.
         dtypes: names of the dtypes that it is defined on.
         idempotent: a ⊕ a = a.
@@ -57,6 +61,9 @@ class Semiring:
             the dtype; needed for paths and `star` unless ``bounded`` or there is a ``closure``.
         closure: a*, elementwise, with its own marker; for None it is 1̄ where it converges, as in
             every selective semiring.
+
+    Raises:
+        StructureError: an argument of another kind, a dtype that there is not, what has no hash.
 
     Example:
         >>> import jax.numpy as jnp
@@ -86,8 +93,31 @@ class Semiring:
     endless: Constant | None = None
     closure: Callable[[Array], Array] | None = None
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
     def __repr__(self) -> str:
         return f"Semiring({self.name!r})"
+
+    def __copy__(self) -> "Semiring":
+        return self
+
+    def __deepcopy__(self, memo: dict) -> "Semiring":
+        return self
+
+    def __reduce__(self) -> tuple:
+        from mmsb_jax.algebra import _instances
+
+        if any(self is known for known in _instances.INSTANCES):
+            return _instances.instance, (self.name,)
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        # Some functions of jax.numpy cannot be pickled themselves.
+        of_jax = {
+            field: value.__name__
+            for field, value in values.items()
+            if callable(value) and getattr(jnp, getattr(value, "__name__", ""), None) is value
+        }
+        return _restored, ({k: v for k, v in values.items() if k not in of_jax}, of_jax)
 
     # -- constants ---------------------------------------------------------------------------
 
@@ -102,7 +132,7 @@ class Semiring:
             >>> algebra.min_plus.zero_of("int32")
             np.int32(2147483647)
         """
-        return self._constant(self.zero, dtype)
+        return self._constant("zero", dtype)
 
     def one_of(self, dtype: Any) -> Any:
         """1̄ as a scalar of this dtype: what ⊗ ignores.
@@ -115,7 +145,7 @@ class Semiring:
             >>> algebra.min_plus.one_of("float32")
             np.float32(0.0)
         """
-        return self._constant(self.one, dtype)
+        return self._constant("one", dtype)
 
     def endless_of(self, dtype: Any) -> Any:
         """The marker of what gets better without end, as a scalar of this dtype.
@@ -133,13 +163,13 @@ class Semiring:
                 f"{self.name} is not bounded and has no endless=, the value of a path that gets "
                 f"better each time round a cycle; give it one, or bounded=True where 1̄ ⊕ a is 1̄"
             )
-        return self._constant(self.endless, dtype)
+        return self._constant("endless", dtype)
 
     def star_of(self, a: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
         """a* = 1̄ ⊕ a ⊕ a⊗a ⊕ …, elementwise: what going round a loop any number of times gives.
 
         Raises:
-            StructureError: no closure is known.
+            StructureError: no closure is known; one that gives another shape or dtype.
 
         Example:
             >>> import jax.numpy as jnp
@@ -148,6 +178,7 @@ class Semiring:
             [0.0, -inf]
         """
         a = as_array(self, a, "a")
+        check_closure_forms(self, a.dtype)
         if self.closure is not None:
             return self.closure(a)
         one = jnp.full(a.shape, self.one_of(a.dtype))
@@ -156,9 +187,14 @@ class Semiring:
         ends = jnp.bool_(True) if self.converges is None else self.converges(a)
         return jnp.where(ends, one, self.endless_of(a.dtype))
 
-    def _constant(self, value: Constant, dtype: Any) -> Any:
-        dtype = self.check_dtype(dtype)
-        return dtype.type(value(dtype) if callable(value) else value)
+    def _constant(self, which: str, dtype: Any) -> Any:
+        dtype, value = self.check_dtype(dtype), getattr(self, which)
+        name = f"{which} of {self.name}"
+        with jax.ensure_compile_time_eval():
+            number = on_host(value(dtype) if callable(value) else value, name)
+        if number.shape:
+            raise StructureError(f"{name} is {described(number)}; one number was expected")
+        return fit(number, dtype, name)[()]
 
     def check_dtype(self, dtype: Any) -> np.dtype:
         """``dtype`` itself, where the semiring is defined on it.
@@ -171,7 +207,7 @@ class Semiring:
             >>> algebra.lor_land.check_dtype(bool)
             dtype('bool')
         """
-        dtype = np.dtype(dtype)
+        dtype = as_dtype(dtype)
         if dtype.name not in self.dtypes:
             raise StructureError(
                 f"{self.name} is not defined on {dtype.name}; it is on {', '.join(self.dtypes)}"
@@ -379,13 +415,20 @@ class Semiring:
     def eye(self, n: int, dtype: Any) -> Shaped[Array, "n n"]:
         """The identity of `matmul`: 1̄ on the diagonal, 0̄ elsewhere.
 
+        Raises:
+            StructureError: a negative ``n``, or one that is no integer; a dtype that the semiring
+                is not defined on, or JAX does not have.
+
         Example:
             >>> from mmsb_jax import algebra
             >>> algebra.min_plus.eye(2, "float32").tolist()
             [[0.0, inf], [inf, 0.0]]
         """
-        diagonal = jnp.eye(n, dtype=bool)
-        return jnp.where(diagonal, self.one_of(dtype), self.zero_of(dtype))
+        n = whole(n, "n")
+        if n < 0:
+            raise StructureError(f"n is {n}; a length from 0 on was expected")
+        dtype = check_held(self.check_dtype(dtype), "dtype")
+        return jnp.where(jnp.eye(n, dtype=bool), self.one_of(dtype), self.zero_of(dtype))
 
 
 def fold(semiring: Semiring, xs: Array, axis: int) -> Array:
@@ -406,6 +449,11 @@ def _tree(operation: Operation, identity: Any, xs: Array, axis: int) -> Array:
         paired = operation(xs[0:even:2], xs[1:even:2])
         xs = paired if even == length else jnp.concatenate([paired, xs[even:]])
     return xs[0]
+
+
+def _restored(values: dict[str, Any], of_jax: dict[str, str]) -> Semiring:
+    """What `Semiring.__reduce__` took apart."""
+    return Semiring(**values, **{field: getattr(jnp, name) for field, name in of_jax.items()})
 
 
 jax.tree_util.register_static(Semiring)

@@ -1,7 +1,7 @@
 """A sparse matrix: the edges of a graph, in a layout made for pull."""
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
@@ -10,8 +10,20 @@ import numpy as np
 from jaxtyping import Array, Int32, Shaped
 
 from mmsb_jax._errors import StructureError
-from mmsb_jax.algebra._groups import MOST_ENTRIES, Arranged, Groups
-from mmsb_jax.algebra._operands import check_shape, uncast
+from mmsb_jax.algebra._casting import check_held, described
+from mmsb_jax.algebra._entries import (
+    data_of,
+    dense_entries,
+    fill_of,
+    graph_entries,
+    indices_of,
+    rows_of,
+    size_of,
+    sorted_entries,
+)
+from mmsb_jax.algebra._forms import check_forms
+from mmsb_jax.algebra._groups import Arranged, Groups
+from mmsb_jax.algebra._operands import check_shape, is_traced, uncast
 
 if TYPE_CHECKING:
     from mmsb_jax.algebra._semiring import Semiring
@@ -25,7 +37,12 @@ class SparseMatrix(eqx.Module):
     matrices of one structure share their compiled programs whatever their values. Made on the host,
     once; then everything works under ``jit``, ``vmap``, ``scan`` and ``grad``.
 
-    Make one with `from_coo`, `from_csr`, `from_scipy`, `from_dense` or `from_graph`.
+    Make one with `from_coo`, `from_csr`, `from_scipy`, `from_dense` or `from_graph`. With ``dtype``
+    they cast, and refuse what does not fit: each entry stays the number that it is. A float dtype
+    rounds it, and overflows for no finite one; an integer dtype has whole numbers from end to end,
+    and its ends for ±inf, as the semirings have it; it has no NaN. bool has 0 and 1; a complex
+    number that fits a real dtype has no imaginary part. Without, Python's numbers take JAX's
+    default dtype where they fit it, and arrays keep theirs.
 
     Attributes:
         values: ``[slots + 1]``: the entries, column by column in buckets of about the same degree,
@@ -75,13 +92,14 @@ class SparseMatrix(eqx.Module):
             row, col: integers, ``[nnz]``, in any order.
             data: ``[nnz]``, or one value for all.
             shape: rows and columns.
-            dtype: of the entries; that of ``data`` for None.
+            dtype: of the entries; that of ``data`` for None. What does not fit it is refused.
             combine: whose ⊕ merges entries of one place. None refuses them.
 
         Raises:
             StructureError: lengths that differ, an index outside of ``shape``, two entries for one
-                place without ``combine``, a dtype that JAX does not have (float64 without
-                ``jax_enable_x64``: say ``dtype="float32"``).
+                place without ``combine``, an entry that ``dtype`` does not have, a dtype that JAX
+                does not have (float64 without ``jax_enable_x64``: say ``dtype="float32"``), traced
+                arguments.
 
         Cost: a sort by counting on the host, about 0.2 µs an entry.
 
@@ -92,22 +110,26 @@ class SparseMatrix(eqx.Module):
             >>> A.to_coo()[2].tolist()
             [2]
         """
-        size = _check_size(shape)
-        row, col = _indices(row, "row", size[0]), _indices(col, "col", size[1])
+        size = size_of(shape)
+        row, col = indices_of(row, "row", size[0]), indices_of(col, "col", size[1])
         if row.shape != col.shape:
-            raise StructureError(f"row has {row.size} entries, col has {col.size}")
-        values = _data(data, row.size, dtype)
-        order = np.lexsort((col, row)) if not _is_sorted(row, col) else slice(None)
-        row, col, values = row[order], col[order], values[order]
-        again = (row[1:] == row[:-1]) & (col[1:] == col[:-1])
-        if again.any():
-            if combine is None:
-                first = int(np.flatnonzero(again)[0])
-                raise StructureError(
-                    f"two entries for A[{row[first]}, {col[first]}]; pass combine=, the semiring "
-                    f"whose ⊕ merges them"
-                )
-            row, col, values = _merge(combine, row, col, values, again)
+            raise StructureError(
+                f"row has {row.size} entries, col has {col.size}; as many of both were expected"
+            )
+        values = data_of(data, row.size, dtype, "data")
+        return cls._from_entries(row, col, values, size, combine)
+
+    @classmethod
+    def _from_entries(
+        cls,
+        row: np.ndarray,
+        col: np.ndarray,
+        values: np.ndarray,
+        size: tuple[int, int],
+        combine: "Semiring | None" = None,
+    ) -> "SparseMatrix":
+        """From entries in any order."""
+        row, col, values = sorted_entries(row, col, values, combine)
         return cls._from_sorted(row, col, values, size)
 
     @classmethod
@@ -126,19 +148,33 @@ class SparseMatrix(eqx.Module):
         # One slot more than there are entries and padding: it is what padding reads by index.
         held = np.zeros(columns.slots + 1, values.dtype)
         held[slots] = values
-        return cls(
-            jnp.asarray(held),
-            columns.groups(row[order], size[0]),
-            rows.groups(col, size[1], slots, columns.slots),
-            jnp.asarray(slots),
-            size,
-        )
+        # Constants also where it is made while a program is traced.
+        with jax.ensure_compile_time_eval():
+            return cls(
+                jnp.asarray(held),
+                columns.groups(row[order], size[0]),
+                rows.groups(col, size[1], slots, columns.slots),
+                jnp.asarray(slots),
+                size,
+            )
 
     @classmethod
     def from_csr(
-        cls, indptr: Any, indices: Any, data: Any, shape: tuple[int, int], dtype: Any = None
+        cls,
+        indptr: Any,
+        indices: Any,
+        data: Any,
+        shape: tuple[int, int],
+        dtype: Any = None,
+        *,
+        combine: "Semiring | None" = None,
     ) -> "SparseMatrix":
         """From compressed rows: the entries of row ``i`` are ``indptr[i]`` to ``indptr[i + 1]``.
+
+        Args:
+            indptr: integers, ``[rows + 1]``.
+            indices: the column of each entry, ``[nnz]``.
+            data, shape, dtype, combine: as for `from_coo`.
 
         Raises:
             StructureError: as for `from_coo`; an ``indptr`` that does not ascend from 0 to the
@@ -150,17 +186,10 @@ class SparseMatrix(eqx.Module):
             >>> A.to_dense(0).tolist()
             [[7, 8], [0, 0]]
         """
-        size = _check_size(shape)
-        starts, indices = np.asarray(indptr), np.asarray(indices)
-        if starts.shape != (size[0] + 1,) or starts.dtype.kind not in "iu":
-            raise StructureError(
-                f"indptr is {starts.dtype}{list(starts.shape)}; {size[0] + 1} integers were "
-                f"expected for {size[0]} rows"
-            )
-        lengths = np.diff(starts.astype(np.int64))
-        if starts[0] != 0 or starts[-1] != indices.size or (lengths < 0).any():
-            raise StructureError(f"indptr does not ascend from 0 to {indices.size}, the entries")
-        return cls.from_coo(np.repeat(np.arange(size[0]), lengths), indices, data, size, dtype)
+        size = size_of(shape)
+        col = indices_of(indices, "indices", size[1])
+        row = rows_of(indptr, size[0], col.size)
+        return cls._from_entries(row, col, data_of(data, row.size, dtype, "data"), size, combine)
 
     @classmethod
     def from_scipy(cls, matrix: Any, dtype: Any = None) -> "SparseMatrix":
@@ -170,7 +199,7 @@ class SparseMatrix(eqx.Module):
 
         Raises:
             StructureError: as for `from_coo`: SciPy's float64 wants ``dtype="float32"`` unless
-                ``jax_enable_x64`` is set.
+                ``jax_enable_x64`` is set; what is no matrix of SciPy.
 
         Example:
             >>> import scipy.sparse
@@ -179,14 +208,30 @@ class SparseMatrix(eqx.Module):
             >>> algebra.SparseMatrix.from_scipy(S, "float32")
             SparseMatrix(4 × 5, float32, 10 entries)
         """
+        if not hasattr(matrix, "tocsr") or len(matrix.shape) != 2:
+            raise StructureError(
+                f"from_scipy was given {described(matrix)}; a matrix of scipy.sparse was expected"
+            )
         rows = matrix.tocsr()
-        if not rows.has_sorted_indices:
-            rows = rows.sorted_indices()
+        if not rows.has_canonical_format:
+            rows = rows.copy()
+            rows.sum_duplicates()
         return cls.from_csr(rows.indptr, rows.indices, rows.data, rows.shape, dtype)
 
     @classmethod
-    def from_dense(cls, matrix: Any, zero: Any) -> "SparseMatrix":
+    def from_dense(cls, matrix: Any, zero: Any, dtype: Any = None) -> "SparseMatrix":
         """The entries of an array that differ from ``zero``.
+
+        Law: ``from_dense(A.to_dense(zero), zero)`` is ``A``, where no entry is ``zero``.
+
+        Args:
+            matrix: ``[rows, columns]``.
+            zero: what stands for no entry: a number, or a `Semiring` for its 0̄. NaN is all NaN.
+            dtype: of the entries, as for `from_coo`.
+
+        Raises:
+            StructureError: not two axes, a ``zero`` that the dtype of ``matrix`` does not have, an
+                entry that ``dtype`` does not have.
 
         Example:
             >>> import numpy as np
@@ -195,11 +240,8 @@ class SparseMatrix(eqx.Module):
             >>> algebra.SparseMatrix.from_dense(dense, np.inf).nnz
             2
         """
-        dense = np.asarray(matrix)
-        if dense.ndim != 2:
-            raise StructureError(f"an array of shape {dense.shape}; two axes were expected")
-        row, col = np.nonzero(dense != zero)
-        return cls.from_coo(row, col, dense[row, col], dense.shape)
+        row, col, values, shape = dense_entries(matrix, zero, dtype)
+        return cls._from_entries(row, col, values, shape)
 
     @classmethod
     def from_graph(
@@ -223,7 +265,8 @@ class SparseMatrix(eqx.Module):
                 equal value are merged without.
 
         Raises:
-            StructureError: edges between the same two nodes with other values, without ``combine``.
+            StructureError: edges between the same two nodes with other values, without ``combine``;
+                a weight that is no number, or that ``dtype`` does not have.
 
         Example:
             >>> import mmsb_jax as mmsb
@@ -233,20 +276,8 @@ class SparseMatrix(eqx.Module):
             >>> algebra.reachable(A, 0).tolist()
             [True, True, True]
         """
-        place = {node: i for i, node in enumerate(graph.order())}
-        wanted = None if kinds is None else frozenset(kinds)
-        found: dict[tuple[int, int, Any], None] = {}
-        for parent, child, kind in graph.edges():
-            if wanted is None or kind in wanted:
-                value = weight(parent, child, kind) if callable(weight) else weight
-                found[place[parent], place[child], value] = None
-        row, col, data = (
-            (list(column) for column in zip(*found, strict=True)) if found else ([],) * 3
-        )
-        if dtype is None and not callable(weight):
-            dtype = uncast(weight, "weight").dtype
-        n = len(place)
-        return cls.from_coo(row, col, data, (n, n), dtype, combine=combine)
+        row, col, values, n = graph_entries(graph, weight, dtype, kinds)
+        return cls._from_entries(row, col, values, (n, n), combine)
 
     # -- what it is --------------------------------------------------------------------------
 
@@ -300,6 +331,7 @@ class SparseMatrix(eqx.Module):
             >>> A.data.tolist()
             [8, 7]
         """
+        check_one(self)
         return self.values.at[self.slots].get(mode="promise_in_bounds")
 
     def with_data(self, data: Shaped[Array, " nnz"]) -> "SparseMatrix":
@@ -319,6 +351,7 @@ class SparseMatrix(eqx.Module):
             >>> jax.grad(far)(A.data).tolist()
             [1.0, 1.0]
         """
+        check_one(self)
         data = uncast(data, "data")
         check_shape(data, (self.nnz,), "data")
         held = jnp.zeros(self.values.shape, data.dtype)
@@ -326,6 +359,9 @@ class SparseMatrix(eqx.Module):
 
     def map(self, function: Callable[[Array], Array]) -> "SparseMatrix":
         """``with_data(function(data))``: the same structure, each entry changed.
+
+        Raises:
+            StructureError: as for `with_data`; what is no function.
 
         Example:
             >>> import jax.numpy as jnp
@@ -335,6 +371,10 @@ class SparseMatrix(eqx.Module):
             >>> hops.data.tolist()
             [1]
         """
+        if not callable(function):
+            raise StructureError(
+                f"map was given {described(function)}; a function of the entries was expected"
+            )
         return self.with_data(function(self.data))
 
     def to_coo(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -342,21 +382,34 @@ class SparseMatrix(eqx.Module):
 
         Of a transpose they are sorted by column first: the order of `data` does not change.
 
+        Raises:
+            StructureError: the matrix is traced.
+
         Example:
             >>> from mmsb_jax import algebra
             >>> A = algebra.SparseMatrix.from_coo([1, 0], [0, 1], [7, 8], (2, 2), "int32")
             >>> [column.tolist() for column in A.to_coo()]
             [[0, 1], [1, 0], [8, 7]]
         """
+        check_one(self)
+        if is_traced(self):
+            raise StructureError(
+                "to_coo, to_scipy and plan_matmul read a matrix on the host, and this one is "
+                "traced: call them outside of jit, vmap and grad"
+            )
         slots = np.asarray(self.slots)
-        row = np.asarray(self.columns.met)[slots]
-        col = np.asarray(self.columns.group_of_slot())[slots]
+        with jax.ensure_compile_time_eval():
+            row = np.asarray(self.columns.met)[slots]
+            col = np.asarray(self.columns.group_of_slot())[slots]
         if self.transposed:
             row, col = col, row
         return row, col, np.asarray(self.values)[slots]
 
     def to_scipy(self) -> Any:
         """The same entries as a `scipy.sparse.coo_array`; SciPy has no bfloat16.
+
+        Raises:
+            StructureError: the matrix is traced; a dtype that SciPy does not have.
 
         Example:
             >>> from mmsb_jax import algebra
@@ -367,10 +420,19 @@ class SparseMatrix(eqx.Module):
         import scipy.sparse
 
         row, col, data = self.to_coo()
+        if data.dtype.kind not in "biufc" or data.dtype == np.float16:
+            raise StructureError(
+                f"SciPy has no sparse matrices of {data.dtype.name}; a dtype of its own was "
+                f"expected: A.map(lambda data: data.astype(jnp.float32)) casts the entries"
+            )
         return scipy.sparse.coo_array((data, (row, col)), shape=self.shape)
 
     def to_dense(self, zero: Any) -> Shaped[Array, "rows columns"]:
         """An array with ``zero`` where there is no entry: a number, or a `Semiring` for its 0̄.
+
+        Raises:
+            StructureError: a ``zero`` that the dtype of the entries does not have; a traced one of
+                another dtype.
 
         Example:
             >>> from mmsb_jax import algebra
@@ -378,12 +440,11 @@ class SparseMatrix(eqx.Module):
             >>> A.to_dense(algebra.min_plus).tolist()
             [[inf, 3.0], [inf, inf]]
         """
-        from mmsb_jax.algebra._semiring import Semiring
-
-        fill = zero.zero_of(self.dtype) if isinstance(zero, Semiring) else zero
+        check_one(self)
+        check_held(self.dtype, "the matrix")
         met = self.columns.met.at[self.slots].get(mode="promise_in_bounds")
         group = self.columns.group_of_slot().at[self.slots].get(mode="promise_in_bounds")
-        dense = jnp.full(self.size, jnp.asarray(fill, self.dtype))
+        dense = jnp.full(self.size, fill_of(zero, self.dtype))
         dense = dense.at[met, group].set(self.data, unique_indices=True)
         return dense.T if self.transposed else dense
 
@@ -403,60 +464,16 @@ class SparseMatrix(eqx.Module):
         return f"SparseMatrix({rows} × {columns}, {self.dtype.name}, {self.nnz} entries)"
 
 
-def _check_size(shape: Any) -> tuple[int, int]:
-    size = tuple(int(length) for length in shape)
-    if len(size) != 2 or min(size) < 0 or max(size) >= MOST_ENTRIES:
-        raise StructureError(f"shape {tuple(shape)}; rows and columns below 2³¹ were expected")
-    return cast(tuple[int, int], size)
-
-
-def _indices(given: Any, name: str, length: int) -> np.ndarray:
-    index = np.asarray(given)
-    if index.size == 0:
-        index = index.astype(np.int64)
-    if index.ndim != 1 or index.dtype.kind not in "iu":
+def check_one(A: SparseMatrix) -> None:
+    """Raise for what `jax.vmap` gives: the values of many matrices on one structure."""
+    if getattr(A.values, "ndim", None) != 1:
         raise StructureError(
-            f"{name} is {index.dtype}{list(index.shape)}; a vector of integers was expected"
+            f"the values of this SparseMatrix are {described(A.values)}; a vector was expected. A "
+            f"batch of matrices goes through jax.vmap, which takes one after another"
         )
-    outside = (index < 0) | (index >= length)
-    if outside.any():
-        first = int(np.flatnonzero(outside)[0])
-        raise StructureError(f"{name}[{first}] is {index[first]}; it must be in 0 to {length - 1}")
-    return index.astype(np.int64)
 
 
-def _data(given: Any, count: int, dtype: Any) -> np.ndarray:
-    data = np.asarray(given)
-    if dtype is None and not isinstance(given, (np.ndarray, np.generic, jax.Array)):
-        data = np.asarray(jnp.asarray(given))
-    data = data if dtype is None else data.astype(np.dtype(dtype))
-    if jax.dtypes.canonicalize_dtype(data.dtype) != data.dtype:
-        raise StructureError(
-            f"data is {data.dtype.name}, which JAX has only with jax_enable_x64; pass "
-            f'dtype="{jax.dtypes.canonicalize_dtype(data.dtype).name}" to have it cast'
-        )
-    if data.ndim == 0:
-        return np.full(count, data)
-    if data.shape != (count,):
-        raise StructureError(f"data has shape {data.shape}; one value for {count} entries, or one")
-    return data
-
-
-def _is_sorted(row: np.ndarray, col: np.ndarray) -> bool:
-    step = np.diff(row)
-    return bool(((step > 0) | ((step == 0) & (np.diff(col) >= 0))).all())
-
-
-def _merge(
-    combine: "Semiring", row: np.ndarray, col: np.ndarray, values: np.ndarray, again: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """⊕ of the entries of each place, in their order."""
-    first = np.flatnonzero(np.concatenate([[True], ~again]))
-    count = np.diff(np.append(first, len(row)))
-    combine.check_dtype(values.dtype)
-    merged = values[first]
-    for k in range(1, int(count.max())):
-        more = count > k
-        both = jnp.asarray(merged[more]), jnp.asarray(values[first[more] + k])
-        merged[more] = np.asarray(combine.add(*both))
-    return row[first], col[first], merged
+def check_matrix(semiring: "Semiring", A: SparseMatrix, name: str) -> None:
+    """Raise where ``semiring`` has no products with ``A``."""
+    check_one(A)
+    check_forms(semiring, semiring.check_dtype(check_held(A.dtype, name)))

@@ -11,7 +11,8 @@ from jaxtyping import Array, Bool
 
 from mmsb_jax._errors import GraphCycleError, StructureError
 from mmsb_jax.algebra import _dense
-from mmsb_jax.algebra._operands import as_array, check_square, is_traced
+from mmsb_jax.algebra._forms import check_closure_forms
+from mmsb_jax.algebra._operands import as_array, check_square, is_traced, whole
 from mmsb_jax.algebra._sparse import SparseMatrix
 
 if TYPE_CHECKING:
@@ -21,8 +22,12 @@ if TYPE_CHECKING:
 def star(semiring: "Semiring", A: Any) -> Array:
     """`Semiring.star`."""
     A = _dense_square(semiring, A)
+    check_closure_forms(semiring, A.dtype)
+    if not A.shape[0]:
+        return A
     closed, pivots, fine = _star(semiring, A)
-    if not is_traced(A) and not bool(fine.all()):
+    # Under a transformation the result is traced, also of a matrix that is not.
+    if not is_traced(fine) and not bool(fine.all()):
         k = int(np.argmin(np.asarray(fine)))
         raise GraphCycleError(
             f"star in {semiring.name}: going round a cycle through node {k} never ends; once round "
@@ -58,10 +63,10 @@ def _better(semiring: "Semiring", a: Array, b: Array) -> Array:
 
 def power(semiring: "Semiring", A: Any, exponent: int) -> Array:
     """`Semiring.power`."""
-    if isinstance(exponent, bool) or not isinstance(exponent, (int, np.integer)) or exponent < 0:
-        raise StructureError(f"exponent is {exponent!r}; an int from 0 on was expected")
-    A = _dense_square(semiring, A)
-    return _power(semiring, A, int(exponent))
+    exponent = whole(exponent, "exponent", "It says which products are made: no traced one")
+    if exponent < 0:
+        raise StructureError(f"exponent is {exponent}; an integer from 0 on was expected")
+    return _power(semiring, _dense_square(semiring, A), exponent)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 2))

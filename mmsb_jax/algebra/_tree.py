@@ -52,7 +52,7 @@ def _forward(
 def _backward(semiring: "Semiring", predecessors: bool, kept: tuple, gradients: tuple) -> tuple:
     """To the edge into each node, all that flows through the node from the tree behind it."""
     values, into, value, before, slot, has = kept
-    entry = slot if into.entry is None else into.entry.at[slot].get(mode="promise_in_bounds")
+    entry = into.entry_at(slot)
     parent = jnp.where(has, before, value.shape[0])
     pair = with_zero(semiring, value)[parent], values[entry]
     _, pull_back = jax.vjp(semiring.multiply, *pair)
@@ -113,7 +113,7 @@ def before_each(
         return jnp.where(first < when[of_row[rows]], by_time, by_value)
 
     slot, passes = select_slots(into, wanted, has)
-    before = into.met.at[slot].get(mode="promise_in_bounds")
+    before = into.met_at(slot)
     return jnp.where(passes, before, -1), slot, passes
 
 
@@ -145,7 +145,7 @@ def _chase(semiring: "Semiring", A: "SparseMatrix", source: Array) -> tuple[Arra
         better = semiring.add(value, arrived)
         changed = better != value
         slot, _ = winners(semiring, True, value, A.values, into, arrived)
-        return better, jnp.where(changed, into.met[slot], before), changed
+        return better, jnp.where(changed, into.met_at(slot), before), changed
 
     state = first, jnp.full(n, -1, jnp.int32), jnp.zeros(n, bool)
     _, before, changed = lax.fori_loop(0, n, step, state)

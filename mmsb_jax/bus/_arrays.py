@@ -10,17 +10,42 @@ import numpy as np
 
 from mmsb_jax._dtypes import dtype_name, parse_dtype
 from mmsb_jax._errors import InvalidDeltaError, StructureError
+from mmsb_jax._texts import encoded, to_decimal
 from mmsb_jax._words import WORD_BYTES
 from mmsb_jax.bus._staging import raw_bytes
 from mmsb_jax.bus._tree import is_same_kind, spec_of
 from mmsb_jax.core._delta import Delta
 from mmsb_jax.core._layout import Layout, Region
 from mmsb_jax.core._leaves import PYTHON_NUMBERS, Constant, LeafSpec, describe
-from mmsb_jax.store._record import MAX_DIMENSIONS, MAX_NAME_BYTES, ArrayInfo
-from mmsb_jax.store._state import MAX_ARRAY_BYTES
+from mmsb_jax.store._record import (
+    GRAPH_PREFIX,
+    MAX_ARRAY_BYTES,
+    MAX_DIMENSIONS,
+    MAX_NAME_BYTES,
+    ArrayInfo,
+)
 
 _NUMPY_ONLY = "SUMm"
 _RAW = (bytes, bytearray, memoryview)
+
+
+def check_name(name: Any) -> str:
+    """``name``, where an array may be called so.
+
+    Raises:
+        StructureError: not a string; empty, too long, no text, or with a NUL in front.
+    """
+    if not isinstance(name, str) or not name or name.startswith(GRAPH_PREFIX):
+        raise StructureError(
+            f"name={name!r:.80}: expected a string of 1 to {MAX_NAME_BYTES} bytes that does not "
+            f"begin with NUL"
+        )
+    size = len(encoded(name, "name"))
+    if size > MAX_NAME_BYTES:
+        raise StructureError(
+            f"name={name[:80]!r}… of {size} bytes: at most {MAX_NAME_BYTES} can be recorded"
+        )
+    return name
 
 
 def new_spec(name: str, shape: Sequence[int] | None, dtype: Any, nbytes: int | None) -> LeafSpec:
@@ -30,8 +55,7 @@ def new_spec(name: str, shape: Sequence[int] | None, dtype: Any, nbytes: int | N
         StructureError: neither or both of ``shape`` and ``nbytes``; a shape, size, dtype or name
             that no array can have.
     """
-    if not isinstance(name, str) or not name or len(name.encode()) > MAX_NAME_BYTES:
-        raise StructureError(f"name={name!r}: expected a string of 1 to {MAX_NAME_BYTES} bytes")
+    check_name(name)
     if (shape is None) == (nbytes is None):
         raise StructureError(
             f"create({name!r}) needs either shape=(…) and dtype, or nbytes=…; it got "
@@ -39,9 +63,14 @@ def new_spec(name: str, shape: Sequence[int] | None, dtype: Any, nbytes: int | N
         )
     if nbytes is not None:
         shape, dtype = (nbytes,), "uint8"
-    assert shape is not None
     try:
-        return _checked_spec(tuple(shape), "float32" if dtype is None else dtype)
+        dimensions = tuple(shape)  # pyright: ignore[reportArgumentType]
+    except TypeError:
+        raise StructureError(
+            f"create({name!r}): {shape!r} is not the shape of an array. Expected a tuple, as (3,)"
+        ) from None
+    try:
+        return _checked_spec(dimensions, "float32" if dtype is None else dtype)
     except StructureError as error:
         raise StructureError(f"create({name!r}): {error}") from None
 
@@ -110,7 +139,7 @@ def _number_for(info: ArrayInfo, value: Any) -> Any:
         return np.asarray(value, parse_dtype(info.dtype))
     except OverflowError:
         raise StructureError(
-            f"write to {info.name!r}: {value} arrived, which is no {info.dtype}"
+            f"write to {info.name!r}: {to_decimal(value):.40} arrived, which is no {info.dtype}"
         ) from None
 
 

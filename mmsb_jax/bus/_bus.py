@@ -1,6 +1,7 @@
 """The bus: versioned state behind one object. It holds the parts, and delegates."""
 
 import contextlib
+import os
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -13,16 +14,17 @@ from mmsb_jax._errors import InvalidDeltaError
 from mmsb_jax.bus import _checkout as checkouts
 from mmsb_jax.bus._changes import Made
 from mmsb_jax.bus._commit import Annotation, TreeWriter, done
-from mmsb_jax.bus._engine import Engine, Threads
+from mmsb_jax.bus._engine import Engine
 from mmsb_jax.bus._events import Event, Subscription
 from mmsb_jax.bus._keeping import Keeping
 from mmsb_jax.bus._shipping import Shipping
 from mmsb_jax.core._layout import Layout
 from mmsb_jax.observe._stats import Stats
-from mmsb_jax.store._commit import Commit, read_extra
+from mmsb_jax.store._commit import Commit, read_extra_in_force
 from mmsb_jax.store._files import Files
 from mmsb_jax.store._head import Draft
 from mmsb_jax.store._log import Log
+from mmsb_jax.store._threads import Threads
 
 if TYPE_CHECKING:
     from mmsb_jax.core._tlog import TLog
@@ -82,6 +84,7 @@ class Bus(Shipping, Keeping):
             source: who commits.
             note: JSON, and 0-d arrays; at most 64 KiB.
             extra: JSON or bytes of any length, kept beside the tree (the position of an iterator).
+                None leaves what was said before in force; `mmsb_jax.CLEAR` ends it.
             wait: False returns at once, while the copy is written by a thread. A commit that
                 records a structure (the first one) lands before this returns.
             structure: ``"new"`` records another structure than the one before.
@@ -108,28 +111,35 @@ class Bus(Shipping, Keeping):
                 if pending is not None:
                     return pending
             self._settle()
-            shape = trees.shape
             commit = trees.commit(tree, said, structure == "new")
-            if trees.shape is not shape:
-                self._layout = None
             return commit if wait else done(commit)
 
     def resume(self, state: Any, extra: Any = None) -> tuple[Any, Any]:
         """The newest commit as ``(tree, extra)``; what is passed, where the log is empty.
 
         The tree has the classes, functions and shardings of ``state``. From here on the bus knows
-        that structure, as if it had committed it.
+        that structure, as if it had committed it. The ``extra`` is the newest that any commit has
+        said: one that says nothing of it (`write`, a derived array that was computed) leaves it as
+        it was. Where none has said any, it is what is passed.
 
         Raises:
             StructureError: what was committed differs from ``state``; every path is named.
+
+        >>> import mmsb_jax as mmsb
+        >>> bus = mmsb.open()
+        >>> _ = bus.commit({"w": 1.0}, extra={"next": 7})
+        >>> bus.create("x", ())
+        >>> _ = bus.write("x", 2.0)
+        >>> bus.resume({"w": 0.0}, extra={"next": 0})
+        ({'w': 1.0}, {'next': 7})
         """
         with self._events, self._lock:
             if self.version == 0 or not self._has_tree():
                 return state, extra
-            version = self._log.version
             tree = checkouts.build_like(self._head(), state, None, None, "error")
             self._know(tree)
-            return tree, read_extra(self._log, version)
+            known = read_extra_in_force(self._log, self._log.version)
+            return tree, known.value if known.version else extra
 
     def _has_tree(self) -> bool:
         table = self._head().table
@@ -244,17 +254,21 @@ class Bus(Shipping, Keeping):
     def close(self) -> None:
         """Let what is queued land, sync, and give the log back. A second call does nothing.
 
+        Where an interrupt cuts it short, a second call goes on. In a forked child it does nothing:
+        the bus is the parent's.
+
         Raises:
             whatever made a commit with ``wait=False`` fail; the bus is closed all the same.
         """
+        if os.getpid() != self._pid:
+            return
+        engine = self._engine_or_none
+        if engine is not None and engine.is_open:
+            with self._events, self._lock:
+                engine.queue.settle()
+            self._events.drain()  # handlers may use the bus, as long as it is open
         try:
             with self._events, self._lock:
-                engine = self._engine_or_none
-                if engine is not None and engine.is_open:
-                    engine.queue.settle()
-            self._events.drain()  # handlers may use the bus, as long as it is open
-            with self._events, self._lock:
-                self._end.detach()
                 if engine is not None:
                     engine.close([self._record_made])
                 elif not self._reader_closed:
@@ -262,6 +276,8 @@ class Bus(Shipping, Keeping):
                     self._threads.shutdown()
                     self._files.close()
         finally:
+            if engine is None or engine.is_released:
+                self._end.detach()
             self._events.close()
 
     def __enter__(self) -> "Bus":

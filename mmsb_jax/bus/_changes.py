@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mmsb_jax._errors import StructureError
-from mmsb_jax.bus._arrays import bytes_for, new_spec
+from mmsb_jax.bus._arrays import bytes_for, check_name, new_spec
 from mmsb_jax.bus._step import GraphChange
 from mmsb_jax.bus._tree import info_of, spec_of
 from mmsb_jax.core._layout import array_not_found
@@ -178,10 +178,11 @@ class Changes:
         """Make an array with the shape, dtype and bytes of another.
 
         Raises:
-            ArrayNotFoundError, StructureError: no such array; the name is taken.
+            ArrayNotFoundError, StructureError: no such array; the name is taken, or no name.
         """
         info = self.find(source)
         raw = self.bytes_of(info).copy()
+        check_name(name)
         self._contents[self._create(name, spec_of(info)).id] = raw
 
     def change_graph(self, change: GraphChange) -> None:

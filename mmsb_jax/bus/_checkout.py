@@ -1,7 +1,7 @@
 """Trees from states: in a structure that is known, in that of `like`, or as a dict by name."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -10,18 +10,20 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from mmsb_jax._errors import ArrayNotFoundError, CorruptionError, StructureError
 from mmsb_jax._globs import matcher
+from mmsb_jax.bus._recorded import is_weak, show_pair, statics_in
 from mmsb_jax.bus._tree import (
     TreeShape,
     constant_of,
-    is_same_kind,
+    is_compatible,
     place_of,
+    recorded_leaves,
     refuse_nnx,
     spec_of,
-    subtree,
 )
 from mmsb_jax.core._layout import array_not_found
 from mmsb_jax.core._leaves import Constant, LeafSpec, describe, rebuild, view_as
-from mmsb_jax.core._names import BARE_LEAF, flatten_with_names
+from mmsb_jax.core._names import BARE_LEAF, flatten_with_names, put_together
+from mmsb_jax.core._nodes import Node, nodes_of
 from mmsb_jax.store._record import ArrayInfo
 from mmsb_jax.store._state import StoredState, Table
 
@@ -36,12 +38,12 @@ def wanted_names(arrays: Sequence[str] | None) -> Callable[[str], bool] | None:
     return lambda name: pattern.fullmatch(name) is not None
 
 
-def read_array(state: StoredState, info: ArrayInfo, sharding: Any = None) -> Any:
+def read_array(state: StoredState, info: ArrayInfo) -> Any:
     """An array of a state as the leaf that it was, the caller's own."""
-    return array_of(info, state.bytes_of(info.id), sharding)
+    return array_of(info, state.bytes_of(info.id), is_weak(state.table, info.name))
 
 
-def array_of(info: ArrayInfo, raw: np.ndarray, sharding: Any = None) -> Any:
+def array_of(info: ArrayInfo, raw: np.ndarray, weak: bool = False) -> Any:
     """The leaf whose bytes are ``raw`` (uint8[nbytes]), the caller's own.
 
     Raises:
@@ -51,10 +53,8 @@ def array_of(info: ArrayInfo, raw: np.ndarray, sharding: Any = None) -> Any:
     is_copied_by_jax = spec.kind == "jax" or spec.kind.startswith("key:")
     raw = raw if is_copied_by_jax else raw.copy()
     try:
-        return rebuild(spec, view_as(spec, raw), sharding)
+        return rebuild(spec, view_as(spec, raw), is_weak=weak)
     except (TypeError, ValueError, OverflowError) as error:
-        if sharding is not None:  # that is the caller's
-            raise
         raise CorruptionError(
             f"array {info.name!r} is recorded as {spec}, which no leaf is: {error}"
         ) from error
@@ -75,15 +75,27 @@ def build_flat(state: StoredState, wanted: Callable[[str], bool] | None) -> dict
 
 
 def fits(state: StoredState, shape: TreeShape) -> bool:
-    """Whether the committed tree of ``state`` had the structure ``shape``."""
-    table = state.table
-    members = {info.name: spec_of(info) for info in table.arrays.values() if info.member}
-    arriving = {region.name: region.spec for region in shape.layout.regions}
-    if members.keys() != arriving.keys() or table.values.keys() != shape.constants.keys():
+    """Whether the committed tree of ``state`` had the structure ``shape``, by what is recorded."""
+    recorded, own = recorded_leaves(state.table), shape.leaves
+    if recorded.keys() != own.keys():
         return False
-    return all(is_same_kind(members[name], spec) for name, spec in arriving.items()) and all(
-        table.values[name] == value or value[0] in "si" for name, value in shape.constants.items()
+    statics = statics_in(state.table)
+    return all(is_compatible(recorded[name], leaf) for name, leaf in own.items()) and (
+        statics is None or statics == {path: static.text for path, static in shape.statics.items()}
     )
+
+
+def known_shape(state: StoredState, shape: TreeShape | None) -> TreeShape | None:
+    """The structure of the committed tree of ``state``, as far as it is known here.
+
+    Of several that fit, the one that its version had; ``shape`` is the newest.
+    """
+    if shape is None:
+        return None
+    known, version = (shape, *shape.earlier), state.table.version
+    then = [one for one in known if one.since <= version]
+    later = [one for one in reversed(known) if one.since > version]
+    return next((one for one in (*then, *later) if fits(state, one)), None)
 
 
 def build_known(
@@ -97,18 +109,19 @@ def build_known(
     Where no one node holds them, or one was made by name, they come as a dict by name.
     """
     table = state.table
+
+    def leaf_of(name: str) -> Any:
+        if name in table.values:
+            return constant_of(table.values[name]).value
+        return read_array(state, table.arrays[table.ids[name]])
+
     if wanted is None:
-        data = [read_array(state, table.arrays[table.ids[name]]) for name in shape.names]
-        return shape.build(data, table.values)
+        return shape.build(leaf_of)
     if any(wanted(info.name) for info in table.arrays.values() if not info.member):
         return build_flat(state, wanted)
-    data = [
-        read_array(state, table.arrays[table.ids[name]]) if wanted(name) else name
-        for name in shape.names
-    ]
     place = place_of(arrays[0]) if arrays is not None and len(arrays) == 1 else ""
-    part = subtree(shape.build(data, table.values), shape.names_by_leaf(), wanted, place)
-    return build_flat(state, wanted) if part is None else part
+    node = shape.part(wanted, place)
+    return build_flat(state, wanted) if node is None else shape.build(leaf_of, node)
 
 
 def build_like(
@@ -126,21 +139,25 @@ def build_like(
     refuse_nnx(like)
     names, leaves, treedef = flatten_with_names(like)
     recorded = recorded_in(state.table, wanted)
-    names = absolute_names(names, recorded, arrays)
+    prefix = prefix_of(names, recorded, arrays)
     built, faults, kept = [], [], []
-    for name, leaf in zip(names, leaves, strict=True):
+    for name, leaf in zip(absolute_names(names, prefix), leaves, strict=True):
         expected = describe(leaf, name)
         known = recorded.pop(name, None)
-        if known is None and missing == "keep":
+        if known is None and missing == "keep" and not isinstance(leaf, jax.ShapeDtypeStruct):
             kept.append(name)
             built.append(leaf)
         elif known is None:
-            faults.append(f"{name}: {expected} in `like`, not recorded")
+            where = "made by name" if name in state.table.ids else "not recorded"
+            faults.append(f"{name}: {expected} in `like`, {where}")
         else:
             fault, value = _one_like(state, name, known, leaf, expected)
             faults += [f"{name}: {fault}"] if fault else []
             built.append(value)
     faults += [f"{name}: recorded, not in `like`" for name in recorded]
+    root, keeps = nodes_of(like, treedef), missing == "keep"
+    differing, uncompared = _statics_like(state.table, root, prefix, wanted, keeps)
+    faults += differing
     if faults:
         listed = "\n".join(f"  {fault}" for fault in sorted(faults))
         raise StructureError(
@@ -154,7 +171,41 @@ def build_like(
             f"from `like`: {', '.join(kept)}",
             stacklevel=3,
         )
-    return jax.tree_util.tree_unflatten(treedef, built)
+    if uncompared:
+        warnings.warn(
+            f"what {len(uncompared)} static values of `like` were at version {state.table.version} "
+            f"is not recorded but for their types, and was not compared: {', '.join(uncompared)}",
+            stacklevel=3,
+        )
+    return put_together(treedef, built, "`like`")
+
+
+def _statics_like(
+    table: Table,
+    like: Node,
+    prefix: str,
+    wanted: Callable[[str], bool] | None,
+    keeps: bool,
+) -> tuple[list[str], list[str]]:
+    """(how what is no leaf differs, paths at which it cannot be compared)."""
+    recorded = statics_in(table)
+    if recorded is None:
+        return [], []
+    arriving = {path: static for node in like.walk() for path, static in node.statics.items()}
+    paths = absolute_names(arriving, prefix)
+    lost = [path for path in recorded.keys() - set(paths) if wanted is None or wanted(path)]
+    faults = [f"{path}: static {recorded[path]} recorded, not in `like`" for path in lost]
+    uncompared = []
+    for path, static in zip(paths, arriving.values(), strict=True):
+        was = recorded.get(path)
+        if was is None:
+            faults += [] if keeps else [f"{path}: static {static.text} in `like`, not recorded"]
+        elif was != static.text:
+            now, shown = show_pair(static.text, was)
+            faults.append(f"{path}: static {now} in `like`, {shown} recorded")
+        elif static.opaque:
+            uncompared.append(f"{path} ({static.text})")
+    return faults, uncompared
 
 
 def recorded_in(
@@ -171,13 +222,17 @@ def recorded_in(
     return recorded
 
 
-def absolute_names(
-    names: list[str], recorded: dict[str, Any], arrays: Sequence[str] | None
-) -> list[str]:
-    """Names of `like` as in the log, where it is the template of one selected subtree."""
+def prefix_of(names: Sequence[str], recorded: Collection[str], arrays: Sequence[str] | None) -> str:
+    """The path of `like` in the log, where it is the template of one selected part; else empty."""
     if arrays is None or len(arrays) != 1 or any(name in recorded for name in names):
-        return names
-    prefix = arrays[0].removesuffix("**").rstrip("/")
+        return ""
+    return arrays[0].removesuffix("**").rstrip("/")
+
+
+def absolute_names(names: Iterable[str], prefix: str) -> list[str]:
+    """Names in a part as in the log."""
+    if not prefix:
+        return list(names)
     return [prefix if name == BARE_LEAF else f"{prefix}/{name}" for name in names]
 
 
@@ -185,21 +240,36 @@ def _one_like(
     state: StoredState, name: str, known: ArrayInfo | Constant, leaf: Any, expected: Any
 ) -> tuple[str | None, Any]:
     """(what does not fit, the leaf)."""
-    if isinstance(known, Constant) or isinstance(expected, Constant):
-        if not isinstance(known, Constant) or not isinstance(expected, Constant):
-            was = known if isinstance(known, Constant) else spec_of(known)
-            return f"{expected} in `like`, {was} recorded", None
-        if known.kind != expected.kind or (known.kind == "function" and known != expected):
-            return f"{expected} in `like`, {known} recorded", None
+    was = known if isinstance(known, Constant) else spec_of(known)
+    if not is_compatible(was, expected):
+        return f"{expected} in `like`, {was} recorded", None
+    if isinstance(known, Constant):
         return None, leaf if known.kind == "function" else known.value
-    spec = spec_of(known)
-    if not is_same_kind(spec, expected):
-        return f"{expected} in `like`, {spec} recorded", None
-    return None, read_array(state, known, sharding_of(leaf, spec))
+    spec = spec_like(known, expected)
+    sharding = sharding_of(leaf, spec)
+    raw = view_as(spec, state.bytes_of(known.id))
+    try:
+        raw = raw if spec.kind == "jax" else raw.copy()
+        return None, rebuild(spec, raw, sharding, is_weak(state.table, name))
+    except (TypeError, ValueError, OverflowError) as error:
+        place = "" if sharding is None else f" in {sharding}"
+        return f"{spec}{place} cannot be made: {error}", None
+
+
+def spec_like(info: ArrayInfo, expected: LeafSpec | Constant) -> LeafSpec:
+    """What an array becomes where `like` has ``expected``: that, as long as nothing is cast."""
+    spec = spec_of(info)
+    if isinstance(expected, LeafSpec) and (
+        (spec.dtype, spec.shape) == (expected.dtype, expected.shape)
+    ):
+        return expected
+    return spec
 
 
 def sharding_of(leaf: Any, spec: LeafSpec) -> Any:
     """Where `like` says that an array goes; None for the default device."""
+    if not isinstance(leaf, jax.Array | jax.ShapeDtypeStruct):
+        return None
     if spec.kind != "jax" and not spec.kind.startswith("key:"):
         return None
     if not isinstance(leaf, jax.ShapeDtypeStruct) and not getattr(leaf, "_committed", False):

@@ -1,13 +1,16 @@
 """Committing trees: what the caller gives, checked and copied, as a draft for the head."""
 
+import enum
 import operator
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
 import jax
 import numpy as np
 
+from mmsb_jax._texts import encoded, to_decimal
 from mmsb_jax.bus._changes import Made
 from mmsb_jax.bus._engine import Engine
 from mmsb_jax.bus._staging import Staged, Stager, check_readable, raw_bytes
@@ -25,11 +28,12 @@ class Annotation:
 
     Raises:
         TypeError, ValueError: not a step, a source, JSON; too large.
+        StructureError: a string that is no text.
     """
 
     def __init__(self, step: Any, source: str, note: Any, extra: Any) -> None:
         self.step = None if step is None else _checked_step(step)
-        if not isinstance(source, str) or len(source.encode()) > MAX_SOURCE_BYTES:
+        if not isinstance(source, str) or len(encoded(source, "source=")) > MAX_SOURCE_BYTES:
             raise ValueError(
                 f"source={source!r:.80}: expected a string of at most {MAX_SOURCE_BYTES} bytes"
             )
@@ -100,13 +104,27 @@ def _checked_step(step: Any) -> int:
     except TypeError:
         raise TypeError(f"step={step!r}: expected an integer") from None
     if number not in _STEPS:
-        raise ValueError(f"step={number}: expected 0 to 2**63 - 1")
+        raise ValueError(f"step={to_decimal(number):.40}: expected 0 to 2**63 - 1")
     return number
+
+
+class Clear(enum.Enum):
+    """`CLEAR` as ``extra=`` of a commit: what was said before is no longer in force."""
+
+    CLEAR = "CLEAR"
+
+    def __repr__(self) -> str:
+        return "mmsb_jax.CLEAR"
+
+
+CLEAR = Clear.CLEAR
 
 
 def _encode_extra(extra: Any) -> tuple[bytes | None, bool]:
     if extra is None:
         return None, False
+    if extra is CLEAR:
+        return b"null", True
     if isinstance(extra, bytes | bytearray | memoryview):
         return bytes(extra), False
     return encode_json(extra, "extra").encode(), True
@@ -141,10 +159,14 @@ class TreeWriter:
         with jax.transfer_guard("allow"):
             contents = _read_all(data, shape.names, change.ids)
         draft = Draft(ops=self._made.ops() + change.ops, contents=contents, values=change.values)
-        commit = self._engine.land(said.fill(draft, said.numbers()), shape)
-        self._made.specs.clear()
-        self.shape, self._ids = shape, change.ids
-        return commit
+
+        def landed(commit: Commit) -> None:
+            self._made.specs.clear()
+            if self.shape is not shape:
+                shape.succeed(self.shape, commit.version)
+            self.shape, self._ids = shape, change.ids
+
+        return self._engine.land(said.fill(draft, said.numbers()), shape, landed=landed)
 
     def know(self, tree: Any) -> None:
         """Take the structure of ``tree`` for that of the next one, if it is that recorded."""
@@ -156,7 +178,9 @@ class TreeWriter:
         if differences(table, shape):
             return None
         change = reconcile(table, shape, False, self._made.specs.keys())
-        return None if change.ops or change.values else (shape, change.ids)
+        shape.is_recorded = not change.ops and not change.values
+        shape.succeed(self.shape, table.version)
+        return shape, change.ids
 
     def enqueue(self, tree: Any, said: Annotation) -> "Future[Commit] | None":
         """Commit ``tree`` without waiting; None where its structure has to be recorded first."""
@@ -172,8 +196,8 @@ class TreeWriter:
         labels = [*names, *(["note"] * len(said.note_arrays))]
         staged = self._stager.stage([*data, *said.note_arrays], labels)
 
-        def run() -> Commit:
-            return _land_staged(engine, staged, ids, said, time_ns, shape)
+        def run(landed: Callable[[Commit], None]) -> None:
+            _land_staged(engine, staged, ids, said, time_ns, shape, landed)
 
         return engine.queue.submit(run, staged.release)
 
@@ -183,7 +207,7 @@ class TreeWriter:
             return self.shape, data, Reconciled(ids=self._ids)
         shape = TreeShape(tree, self._engine.page_bytes)
         table = self._engine.head.state.table
-        change = reconcile(table, shape, allow_new, self._made.specs.keys())
+        change = reconcile(table, shape, allow_new, self._made.specs.keys(), self.shape)
         return shape, shape.data_leaves(tree), change
 
     def forget(self) -> None:
@@ -198,14 +222,15 @@ def _land_staged(
     said: Annotation,
     time_ns: int,
     shape: TreeShape,
-) -> Commit:
+    landed: Callable[[Commit], None],
+) -> None:
     """What the queue's thread does: read the copies, land them."""
     contents = {array_id: staged.bytes_of(i) for i, array_id in enumerate(ids)}
     count = len(ids)
     numbers = [staged.value_of(count + i).reshape(()) for i in range(len(said.note_arrays))]
     draft = said.fill(Draft(contents=contents, time_ns=time_ns), numbers)
     try:
-        return engine.land(draft, shape)
+        engine.land(draft, shape, landed=landed)
     finally:
         if (events := engine.events) is not None:
             events.deliver_later()

@@ -1,6 +1,7 @@
 """Derivations: what a bus knows of derived arrays, and what can be asked of them."""
 
 import contextlib
+import dataclasses
 from collections import Counter
 from collections.abc import Iterable
 
@@ -13,7 +14,7 @@ from mmsb_jax.bus._step import GraphChange, Step
 from mmsb_jax.bus._tree import TreeShape, spec_of
 from mmsb_jax.graph._flow import Flow, Mark
 from mmsb_jax.graph._machine import Machine
-from mmsb_jax.graph._node import Node, Rule, Tracer, bind
+from mmsb_jax.graph._node import Node, Rule, Tracer, bind, copy
 from mmsb_jax.graph._wave import Due, Waves
 from mmsb_jax.store._head import Draft
 from mmsb_jax.store._state import StoredState, Table
@@ -24,7 +25,8 @@ class Derivations:
 
     Attributes:
         flow: the nodes and the graph.
-        stale: node → why it is stale.
+        stale: node → why its value is not that of its inputs.
+        awaited: arrays that an edge of kind control has marked, and that only their user writes.
         runs: node → how often it has run.
         is_deferred: whether commits mark what follows from them, and do not compute it.
     """
@@ -35,10 +37,12 @@ class Derivations:
         self.waves = Waves(self.flow, self.machine)
         self.tracer = Tracer()
         self.stale: dict[str, Mark] = {}
+        self.awaited: frozenset[str] = frozenset()
         self.runs: Counter[str] = Counter()
         self.is_deferred = False
         self.next_serial = 0
         self._fingerprints: dict[str, str] = {}
+        self._copies: list[Rule] = []
         if table.graph:
             self._restore(table)
 
@@ -50,17 +54,40 @@ class Derivations:
     def _restore(self, table: Table) -> None:
         """Take up what the log says: nodes without functions."""
         arrays = Arrays(table, Draft(), None)
-        self.stale = marks_in(table.graph)
         try:
             for recorded in rules_in(table.graph):
                 rule = recorded.rule
                 self.flow.add(unattached(rule, recorded.serial, recorded.arrays, arrays))
                 self._fingerprints[rule.name] = recorded.fingerprint
+                if rule.is_copy:
+                    self._copies.append(rule)
                 self.next_serial = recorded.serial + 1
             self.flow.link(links_in(table.graph))
         except GraphCycleError as error:
             raise CorruptionError(f"the graph in the log has a cycle: {error}") from error
         self.flow.commit()
+        self._take_marks(marks_in(table.graph))
+
+    def _take_marks(self, marks: dict[str, Mark]) -> None:
+        """Tell apart what waits for its user, what follows from it, and what is to be computed."""
+        flow = self.flow
+        self.awaited = frozenset(n for n in marks if n not in flow.nodes and flow.is_held(n))
+        due = [flow.nodes[n] for n, mark in marks.items() if n in flow.nodes and mark != "pending"]
+        waits = flow.below(self.awaited) - {node.name for node in flow.descendants(due)}
+        self.stale = {
+            name: mark
+            for name, mark in marks.items()
+            if name in flow.nodes and (mark != "pending" or name not in waits)
+        }
+
+    def stale_nodes(self) -> frozenset[str]:
+        """The nodes that are stale, or follow from an array that waits for its user."""
+        return self.flow.below(self.awaited) | self.stale.keys()
+
+    def stale_arrays(self) -> tuple[str, ...]:
+        """The arrays that are stale, by name."""
+        made = (array for name in self.stale_nodes() for array in self.flow.nodes[name].outputs)
+        return tuple(sorted([*made, *self.awaited]))
 
     def is_known(self, rule: Rule) -> bool:
         """Whether ``rule`` is recorded as it is, so that only its function has to be attached."""
@@ -84,15 +111,25 @@ class Derivations:
         assert node.recipe is not None
         infos = [arrays.find(name) for name in node.outputs]
         specs = [None if info is None else spec_of(info) for info in infos]
-        if (
-            node.outputs != old.outputs
-            or specs != list(node.recipe.body.outputs)
-            or node.fingerprint != self._fingerprints[rule.name]
-        ):
+        is_same = rule.function is copy or node.fingerprint == self._fingerprints[rule.name]
+        if not is_same or node.outputs != old.outputs or specs != list(node.recipe.body.outputs):
             return False
-        self.flow.add(node)
-        self.flow.commit()
+        try:
+            self.flow.add(node)
+            self.flow.commit()
+        except BaseException:
+            self.flow.revert()
+            raise
         return True
+
+    def attach_copies(self, table: Table, shape: TreeShape | None) -> None:
+        """Give what `Deriving.link` made its function again, once: it is known without the user."""
+        while self._copies:
+            rule = dataclasses.replace(self._copies[-1], function=copy)
+            if rule.name in self.flow.nodes and self.is_known(rule):
+                with contextlib.suppress(MMSBError):  # as in `attach_from`
+                    self.attach(rule, table, shape)
+            self._copies.pop()
 
     def attach_from(self, other: "Derivations", table: Table, shape: TreeShape | None) -> None:
         """Take the functions of another bus for the nodes that both have."""
@@ -156,7 +193,7 @@ class Derivations:
             def words(name: str) -> np.ndarray:
                 return state.words[state.table.ids[name]]
 
-            due = Due(frozenset(), frozenset({node.name}), is_deferred=True)
+            due = Due(frozenset(), fresh=frozenset({node.name}), is_deferred=True)
             waves = [self.waves.run(due, words, {}) for _ in range(2)]
         except MMSBError as error:
             return str(error)
@@ -169,6 +206,10 @@ class Derivations:
                 return f"computed anew {name!r} has other bytes than the log"
         return None
 
+    def revert(self) -> None:
+        """Take back what a commit that did not land has done to the graph."""
+        self.flow.revert()
+
     def prepare(
         self, table: Table, draft: Draft, change: GraphChange | None, shape: TreeShape | None
     ) -> Step | None:
@@ -180,6 +221,8 @@ class Derivations:
         """
         if change is None and self.is_empty:
             return None
+        self.flow.revert()  # what two interrupts left, the second while the first was taken back
+        self.attach_copies(table, shape)
         step = Step(self, table, draft, change or GraphChange(), shape)
         try:
             step.prepare()

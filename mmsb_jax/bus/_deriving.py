@@ -1,23 +1,27 @@
 """The deriving half of a bus: arrays that are made from others, and stay right by themselves."""
 
 import functools
+import inspect
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, overload
+
+import numpy as np
 
 from mmsb_jax._errors import ClosedError, StructureError
 from mmsb_jax.bus import _checkout as checkouts
 from mmsb_jax.bus._changes import Changes
 from mmsb_jax.bus._commit import Annotation
 from mmsb_jax.bus._derive import Derivations
+from mmsb_jax.bus._rules import fault_of_name
 from mmsb_jax.bus._step import GraphChange
 from mmsb_jax.bus._view import DerivedView
 from mmsb_jax.bus._writing import Writing
 from mmsb_jax.core._leaves import qualified_name
 from mmsb_jax.graph._function import DerivedGraph
-from mmsb_jax.graph._kinds import KINDS
-from mmsb_jax.graph._node import Equal, Rule, When
+from mmsb_jax.graph._kinds import mask_of
+from mmsb_jax.graph._node import COPY_NAME, Equal, Rule, When, copy
 from mmsb_jax.store._commit import Commit
 from mmsb_jax.store._record import GRAPH_PREFIX, MAX_NAME_BYTES
 from mmsb_jax.store._verify import VerifyReport
@@ -58,6 +62,14 @@ class Derived:
 
 class Deriving(Writing):
     """What a bus can do about arrays that follow from others."""
+
+    def _known_derivations(self) -> Derivations:
+        """What is known of derived arrays once all has landed; on a reader what the log says."""
+        head, derivations = self._head(), self._derivations()
+        if derivations is None:
+            return self._view.recorded(head)
+        derivations.attach_copies(head.table, self._shape)
+        return derivations
 
     def _derivations(self) -> Derivations | None:
         engine = self._engine_or_none
@@ -149,33 +161,25 @@ class Deriving(Writing):
         >>> float(bus.read("total"))
         6.0
         """
-        if function is None:
 
-            def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-                self.derive(
-                    name,
-                    inputs,
-                    function,
-                    when=when,
-                    equal=equal,
-                    pagewise=pagewise,
-                    source=source,
-                )
-                return function
+        def take(function: Callable[..., Any]) -> Commit | None:
+            rule = _checked_rule(name, inputs, function, when, equal, pagewise)
+            with self._events, self._lock:
+                return self._derive(rule, Annotation(None, source, None, None))
 
-            return decorate
-        rule = _checked_rule(name, inputs, function, when, equal, pagewise)
-        with self._events, self._lock:
-            if self._engine_or_none is None:
-                self._settle()
-                self._view.derive(rule, self._head(), self._shape)
-                return None
-            return self._derive(rule, Annotation(None, source, None, None))
+        def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+            take(function)
+            return function
+
+        return decorate if function is None else take(function)
 
     def _derive(self, rule: Rule, said: Annotation) -> Commit | None:
-        derivations, table = self._derivations(), self._head().table
-        assert derivations is not None
-        if not derivations.is_known(rule) or not derivations.attach(rule, table, self._shape):
+        """Take a rule up: it, or, where the log has it already, its function alone."""
+        head, derivations = self._head(), self._derivations()
+        if derivations is None:
+            self._view.derive(rule, head, self._shape)
+            return None
+        if not derivations.is_known(rule) or not derivations.attach(rule, head.table, self._shape):
             return self._land_graph(GraphChange(rules={rule.name: rule}), said)
         node = derivations.flow.nodes[rule.name]
         if not derivations.flow.is_eager(node):
@@ -217,22 +221,42 @@ class Deriving(Writing):
     ) -> Commit | None:
         """Say that ``child`` follows from ``parent``; a commit, or inside a batch None.
 
-        ``"data"``: the child becomes a copy of the parent, as `derive` would make it.
-        ``"control"``: the child, which is derived, is marked stale when the parent changes, and
-        computed again when it is read. ``"device_sync"``, ``"compiler"``: labels; subscribers hear
-        of a change of the parent.
+        ``"data"``: the child is a copy of the parent from now on, and only that writes it. It is
+        made, or is an array of the same shape and dtype that `create` or `clone` made.
+        ``"control"``: the child is marked stale when the parent changes. One that is derived is
+        computed again when it is read; any other waits for its user, whose next write to it, of
+        the same bytes too, takes the mark away (`stale`).
+        ``"device_sync"``, ``"compiler"``: labels; subscribers hear of a change of the parent.
 
         Raises:
             ArrayNotFoundError: no such array.
             GraphCycleError: the edge would close a cycle; the message shows it.
-            StructureError: a ``"control"`` edge to an array that is not derived.
+            StructureError: a ``"data"`` edge to an array of another shape or dtype, or of the
+                committed tree; a name that no array can have.
+
+        >>> import jax.numpy as jnp
+        >>> import mmsb_jax as mmsb
+        >>> bus = mmsb.open()
+        >>> _ = bus.commit({"params": jnp.zeros(3)})
+        >>> bus.create("plot", nbytes=2)
+        >>> _ = bus.link("params", "plot", kind="control")
+        >>> _ = bus.commit({"params": jnp.ones(3)})
+        >>> bus.stale()
+        ('plot',)
+        >>> _ = bus.write("plot", b"ok")
+        >>> bus.stale()
+        ()
         """
-        _check_kind(kind)
+        mask_of(kind)
+        said = Annotation(None, source, None, None)
         if kind == "data":
-            return self.derive(child, [parent], _copy, source=source)
-        change = GraphChange(links=[(parent, child, kind)])
+            inputs = (_known_name("parent", parent),)
+            rule = Rule(_checked_name("child", child), inputs, copy, COPY_NAME)
+            with self._events, self._lock:
+                return self._derive(rule, said)
+        edge = (_known_name("parent", parent), _known_name("child", child), kind)
         with self._events, self._lock:
-            return self._land_graph(change, Annotation(None, source, None, None))
+            return self._land_graph(GraphChange(links=[edge]), said)
 
     def unlink(
         self,
@@ -242,36 +266,91 @@ class Deriving(Writing):
         kind: Literal["control", "device_sync", "compiler"],
         source: str = "",
     ) -> Commit | None:
-        """Take back a `link`. A derived array is taken back by `delete`.
+        """Take back a `link`. A derived array, a copy too, is taken back by `delete`.
+
+        An array that is not derived is stale no longer, once no ``"control"`` edge leads to it.
 
         Raises:
             ArrayNotFoundError: there is no such link.
             ValueError: kind ``"data"``.
         """
-        _check_kind(kind)
+        mask_of(kind)
         if kind == "data":
             raise ValueError(
                 f"unlink({parent!r}, {child!r}, kind='data'): what {child!r} is made from belongs "
                 f"to its rule. Delete {child!r}, or derive it from something else."
             )
+        edge = (_known_name("parent", parent), _known_name("child", child), kind)
+        said = Annotation(None, source, None, None)
         with self._events, self._lock:
+            self._engine()
             self._settle()
-            edge, batch = (parent, child, kind), self._batch
+            batch = self._batch
             if batch is None or batch.graph is None or edge not in batch.graph.links:
                 self.graph.remove(*edge)  # refuses what is not there
-            change = GraphChange(unlinked=[edge])
-            return self._land_graph(change, Annotation(None, source, None, None))
+            return self._land_graph(GraphChange(unlinked=[edge]), said)
+
+    def stale(self) -> tuple[str, ...]:
+        """The names of the arrays that are stale, sorted: an array that they follow from changed.
+
+        A derived one is computed when it is read, or by `propagate`. One that is not derived, and
+        that a ``"control"`` edge leads to (`link`), waits for its user to write it; what is made
+        from it is stale as long. Inside a batch as before it.
+
+        >>> import mmsb_jax as mmsb
+        >>> mmsb.open().stale()
+        ()
+        """
+        with self._events, self._lock:
+            return self._known_derivations().stale_arrays()
+
+    def page_versions(self, name: str) -> np.ndarray:
+        """The version of the last commit that changed a byte of each page of an array.
+
+        Inside a batch as before it.
+
+        Returns:
+            uint64[pages], the caller's own; 0 for a page that is as it was made.
+
+        Raises:
+            ArrayNotFoundError: no array has that name.
+
+        Cost: a copy of them; for a reader, the nearest snapshot and the log behind it, of this
+        array.
+
+        >>> import numpy as np
+        >>> import mmsb_jax as mmsb
+        >>> bus = mmsb.open()
+        >>> bus.create("x", nbytes=2 * bus.page_bytes)
+        >>> _ = bus.write("x", bytes(bus.page_bytes) + bytes([7]) * bus.page_bytes)
+        >>> bus.page_versions("x")
+        array([0, 1], dtype=uint64)
+        """
+        name = _known_name("name", name)
+        with self._events, self._lock:
+            self._settle()
+            engine = self._engine_or_none
+            if engine is None:
+                log, pages = self._log, self.page_bytes
+                state = log.state(
+                    log.version, name.__eq__, page_bytes=pages, executor=self._threads
+                )
+                return state.page_versions[checkouts.find_array(state, name).id]
+            state = engine.head.state
+            array_id = state.table.ids.get(name)
+            if array_id is not None:
+                return state.page_versions[array_id].copy()
+            info = (self._batch or Changes(state, self._made)).find(name)
+            return np.zeros(-(-info.nbytes // self.page_bytes), np.uint64)
 
     @property
     def graph(self) -> DerivedGraph:
         """What follows from what, as it is now: drawn in a notebook, and callable as a function."""
         with self._events, self._lock:
-            self._settle()
-            derivations = self._derivations()
-            if derivations is not None:
-                flow = derivations.flow
-                return DerivedGraph.of(flow.graph, flow.nodes.values())
-            return self._view.graph(self._head())
+            if self._engine_or_none is None:
+                return self._view.graph(self._head())
+            flow = self._known_derivations().flow
+            return DerivedGraph.of(flow.graph, flow.nodes.values())
 
     @property
     def mode(self) -> Mode:
@@ -284,7 +363,7 @@ class Deriving(Writing):
 
     @mode.setter
     def mode(self, mode: Mode) -> None:
-        if mode not in ("immediate", "deferred"):
+        if not isinstance(mode, str) or mode not in ("immediate", "deferred"):
             raise ValueError(f"mode={mode!r}: expected 'immediate' or 'deferred'")
         with self._events, self._lock:
             derivations = self._derivations()
@@ -300,9 +379,8 @@ class Deriving(Writing):
             The commit; None where nothing was to be computed.
         """
         with self._events, self._lock:
-            self._settle()
-            derivations = self._derivations()
-            if derivations is None:
+            derivations = self._known_derivations()
+            if self._engine_or_none is None:
                 raise ClosedError("this bus was opened with mode='r': it computes when read")
             cleaning = derivations.deferred()
             if not cleaning:
@@ -339,10 +417,8 @@ class Deriving(Writing):
     def derived(self) -> dict[str, Derived]:
         """What is derived, by name."""
         with self._events, self._lock:
-            self._settle()
-            derivations = self._derivations()
-            if derivations is None:
-                derivations = self._view.recorded(self._head())
+            derivations = self._known_derivations()
+            stale = derivations.stale_nodes()
             return {
                 node.name: Derived(
                     name=node.name,
@@ -352,7 +428,7 @@ class Deriving(Writing):
                     function=node.rule.function_name,
                     is_attached=node.recipe is not None,
                     when=node.rule.when,
-                    is_stale=node.name in derivations.stale,
+                    is_stale=node.name in stale,
                     runs=derivations.runs[node.name],
                 )
                 for node in sorted(derivations.flow.nodes.values(), key=lambda n: n.serial)
@@ -366,6 +442,7 @@ class Deriving(Writing):
 
         Cost: one copy of its bytes.
         """
+        name = _known_name("name", name)
         with self._events, self._lock:
             state = self._head()
             changes = self._batch
@@ -383,21 +460,22 @@ class Deriving(Writing):
             ArrayNotFoundError, StructureError: no such array; one of the committed tree; one that
                 others are made from.
         """
+        name = _known_name("name", name)
         with self._events, self._lock:
             self._engine()
             self._settle()
             if self._batch is None and name in self._made.specs:
                 self._record_made(source)
             said = Annotation(None, source, None, None)
-            if self._is_derived(name):
+            derivations, batch = self._derivations(), self._batch
+            if derivations is not None and name in derivations.flow.nodes:
+                return self._land_graph(GraphChange(dropped=[name]), said)
+            rules = {} if batch is None or batch.graph is None else batch.graph.rules
+            if name in rules:
+                if batch is not None and rules[name].is_copy and batch.has(name):
+                    batch.delete(name)  # an array that was there before the link
                 return self._land_graph(GraphChange(dropped=[name]), said)
             return self._change(lambda changes: changes.delete(name), said)
-
-    def _is_derived(self, name: str) -> bool:
-        derivations, batch = self._derivations(), self._batch
-        if batch is not None and batch.graph is not None and name in batch.graph.rules:
-            return True
-        return derivations is not None and name in derivations.flow.nodes
 
     def _read(self, name: str, state: Any) -> Any:
         """An array; one that is stale is computed first, where that can be."""
@@ -408,6 +486,7 @@ class Deriving(Writing):
                 return value
             derivations = self._view.recorded(state)
         if derivations.stale and name in derivations.flow.makers:
+            derivations.attach_copies(state.table, self._shape)
             self._clean(name, derivations)
         return checkouts.read_array(state, checkouts.find_array(state, name))
 
@@ -432,34 +511,52 @@ class Deriving(Writing):
         )
 
 
-def _copy(array: Any) -> Any:
-    return array
-
-
 def _checked_rule(
-    name: Any, inputs: Any, function: Any, when: Any, equal: Any, pagewise: bool
+    name: Any, inputs: Any, function: Any, when: Any, equal: Any, pagewise: Any
 ) -> Rule:
-    if not isinstance(name, str) or not name or len(name.encode()) > MAX_NAME_BYTES:
-        raise StructureError(f"name={name!r}: expected a string of 1 to {MAX_NAME_BYTES} bytes")
-    if name.startswith(GRAPH_PREFIX) or any(mark in name for mark in "*?"):
-        raise StructureError(f"name={name!r}: a name has no wildcards, and does not begin with NUL")
-    inputs = (inputs,) if isinstance(inputs, str) else tuple(inputs)
-    if not inputs or not all(isinstance(text, str) and text for text in inputs):
-        raise TypeError(f"inputs={inputs!r}: expected names or patterns of arrays, at least one")
-    if not callable(function):
-        raise TypeError(f"derive({name!r}): expected a function, got {function!r}")
-    if when not in ("commit", "read"):
+    name, inputs = _checked_name("name", name), _checked_inputs(inputs)
+    if not callable(function) or inspect.iscoroutinefunction(function):
+        raise TypeError(f"derive({name!r}): expected a function, not async, got {function!r}")
+    if not isinstance(when, str) or when not in ("commit", "read"):
         raise ValueError(f"when={when!r}: expected 'commit' or 'read'")
-    if equal not in ("bytes", "never") and not callable(equal):
+    if not callable(equal) and (not isinstance(equal, str) or equal not in ("bytes", "never")):
         raise ValueError(f"equal={equal!r}: expected 'bytes', 'never' or a function")
+    if not isinstance(pagewise, bool):
+        raise TypeError(f"pagewise={pagewise!r}: expected a bool")
     if pagewise and callable(equal):
         raise ValueError(
             "pagewise=True with a function as equal=: an array that is never whole cannot be "
             "compared as a whole. Leave one of them out."
         )
-    return Rule(name, inputs, function, qualified_name(function), when, equal, bool(pagewise))
+    return Rule(name, inputs, function, qualified_name(function), when, equal, pagewise)
 
 
-def _check_kind(kind: Any) -> None:
-    if kind not in KINDS:
-        raise ValueError(f"kind={kind!r}: expected one of {', '.join(map(repr, KINDS))}")
+def _checked_name(role: str, name: Any) -> str:
+    """The name of a derived array to be."""
+    if not isinstance(name, str) or fault_of_name(name) is not None:
+        raise StructureError(
+            f"{role}={name!r:.80}: expected a string of 1 to {MAX_NAME_BYTES:,} bytes in UTF-8"
+        )
+    if name.startswith(GRAPH_PREFIX) or any(mark in name for mark in "*?"):
+        raise StructureError(
+            f"{role}={name!r:.80}: a name has no wildcards, and does not begin with NUL"
+        )
+    return name
+
+
+def _known_name(role: str, name: Any) -> str:
+    """What may be the name of an array that is there."""
+    if not isinstance(name, str):
+        raise TypeError(f"{role}={name!r:.80}: expected the name of an array, a string")
+    return name
+
+
+def _checked_inputs(inputs: Any) -> tuple[str, ...]:
+    is_ordered = isinstance(inputs, Iterable) and not isinstance(inputs, Set)
+    texts = (inputs,) if isinstance(inputs, str) else tuple(inputs) if is_ordered else ()
+    if not texts or not all(isinstance(text, str) and text for text in texts):
+        shown = texts if is_ordered else inputs
+        raise TypeError(
+            f"inputs={shown!r:.80}: expected names or patterns of arrays, in order, at least one"
+        )
+    return texts

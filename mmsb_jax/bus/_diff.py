@@ -3,11 +3,12 @@
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from mmsb_jax._errors import StructureError
+from mmsb_jax._errors import ClosedError, StructureError
 from mmsb_jax.core._delta import Delta, diff
 from mmsb_jax.core._layout import Layout
 from mmsb_jax.core._packing import any_settings
@@ -21,6 +22,7 @@ class VersionDiff(StateDiff):
     """A `StateDiff` that can also be applied.
 
     ``bus.apply(bus.diff(a, b).delta)`` brings a bus that stands at ``a`` to the bytes of ``b``.
+    It can be pickled, with its delta where that has been asked for.
     """
 
     _make_delta: Callable[[], Delta] = field(repr=False, compare=False)
@@ -37,13 +39,39 @@ class VersionDiff(StateDiff):
         """
         return self._make_delta()
 
+    def __copy__(self) -> "VersionDiff":
+        return self  # it does not change
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "VersionDiff":
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpickled, (_said_by(self), self.__dict__.get("delta"))
+
+
+def _unpickled(said: dict[str, Any], delta: Delta | None) -> VersionDiff:
+    """A difference from its pickle."""
+
+    def make_delta() -> Delta:
+        if delta is None:
+            raise ClosedError(
+                "this difference was unpickled, and its delta is made from a log. Open that and "
+                "ask bus.diff again, or ask for .delta before it is pickled."
+            )
+        return delta
+
+    return VersionDiff(**said, _make_delta=make_delta)
+
+
+def _said_by(found: StateDiff) -> dict[str, Any]:
+    return {f.name: getattr(found, f.name) for f in fields(StateDiff)}
+
 
 def version_diff(
     found: StateDiff, states: Callable[[], tuple[StoredState, StoredState]], layout: Layout
 ) -> VersionDiff:
     """``found`` with its delta, which is made when it is asked for."""
-    known = {f.name: getattr(found, f.name) for f in fields(StateDiff)}
-    return VersionDiff(**known, _make_delta=lambda: _delta(*states(), layout))
+    return VersionDiff(**_said_by(found), _make_delta=lambda: _delta(*states(), layout))
 
 
 def _delta(old: StoredState, new: StoredState, layout: Layout) -> Delta:

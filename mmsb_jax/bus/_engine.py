@@ -7,12 +7,12 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 from mmsb_jax._errors import ClosedError, MMSBError, RecomputeError
 from mmsb_jax.bus._derive import Derivations
-from mmsb_jax.bus._events import Events, events_of
+from mmsb_jax.bus._events import Events, events_of, is_held
 from mmsb_jax.bus._queue import CommitQueue
 from mmsb_jax.bus._step import GraphChange, Step
 from mmsb_jax.bus._tree import TreeShape
@@ -20,36 +20,45 @@ from mmsb_jax.observe._stats import Meter
 from mmsb_jax.store._commit import Commit, read_extra
 from mmsb_jax.store._files import Files
 from mmsb_jax.store._head import Draft, Head, Landed
-from mmsb_jax.store._intake import take
+from mmsb_jax.store._intake import Intake, join, take
 from mmsb_jax.store._lock import WriterLock
 from mmsb_jax.store._log import Log
 from mmsb_jax.store._patches import patches_of
 from mmsb_jax.store._record import OpCode
 from mmsb_jax.store._stream import Shipped
+from mmsb_jax.store._threads import Threads
 from mmsb_jax.store._writer import Durability, LogWriter, disk_error
 
 
-class Threads(Executor):
-    """A pool of threads, made when first used, that runs in the caller once Python shuts down."""
+@dataclass(slots=True)
+class _Landing:
+    """A commit under way: who comes next after an interrupt finishes it, or drops it.
 
-    def __init__(self) -> None:
-        self._pool: ThreadPoolExecutor | None = None
+    Attributes:
+        said: what its caller says of it.
+        landed: called with the commit, once; sets what its caller knows.
+        audience: who listened when it began.
+        begun_ns: when that was.
+        thread: which thread is at it.
+        step: what it does to derived arrays; None for nothing.
+        result: what became of it; None as long as the log may not have it.
+        is_counted: whether the counters have it.
+        commit: the commit, once all is done.
+    """
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Run ``fn`` in a thread; here where there can be no more threads."""
-        try:
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(os.cpu_count(), "mmsb")
-            return self._pool.submit(fn, *args, **kwargs)
-        except RuntimeError:
-            future: Future[Any] = Future()
-            future.set_result(fn(*args, **kwargs))
-            return future
+    said: Draft
+    landed: Callable[[Commit], object]
+    audience: tuple[Any, ...]
+    begun_ns: int
+    thread: int
+    step: Step | None = None
+    result: Landed | None = None
+    is_counted: bool = False
+    commit: Commit | None = None
 
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """End the threads."""
-        if self._pool is not None:
-            self._pool.shutdown(wait, cancel_futures=cancel_futures)
+
+def _nothing(commit: Commit) -> None:
+    """Nobody needs to know of the commit."""
 
 
 class Engine:
@@ -75,11 +84,14 @@ class Engine:
         self.log = log
         self.meter = Meter()
         self._events: weakref.ref[Events] | None = None
-        self.queue = CommitQueue()
+        self.queue = CommitQueue(self.settle_landing)
         self.lock = threading.RLock()
+        self._turn = threading.Condition(self.lock)  # only to see whether this thread has it
         self.threads = Threads()
         self.closed: str | None = None
-        self._is_released = False
+        self.is_released = False
+        self._landing: _Landing | None = None
+        self._is_look_due = False
         self._deriving: int | None = None  # the thread that computes derived arrays now
         self.durability = durability
         self._writer_lock = lock
@@ -87,7 +99,8 @@ class Engine:
         self._pid = os.getpid()
         page_bytes = log.manifest.page_bytes
         self.page_bytes = page_bytes
-        self.writer = LogWriter(log, durability)
+        has_lock = (lambda: True) if lock is None else lock.is_in_place
+        self.writer = LogWriter(log, durability, has_lock)
         state = log.state(log.version, page_bytes=page_bytes, executor=self.threads)
         self.head = Head(state, self.writer, page_bytes, lambda: self.threads)
         self.derivations = Derivations(state.table)
@@ -113,7 +126,7 @@ class Engine:
             ClosedError: with the reason.
             RecomputeError: the function of a derived array calls the bus.
         """
-        if self._deriving == threading.get_ident():
+        if self._deriving == threading.get_ident() and is_held(self._turn):
             raise RecomputeError(
                 "the function of a derived array uses the bus. What it reads must be its "
                 "arguments, so that a change of it is seen: name the arrays in inputs=."
@@ -126,8 +139,55 @@ class Engine:
                 f"mode='r' here, or pass what is to be written to the parent."
             )
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing is queued, untold or cut short."""
+        return self._landing is None and not self._is_look_due and self.queue.is_settled
+
+    def settle(self) -> None:
+        """Wait for what is queued, and finish or drop what an interrupt cut short.
+
+        Raises:
+            what made a queued commit fail.
+        """
+        self.queue.drain()
+        if self._landing is not None:
+            self.settle_landing()
+        if self._is_look_due:
+            with self.lock:
+                self._look_if_due()
+
+    def settle_own(self) -> None:
+        """Finish or drop what an interrupt cut short in this very thread; waits for nothing."""
+        landing = self._landing
+        if landing is not None and landing.thread == threading.get_ident():
+            self.settle_landing()
+
+    def settle_landing(self) -> None:
+        """Finish or drop a landing that an interrupt cut short, by whether the log has it.
+
+        Raises:
+            LocationError: the disk does not answer; the next call tries again.
+        """
+        with self.lock:
+            landing = self._landing
+            if landing is None:
+                return
+            with contextlib.suppress(ClosedError):  # nothing is written any more; reading goes on
+                self.writer.settle()
+            landing.result = self.head.settle() or landing.result
+            if landing.result is not None:
+                self._finish(landing)
+            else:
+                self.derivations.revert()
+                self._landing = None
+
     def land(
-        self, draft: Draft, shape: TreeShape | None = None, change: GraphChange | None = None
+        self,
+        draft: Draft,
+        shape: TreeShape | None = None,
+        change: GraphChange | None = None,
+        landed: Callable[[Commit], object] = _nothing,
     ) -> Commit:
         """Commit ``draft`` now; the queue must be empty or this its thread.
 
@@ -135,51 +195,104 @@ class Engine:
             draft: what to commit.
             shape: structure of the committed tree after it; None where it is not known.
             change: what to do to the graph in the same commit.
+            landed: called with the commit before anything else is done; where an interrupt comes
+                between, by the next call. It only sets, so that it may be called twice.
         """
-        return self._land(draft, lambda: self._append(draft, shape, change))
 
-    def take(self, shipped: Shipped, place: str) -> Commit:
+        def append(landing: _Landing) -> Landed:
+            table = self.head.state.table
+            landing.step = step = self.derivations.prepare(table, draft, change, shape)
+            return self.head.commit(draft, None if step is None else step.follow)
+
+        return self._land(draft, append, landed)
+
+    def take(self, shipped: Shipped, place: str, landed: Callable[[Commit], object]) -> Commit:
         """Land a commit that another log wrote, as it is: no function runs.
 
         Args:
             shipped: the commit; the queue must be empty.
             place: what to call where it comes from.
+            landed: as in `land`.
 
         Raises:
             what `mmsb_jax.store._intake.take` does; nothing has changed then.
         """
         record = shipped.record
         said = Draft(ops=record.ops, step=record.step, source=record.source, note=record.note)
-        return self._land(said, lambda: (take(self.head, shipped, place), None))
+        return self._land(said, lambda _: take(self.head, shipped, place), landed)
 
-    def _land(self, said: Draft, append: Callable[[], tuple[Landed, Step | None]]) -> Commit:
+    def join(self, intake: Intake, landed: Callable[[Commit], object]) -> None:
+        """Begin the empty log with the state that a stream begins with."""
+        self._land(Draft(), lambda _: join(self.head, intake), landed, is_told=False)
+
+    def _land(
+        self,
+        said: Draft,
+        append: Callable[[_Landing], Landed],
+        landed: Callable[[Commit], object],
+        is_told: bool = True,
+    ) -> Commit:
         """Append a commit, count it, and tell of it."""
         with self.lock:
-            begun, events = time.perf_counter_ns(), self.events
-            audience, version = () if events is None else events.audience, self.log.version
+            self.settle_landing()
+            self._look_if_due()
+            events, me = self.events, threading.get_ident()
+            audience = () if events is None or not is_told else events.audience
+            landing = _Landing(said, landed, audience, time.perf_counter_ns(), me)
+            landing.is_counted = not is_told
+            self._landing = landing
+            self._deriving = me
             try:
-                landed, step = append()
+                landing.result = append(landing)
             except BaseException as error:
-                if self.log.version != version:
-                    # The log has the commit and the head may not: only the log is right.
-                    self.closed = f"the head could not follow the log ({error!r})"
-                raise
-            self.meter.count_commit(landed, time.perf_counter_ns() - begun)
-            if step is not None and step.wave.ran:
-                self.meter.count_wave(len(step.wave.ran), step.wave_ns)
+                self._deriving = None
+                self.settle_landing()
+                if landing.commit is None or not isinstance(error, Exception):
+                    raise
+            self._deriving = None
+            commit = landing.commit or self._finish(landing)
             if self._snapshots and self.head.snapshot_is_due:
                 self._begin_snapshot()
-            commit = self._commit_of(said, landed)
-            if events is not None and audience:
-                about = events_about(said, step, commit)
-                events.post(events_of(commit, audience, about), audience)
             return commit
 
+    def _finish(self, landing: _Landing) -> Commit:
+        """Do what is left once log and head have a commit; done again, it is the same."""
+        try:
+            return self._announce(landing)
+        except Exception as error:
+            self.closed = f"what follows from a commit could not be finished ({error!r})"
+            self._landing = None
+            raise
+
+    def _announce(self, landing: _Landing) -> Commit:
+        landed, step, events = landing.result, landing.step, self.events
+        assert landed is not None
+        if step is not None:
+            step.done()
+        commit = self._commit_of(landing.said, landed)
+        landing.landed(commit)
+        if not landing.is_counted:
+            landing.is_counted = True
+            self.meter.count_commit(landed, time.perf_counter_ns() - landing.begun_ns)
+            if step is not None and step.wave.ran:
+                self.meter.count_wave(len(step.wave.ran), step.wave_ns)
+        if events is not None and landing.audience:
+            about = events_about(landing.said, step, commit)
+            events.post(events_of(commit, landing.audience, about), landing.audience)
+        landing.commit, self._landing = commit, None
+        return commit
+
     def look_anew(self) -> None:
-        """Take up from the table what is derived: another log has written to it."""
+        """Take up from the table what is derived, by the next call: another log writes to it."""
+        self._is_look_due = True
+
+    def _look_if_due(self) -> None:
+        if not self._is_look_due:
+            return
         before, self.derivations = self.derivations, Derivations(self.head.state.table)
         self.derivations.is_deferred = before.is_deferred
         self.derivations.attach_from(before, self.head.state.table, None)
+        self._is_look_due = False
 
     def _commit_of(self, draft: Draft, landed: Landed) -> Commit:
         log, writer, version = self.log, self.writer, landed.version
@@ -197,24 +310,6 @@ class Engine:
             _durable_version=lambda: writer.durable_version,
         )
 
-    def _append(
-        self, draft: Draft, shape: TreeShape | None, change: GraphChange | None
-    ) -> tuple[Landed, Step | None]:
-        step = None
-        self._deriving = threading.get_ident()
-        try:
-            step = self.derivations.prepare(self.head.state.table, draft, change, shape)
-            landed = self.head.commit(draft, None if step is None else step.follow)
-        except BaseException:
-            if step is not None:
-                step.undo()
-            raise
-        finally:
-            self._deriving = None
-        if step is not None:
-            step.done()
-        return landed, step
-
     def _begin_snapshot(self) -> None:
         # A snapshot saves time later. That it cannot be made now is no reason to fail a commit
         # that has landed: `stats` tells, and the next commit tries again.
@@ -222,7 +317,7 @@ class Engine:
             sealed = self.writer.rotate()
             self.head.begin_segment()
             self.writer.schedule_snapshot(self.page_bytes, sealed)
-        except (MMSBError, RuntimeError) as error:  # no thread can be made while Python ends
+        except MMSBError as error:
             self.writer.snapshot_fault = str(error)
 
     def snapshot(self) -> None:
@@ -243,28 +338,33 @@ class Engine:
                 return
 
     def close(self, finish: Iterable[Callable[[], None]] = ()) -> None:
-        """Let what is queued land, run ``finish``, sync, and let go of everything."""
-        if self._is_released:
+        """Let what is queued land, run ``finish``, sync, and let go of everything.
+
+        An interrupt may cut it short: called again, it goes on.
+        """
+        if self.is_released:
             return
-        self._is_released = True
         if os.getpid() != self._pid:
             self.closed = "it belongs to the process that opened it"
             return
         failure: BaseException | None = None
-        steps = [self.queue.drain] if self.closed else [self.queue.drain, *finish]
-        for step in steps:
+        steps = [self.queue.drain, self.settle_landing]
+        for step in steps if self.closed else [*steps, *finish]:
             try:
                 step()
-            except BaseException as error:
+            except Exception as error:
                 failure = failure or error
         self.queue.stop()
         self.closed = "it was closed"
-        with contextlib.ExitStack() as stack:
-            if self._writer_lock is not None:
-                stack.callback(self._writer_lock.release)
-            stack.callback(self.files.close)
-            stack.callback(self.threads.shutdown)
+        try:
             self.writer.close()
+        except Exception as error:
+            failure = failure or error
+        self.threads.shutdown()
+        self.files.close()
+        if self._writer_lock is not None:
+            self._writer_lock.release()
+        self.is_released = True
         if failure is not None:
             raise failure
 

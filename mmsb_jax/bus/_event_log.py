@@ -40,8 +40,8 @@ class EventLog:
     """
 
     def __init__(self, capacity: int = 1024) -> None:
-        if capacity < 1:
-            raise ValueError(f"capacity={capacity}: expected at least 1 row")
+        if not isinstance(capacity, int | np.integer) or capacity < 1:
+            raise ValueError(f"capacity={capacity!r}: expected at least 1 row, an integer")
         self._ring = np.zeros(capacity, EVENT_ROW)
         self._serial = self._written = 0
         self._lock = threading.Lock()

@@ -23,14 +23,15 @@ kind             one for each                                    MMSB's name
 subscription sees whole commits, those that begin after it was made.
 
 **Thread.** Handlers run on the thread of the call that committed, once it has let go of the bus and
-before it returns. It first handles what waits from earlier commits; if another thread is at work it
-waits, and may find its own events handled. What is committed with ``wait=False`` is handled by the
+before it returns. It first handles what waits from earlier commits. If another thread is in a
+handler just then it does not wait for that, which might wait for it: that thread, or the thread
+``mmsb-events``, handles them too. What is committed with ``wait=False`` is handled by the
 thread ``mmsb-events``; so is what is left when Ctrl-C ends a call. A commit made by a handler, or
 while the thread holds the bus (in a callback of it), returns before its events are handled: they
 follow those in hand, or come when the bus is let go, on the same thread.
 
-A handler may call every method of the bus. It must not wait for another thread that waits for it:
-join a thread that commits, or take a lock that some thread holds while it commits.
+A handler may call every method of the bus, and may wait for a thread that commits. It must not take
+a lock that some thread holds while it closes the bus: `close` waits for handlers.
 """
 
 import contextlib
@@ -47,6 +48,7 @@ from typing import TYPE_CHECKING, Any
 from mmsb_jax._errors import ClosedError
 from mmsb_jax._globs import matcher
 from mmsb_jax.store._commit import Commit
+from mmsb_jax.store._threads import start_thread
 
 if TYPE_CHECKING:
     pass
@@ -181,9 +183,15 @@ def _selector(where: Any) -> Callable[[Event], Any] | None:
 
 
 class _Thread(threading.local):
-    """What one thread has posted and not seen handled yet: the newest version; 0 for nothing."""
+    """What is known of one thread.
+
+    Attributes:
+        owed: the newest version that it has posted and not seen handled yet; 0 for nothing.
+        is_handling: whether it calls handlers now.
+    """
 
     owed = 0
+    is_handling = False
 
 
 class Events:
@@ -211,14 +219,13 @@ class Events:
         self.audience: tuple[Subscription, ...] = ()
         self.failures: deque[tuple[Event, str]] = deque(maxlen=_FAILURES_KEPT)
         self._bus_lock = threading.Condition(bus_lock)
-        self._turn = threading.RLock()
-        self._in_turn = threading.Condition(self._turn)
+        self._at_work: int | None = None  # the thread that calls handlers
         self._lock = threading.RLock()  # taken by itself: Ctrl-C can leak a condition's `with`
         self._changed = threading.Condition(self._lock)
         self._calls: deque[tuple[Subscription, Event]] = deque()
         self._newest = self._left = 0
         self._here = _Thread()
-        self._thread: threading.Thread | None = None
+        self._thread: object | None = None  # stands for ``mmsb-events``, as long as that goes on
         self._closed = False
         self._pid = os.getpid()
 
@@ -248,34 +255,50 @@ class Events:
 
     def forget(self, subscription: Subscription) -> None:
         """Take a subscription out of the audience."""
+        if os.getpid() != self._pid:
+            return
         with self._lock:
             self.audience = tuple(each for each in self.audience if each is not subscription)
 
     def post(self, events: Iterable[Event], audience: Iterable[Subscription]) -> None:
-        """Queue the events of one commit for who listened when it began; versions in order."""
+        """Queue the events of one commit for who listened when it began; versions in order.
+
+        Those of a version that was posted are not posted again.
+        """
         calls = [(each, event) for event in events for each in audience if event.kind in each.kinds]
         with self._lock:
             if calls and not self._closed:
-                self._calls.extend(calls)
-                self._newest = self._here.owed = calls[-1][1].version
+                version = calls[-1][1].version
+                if version > self._newest:
+                    self._calls.extend(calls)
+                    self._newest = version
+                self._here.owed = version
 
     def deliver(self) -> None:
-        """Return once what this thread posted has been handled.
+        """Return once what this thread posted has been handled, or another thread is at it.
 
         Inside a handler, and while this thread holds the bus, at once: who called the handler goes
-        on to it, who lets go of the bus delivers it.
+        on to it, who lets go of the bus delivers it. It waits for no other thread: that could be in
+        a handler which waits for this one.
 
         Raises:
             what a handler raises that is no `Exception`; ``mmsb-events`` does what is left.
         """
-        if not self._here.owed or _is_held(self._in_turn) or _is_held(self._bus_lock):
+        here = self._here
+        if not here.owed and (self._thread is not None or not self._calls):
             return
+        if self._is_here() or is_held(self._bus_lock) or os.getpid() != self._pid:
+            return
+        if self._thread is None:
+            here.owed = max(here.owed, self._left)
         try:
-            self._handle(Exception)
+            if self._handle(Exception):
+                here.owed = 0
+            else:
+                self.deliver_later()
         except BaseException:
             self.deliver_later()
             raise
-        self._here.owed = 0
 
     def __enter__(self) -> "Events":
         return self
@@ -289,16 +312,25 @@ class Events:
             self._left, self._here.owed = max(self._left, self._here.owed), 0
             self._changed.notify_all()
             if self._thread is None and self._has_call(self._left):
-                self._thread = threading.Thread(target=self._work, name="mmsb-events", daemon=True)
-                try:
-                    self._thread.start()
-                except RuntimeError:  # Python ends, and `close` will handle them
-                    self._thread = None
+                self._thread = object()
+                start_thread(self._work, "mmsb-events", self._give_up)
+
+    def _give_up(self) -> None:
+        """No thread can be begun: whoever delivers next handles what is left too."""
+        self._thread = None
 
     def drain(self) -> None:
-        """Return once all that was posted has been handled; else as `deliver`."""
-        self._here.owed = self._newest
+        """Return once all that was posted has been handled; inside a handler at once."""
+        if self._is_here() or is_held(self._bus_lock):
+            return
+        self._here.owed = newest = self._newest
         self.deliver()
+        with self._lock:
+            while self._has_call(newest) and self._at_work is not None:
+                self._changed.wait(_LINGER_S)
+        if self._has_call(newest):
+            self._here.owed = newest
+            self.deliver()
 
     def close(self) -> None:
         """Take no more events, let go of the subscriptions, and drain."""
@@ -309,11 +341,32 @@ class Events:
             self._changed.notify_all()
         self.drain()
 
-    def _handle(self, caught: type[BaseException]) -> None:
-        """Take the turn, and call handlers until what this thread posted has been handled."""
-        # No loop inside the `with`: in Python 3.13 Ctrl-C between two rounds would leak the lock.
-        with self._turn:
-            self._call_handlers(caught)
+    def _is_here(self) -> bool:
+        """Whether this thread is inside a handler."""
+        return self._here.is_handling and self._at_work == threading.get_ident()
+
+    def _handle(self, caught: type[BaseException]) -> bool:
+        """Call handlers until what this thread posted has been handled.
+
+        Returns:
+            False where another thread calls them now; nothing was done then.
+        """
+        me = threading.get_ident()
+        with self._lock:
+            if self._at_work not in (None, me):  # of this thread's own, an interrupt has left it
+                return False
+            self._at_work = me
+        try:
+            try:
+                self._here.is_handling = True
+                self._call_handlers(caught)
+            finally:
+                self._here.is_handling = False
+        finally:
+            self._at_work = None
+            with self._lock:
+                self._changed.notify_all()
+        return True
 
     def _call_handlers(self, caught: type[BaseException]) -> None:
         until = 0
@@ -345,15 +398,21 @@ class Events:
 
     def _wait_for_work(self) -> bool:
         with self._lock:
-            self._changed.wait_for(lambda: self._closed or self._has_call(self._left), _LINGER_S)
+            self._changed.wait_for(self._has_turn, _LINGER_S)
             self._here.owed = self._left
             if self._has_call(self._left):
                 return True
             self._thread = None
             return False
 
+    def _has_turn(self) -> bool:
+        """Whether ``mmsb-events`` may begin, or has nothing to wait for."""
+        if self._has_call(self._left):
+            return self._at_work is None
+        return self._closed
 
-def _is_held(condition: threading.Condition) -> bool:
+
+def is_held(condition: threading.Condition) -> bool:
     """Whether this thread holds the condition's lock: only who does may notify."""
     try:
         condition.notify(0)

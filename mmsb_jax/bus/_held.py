@@ -13,13 +13,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import SingleDeviceSharding
 from jaxtyping import Array, Int32, Shaped, UInt, UInt32
 
 from mmsb_jax._dtypes import parse_dtype
 from mmsb_jax._words import as_words
 from mmsb_jax.bus._tree import as_array
 from mmsb_jax.core._digest import digest_flat
-from mmsb_jax.core._leaves import LeafSpec, host_array, is_holdable, rebuild, view_as
+from mmsb_jax.core._leaves import (
+    LeafSpec,
+    host_array,
+    is_holdable,
+    rebuild,
+    view_as,
+    with_weak_type,
+)
 from mmsb_jax.core._packing import any_settings
 from mmsb_jax.core._words import from_words, to_words
 from mmsb_jax.store._codec import SPARSE_CODINGS, Coding, unit_of_dtype
@@ -69,6 +77,15 @@ class Held(abc.ABC):
     """
 
     leaf: Any
+    _retyped: Any = None
+
+    def shown(self, is_weak: bool) -> Any:
+        """The array for the caller, weakly typed or not."""
+        if getattr(self.leaf, "weak_type", is_weak) == is_weak:  # keys and NumPy arrays have none
+            return self.leaf
+        if self._retyped is None:
+            self._retyped = with_weak_type(self.leaf, is_weak)
+        return self._retyped
 
     @property
     def is_there(self) -> bool:
@@ -157,13 +174,13 @@ class OnDevice(Held):
             local = LeafSpec(self._spec.kind, self._spec.dtype, shard.data.shape)
             places, after = (elements, values) if here is None else here(values)
             arguments = self._put(_padded(places, after, local), shard.device)
-            shards.append(_set(shard.data, *arguments, local))
+            shards.append(_set(self._near(shard), *arguments, local))
         return self._made_of(shards)
 
     def _mixed(self, keep: np.ndarray | None, mixed: np.ndarray) -> "OnDevice":
         (shard,) = self.leaf.addressable_shards
         arguments = self._put((mixed,) if keep is None else (mixed, keep), shard.device)
-        return self._made_of([_mix(shard.data, *arguments, spec=self._spec)])
+        return self._made_of([_mix(self._near(shard), *arguments, spec=self._spec)])
 
     def _replaced(self, pending: Pending) -> "OnDevice":
         spec = self._spec
@@ -181,14 +198,34 @@ class OnDevice(Held):
     def _made_of(self, shards: list[jax.Array]) -> "OnDevice":
         leaf, spec = shards[0], self._spec
         if self._sharding is not None:
+            if self._is_far:
+                shards = [jax.device_put(s, _memory_of(s, self._memory_kind)) for s in shards]
             leaf = jax.make_array_from_single_device_arrays(spec.shape, self._sharding, shards)
         return OnDevice(leaf, spec, self._sharding)
+
+    @property
+    def _memory_kind(self) -> str | None:
+        return None if self._sharding is None else self._sharding.memory_kind
+
+    @property
+    def _is_far(self) -> bool:
+        """Whether it lies in memory of the host that its devices do not compute in."""
+        if self._memory_kind is None:
+            return False
+        (device, *_) = self._sharding.device_set
+        return self._memory_kind != device.default_memory().kind
+
+    def _near(self, shard: Any) -> jax.Array:
+        """A shard in its device's own memory."""
+        if not self._is_far:
+            return shard.data
+        return jax.device_put(shard.data, _memory_of(shard.data, None))
 
     def begin_digest(self) -> None:
         """Dispatch the digest, so that it is computed while others are."""
         if self._is_in_one_place:
             with any_settings(), jax.enable_x64(True):
-                self._lanes = _digest(self.leaf.addressable_shards[0].data)
+                self._lanes = _digest(self._near(self.leaf.addressable_shards[0]))
 
     def lanes(self) -> Lanes:
         if self._lanes is None:  # a word may lie on two devices
@@ -198,6 +235,12 @@ class OnDevice(Held):
         with any_settings():
             first, second = np.asarray(self._lanes).tolist()
         return first, second
+
+
+def _memory_of(shard: jax.Array, kind: str | None) -> SingleDeviceSharding:
+    """Memory of the device of a shard; its own for None."""
+    (device,) = shard.devices()
+    return SingleDeviceSharding(device, memory_kind=kind)
 
 
 def _latest(

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from mmsb_jax._errors import VersionError
+from mmsb_jax._errors import CorruptionError, VersionError
 from mmsb_jax.bus._checkout import read_array
+from mmsb_jax.store._format import BadFrameError
 from mmsb_jax.store._log import Log
 
 
@@ -31,7 +32,7 @@ class History:
     """The versions of one array, oldest first.
 
     Iterating replays the log once, holding this array alone; indexing by position reads from the
-    nearest snapshot.
+    nearest snapshot. Both raise `CorruptionError` where what was written does not read back.
 
     Attributes:
         name: the array.
@@ -64,7 +65,13 @@ class History:
                 state = self._log.state(shown, wanted=self._is_mine, check=False)
             else:
                 self._log.advance(state, shown)
-            state.check_digest()
+            try:
+                state.check_digest()
+            except BadFrameError as error:
+                raise CorruptionError(
+                    f"{self._log.place}: {self.name!r} at version {shown} does not read back: "
+                    f"{error}"
+                ) from error
             yield self._entry(version, state)
 
     def at(self, version: int) -> ArrayVersion:

@@ -10,9 +10,10 @@ import numpy as np
 from mmsb_jax._dtypes import parse_dtype
 from mmsb_jax._errors import StructureError
 from mmsb_jax._globs import matcher
-from mmsb_jax.bus._tree import TreeShape, place_of, spec_of, subtree
+from mmsb_jax.bus._tree import TreeShape, constant_of, place_of, spec_of
 from mmsb_jax.core._layout import array_not_found
 from mmsb_jax.core._leaves import LeafSpec, is_holdable
+from mmsb_jax.core._nodes import Part
 from mmsb_jax.graph._body import Slot
 from mmsb_jax.graph._node import Arguments, Node, Rule
 from mmsb_jax.store._head import Draft
@@ -114,7 +115,7 @@ def _one(
         slots[name] = _slot(arguments, name, info)
     node = nodes.get(pattern)
     if node is not None and node.traced is not None:
-        return jax.tree_util.tree_unflatten(node.traced.treedef, [slots[n] for n in node.outputs])
+        return Part(node.traced.treedef, tuple(slots[n] for n in node.outputs))
     return _part_of_tree(slots, arrays, pattern) or slots
 
 
@@ -144,12 +145,20 @@ def _part_of_tree(slots: dict[str, Slot], arrays: Arrays, pattern: str) -> Any:
         return None
     if not shape.constants.keys() <= arrays.constants().keys():
         return None
-    data = [slots.get(name, name) for name in shape.names]
-    tree = shape.build(data, arrays.constants())
     # Strings and None that the pattern selects belong to the part; they are no arrays.
-    selects = matcher([pattern]).fullmatch
+    selects, constants = matcher([pattern]).fullmatch, arrays.constants()
     wanted = {*slots, *filter(selects, shape.constants)}
-    return subtree(tree, shape.names_by_leaf(), wanted.__contains__, place_of(pattern))
+    node = shape.part(wanted.__contains__, place_of(pattern))
+    if node is None:
+        return None
+    return Part(
+        node.treedef,
+        tuple(
+            shape.leaves_of(
+                node, lambda n: slots[n] if n in slots else constant_of(constants[n]).value
+            )
+        ),
+    )
 
 
 def _check_computable(name: str, spec: LeafSpec) -> None:

@@ -76,12 +76,26 @@ def open(
     place = check_local(path)
     with _opening:
         known = _open_here.get(os.path.realpath(place))
-        if known is not None and not known.closed:
+        if known is not None and not _is_dead(known):
             _check_same(known, page_bytes, durability)
             return known
+        if known is not None:
+            _let_go(known)
         bus = _open_to_write(place, page_bytes, durability, snapshots)
         _open_here[os.path.realpath(place)] = bus
         return bus
+
+
+def _is_dead(bus: Bus) -> bool:
+    """Whether a bus of this process can never be written to again."""
+    engine = bus._engine_or_none
+    return bus.closed or (engine is not None and engine.writer.is_poisoned)
+
+
+def _let_go(bus: Bus) -> None:
+    """Let a bus that is dead in this process give its log back, so that it can be opened again."""
+    with contextlib.suppress(Exception):  # what is whole on disk is recovered
+        bus.close()
 
 
 def _check_same(bus: Bus, page_bytes: int | None, durability: Any) -> None:

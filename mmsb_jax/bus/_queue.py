@@ -3,38 +3,64 @@
 import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
+from dataclasses import dataclass, field
+from queue import SimpleQueue
 from typing import Any
 
 from mmsb_jax._errors import ClosedError
+from mmsb_jax.store._threads import Outcome, start_thread
 
 _MOST_WAITING = 2
+
+
+@dataclass(slots=True, eq=False)
+class _Entry:
+    """A commit in the queue.
+
+    Attributes:
+        run: lands it, and calls what it is given with the commit.
+        discard: called at its end.
+        outcome: the caller's future.
+        commit: the commit, once it has landed.
+    """
+
+    run: Callable[[Callable[[Any], None]], object]
+    discard: Callable[[], None]
+    outcome: Outcome = field(default_factory=Outcome)
+    is_begun: bool = False
+    commit: Any = None
+
+    def land(self, commit: Any) -> None:
+        self.commit = commit
 
 
 class CommitQueue:
     """Runs commits one after the other in a thread of its own.
 
     When one fails, those behind it fail too, and the next call of any kind raises what happened.
+    Where no thread can be begun, whoever waits for a commit runs it.
+
+    Args:
+        recover: finishes, or drops, a landing that an interrupt cut short.
     """
 
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._waiting: deque[tuple[Future[Any], Callable[[], Any], Callable[[], None]]] = deque()
-        self._running = False
+    def __init__(self, recover: Callable[[], object]) -> None:
+        self._recover = recover
+        self._entries: deque[_Entry] = deque()  # the first one stays until it is done
         self._failure: BaseException | None = None
-        self._thread: threading.Thread | None = None
+        self._wake: SimpleQueue[None] = SimpleQueue()
+        self._turn = threading.RLock()
+        self._worker: object | None = None
 
     @property
     def depth(self) -> int:
         """Commits that have not landed yet."""
-        with self._changed:
-            return len(self._waiting) + self._running
+        return len(self._entries)
 
     @property
     def is_settled(self) -> bool:
         """Whether all has landed, and nothing is left to be told."""
-        with self._changed:
-            return not self._waiting and not self._running and self._failure is None
+        return not self._entries and self._failure is None
 
     def wait_for_room(self) -> None:
         """Block while the queue is full.
@@ -42,21 +68,22 @@ class CommitQueue:
         Raises:
             what made an earlier commit fail.
         """
-        with self._changed:
-            self._changed.wait_for(lambda: len(self._waiting) < _MOST_WAITING)
-            self._raise_failure()
+        while len(self._entries) > _MOST_WAITING:
+            self._wait_for(0)
+        self._raise_failure()
 
-    def submit(self, run: Callable[[], Any], discard: Callable[[], None]) -> Future[Any]:
-        """Run ``run`` after all that is queued; ``discard`` is called instead if that fails."""
-        future: Future[Any] = Future()
-        with self._changed:
-            self._raise_failure()
-            self._waiting.append((future, run, discard))
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="mmsb-commits", daemon=True)
-                self._thread.start()
-            self._changed.notify_all()
-        return future
+    def submit(
+        self, run: Callable[[Callable[[Any], None]], object], discard: Callable[[], None]
+    ) -> Outcome:
+        """Run ``run`` after all that is queued; ``discard`` is called at its end, or instead.
+
+        ``run`` is given a function to call with the commit, once that has landed.
+        """
+        self._raise_failure()
+        entry = _Entry(run, discard)
+        self._entries.append(entry)
+        self._call_worker()
+        return entry.outcome
 
     def drain(self) -> None:
         """Return once everything queued has landed.
@@ -64,65 +91,84 @@ class CommitQueue:
         Raises:
             what made an earlier commit fail.
         """
-        with self._changed:
-            self._changed.wait_for(lambda: not self._waiting and not self._running)
-            self._raise_failure()
+        self.settle()
+        self._raise_failure()
 
     def settle(self) -> None:
         """Let everything queued land; what fails is told by the next call."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._waiting and not self._running)
+        while self._entries:
+            self._wait_for(-1)
 
     def stop(self) -> None:
         """Let everything queued land, and end the thread; raises nothing."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._waiting and not self._running)
-            thread, self._thread = self._thread, None
-            self._changed.notify_all()
-        if thread is not None:
-            thread.join()
+        self.settle()
+        self._worker = None
+        self._wake.put(None)
+
+    def _wait_for(self, place: int) -> None:
+        """Wait for the entry at ``place``; run the queue where there is no thread to do it."""
+        try:
+            entry = self._entries[place]
+        except IndexError:
+            return
+        self._call_worker()
+        if not entry.outcome.wait(until=lambda: self._worker is None):
+            self._run_next()
+
+    def _call_worker(self) -> None:
+        """See that a thread is at work, or will be."""
+        if self._worker is None:
+            self._worker = worker = object()
+            start_thread(lambda: self._work(worker), "mmsb-commits", self._give_up)
+        self._wake.put(None)
+
+    def _give_up(self) -> None:
+        self._worker = None
+
+    def _work(self, worker: object) -> None:
+        while self._worker is worker:
+            self._wake.get()
+            while self._entries and self._worker is worker:
+                self._run_next()
+
+    def _run_next(self) -> None:
+        """Run the first entry, and tell how it ended; nothing where there is none."""
+        with self._turn:
+            if not self._entries:
+                return
+            entry = self._entries[0]
+            try:
+                self._land(entry)
+            except BaseException as error:
+                self._fail(error)
+                if self._worker is None and not isinstance(error, Exception):
+                    self._failure = None  # an interrupt of the caller's, who runs it himself
+                    raise
+                return
+            self._entries.popleft()
+            entry.discard()
+            entry.outcome.resolve(entry.commit)
+
+    def _land(self, entry: _Entry) -> None:
+        if entry.is_begun:  # an interrupt cut it short
+            self._recover()
+        else:
+            entry.is_begun = True
+            entry.run(entry.land)
+        if entry.commit is None:
+            raise ClosedError("this commit was interrupted, and did not land. Commit it again.")
+
+    def _fail(self, error: BaseException) -> None:
+        """Let the first entry fail, and with it all that is behind it."""
+        self._failure = error
+        behind = ClosedError(f"this commit was behind one that failed, and did not land: {error!r}")
+        outcomes = [error]
+        while self._entries:
+            entry = self._entries.popleft()
+            entry.discard()
+            entry.outcome.resolve(None, outcomes.pop() if outcomes else behind)
 
     def _raise_failure(self) -> None:
         failure, self._failure = self._failure, None
         if failure is not None:
             raise failure
-
-    def _work(self) -> None:
-        me = threading.current_thread()
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._thread is not me)
-                if not self._waiting:
-                    return
-                future, run, discard = self._waiting.popleft()
-                self._running = True
-                self._changed.notify_all()
-            self._run(future, run, discard)
-
-    def _run(
-        self, future: Future[Any], run: Callable[[], Any], discard: Callable[[], None]
-    ) -> None:
-        try:
-            result = run()
-        except BaseException as error:
-            self._fail(future, error)
-        else:
-            with self._changed:
-                self._running = False
-                self._changed.notify_all()
-            future.set_result(result)
-        finally:
-            discard()
-
-    def _fail(self, future: Future[Any], error: BaseException) -> None:
-        with self._changed:
-            behind, self._waiting = list(self._waiting), deque()
-            self._failure = error
-            self._running = False
-            self._changed.notify_all()
-        future.set_exception(error)
-        for other, _, discard in behind:
-            discard()
-            other.set_exception(
-                ClosedError(f"this commit was behind one that failed, and did not land: {error}")
-            )

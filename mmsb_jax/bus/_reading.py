@@ -1,26 +1,28 @@
 """The reading half of a bus: what can be asked of its log, and changes nothing."""
 
+import operator
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 from mmsb_jax._errors import ClosedError, VersionError
 from mmsb_jax.bus import _checkout as checkouts
-from mmsb_jax.bus._engine import Engine, Threads
+from mmsb_jax.bus._engine import Engine
 from mmsb_jax.bus._events import Events
 from mmsb_jax.bus._history import History
 from mmsb_jax.bus._rows import Rows
 from mmsb_jax.bus._tree import TreeShape
 from mmsb_jax.core._layout import Layout
-from mmsb_jax.store._commit import Commit, read_commit
+from mmsb_jax.store._commit import Commit, read_commit, read_extra_in_force
 from mmsb_jax.store._diff import diff_versions
 from mmsb_jax.store._files import Files
+from mmsb_jax.store._in_force import step_in_force
 from mmsb_jax.store._log import Log
 from mmsb_jax.store._record import ArrayInfo
 from mmsb_jax.store._state import StoredState
+from mmsb_jax.store._threads import Threads
 from mmsb_jax.store._verify import VerifyReport, verify
 
 if TYPE_CHECKING:
@@ -45,11 +47,26 @@ class Reading:
         self._log = log
         self._engine_or_none = engine
         self._files = files
-        self._lock = threading.RLock()
-        self._events = Events(self._lock)
+        self._pid = os.getpid()
+        self._own_lock = threading.RLock()
+        self._events = Events(self._own_lock)
         self._rows = Rows(self.page_bytes)
         self._reader_closed = False
         self._threads = engine.threads if engine is not None else Threads()
+
+    @property
+    def _lock(self) -> threading.RLock:
+        """The lock of the bus, to be taken with ``with``: no interrupt leaves it locked.
+
+        Raises:
+            ClosedError: in a forked child, where a thread that is not there may hold it.
+        """
+        if os.getpid() != self._pid:
+            raise ClosedError(
+                f"this bus belongs to process {self._pid}, which forked this one. Open it with "
+                f"mode='r' here, or pass what is to be written to the parent."
+            )
+        return self._own_lock
 
     @property
     def _shape(self) -> TreeShape | None:
@@ -73,6 +90,8 @@ class Reading:
     def closed(self) -> bool:
         """Whether it was closed, or must not be used any more."""
         engine = self._engine_or_none
+        if os.getpid() != self._pid:
+            return True
         return self._reader_closed or (engine is not None and not engine.is_open)
 
     @property
@@ -142,8 +161,8 @@ class Reading:
         wanted: Callable[[str], bool] | None,
         arrays: Sequence[str] | None,
     ) -> Any:
-        shape = self._shape
-        if shape is not None and checkouts.fits(state, shape):
+        shape = checkouts.known_shape(state, self._shape)
+        if shape is not None:
             return checkouts.build_known(state, shape, wanted, arrays)
         return checkouts.build_flat(state, wanted)
 
@@ -168,6 +187,42 @@ class Reading:
         if version > self._log.version:
             raise self._log.no_version(version)
         return int(version)
+
+    def extra(self, version: int | str | None = None) -> Any:
+        """The ``extra`` in force at a version (or tag; the newest for None): JSON, bytes or None.
+
+        It is the newest that a commit up to there has said: one that says nothing of it leaves it
+        as it was. What a commit itself has said is `Commit.extra`.
+
+        Raises:
+            VersionError: no such version or tag; or a compaction dropped the commit that gave it.
+
+        >>> import mmsb_jax as mmsb
+        >>> bus = mmsb.open()
+        >>> _ = bus.commit({"w": 1.0}, extra={"next": 7})
+        >>> commit = bus.commit({"w": 2.0})
+        >>> commit.extra, bus.extra()
+        (None, {'next': 7})
+        """
+        with self._lock:
+            self._settle()
+            return read_extra_in_force(self._log, self._version_of(version, None, None)).value
+
+    @property
+    def step(self) -> int | None:
+        """The newest step that a commit has said; one that says none leaves it as it was.
+
+        >>> import mmsb_jax as mmsb
+        >>> bus = mmsb.open()
+        >>> _ = bus.commit({"w": 1.0}, step=10)
+        >>> _ = bus.commit({"w": 2.0})
+        >>> bus.step
+        10
+        """
+        with self._lock:
+            self._settle()
+            log = self._log
+            return log.steadily(lambda: step_in_force(log, log.version))
 
     def log(
         self,
@@ -258,6 +313,7 @@ class Reading:
         engine = self._engine_or_none
         if engine is not None:
             engine.check_open()
+            engine.settle_own()
         elif self._reader_closed:
             raise ClosedError("this bus is closed. Open the log again.")
         else:
@@ -269,7 +325,7 @@ class Reading:
         self._refresh()
         engine = self._engine_or_none
         if engine is not None:
-            engine.queue.drain()
+            engine.settle()
 
     def _head(self) -> StoredState:
         """The newest state, not to be changed."""
@@ -281,7 +337,12 @@ class Reading:
 
 
 def check_number(name: str, value: Any) -> None:
-    if not isinstance(value, int | np.integer) or isinstance(value, bool):
+    """Refuse what is no version, step or time."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool):
         raise TypeError(f"{name}={value!r}: expected an integer")
-    if value < 0:
+    if number < 0:
         raise VersionError(f"{name}={value} is negative; versions, steps and times count from 0")

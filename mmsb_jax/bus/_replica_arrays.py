@@ -1,17 +1,15 @@
 """The arrays of a replica at one version, and how commits bring them to a later one."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from typing import Any
-
-import jax
 
 from mmsb_jax._errors import DivergenceError
 from mmsb_jax.bus import _checkout as checkouts
 from mmsb_jax.bus._held import Held, Pending, hold
-from mmsb_jax.bus._tree import constant_of, spec_of
-from mmsb_jax.core._leaves import Constant, LeafSpec, rebuild
-from mmsb_jax.core._names import flatten_with_names
+from mmsb_jax.bus._recorded import is_weak, statics_in
+from mmsb_jax.bus._tree import constant_of
+from mmsb_jax.core._leaves import Constant, describe
+from mmsb_jax.core._names import flatten_with_names, put_together
 from mmsb_jax.store._decode import check_extent
 from mmsb_jax.store._digest import ZERO
 from mmsb_jax.store._format import BadFrameError
@@ -54,9 +52,8 @@ class ReplicaArrays:
             flatten_with_names(tree)[1], structure.leaves, strict=True
         ):
             if isinstance(info, ArrayInfo):
-                spec = _spec_like(info, template)
+                spec = checkouts.spec_like(info, describe(template, info.name))
                 sharding = checkouts.sharding_of(template, spec)
-                leaf = leaf if spec.kind == info.kind else rebuild(spec, leaf, sharding)
                 held[info.id] = hold(leaf, state.words[info.id], spec, sharding)
         _check_lanes(table, held)
         return cls(table, held, structure.build(table, held), structure)
@@ -122,14 +119,6 @@ class ReplicaArrays:
             known.chunks += zip(record.chunks[start:stop], parts[start:stop], strict=True)
 
 
-def _spec_like(info: ArrayInfo, template: Any) -> LeafSpec:
-    """What an array is to be here: a JAX array where ``template`` is one, and NumPy's was sent."""
-    spec = spec_of(info)
-    if spec.kind == "numpy" and isinstance(template, jax.Array | jax.ShapeDtypeStruct):
-        return replace(spec, kind="jax")
-    return spec
-
-
 def _check_lanes(table: Table, held: dict[int, Held]) -> None:
     """Compare digests, from scratch, with those recorded."""
     for one in held.values():
@@ -153,17 +142,28 @@ class Structure:
         self._wanted = wanted
         self._recorded = checkouts.recorded_in(table, wanted)
         names, templates, self._treedef = flatten_with_names(like)
-        self._names = checkouts.absolute_names(names, self._recorded, patterns)
+        prefix = checkouts.prefix_of(names, self._recorded, patterns)
+        self._names = checkouts.absolute_names(names, prefix)
+        self._statics = self._statics_in(table)
         self.leaves = [
             (self._recorded[name], leaf) for name, leaf in zip(self._names, templates, strict=True)
         ]
 
+    def _statics_in(self, table: Table) -> dict[str, str]:
+        """What is recorded of the wanted part that is no leaf."""
+        statics = statics_in(table) or {}
+        return {p: text for p, text in statics.items() if self._wanted is None or self._wanted(p)}
+
     def is_of(self, table: Table) -> bool:
         """Whether the state of ``table`` has this structure; strings and integers may differ."""
         now = checkouts.recorded_in(table, self._wanted)
-        return now.keys() == self._recorded.keys() and all(
-            now[name] == known or _is_value(now[name], known)
-            for name, known in self._recorded.items()
+        return (
+            self._statics_in(table) == self._statics
+            and now.keys() == self._recorded.keys()
+            and all(
+                now[name] == known or _is_value(now[name], known)
+                for name, known in self._recorded.items()
+            )
         )
 
     def build(self, table: Table, held: dict[int, Held]) -> Any:
@@ -171,11 +171,11 @@ class Structure:
         leaves = []
         for name, (info, template) in zip(self._names, self.leaves, strict=True):
             if isinstance(info, ArrayInfo):
-                leaves.append(held[info.id].leaf)
+                leaves.append(held[info.id].shown(is_weak(table, name)))
                 continue
             constant = constant_of(table.values[name])
             leaves.append(template if constant.kind == "function" else constant.value)
-        return jax.tree_util.tree_unflatten(self._treedef, leaves)
+        return put_together(self._treedef, leaves, "`like`")
 
 
 def _is_value(now: ArrayInfo | Constant, known: ArrayInfo | Constant) -> bool:

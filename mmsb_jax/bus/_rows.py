@@ -5,6 +5,7 @@ as it lives, and rows are never used again. A delta that was made before an arra
 not write into another.
 """
 
+import dataclasses
 from collections.abc import Iterable
 
 from mmsb_jax._errors import InvalidDeltaError
@@ -28,8 +29,7 @@ class Rows:
         by_name = {info.name: info for info in arrays}
         if shape is not None and by_name.keys() == set(shape.names):
             regions = tuple(self._region(by_name[name]) for name in shape.names)
-            known = shape.layout
-            return Layout(regions, self._page_bytes, known.treedef, known.constants)
+            return dataclasses.replace(shape.layout, regions=regions, page_bytes=self._page_bytes)
         return Layout(tuple(map(self._region, by_name.values())), self._page_bytes)
 
     def _region(self, info: ArrayInfo) -> Region:

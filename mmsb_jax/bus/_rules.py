@@ -5,15 +5,15 @@ makes, so that a bus that is opened again knows what follows from what, and mark
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from mmsb_jax._errors import CorruptionError
+from mmsb_jax._errors import CorruptionError, StructureError
 from mmsb_jax.core._leaves import qualified_name
 from mmsb_jax.graph._flow import Mark
 from mmsb_jax.graph._node import Rule
-from mmsb_jax.store._record import GRAPH_PREFIX
+from mmsb_jax.store._record import GRAPH_PREFIX, MAX_NAME_BYTES
 
 _RULE, _LINK, _STALE = (f"{GRAPH_PREFIX}{kind}/" for kind in ("derive", "link", "stale"))
 _MARKS = ("new", "dirty", "pending")
@@ -67,9 +67,48 @@ def mark_entry(name: str, mark: Mark | None) -> tuple[str, str | None]:
     return _STALE + name, mark
 
 
+def mark_of(own: Mark | None, is_awaited: bool, is_covered: bool) -> Mark | None:
+    """The mark of a derived array, or of one that waits for its user, as the log keeps it.
+
+    Args:
+        own: why the value of a derived array is not that of its inputs.
+        is_awaited: whether it waits to be written.
+        is_covered: whether it follows from one that waits.
+    """
+    if is_awaited:
+        return "dirty"
+    return own or ("pending" if is_covered else None)
+
+
 def gone(name: str) -> dict[str, None]:
     """The entries to take away with a rule."""
     return {_RULE + name: None, _STALE + name: None}
+
+
+def check_results(rule: Rule, arrays: Iterable[str]) -> None:
+    """Refuse results whose names no log can hold.
+
+    Raises:
+        StructureError: one is too long, or no text in UTF-8.
+    """
+    for name in arrays:
+        fault = fault_of_name(name)
+        if fault:
+            raise StructureError(
+                f"{rule.title} makes an array {name[:80]!r}…: {fault}. Give the results shorter "
+                f"keys, of whole characters."
+            )
+
+
+def fault_of_name(name: str) -> str | None:
+    """Why no log can hold an array of that name; None for a good one."""
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError:
+        return "its name holds half a surrogate pair, which is no text in UTF-8"
+    if not 0 < size <= MAX_NAME_BYTES:
+        return f"its name has {size:,} bytes, and 1 to {MAX_NAME_BYTES:,} can be recorded"
+    return None
 
 
 def rules_in(entries: dict[str, str]) -> list[Recorded]:

@@ -9,12 +9,11 @@ from typing import overload
 
 from mmsb_jax._errors import DivergenceError, LocationError
 from mmsb_jax.bus._deriving import Deriving
-from mmsb_jax.bus._engine import Engine
 from mmsb_jax.bus._follow import Following
 from mmsb_jax.bus._reading import check_number
 from mmsb_jax.store._commit import Commit
 from mmsb_jax.store._files import Buffer
-from mmsb_jax.store._intake import Intake, join
+from mmsb_jax.store._intake import Intake
 from mmsb_jax.store._stream import (
     open_stream,
     write_file,
@@ -128,28 +127,29 @@ class Shipping(Deriving, Following):
                     f"are not recorded yet: they would be a commit of this bus's own. Delete them."
                 )
             intake = Intake.of(stream, self._log)
-            commits, is_other = [], intake.joins
-            try:
-                with engine.lock, _naming_the_disk(self._log.place):
-                    intake.open(self._log, engine.writer.poison)
-                    if intake.joins:
-                        join(engine.head, intake)
-                        commits += self.log(until=self._log.version)
-                for shipped in intake.commits():
-                    is_other |= bool(shipped.record.ops or shipped.record.values)
-                    commits.append(engine.take(shipped, stream.place))
-            finally:
-                if is_other:
-                    self._look_anew(engine)
+            commits = []
+            with engine.lock, _naming_the_disk(self._log.place):
+                intake.open(self._log, engine.writer)
+                if intake.joins:
+                    engine.join(intake, self._look_anew)
+                    commits += self.log(until=self._log.version)
+            for shipped in intake.commits():
+                is_other = bool(shipped.record.ops or shipped.record.values)
+                landed = self._look_anew if is_other else _nothing
+                commits.append(engine.take(shipped, stream.place, landed))
             return commits
 
-    def _look_anew(self, engine: Engine) -> None:
+    def _look_anew(self, commit: Commit) -> None:
         """Forget what was known of the table: of arrays, of the tree, of what is derived."""
+        del commit
         self._layout = None
         if self._trees is not None:
             self._trees.forget()
-        if engine.is_open:
-            engine.look_anew()
+        self._engine().look_anew()
+
+
+def _nothing(commit: Commit) -> None:
+    """The table is as it was."""
 
 
 @contextlib.contextmanager

@@ -32,15 +32,27 @@ def raw_bytes(leaf: Any, name: str) -> np.ndarray:
     A leaf of JAX is read under the caller's transfer guard.
 
     Raises:
-        StructureError: the array was donated or deleted, or is not held by this process alone.
+        StructureError: the array was donated or deleted, is not held by this process as a whole,
+            or is none.
     """
     if isinstance(leaf, jax.Array):
         check_readable(leaf, name)
+        leaf = held_here(leaf)
+    elif isinstance(leaf, jax.ShapeDtypeStruct):
+        raise StructureError(
+            f"{name} is a jax.ShapeDtypeStruct, which says what an array is and has no bytes. "
+            f"Commit the array itself."
+        )
     return host_array(leaf).reshape(-1).view(np.uint8)
 
 
+def held_here(leaf: Any) -> Any:
+    """A readable array as this process holds it: one copy of what every process has whole."""
+    return leaf if leaf.is_fully_addressable else leaf.addressable_data(0)
+
+
 def check_readable(leaf: Any, name: str) -> None:
-    """Refuse what cannot be read here: tracers, deleted arrays, arrays of several processes."""
+    """Refuse what cannot be read here: tracers, deleted arrays, parts of arrays elsewhere."""
     if isinstance(leaf, jax.core.Tracer):
         raise StructureError(
             f"{name} is traced: commit was called inside jit, grad, vmap or scan. Call it outside, "
@@ -51,10 +63,11 @@ def check_readable(leaf: Any, name: str) -> None:
             f"{name} was donated or deleted before it was committed. Commit before the call that "
             f"donates it, or commit what that call returned."
         )
-    if not leaf.is_fully_addressable:
+    if not leaf.is_fully_addressable and not leaf.is_fully_replicated:
         raise StructureError(
             f"{name} lies partly on devices of other processes. Expected arrays that this process "
-            f"holds whole: gather it first (jax.experimental.multihost_utils.process_allgather)."
+            f"holds whole, or that are replicated: gather it first "
+            f"(jax.experimental.multihost_utils.process_allgather)."
         )
 
 
@@ -114,8 +127,8 @@ class Stager:
                 host[i] = raw_bytes(leaf, names[i]).copy()
                 continue
             check_readable(leaf, names[i])
-            inputs[i] = _plain(leaf)
-            groups.setdefault(_devices_of(leaf), []).append(i)
+            inputs[i] = _plain(held_here(leaf))
+            groups.setdefault(_devices_of(inputs[i]), []).append(i)
         dtypes = [getattr(leaf, "dtype", None) for leaf in leaves]
         staged = Staged(host, [], [None] * len(leaves), dtypes)
         for group in groups.values():
@@ -208,7 +221,7 @@ class _Copier:
     def bytes_of(self, outputs: list[Any], place: int) -> np.ndarray:
         """The bytes of one copy (uint8[nbytes])."""
         with jax.transfer_guard("allow"):
-            parts = [np.asarray(part) for part in outputs[place]]
+            parts = [np.asarray(_read_once(part)) for part in outputs[place]]
         whole = parts[0] if len(parts) == 1 else np.stack(parts, axis=-1)
         return np.ascontiguousarray(whole).reshape(-1).view(np.uint8)
 
@@ -217,6 +230,15 @@ class _Copier:
         with self._lock:
             if len(self._free) < _SETS_KEPT:
                 self._free.append(outputs)
+
+
+def _read_once(array: jax.Array) -> jax.Array:
+    """The buffer of ``array`` as an array that nobody keeps.
+
+    JAX keeps with an array what came to the host of it. A buffer that is used again would hold a
+    second copy of the state there, which the caller's thread frees when it donates the buffer.
+    """
+    return array.addressable_data(0) if array.is_fully_replicated else array
 
 
 def _copy(zero: Any, leaves: list[Any], buffers: Any) -> list[tuple[Any, ...]]:

@@ -5,6 +5,7 @@ wave runs on what has changed), and then either done or taken back as a whole.
 """
 
 import time
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -14,15 +15,26 @@ import numpy as np
 
 from mmsb_jax._errors import RecomputeError, StructureError
 from mmsb_jax.bus._inputs import Arrays, arguments_of, names_of, unattached
-from mmsb_jax.bus._rules import Edge, gone, link_entry, mark_entry, rule_entry
+from mmsb_jax.bus._rules import (
+    Edge,
+    check_results,
+    gone,
+    link_entry,
+    mark_entry,
+    mark_of,
+    rule_entry,
+)
 from mmsb_jax.bus._tree import TreeShape, info_of, spec_of
 from mmsb_jax.core._layout import array_not_found
+from mmsb_jax.core._leaves import LeafSpec
+from mmsb_jax.core._names import is_same_treedef
+from mmsb_jax.graph._flow import Mark
 from mmsb_jax.graph._node import Arguments, Node, Rule, bind
 from mmsb_jax.graph._pager import Rows
 from mmsb_jax.graph._wave import Due, Wave
 from mmsb_jax.store._change import Change
 from mmsb_jax.store._head import Draft, Plan
-from mmsb_jax.store._record import Op, OpCode
+from mmsb_jax.store._record import ArrayInfo, Op, OpCode
 from mmsb_jax.store._state import Table
 
 if TYPE_CHECKING:
@@ -86,6 +98,11 @@ class Step:
         self._cleaning = change.cleaning
         self._next_serial = derivations.next_serial
         self._stale = dict(derivations.stale) if change.dropped else derivations.stale
+        self._gone = frozenset(change.dropped)
+        self._awaited = derivations.awaited
+        self._covered = derivations.flow.below(self._awaited) - self._gone
+        self._marks: dict[str, Mark | None] = {}
+        self._runs: dict[str, int] = {}
         self.wave, self.wave_ns = Wave(), 0
 
     def prepare(self) -> None:
@@ -107,8 +124,8 @@ class Step:
             self._rebind(nodes, {*self._change.rules, *late})
         for name in lost:
             self._flow.forget(name)
-        for rule in self._change.rules.values():
-            self._derive(rule)
+        others = [name for rule in self._change.rules.values() for name in self._derive(rule)]
+        self._rebind((node for name in others for node in self._flow.readers(name)), late)
         for name in late:
             self._drop(name)
         while self._operated:  # patterns may select what has just been made
@@ -219,32 +236,51 @@ class Step:
     def _arguments(self, rule: Rule, own: Sequence[str]) -> Arguments:
         return arguments_of(rule.inputs, self._arrays, own, self._flow.nodes)
 
-    def _derive(self, rule: Rule) -> None:
-        """Make a derived array, or make it anew."""
+    def _derive(self, rule: Rule) -> list[str]:
+        """Make a derived array, or make it anew; returns as `_bind`."""
         old = self._flow.nodes.get(rule.name)
-        taken = self._arrays.find(rule.name)
-        if (taken is not None and rule.name not in self._flow.makers) or (
-            self._arrays.has_constant(rule.name)
-        ):
-            raise StructureError(
-                f"there is an array named {rule.name!r} already, which was written. Choose another "
-                f"name, or delete it first."
-            )
-        shape = self._arrays.shape
-        if shape is not None and rule.name in shape.parts:
-            raise StructureError(
-                f"{rule.name!r} is a part of the committed tree. Choose another name for what is "
-                f"derived."
-            )
-        if old is None and rule.name in self._flow.makers:
-            raise StructureError(
-                f"{rule.name!r} is a part of {self._flow.makers[rule.name].rule.title}. Choose "
-                f"another name."
-            )
+        arguments = self._arguments(rule, () if old is None else old.outputs)
+        if old is None:
+            self._refuse_taken(rule, arguments)
         serial = self._next_serial if old is None else old.serial
         self._next_serial = max(self._next_serial, serial + 1)
-        own = old.outputs if old is not None else ()
-        self._bind(rule, serial, self._arguments(rule, own), old, is_asked=True)
+        return self._bind(rule, serial, arguments, old, is_asked=True)
+
+    def _refuse_taken(self, rule: Rule, arguments: Arguments) -> None:
+        """Refuse a new rule whose name stands for something that it may not be."""
+        name, what = rule.name, rule.call
+        if rule.is_copy:  # a cycle is the fault then, whoever writes the array
+            self._flow.graph.extend((read, name, "data") for read in arguments.reads)
+        shape, maker = self._arrays.shape, self._flow.makers.get(name)
+        if maker is not None:
+            raise StructureError(
+                f"{what}: {name!r} is a part of {maker.rule.title}. Choose another name."
+            )
+        if shape is not None and name in shape.parts:
+            raise StructureError(
+                f"{what}: {name!r} is a part of the committed tree. Choose another name."
+            )
+        info = self._arrays.find(name)
+        if rule.is_copy and info is not None:
+            self._refuse_copy(what, info)
+        elif info is not None or self._arrays.has_constant(name):
+            raise StructureError(
+                f"{what}: there is an array named {name!r} already, which was written. Choose "
+                f"another name, or delete it first."
+            )
+
+    def _refuse_copy(self, what: str, info: ArrayInfo) -> None:
+        """Refuse to make a copy of an array that is there, and that others go on to write."""
+        if info.member:
+            raise StructureError(
+                f"{what}: {info.name!r} belongs to the committed tree, whose commits write it. "
+                f"Choose another name, or leave it out of the tree."
+            )
+        if info.id in self._draft.contents or info.id in self._draft.patches:
+            raise StructureError(
+                f"{what}: {info.name!r} is written in the same batch. Link it in a batch in which "
+                f"nothing else writes it."
+            )
 
     def _bind(
         self,
@@ -257,6 +293,7 @@ class Step:
         """Trace a rule and put its node in place; returns its arrays of another shape or dtype."""
         node = bind(self._all.tracer, rule, serial, arguments)
         assert node.recipe is not None
+        check_results(rule, node.outputs)
         if old is not None and old.specs == node.specs and old.rule is rule:
             _check_same_results(old, node)
         changed = self._make_arrays(node, old)
@@ -266,6 +303,21 @@ class Step:
             self._draft.values[name] = text
         self._bound[rule.name] = is_asked or self._bound.get(rule.name, False)
         return changed
+
+    def _taken_over(self, node: Node) -> set[str]:
+        """The array that a link makes a copy of another from now on; none where it is new."""
+        assert node.recipe is not None
+        info = self._arrays.find(node.name)
+        if info is None:
+            return set()
+        is_one = node.outputs == (node.name,)
+        if not is_one or not _is_alike(spec_of(info), node.recipe.body.outputs[0]):
+            made = ", ".join(map(str, node.recipe.body.outputs))
+            raise StructureError(
+                f"{node.rule.call}: a copy is {made}, and {node.name!r} is {spec_of(info)}. "
+                f"Expected the same shape and dtype: choose another name, or delete it first."
+            )
+        return {node.name}
 
     def _decide(self) -> None:
         """Which of the nodes that were put in place are computed now: that takes all of them."""
@@ -285,6 +337,8 @@ class Step:
         assert node.recipe is not None
         changed = []
         before = set(old.outputs) if old is not None else set()
+        if old is None and node.rule.is_copy:
+            before |= self._taken_over(node)
         for name in sorted(before - set(node.outputs)):
             readers = [r.name for r in self._flow.readers(name) if r.name != node.name]
             if readers:
@@ -295,11 +349,11 @@ class Step:
             self._operate(OpCode.DELETE, info)
         for name, spec in zip(node.outputs, node.recipe.body.outputs, strict=True):
             info = self._arrays.find(name)
-            if info is None:
+            if info is None and not self._arrays.has_constant(name):
                 made = info_of(self._arrays.next_id, name, spec, member=False)
                 self._operate(OpCode.CREATE, made)
                 changed.append(name)
-            elif name not in before:
+            elif info is None or name not in before:
                 raise StructureError(
                     f"{node.rule.title} makes an array {name!r}, and there is one of that name "
                     f"already. Choose another name, or delete it first."
@@ -310,14 +364,16 @@ class Step:
         return changed
 
     def _relink(self) -> None:
-        for source, target, kind in (*self._change.links, *self._change.unlinked):
+        find = self._arrays.find
+        for source, target, kind in self._change.links:
             for name in (source, target):
-                if self._arrays.find(name) is None:
+                if find(name) is None:
                     raise array_not_found(name, self._arrays.names())
-            if kind == "control" and target not in self._flow.makers:
+            if kind == "control" and target not in self._flow.makers and target in self._flow.nodes:
                 raise StructureError(
-                    f"link({source!r}, {target!r}, kind='control'): {target!r} is not derived, so "
-                    f"nothing could compute it again. Derive it, or use another kind."
+                    f"link({source!r}, {target!r}, kind='control'): an array and "
+                    f"{self._flow.nodes[target].rule.title} have this name. Name one of "
+                    f"{', '.join(map(repr, self._flow.nodes[target].outputs))}."
                 )
         self._flow.link(self._change.links)
         edges = set(self._flow.graph.edges()) if self._change.unlinked else set()
@@ -333,24 +389,81 @@ class Step:
         by_name = {change.info.name: change for change in changes}
         due = Due(
             changed=frozenset(name for name in by_name if flow.is_watched(name)),
+            moved=self._moved(),
             fresh=frozenset(self._fresh),
             soiled=frozenset(self._soiled),
             cleaning=self._cleaning.intersection(flow.nodes),
             is_deferred=self._all.is_deferred,
         )
-        if due.changed or due.fresh or due.soiled or due.cleaning:
+        if due.changed or due.moved or due.fresh or due.soiled or due.cleaning:
             begun, words = time.perf_counter_ns(), _Words(plan, by_name)
             self.wave = self._all.waves.run(due, words, self._stale, words.changed)
             self.wave_ns = time.perf_counter_ns() - begun
-        marks = dict(mark_entry(name, mark) for name, mark in self.wave.marks.items())
+        if flow.gates or self._awaited:
+            self._await(due.changed | due.moved)
+        self._marks = self._marked()
+        self._runs = self._counted()
+        marks = dict(mark_entry(name, mark) for name, mark in self._marks.items())
         results = {
             plan.id_of(name): found.changes() if isinstance(found, Rows) else found
             for name, found in self.wave.results.items()
         }
         return results, marks
 
+    def _moved(self) -> frozenset[str]:
+        """The arrays that control others and are made anew, or have another shape or dtype now."""
+        table, gates = self._table, self._flow.gates
+        moved = set()
+        for op in self._draft.ops if gates else ():
+            info = op.info
+            if info.name in gates and info.name in table.ids and op.code is not OpCode.DELETE:
+                before = table.arrays[table.ids[info.name]]
+                is_other = (before.shape, before.dtype) != (info.shape, info.dtype)
+                moved |= {info.name} if is_other or op.code is OpCode.CREATE else set()
+        return frozenset(moved)
+
+    def _await(self, changed: frozenset[str]) -> None:
+        """Find the arrays that wait to be written by their user, after what has changed.
+
+        One that is written in this commit was made with what is written beside it. What is derived
+        is computed after it.
+        """
+        flow, written = self._flow, self._written()
+        kept = {n for n in self._awaited if n not in written and flow.is_held(n)}
+        for begins, but in (changed, written), (self.wave.results.keys(), frozenset()):
+            for gate in flow.gates.keys() & begins:
+                kept.update(n for n in flow.gates[gate] if flow.is_held(n) and n not in but)
+        self._awaited = frozenset(kept)
+
+    def _written(self) -> frozenset[str]:
+        """The arrays that this commit makes or gives bytes, be they those from before."""
+        draft, arrays = self._draft, self._table.arrays
+        ids = [*draft.contents, *(i for i, (words, *_) in draft.patches.items() if words.size)]
+        made = (op.info.name for op in draft.ops if op.code is OpCode.CREATE)
+        return frozenset([*(arrays[i].name for i in ids if i in arrays), *made])
+
+    def _marked(self) -> dict[str, Mark | None]:
+        """The marks that this commit changes, those of arrays that wait, and below them, too."""
+        before, after, stale = self._all.awaited, self._awaited, self._stale
+        if not before and not after:
+            return self.wave.marks
+        covered, marks = self._flow.below(after), self.wave.marks
+        found: dict[str, Mark | None] = {}
+        for name in {*marks, *(covered ^ self._covered), *(after ^ before)}:
+            was = mark_of(stale.get(name), name in before, name in self._covered)
+            now = mark_of(marks.get(name, stale.get(name)), name in after, name in covered)
+            if now != was:
+                found[name] = now
+        return found
+
+    def _counted(self) -> dict[str, int]:
+        """How often each node that ran has run after this commit."""
+        before = self._all.runs
+        ran = Counter(node.name for node in self.wave.ran)
+        return {n: count + (0 if n in self._gone else before[n]) for n, count in ran.items()}
+
     def done(self) -> None:
-        """The commit has landed."""
+        """The commit has landed. It may be called again: everything is set, and nothing added."""
         self._flow.commit()
         everything = self._all
         everything.next_serial = self._next_serial
@@ -360,17 +473,24 @@ class Step:
                 everything.stale.pop(name, None)
             else:
                 everything.stale[name] = mark
-        for name in self._change.dropped:
+        everything.awaited = self._awaited
+        for name in self._gone:
             everything.runs.pop(name, None)
-        everything.runs.update(node.name for node in self.wave.ran)
+        for name, count in self._runs.items():
+            everything.runs[name] = count
 
     def about(self, changed: Sequence[str]) -> dict[str, list[tuple[Any, ...]]]:
         """What the commit did to derived arrays, and what edges lead from what it changed."""
         graph, differing = self._flow.graph, set(changed)
-        nodes, marks = self._flow.nodes, self.wave.marks
+        nodes = self._flow.nodes
         watched = [name for name in changed if name in graph]
         return {
-            "stale": [(n,) for rule, mark in marks.items() if mark for n in nodes[rule].outputs],
+            "stale": [
+                (array,)
+                for name, mark in self._marks.items()
+                if mark is not None
+                for array in (nodes[name].outputs if name in nodes else (name,))
+            ],
             "recomputed": [
                 (name, None, name in differing) for node in self.wave.ran for name in node.outputs
             ],
@@ -380,7 +500,7 @@ class Step:
         }
 
     def undo(self) -> None:
-        """The commit has not landed."""
+        """The commit has not landed; may be called again."""
         self._flow.revert()
 
 
@@ -407,10 +527,16 @@ class _Words:
         return np.flatnonzero(change.old != self(name))
 
 
+def _is_alike(left: LeafSpec, right: LeafSpec) -> bool:
+    """Whether two arrays have one shape and dtype; PRNG keys are alike only of one kind."""
+    kinds = {spec.kind for spec in (left, right) if spec.kind.startswith("key:")}
+    is_same = (left.shape, left.dtype) == (right.shape, right.dtype)
+    return is_same and (not kinds or {left.kind, right.kind} == kinds)
+
+
 def _same_trees(left: Any, right: Any) -> bool:
-    return jax.tree_util.tree_structure(left) == jax.tree_util.tree_structure(right) and (
-        jax.tree_util.tree_leaves(left) == jax.tree_util.tree_leaves(right)
-    )
+    (ours, our_treedef), (theirs, their_treedef) = map(jax.tree_util.tree_flatten, (left, right))
+    return is_same_treedef(our_treedef, their_treedef) and ours == theirs
 
 
 def _check_same_results(old: Node, new: Node) -> None:

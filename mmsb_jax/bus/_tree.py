@@ -13,21 +13,31 @@ import numpy as np
 
 from mmsb_jax._dtypes import parse_dtype
 from mmsb_jax._errors import CorruptionError, FormatError, StructureError
+from mmsb_jax._texts import MAX_DIGITS, MAX_INTEGER, encoded, from_decimal, to_decimal
+from mmsb_jax.bus._recorded import changed_entries, entries_of, show_pair, statics_in
 from mmsb_jax.core._layout import Layout
 from mmsb_jax.core._leaves import Constant, LeafSpec, describe, qualified_name, view_as
-from mmsb_jax.core._names import flatten_with_names, name_of_path
+from mmsb_jax.core._names import flatten_with_names, is_same_treedef, put_together, taken_apart
+from mmsb_jax.core._nodes import Node, nodes_of
 from mmsb_jax.store._record import GRAPH_PREFIX, MAX_NAME_BYTES, ArrayInfo, Op, OpCode
 from mmsb_jax.store._state import Table
 
 _NNX_CLASSES = ("Module", "Object", "Pytree")
 _PYTHON_KINDS = {"bool": "b", "int": "i", "float": "f", "complex": "c"}
 _INT64 = range(-(2**63), 2**63)
+_MOST_EARLIER = 15
+"""So many structures of earlier versions are kept."""
+
+Leaves = dict[str, LeafSpec | Constant]
+"""Name → what the leaf is."""
 
 
 def tag_constant(constant: Constant) -> str:
     """A constant as the log keeps it."""
     prefix = {"none": "n", "str": "s", "int": "i", "function": "f"}[constant.kind]
-    return f"{prefix}:{'' if constant.value is None else constant.value}"
+    if isinstance(constant.value, int):
+        return f"{prefix}:{to_decimal(constant.value)}"
+    return f"{prefix}:{constant.value or ''}"
 
 
 def constant_of(tagged: str) -> Constant:
@@ -43,11 +53,12 @@ def constant_of(tagged: str) -> Constant:
         raise FormatError(
             f"a constant of unknown kind: {tagged[:80]!r}. Upgrade mmsb-jax to read it."
         )
+    if kind != "int":
+        return Constant(kind, None if kind == "none" else text)
     try:
-        value = {"none": None, "int": int(text) if kind == "int" else 0}.get(kind, text)
+        return Constant(kind, from_decimal(text))
     except ValueError as error:
         raise CorruptionError(f"{tagged[:80]!r} is recorded as a number, and is none") from error
-    return Constant(kind, value)
 
 
 class TreeShape:
@@ -55,45 +66,83 @@ class TreeShape:
 
     Attributes:
         layout: regions and constants, by name.
-        names: name of every data leaf, in the order of the tree.
+        root: its nodes, and what they hold that is no leaf.
+        leaf_names: name of every leaf, in the order of the tree.
+        names: name of every data leaf.
         constants: name → tagged value of the leaves kept by value.
+        is_recorded: whether the log says all of it; else the next commit looks at it anew.
+        since: the version that had it first, as far as this process knows.
+        earlier: structures that versions before had, newest first.
     """
 
     def __init__(self, tree: Any, page_bytes: int) -> None:
         refuse_nnx(tree)
         self.layout = Layout.of(tree, page_bytes)
-        names, leaves, self._treedef = flatten_with_names(tree)
-        positions = dict(self.layout.constants)
-        self._is_data = [i not in positions for i in range(len(leaves))]
+        self.leaf_names, leaves, treedef = flatten_with_names(tree)
+        self.root = nodes_of(tree, treedef)
+        self._rest = dict(self.layout.constants)
         self.names = [region.name for region in self.layout.regions]
         self.constants = {
-            names[i]: tag_constant(_constant(leaf, names[i])) for i, leaf in positions.items()
+            self.leaf_names[i]: tag_constant(_constant(leaf, self.leaf_names[i]))
+            for i, leaf in self._rest.items()
         }
-        for name in (*self.names, *self.constants):
-            if name.startswith(GRAPH_PREFIX):
-                raise StructureError(f"the path {name!r} begins with NUL. Rename the key.")
-            if len(name.encode()) > MAX_NAME_BYTES:
-                raise StructureError(
-                    f"a path of {len(name.encode())} bytes: {name[:80]}… At most "
-                    f"{MAX_NAME_BYTES} bytes can be recorded; shorten the keys of the tree."
-                )
+        self.statics = {path: s for node in self.root.walk() for path, s in node.statics.items()}
+        self.weak = {
+            name
+            for name, leaf in zip(self.leaf_names, leaves, strict=True)
+            if getattr(leaf, "weak_type", False)
+        }
+        _check_names([*self.leaf_names, *self.statics])
         plain, self._plain_treedef = jax.tree_util.tree_flatten(tree)
         kept = iter(i for i, leaf in enumerate(leaves) if leaf is not None)
-        self._plain = [_Signature(leaf, self._is_data[next(kept)]) for leaf in plain]
+        self._plain = [_Signature(leaf, next(kept) not in self._rest) for leaf in plain]
+        self._is_watched = any(static.can_change for static in self.statics.values())
+        self.is_recorded = True
+        self.since = 0
+        self.earlier: tuple[TreeShape, ...] = ()
 
     @functools.cached_property
     def parts(self) -> frozenset[str]:
         """The paths of the parts of the tree that hold more than one leaf, or one further down."""
-        names = (*self.names, *self.constants)
-        return frozenset(name[:i] for name in names for i, c in enumerate(name) if c == "/")
+        return frozenset(
+            name[:i] for name in self.leaf_names for i, c in enumerate(name) if c == "/"
+        )
+
+    @property
+    def entries(self) -> dict[str, str]:
+        """What is recorded of it beside its leaves."""
+        return entries_of({path: s.text for path, s in self.statics.items()}, self.weak)
+
+    @property
+    def leaves(self) -> "Leaves":
+        """What each leaf is, by name."""
+        arriving: Leaves = {region.name: region.spec for region in self.layout.regions}
+        return arriving | {name: constant_of(value) for name, value in self.constants.items()}
+
+    def succeed(self, before: "TreeShape | None", version: int) -> None:
+        """Take the place of the structure ``before``, from ``version`` on."""
+        self.since = version
+        if before is None or before is self:
+            return
+        if before.root.is_same(self.root):  # strings and functions are others, no more
+            self.since, self.earlier = before.since, before.earlier
+        else:
+            self.earlier = (before, *before.earlier)[:_MOST_EARLIER]
+        before.earlier = ()
 
     def data_of(self, tree: Any) -> list[Any] | None:
         """The data leaves of a tree of this very structure; None for any other.
 
-        Cost: about 0.2 µs a leaf.
+        Cost: about 0.2 µs a leaf. Where a node holds an array, or what can be changed in place,
+        beside its leaves, all nodes are looked at: about 10 µs each.
         """
-        leaves, treedef = jax.tree_util.tree_flatten(tree)
-        if treedef != self._plain_treedef:
+        if not self.is_recorded:
+            return None
+        try:
+            leaves, treedef = jax.tree_util.tree_flatten(tree)
+        except Exception:  # a new `TreeShape` says what is wrong
+            return None
+        if not (self._has_same_nodes(tree) if self._is_watched else self._is_as(treedef)):
             return None
         data = []
         for leaf, known in zip(leaves, self._plain, strict=True):
@@ -103,40 +152,66 @@ class TreeShape:
                 data.append(leaf)
         return data
 
+    def _is_as(self, treedef: Any) -> bool:
+        return is_same_treedef(treedef, self._plain_treedef)
+
+    def _has_same_nodes(self, tree: Any) -> bool:
+        _, _, treedef = flatten_with_names(tree)
+        return nodes_of(tree, treedef).is_same(self.root)
+
     def data_leaves(self, tree: Any) -> list[Any]:
         """The data leaves of the tree that this is the shape of."""
         leaves = flatten_with_names(tree)[1]
-        return [leaf for leaf, is_data in zip(leaves, self._is_data, strict=True) if is_data]
+        return [leaf for i, leaf in enumerate(leaves) if i not in self._rest]
 
-    def build(self, data: Sequence[Any], constants: Mapping[str, str]) -> Any:
-        """A tree of this structure from its data leaves and the constants of its version."""
-        rest = dict(self.layout.constants)
-        values = dict(zip(rest, self.constants, strict=True))
-        arrays = iter(data)
-        leaves = []
-        for i, is_data in enumerate(self._is_data):
-            if is_data:
-                leaves.append(next(arrays))
-                continue
-            constant = constant_of(constants[values[i]])
-            leaves.append(rest[i] if constant.kind == "function" else constant.value)
-        return jax.tree_util.tree_unflatten(self._treedef, leaves)
+    def part(self, wanted: Callable[[str], bool], place: str = "") -> Node | None:
+        """The node that holds exactly the leaves whose name is wanted; see `Node.part`."""
+        return self.root.part(lambda i: wanted(self.leaf_names[i]), place)
 
-    def names_by_leaf(self) -> Any:
-        """A tree of this structure whose leaves are names."""
-        names, constants = iter(self.names), iter(self.constants)
-        leaves = [next(names) if is_data else next(constants) for is_data in self._is_data]
-        return jax.tree_util.tree_unflatten(self._treedef, leaves)
+    def leaves_of(self, node: Node, leaf_of: Callable[[str], Any]) -> list[Any]:
+        """The leaves of a node, by their names; functions are those of the tree.
+
+        Args:
+            node: one of this structure.
+            leaf_of: gives any other leaf.
+        """
+        named = enumerate(self.leaf_names[node.first : node.last], node.first)
+        return [
+            self._rest[i] if callable(self._rest.get(i)) else leaf_of(name) for i, name in named
+        ]
+
+    def build(self, leaf_of: Callable[[str], Any], node: Node | None = None) -> Any:
+        """A tree of this structure, or one node of it, from what ``leaf_of`` gives for each name.
+
+        Raises:
+            StructureError: the class of a node refuses its leaves.
+        """
+        node = self.root if node is None else node
+        return put_together(node.treedef, self.leaves_of(node, leaf_of), repr(node.name))
+
+
+def _check_names(names: Sequence[str]) -> None:
+    """Refuse names that cannot be recorded."""
+    for name in names:
+        if name.startswith(GRAPH_PREFIX):
+            raise StructureError(f"the path {name!r} begins with NUL. Rename the key.")
+        raw = encoded(name, "the path")
+        if len(raw) > MAX_NAME_BYTES:
+            raise StructureError(
+                f"a path of {len(raw)} bytes: {name[:80]}… At most {MAX_NAME_BYTES} bytes can be "
+                f"recorded; shorten the keys of the tree."
+            )
 
 
 class _Signature:
     """What a leaf must be to be the same leaf as before."""
 
-    __slots__ = ("dtype", "is_data", "shape", "type", "value")
+    __slots__ = ("aval", "dtype", "is_data", "shape", "type", "value")
 
     def __init__(self, leaf: Any, is_data: bool) -> None:
         self.type = type(leaf)
         self.is_data = is_data
+        self.aval = leaf.aval if isinstance(leaf, jax.Array) else None
         self.shape = getattr(leaf, "shape", None) if is_data else None
         self.dtype = getattr(leaf, "dtype", None) if is_data else None
         self.value = None if is_data else leaf
@@ -144,14 +219,31 @@ class _Signature:
     def matches(self, leaf: Any) -> bool:
         if not self.is_data:
             return leaf is self.value or (type(leaf) in (str, int) and leaf == self.value)
+        if self.aval is not None:
+            return self._is_as(leaf.aval)
         if self.dtype is not None:
             return leaf.shape == self.shape and leaf.dtype == self.dtype
         return type(leaf) is not int or leaf in _INT64
+
+    def _is_as(self, aval: Any) -> bool:
+        known: Any = self.aval
+        return aval is known or (
+            aval.shape == known.shape
+            and aval.dtype == known.dtype
+            and aval.weak_type == known.weak_type
+        )
 
 
 def _constant(leaf: Any, name: str) -> Constant:
     described = describe(leaf, name)
     assert isinstance(described, Constant)
+    if isinstance(described.value, str):
+        encoded(described.value, f"{name}: the text")
+    elif described.value is not None and abs(described.value) > MAX_INTEGER:
+        raise StructureError(
+            f"{name}: an int of more than {MAX_DIGITS} digits, which cannot be recorded. Record "
+            f"its bytes (int.to_bytes) as an array."
+        )
     return described
 
 
@@ -159,7 +251,7 @@ def refuse_nnx(tree: Any) -> None:
     """Refuse Flax NNX modules, whose state lives in references that change in place."""
     if "flax.nnx" not in sys.modules:
         return
-    for node in jax.tree_util.tree_leaves(tree, is_leaf=_is_nnx):
+    for node in taken_apart(jax.tree_util.tree_leaves, tree, _is_nnx):
         if _is_nnx(node):
             raise StructureError(
                 f"a {qualified_name(type(node))} is an nnx.Module, which holds references and not "
@@ -215,7 +307,11 @@ class Reconciled:
 
 
 def reconcile(
-    table: Table, shape: TreeShape, allow_new: bool, made: Collection[str] = ()
+    table: Table,
+    shape: TreeShape,
+    allow_new: bool,
+    made: Collection[str] = (),
+    before: TreeShape | None = None,
 ) -> Reconciled:
     """What must happen to the table for a tree of ``shape`` to be committed.
 
@@ -224,14 +320,15 @@ def reconcile(
         shape: structure of the tree.
         allow_new: whether it may be another structure.
         made: names of arrays that are recorded before it, and have the next ids.
+        before: the structure of the newest tree, where this process knows it.
 
     Raises:
         StructureError: the tree differs from what is recorded and ``allow_new`` is false; the
             message names every path that differs. A name that an array has already.
     """
     members = {info.name: info for info in table.arrays.values() if info.member}
-    if (members or table.values) and not allow_new:
-        differing = differences(table, shape)
+    if not allow_new and (members or table.values or statics_in(table) is not None):
+        differing = differences(table, shape, before)
         if differing:
             listed = "\n".join(f"  {line}" for line in differing)
             raise StructureError(
@@ -277,96 +374,79 @@ def _reconcile(
     for name, value in shape.constants.items():
         if table.values.get(name) != value:
             done.values[name] = value
+    done.values |= changed_entries(table, shape.entries)
     return done
 
 
-def differences(table: Table, shape: TreeShape) -> list[str]:
-    """A line a path at which a tree differs from what is recorded."""
-    recorded: dict[str, LeafSpec | Constant] = {
-        info.name: spec_of(info) for info in table.arrays.values() if info.member
-    }
-    recorded |= {name: constant_of(value) for name, value in table.values.items()}
-    arriving: dict[str, LeafSpec | Constant] = {
-        region.name: region.spec for region in shape.layout.regions
-    }
-    arriving |= {name: constant_of(value) for name, value in shape.constants.items()}
+def recorded_leaves(table: Table) -> Leaves:
+    """What each leaf of the committed tree is, by name."""
+    recorded: Leaves = {info.name: spec_of(info) for info in table.arrays.values() if info.member}
+    return recorded | {name: constant_of(value) for name, value in table.values.items()}
+
+
+def differences(table: Table, shape: TreeShape, before: TreeShape | None = None) -> list[str]:
+    """A line a path at which a tree differs from what is recorded.
+
+    Args:
+        table: what is recorded.
+        shape: structure of the tree.
+        before: the structure recorded, where this process knows it.
+    """
+    recorded, arriving = recorded_leaves(table), shape.leaves
     lines = []
     for name in sorted(recorded.keys() | arriving.keys()):
-        before, now = recorded.get(name), arriving.get(name)
-        if before is None:
+        was, now = recorded.get(name), arriving.get(name)
+        if was is None:
             lines.append(f"{name}: new, {now}")
         elif now is None:
-            lines.append(f"{name}: missing, was {before}")
-        elif not _is_compatible(before, now):
-            lines.append(f"{name}: {now}, was {before}")
+            lines.append(f"{name}: missing, was {was}")
+        elif not is_compatible(was, now):
+            lines.append(f"{name}: {now}, was {was}")
+    return lines + _differing_statics(table, shape, before)
+
+
+def _differing_statics(table: Table, shape: TreeShape, before: TreeShape | None) -> list[str]:
+    recorded, known = statics_in(table), {} if before is None else before.statics
+    if recorded is None:
+        if before is None:
+            return []  # the log is older than statics: this tree gives them
+        recorded = {path: static.text for path, static in known.items()}
+    lines = []
+    for path in sorted(recorded.keys() | shape.statics.keys()):
+        was, now = recorded.get(path), shape.statics.get(path)
+        if was is None or now is None:
+            text = f"new, static {now.text}" if now is not None else f"missing, was static {was}"
+            lines.append(f"{path}: {text}")
+        elif was != now.text:
+            shown, shown_before = show_pair(now.text, was)
+            lines.append(f"{path}: static {shown}, was {shown_before}")
+        elif path in known and known[path].text == was and not now.is_same(known[path]):
+            lines.append(f"{path}: static {now.text}, which does not equal (==) the one before")
     return lines
 
 
-def _is_compatible(before: LeafSpec | Constant, now: LeafSpec | Constant) -> bool:
-    if isinstance(before, LeafSpec) and isinstance(now, LeafSpec):
-        return is_same_kind(before, now)
-    if isinstance(before, Constant) and isinstance(now, Constant):
+def is_compatible(was: LeafSpec | Constant, now: LeafSpec | Constant) -> bool:
+    """Whether a leaf may take the place of another without a new structure."""
+    if isinstance(was, LeafSpec) and isinstance(now, LeafSpec):
+        return is_same_kind(was, now)
+    if isinstance(was, Constant) and isinstance(now, Constant):
         # Strings and large integers are values; a function or None is structure.
-        return before == now or (before.kind == now.kind and before.kind in ("str", "int"))
-    return False
+        return was == now or (was.kind == now.kind and was.kind in ("str", "int"))
+    return _is_integer(was) and _is_integer(now)
+
+
+def _is_integer(leaf: LeafSpec | Constant) -> bool:
+    """Whether a Python int may stand there: of 64 bits an array, beyond them a constant."""
+    if isinstance(leaf, Constant):
+        return leaf.kind == "int"
+    is_number = leaf.shape == () and not leaf.kind.startswith("key:")
+    return is_number and _number_kind(leaf.dtype) == "i"
 
 
 def place_of(pattern: str) -> str:
     """The path that a pattern begins with, in whole keys: ``params`` for ``params/**``."""
     place = re.split(r"[*?]", pattern, maxsplit=1)[0]
     return place if place == pattern else place.rpartition("/")[0]
-
-
-def subtree(tree: Any, names: Any, wanted: Callable[[str], bool], place: str = "") -> Any:
-    """The part of ``tree`` that holds exactly the leaves whose name is wanted; None if none does.
-
-    Args:
-        tree: any tree.
-        names: a tree of the same structure whose leaves are names.
-        wanted: which leaves.
-        place: of several such parts, one in the other, the one that begins here: ``params/**``
-            stands for what lies at ``params`` also where the tree holds nothing else.
-    """
-    tree, names = _descend(tree, names, place)
-    leaves = jax.tree_util.tree_leaves(names)
-    selected = sum(map(wanted, leaves))
-    if selected == len(leaves):
-        return tree
-    children = _children(tree)
-    for part, part_names in zip(children, _children(names), strict=True):
-        inner = jax.tree_util.tree_leaves(part_names)
-        hits = sum(map(wanted, inner))
-        if hits == selected and hits:
-            return subtree(part, part_names, wanted)
-        if hits:
-            return None
-    return None
-
-
-def _descend(tree: Any, names: Any, place: str) -> tuple[Any, Any]:
-    """The node at a path, in a tree and in the tree of its names; the last on the way to it."""
-    while place:
-        below = jax.tree_util.tree_flatten_with_path(
-            names, is_leaf=functools.partial(_is_not, names)
-        )
-        parts = jax.tree_util.tree_leaves(tree, is_leaf=functools.partial(_is_not, tree))
-        for (path, inner), part in zip(below[0], parts, strict=True):
-            key = name_of_path(path)
-            if f"{place}/".startswith(f"{key}/"):
-                tree, names, place = part, inner, place[len(key) + 1 :]
-                break
-        else:
-            break
-    return tree, names
-
-
-def _is_not(top: Any, node: Any) -> bool:
-    return node is not top
-
-
-def _children(tree: Any) -> list[Any]:
-    """The nodes and leaves right below the root."""
-    return jax.tree_util.tree_leaves(tree, is_leaf=lambda node: node is not tree)
 
 
 def as_array(words: np.ndarray, spec: LeafSpec) -> np.ndarray:

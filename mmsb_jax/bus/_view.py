@@ -44,8 +44,8 @@ class DerivedView:
         known = self.recorded(state).flow.makers
         if state.table.ids.get(rule.name) is not None and rule.name not in known:
             raise StructureError(
-                f"there is an array named {rule.name!r} already, which was written. Choose another "
-                f"name."
+                f"{rule.call}: there is an array named {rule.name!r} already, which was written. "
+                f"Choose another name."
             )
         rules = self._rules | {rule.name: rule}
         self._shape = shape
@@ -118,7 +118,7 @@ class DerivedView:
                 return np.zeros(sizes[name], np.uint32)
             return state.words[state.table.ids[name]]
 
-        due = Due(frozenset(), frozenset(fresh), is_deferred=True)
+        due = Due(frozenset(), fresh=frozenset(fresh), is_deferred=True)
         wave = Waves(flow, self._machine).run(due, words, {})
         return {name: wave.words(name, words) for name in node.outputs}
 

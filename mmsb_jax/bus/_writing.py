@@ -1,15 +1,17 @@
 """The writing half of a bus: arrays by name, deltas, batches."""
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from mmsb_jax._errors import ClosedError
 from mmsb_jax.bus._arrays import new_spec, patches_of
+from mmsb_jax.bus._batch import Batch, BatchManager
 from mmsb_jax.bus._changes import Changes, Made, name_taken
 from mmsb_jax.bus._commit import Annotation, TreeWriter
 from mmsb_jax.bus._engine import Engine
+from mmsb_jax.bus._events import is_held
 from mmsb_jax.bus._reading import Reading
 from mmsb_jax.bus._step import GraphChange
 from mmsb_jax.bus._tree import TreeShape
@@ -30,7 +32,9 @@ class Writing(Reading):
         super().__init__(log, engine, files, path)
         self._made = Made()
         self._layout: Layout | None = None
-        self._batch: Changes | None = None
+        self._layout_shape: TreeShape | None = None
+        self._open_batch: Batch | None = None
+        self._turn = threading.Condition(self._own_lock)  # only to see who has it
         self._resumed: TreeShape | None = None
         self._trees = None if engine is None else TreeWriter(engine, self._made)
         if engine is not None:
@@ -58,9 +62,11 @@ class Writing(Reading):
         """
         with self._events, self._lock:
             self._settle()
-            if self._layout is None or self._engine_or_none is None:
-                self._layout = super().layout
-            return self._layout
+            known = None if self._engine_or_none is None else self._layout
+            if known is None or self._layout_shape is not self._shape:
+                known = self._layout = super().layout
+                self._layout_shape = self._shape
+            return known
 
     def create(
         self,
@@ -83,7 +89,7 @@ class Writing(Reading):
         with self._lock:
             engine = self._engine()
             table = engine.head.state.table
-            if not engine.queue.is_settled:
+            if not engine.is_settled:
                 self._settle()
             if self._batch is not None:
                 self._batch.create(name, spec)
@@ -160,27 +166,48 @@ class Writing(Reading):
             patches = self._patches_of(delta, layout or self.layout)
             return self._change(lambda changes: changes.patch(patches), said)
 
-    @contextlib.contextmanager
     def batch(
         self, *, step: int | None = None, source: str = "", note: Any = None
-    ) -> Iterator[Self]:
+    ) -> BatchManager[Self]:
         """Inside, writes are gathered; at its end they are one commit. An exception drops them.
 
         The batch holds the bus: other threads wait until it ends.
         """
-        said = Annotation(step, source, note, None)
+        return BatchManager(self, Annotation(step, source, note, None))
+
+    def _begin_batch(self, batch: Batch) -> None:
         with self._events, self._lock:
             self._engine()
             self._settle()
-            if self._batch is not None:
+            if self._open_batch is not None:
                 raise ClosedError("a batch inside a batch: end the first one first")
-            self._batch = Changes(self._engine().head.state, self._made, owns=True)
+            batch.changes = Changes(self._engine().head.state, self._made, owns=True)
+            self._open_batch, batch.is_open = batch, True
+            self._own_lock.acquire()  # until `_drop_batch`
+
+    def _end_batch(self, batch: Batch, is_whole: bool) -> None:
+        with self._events:
             try:
-                yield self
-                changes, self._batch = self._batch, None
-                self._land(changes, said)
+                if is_whole:
+                    changes, batch.changes = batch.changes, None
+                    self._land(changes, batch.said)
             finally:
-                self._batch = None
+                self._drop_batch(batch)
+
+    def _drop_batch(self, batch: Batch) -> None:
+        """Let go of the bus, and of what was gathered, as far as that is not done."""
+        if not batch.is_open:
+            return
+        if self._open_batch is batch:
+            self._open_batch = None
+        if is_held(self._turn):
+            self._own_lock.release()
+        batch.is_open = False
+
+    @property
+    def _batch(self) -> Changes | None:
+        """What a batch has gathered; None outside of one."""
+        return None if self._open_batch is None else self._open_batch.changes
 
     def _change(self, make: Callable[[Changes], None], said: Annotation) -> Commit | None:
         """Make a change of arrays by name: now, or at the end of the batch."""
@@ -199,11 +226,14 @@ class Writing(Reading):
 
     def _land(self, changes: Changes, said: Annotation) -> Commit:
         engine, draft = self._engine(), changes.draft()
-        if draft.ops:
-            self._layout = None
-        commit = engine.land(said.fill(draft, said.numbers()), self._shape, changes.graph)
-        self._made.specs.clear()
-        return commit
+
+        def landed(commit: Commit) -> None:
+            self._made.specs.clear()
+            if draft.ops:  # those of derived arrays among them
+                self._layout = None
+
+        filled = said.fill(draft, said.numbers())
+        return engine.land(filled, self._shape, changes.graph, landed)
 
     def _land_graph(self, change: GraphChange, said: Annotation) -> Commit | None:
         return self._change(lambda changes: changes.change_graph(change), said)

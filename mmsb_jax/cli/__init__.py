@@ -7,7 +7,7 @@ they start without JAX.
 import click
 
 from mmsb_jax.cli._checkout import checkout
-from mmsb_jax.cli._command import show_strange_characters
+from mmsb_jax.cli._command import Commands, show_strange_characters
 from mmsb_jax.cli._compact import compact
 from mmsb_jax.cli._demo import demo
 from mmsb_jax.cli._diff import diff
@@ -21,7 +21,7 @@ from mmsb_jax.cli._tag import tag
 from mmsb_jax.cli._verify import verify
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="mmsb-jax")
 def main() -> None:
     """Read the log of an mmsb bus: what was committed, what changed, and any state of it.
@@ -35,6 +35,7 @@ def main() -> None:
       1  the answer is no: verify found damage; diff --exit-code found a difference
       2  wrong usage
       3  the log or the version cannot be had; stderr says why
+      130, 141  interrupted; who reads the output wanted no more of it
 
     With --json the result is one JSON document on stdout, and an error one on stderr. NaN and
     infinities, which JSON has no word for, are the strings "NaN", "Infinity" and "-Infinity".

@@ -1,15 +1,15 @@
 """``mmsb checkout``: the arrays of a version as files that NumPy reads."""
 
-from pathlib import Path
-
 import click
 
 from mmsb_jax.cli._command import (
+    PATH,
     LogCommand,
     arrays_option,
     json_option,
     path_argument,
     salvage_option,
+    say,
     version_options,
 )
 from mmsb_jax.cli._export import check_target, export
@@ -25,8 +25,9 @@ from mmsb_jax.store._diff import printable
     "--out",
     required=True,
     metavar="FILE.npz|DIR",
-    type=click.Path(path_type=Path),
-    help="Where to write: one .npz, or a directory of .npy files.",
+    type=PATH,
+    help="Where to write: one .npz, or a directory of .npy files. A slash at the end says that a "
+    "name with another suffix is a directory's.",
 )
 @arrays_option
 @click.option("--force", is_flag=True, help="Overwrite what is there.")
@@ -37,7 +38,7 @@ def checkout(
     version: int | str | None,
     step: int | None,
     time_ns: int | None,
-    out: Path,
+    out: str,
     patterns: tuple[str, ...],
     force: bool,
     salvage: bool,
@@ -63,7 +64,7 @@ def checkout(
 
     With --force into a directory, files of the same names are overwritten and others left alone.
     """
-    check_target(out, force)
+    target = check_target(out, force)
     with open_log(path, salvage, quiet=as_json) as opened:
         found = find_version(opened, version, step, time_ns)
         names = (info.name for info in opened.table(found).arrays.values()) if patterns else ()
@@ -72,12 +73,13 @@ def checkout(
         if found:
             row = opened.row(found)
             facts |= {"step": row.step, "time_ns": row.time_ns}
-    export(state, facts, out)
+    export(state, facts, target)
     nbytes = sum(state.bytes_of(array_id).size for array_id in state.words)
     if as_json:
-        written = {"arrays": len(state.words), "bytes": nbytes, "out": str(out)}
-        click.echo(to_json(facts | written))
+        written = {"arrays": len(state.words), "bytes": nbytes, "out": str(target)}
+        say(to_json(facts | written))
     else:
-        click.echo(
-            f"version {found}: {len(state.words)} arrays, {nbytes:,} bytes → {printable(str(out))}"
+        say(
+            f"version {found}: {len(state.words)} arrays, {nbytes:,} bytes → "
+            f"{printable(str(target))}"
         )

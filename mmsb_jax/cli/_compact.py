@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 import click
 
-from mmsb_jax.cli._command import VERSION, LogCommand, json_option, path_argument
+from mmsb_jax.cli._command import VERSION, LogCommand, json_option, path_argument, say
 from mmsb_jax.cli._json import to_json
 from mmsb_jax.cli._reader import find_version
 from mmsb_jax.cli._writer import open_writer
@@ -32,4 +32,4 @@ def compact(path: str, keep_since: int | str, dry_run: bool, as_json: bool) -> N
     with open_writer(path) as writer, ThreadPoolExecutor() as threads:
         chosen = find_version(writer.log, keep_since)
         report = compact_log(writer, chosen, dry_run=dry_run, executor=threads)
-    click.echo(to_json(asdict(report)) if as_json else str(report))
+    say(to_json(asdict(report)) if as_json else str(report))

@@ -1,10 +1,9 @@
 """``mmsb demo``: the library at work on real input."""
 
-from pathlib import Path
-
 import click
 
-from mmsb_jax.cli._command import LogCommand
+from mmsb_jax._errors import LocationError, MMSBError
+from mmsb_jax.cli._command import NO, PATH, LogCommand, local_file
 
 
 @click.command(cls=LogCommand)
@@ -13,16 +12,25 @@ from mmsb_jax.cli._command import LogCommand
     default="demo-output",
     show_default=True,
     metavar="DIR",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=PATH,
     help="Where to put its files.",
 )
-def demo(out: Path) -> None:
+def demo(out: str) -> None:
     """Train a small network, kill it, resume it, and read its history.
 
     Needs the extra "demo": pip install 'mmsb-jax[demo]'.
     """
-    # Imported here: it imports JAX, and what only the extra installs.
-    from mmsb_jax.demo import run
+    place = local_file(out)
+    if place.exists() and not place.is_dir():
+        raise LocationError(f"{place} is not a directory. Give one, or a path where nothing is.")
+    try:
+        # Imported here: it imports JAX, and what only the extra installs.
+        from mmsb_jax.demo import run
 
-    if not run(out):
-        raise SystemExit(1)
+        is_well = run(place)
+    except ModuleNotFoundError as error:
+        raise MMSBError(
+            f"the demo needs {error.name}, which is not installed: pip install 'mmsb-jax[demo]'"
+        ) from error
+    if not is_well:
+        raise SystemExit(NO)

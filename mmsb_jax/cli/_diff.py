@@ -10,6 +10,7 @@ from mmsb_jax.cli._command import (
     json_option,
     path_argument,
     salvage_option,
+    say,
 )
 from mmsb_jax.cli._json import to_json
 from mmsb_jax.cli._reader import find_version, open_log, wanted_names
@@ -52,7 +53,7 @@ def diff(
         wanted = wanted_names(patterns, names, f"at version {before} or {after}")
         found = diff_versions(opened, before, after, wanted)
     if as_json:
-        click.echo(to_json(found.to_dict()))
+        say(to_json(found.to_dict()))
     else:
         _print(found)
     if found and exit_code:
@@ -60,8 +61,8 @@ def diff(
 
 
 def _print(found: StateDiff) -> None:
-    click.echo(found.summary())
+    say(found.summary())
     if found.arrays:
         print_table(found.COLUMNS, [array.row() for array in found.arrays])
     for value in found.values:
-        click.echo(str(value))
+        say(str(value))

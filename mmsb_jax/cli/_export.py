@@ -13,6 +13,7 @@ import numpy as np
 
 from mmsb_jax._dtypes import parse_dtype
 from mmsb_jax._errors import LocationError
+from mmsb_jax.cli._command import local_file
 from mmsb_jax.store._diff import read_tag
 from mmsb_jax.store._digest import ZERO
 from mmsb_jax.store._record import ArrayInfo
@@ -25,25 +26,54 @@ _FORMAT = "mmsb-arrays-1"
 _MAX_PART_BYTES = 200
 
 
-def check_target(target: Path, force: bool) -> None:
-    """Refuse a place that must not be written to.
+def check_target(out: str, force: bool) -> Path:
+    """The place of ``out``, where it may be written to: a file ``.npz``, or a directory.
 
     Raises:
         LocationError: something is there already and ``force`` is not given, or it is a directory
-            where a file is to be, or the other way round.
+            where a file is to be, or the other way round; ``out`` names a file of another kind.
     """
-    is_file = _is_file(target)
-    if not target.absolute().parent.is_dir():
-        raise LocationError(f"{target.absolute().parent} is not a directory. Make it first.")
-    if is_file and target.is_dir():
-        raise LocationError(f"{target} is a directory, and a file of that name is to be written.")
-    if not is_file and target.exists() and not target.is_dir():
+    target = local_file(out)
+    if _is_file(target):
+        check_new_file(target, force)
+        return target
+    _check_parent(target)
+    if os.path.lexists(target) and not target.is_dir():
         raise LocationError(
-            f"{target} is a file. Expected a name that ends in .npz, or a directory."
+            f"{target} is not a directory. Expected a name that ends in .npz, or a directory."
         )
-    is_taken = target.exists() and (is_file or any(target.iterdir()))
-    if is_taken and not force:
+    # A version is no suffix: v1.5 is what a directory may be called.
+    is_kind = target.suffix[1:2].isalpha() and not out.endswith("/") and not target.is_dir()
+    if is_kind:
+        raise LocationError(
+            f"{target} names a file of a kind that is not written here: expected a name that ends "
+            f"in .npz, or a directory. Where it is to be a directory: {target}/"
+        )
+    if target.exists() and any(target.iterdir()) and not force:
         raise LocationError(f"{target} exists already. Give another place, or --force.")
+    return target
+
+
+def check_new_file(target: Path, force: bool) -> None:
+    """Refuse a place where a file must not be put.
+
+    Raises:
+        LocationError: a file is there already and ``force`` is not given; a directory is, or what
+            is no file: that would be replaced, and not written to; its directory is not there.
+    """
+    _check_parent(target)
+    if target.is_dir():
+        raise LocationError(f"{target} is a directory, and a file of that name is to be written.")
+    if target.exists() and not target.is_file():
+        raise LocationError(f"{target} is no file. Write to one, and send on what is in it.")
+    if os.path.lexists(target) and not force:
+        raise LocationError(f"{target} exists already. Give another place, or --force.")
+
+
+def _check_parent(target: Path) -> None:
+    parent = target.absolute().parent
+    if not parent.is_dir():
+        raise LocationError(f"{parent} is not a directory. Make it first.")
 
 
 def export(state: StoredState, facts: dict[str, Any], target: Path) -> None:
@@ -68,7 +98,7 @@ def export(state: StoredState, facts: dict[str, Any], target: Path) -> None:
 
 
 def _is_file(target: Path) -> bool:
-    return target.suffix == ".npz"
+    return target.name.endswith(".npz")
 
 
 def _manifest(state: StoredState, infos: list[ArrayInfo], facts: dict[str, Any]) -> dict[str, Any]:

@@ -3,10 +3,12 @@
 import click
 
 from mmsb_jax.cli._command import (
+    PATH,
     LogCommand,
     json_option,
     path_argument,
     salvage_option,
+    say,
     version_options,
 )
 from mmsb_jax.cli._json import to_json
@@ -19,7 +21,7 @@ from mmsb_jax.store._place import check_local
 
 @click.command(cls=LogCommand)
 @path_argument
-@click.argument("new")
+@click.argument("new", type=PATH)
 @version_options
 @salvage_option
 @json_option
@@ -46,6 +48,6 @@ def fork(
         with new_log(target) as files:
             fork_log(opened, found, files)
     if as_json:
-        click.echo(to_json({"version": found, "path": str(target)}))
+        say(to_json({"version": found, "path": str(target)}))
     else:
-        click.echo(f"{printable(str(target))} goes on behind version {found}")
+        say(f"{printable(str(target))} goes on behind version {found}")

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from mmsb_jax.cli._command import LogCommand, json_option, path_argument, salvage_option
+from mmsb_jax.cli._command import LogCommand, json_option, path_argument, salvage_option, say
 from mmsb_jax.cli._json import to_json
 from mmsb_jax.cli._reader import open_log, wanted_names
 from mmsb_jax.cli._table import local_time, print_table, utc_time
@@ -65,14 +65,14 @@ def log(
         commits = [read_commit(opened, v, lambda: durable_version) for v in shown]
     if as_json:
         listed = [describe_commit(commit) for commit in commits]
-        click.echo(to_json({"matching": len(found), "commits": listed}))
+        say(to_json({"matching": len(found), "commits": listed}))
         return
     if not commits:
-        click.echo("no commits")
+        say("no commits")
         return
     print_table(_COLUMNS, map(_row, commits))
     if len(shown) < len(found):
-        click.echo(f"The newest {len(shown):,} of {len(found):,} commits; -n 0 shows all.")
+        say(f"The newest {len(shown):,} of {len(found):,} commits; -n 0 shows all.")
 
 
 def _ids_matching(opened: Log, patterns: tuple[str, ...]) -> set[int]:

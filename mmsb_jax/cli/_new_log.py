@@ -12,6 +12,22 @@ from mmsb_jax.store._place import sync_path_to
 from mmsb_jax.store._writer import disk_error
 
 
+def check_free(target: Path) -> None:
+    """Refuse a place that something is at.
+
+    Raises:
+        LocationError: something is, and no empty directory; or below a file.
+    """
+    is_empty = target.is_dir() and not target.is_symlink() and not any(target.iterdir())
+    if os.path.lexists(target) and not is_empty:
+        raise LocationError(
+            f"{target} exists already. Expected a path where nothing is, or an empty directory."
+        )
+    above = next(folder for folder in target.absolute().parents if os.path.lexists(folder))
+    if not above.is_dir():
+        raise LocationError(f"{above} is not a directory, so that {target} cannot be made.")
+
+
 @contextlib.contextmanager
 def new_log(target: Path) -> Iterator[DiskFiles]:
     """An empty directory beside ``target``, which takes its place when all went well.
@@ -19,10 +35,7 @@ def new_log(target: Path) -> Iterator[DiskFiles]:
     Raises:
         LocationError: the place is taken, or the disk refuses.
     """
-    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise LocationError(
-            f"{target} exists already. Expected a path where nothing is, or an empty directory."
-        )
+    check_free(target)
     draft = target.with_name(f".{target.name}.{os.getpid()}.draft")
     try:
         draft.mkdir(parents=True)
@@ -33,6 +46,8 @@ def new_log(target: Path) -> Iterator[DiskFiles]:
             files.close()
         draft.rename(target)
         sync_path_to(target)
+    except LocationError:
+        raise  # it says what it is about: another log that is read, as a rule
     except OSError as error:
         raise disk_error(error, str(target)) from error
     finally:

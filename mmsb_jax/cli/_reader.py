@@ -7,6 +7,7 @@ import click
 
 from mmsb_jax._errors import ArrayNotFoundError
 from mmsb_jax._globs import matcher
+from mmsb_jax.cli._command import tell
 from mmsb_jax.store._diff import printable
 from mmsb_jax.store._files import DiskFiles
 from mmsb_jax.store._log import Log
@@ -30,7 +31,7 @@ def open_log(path: str, salvage: bool = False, quiet: bool = False) -> Iterator[
     try:
         log = Log(files, str(place), salvage)
         for note in () if quiet else log.recovered:
-            click.echo(f"note: {printable(note)}", err=True)
+            tell(f"note: {printable(note)}")
         yield log
     finally:
         files.close()
@@ -64,7 +65,7 @@ def wanted_names(
     Raises:
         ArrayNotFoundError: a pattern selects none of ``names``.
     """
-    names = list(names)
+    names = set(names)  # two versions, or an array made anew, have the same
     for pattern in patterns:
         if not any(map(matcher([pattern]).fullmatch, names)):
             known = ", ".join(sorted(names)[:8]) or "none"

@@ -7,67 +7,90 @@ from pathlib import Path
 import click
 
 from mmsb_jax._errors import LocationError
-from mmsb_jax.cli._command import LogCommand, json_option, path_argument
+from mmsb_jax.cli._command import (
+    PATH,
+    SECONDS,
+    LogCommand,
+    json_option,
+    local_file,
+    path_argument,
+    say,
+)
+from mmsb_jax.cli._export import check_new_file
 from mmsb_jax.cli._json import to_json
 from mmsb_jax.cli._log import describe_commit, show_note
+from mmsb_jax.cli._new_log import new_log
 from mmsb_jax.cli._reader import open_log
 from mmsb_jax.cli._table import local_time
 from mmsb_jax.cli._writer import open_writer
 from mmsb_jax.store._commit import Commit, read_commit
 from mmsb_jax.store._diff import printable
-from mmsb_jax.store._files import DiskFiles
+from mmsb_jax.store._files import MemoryFiles
 from mmsb_jax.store._following import Follower
 from mmsb_jax.store._fork import create_log
 from mmsb_jax.store._head import Head
-from mmsb_jax.store._intake import take_in
+from mmsb_jax.store._intake import Intake, take_in
+from mmsb_jax.store._log import Log
 from mmsb_jax.store._place import check_local
-from mmsb_jax.store._stream import open_stream, write_file, write_joining_stream, write_stream
+from mmsb_jax.store._stream import (
+    Stream,
+    open_stream,
+    write_file,
+    write_joining_stream,
+    write_stream,
+)
 
 _POLL_S = 0.01
 
 
 @click.command(cls=LogCommand)
 @path_argument
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=PATH)
 @click.option(
     "--since",
     type=click.IntRange(min=0),
     metavar="VERSION",
     help="What the other log has; 0 for nothing. Without it a log begins late, with a snapshot.",
 )
+@click.option("--force", is_flag=True, help="Overwrite what is there.")
 @json_option
-def export(path: str, file: Path, since: int | None, as_json: bool) -> None:
+def export(path: str, file: str, since: int | None, force: bool, as_json: bool) -> None:
     """Write commits to FILE, for mmsb import elsewhere.
 
     It ends at the newest version that is known to be durable.
     """
+    target = local_file(file)
+    check_new_file(target, force)
     with open_log(path, quiet=as_json) as opened:
         until = opened.durable_version
         if since is None:
             buffers = write_joining_stream(opened, until, time.time_ns())
         else:
             buffers = write_stream(opened, since, until)
-        write_file(file, buffers)
-    found = {"path": str(file), "until": until, "bytes": file.stat().st_size}
+        write_file(target, buffers)
+    found = {"path": str(target), "until": until, "bytes": target.stat().st_size}
     if as_json:
-        click.echo(to_json(found))
+        say(to_json(found))
     else:
-        shown = printable(str(file))
-        click.echo(f"{shown} holds commits up to version {until}: {found['bytes']:,} bytes")
+        shown = printable(str(target))
+        say(f"{shown} holds commits up to version {until}: {found['bytes']:,} bytes")
 
 
 @click.command("import", cls=LogCommand)
 @path_argument
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=PATH)
 @json_option
-def import_(path: str, file: Path, as_json: bool) -> None:
+def import_(path: str, file: str, as_json: bool) -> None:
     """Take the commits in FILE, which mmsb export wrote, into the log at PATH.
 
     All of FILE is checked first. What is there already is skipped; a gap, or another history, is
     refused. Where there is no log at PATH one is made.
     """
-    with open_stream(file) as stream:
-        _make(check_local(path), stream.head.page_bytes)
+    source = local_file(file)
+    if source.exists() and not source.is_file():
+        raise LocationError(f"{source} is no file, and a stream is read more than once: store it.")
+    with open_stream(source) as stream:
+        _make(check_local(path), stream)
         with open_writer(path) as writer:
             page_bytes = writer.log.manifest.page_bytes
             state = writer.log.state(writer.log.version, page_bytes=page_bytes)
@@ -75,19 +98,20 @@ def import_(path: str, file: Path, as_json: bool) -> None:
                 new = take_in(Head(state, writer, page_bytes, lambda: threads), stream)
             version = writer.log.version
     if as_json:
-        click.echo(to_json({"new": len(new), "version": version}))
+        say(to_json({"new": len(new), "version": version}))
     else:
-        click.echo(f"{len(new):,} new commits; the log is at version {version}")
+        say(f"{len(new):,} new commits; the log is at version {version}")
 
 
-def _make(place: Path, page_bytes: int) -> None:
+def _make(place: Path, stream: Stream) -> None:
+    """A log at ``place`` where nothing is, once it is known that ``stream`` begins one."""
     if place.exists() and not (place.is_dir() and not any(place.iterdir())):
         return
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-        create_log(DiskFiles(place), page_bytes)
-    except OSError as error:
-        raise LocationError(error.errno, f"{place} cannot be made: {error.strerror}.") from error
+    memory, page_bytes = MemoryFiles(), stream.head.page_bytes
+    create_log(memory, page_bytes)
+    Intake.of(stream, Log(memory, str(place)))
+    with new_log(place) as files:
+        create_log(files, page_bytes)
 
 
 @click.command(cls=LogCommand)
@@ -96,7 +120,7 @@ def _make(place: Path, page_bytes: int) -> None:
     "--after", type=click.IntRange(min=0), metavar="VERSION", help="Begin behind this version."
 )
 @click.option(
-    "--timeout", type=float, metavar="SECONDS", help="End when nothing has landed for so long."
+    "--timeout", type=SECONDS, metavar="SECONDS", help="End when nothing has landed for so long."
 )
 @json_option
 def follow(path: str, after: int | None, timeout: float | None, as_json: bool) -> None:
@@ -112,9 +136,9 @@ def follow(path: str, after: int | None, timeout: float | None, as_json: bool) -
             while (version := follower.advance()) is not None:
                 commit = read_commit(opened, version, lambda: opened.durable_version)
                 if as_json:
-                    click.echo(to_json(describe_commit(commit), indent=None))
+                    say(to_json(describe_commit(commit), indent=None))
                 else:
-                    click.echo(printable(_line(commit)))
+                    say(printable(_line(commit)))
                 since = time.monotonic()
             if timeout is not None and time.monotonic() - since >= timeout:
                 return

@@ -12,6 +12,7 @@ from mmsb_jax.cli._command import (
     json_option,
     path_argument,
     salvage_option,
+    say,
 )
 from mmsb_jax.cli._json import to_json
 from mmsb_jax.cli._log import describe_commit, show_note
@@ -59,7 +60,7 @@ def show(
         found = find_version(opened, version, step, time_ns)
         shown = _Shown.of(opened, found)
     if as_json:
-        click.echo(to_json(shown.to_dict()))
+        say(to_json(shown.to_dict()))
     else:
         shown.print()
 
@@ -111,16 +112,16 @@ class _Shown:
     def print(self) -> None:
         _print_commit(self.commit, self.record, self.chain)
         if self.arrays:
-            click.echo()
+            say()
             keys = [key for key in _COLUMNS if key in self.arrays[0]]
             rows = [[array[key] for key in keys] for array in self.arrays]
             print_table([_COLUMNS[key] for key in keys], rows)
         if self.values:
-            click.echo()
+            say()
             rows = [(name, show_tag(value)) for name, value in self.values.items()]
             print_table(("constant", "value"), rows)
         if self.dropped:
-            click.echo(f"\n{self.dropped}")
+            say(f"\n{self.dropped}")
 
 
 def _touched(opened: Log, record: CommitRecord) -> list[dict[str, Any]]:

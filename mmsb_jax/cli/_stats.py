@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from mmsb_jax.cli._command import LogCommand, json_option, path_argument, salvage_option
+from mmsb_jax.cli._command import LogCommand, json_option, path_argument, salvage_option, say
 from mmsb_jax.cli._json import to_json
 from mmsb_jax.cli._reader import open_log
 from mmsb_jax.cli._table import local_time, print_facts
@@ -27,7 +27,7 @@ def stats(path: str, salvage: bool, as_json: bool) -> None:
     with open_log(path, salvage, quiet=True) as opened:
         found = _stats(opened)
     if as_json:
-        click.echo(to_json(found))
+        say(to_json(found))
     else:
         _print(found)
 
@@ -95,7 +95,7 @@ def _print(found: dict[str, Any]) -> None:
     }
     print_facts(facts)
     for note in found["recovered"]:
-        click.echo(f"note: {printable(note)}")
+        say(f"note: {printable(note)}")
 
 
 def _show_origin(log_id: str, last_version: int | None) -> str:

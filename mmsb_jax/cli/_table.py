@@ -4,8 +4,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 
-import click
-
+from mmsb_jax.cli._command import printing, say
 from mmsb_jax.store._diff import printable
 
 _FOLDED = {"array", "constant", "note", "source", "value"}
@@ -29,7 +28,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
             cell.rjust(width) if right else cell.ljust(width)
             for cell, width, right in zip(row, widths, is_number, strict=True)
         )
-        click.echo(line.rstrip())
+        say(line.rstrip())
 
 
 def _print_folded(
@@ -56,7 +55,8 @@ def _print_folded(
     console = Console(file=sys.stdout)
     # Rather a line that the terminal breaks than a number that is cut.
     console.width = max(console.width, least_width)
-    console.print(table)
+    with printing():
+        console.print(table)
 
 
 def print_facts(facts: dict[str, object]) -> None:
@@ -64,7 +64,7 @@ def print_facts(facts: dict[str, object]) -> None:
     facts = {name: value for name, value in facts.items() if value is not None}
     width = max(map(len, facts))
     for name, value in facts.items():
-        click.echo(f"{name:<{width}}  {_cell(value)}")
+        say(f"{name:<{width}}  {_cell(value)}")
 
 
 def _cell(value: object) -> str:

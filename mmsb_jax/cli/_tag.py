@@ -2,7 +2,7 @@
 
 import click
 
-from mmsb_jax.cli._command import LogCommand, json_option, path_argument, version_options
+from mmsb_jax.cli._command import LogCommand, json_option, path_argument, say, version_options
 from mmsb_jax.cli._json import to_json
 from mmsb_jax.cli._reader import find_version, open_log
 from mmsb_jax.cli._table import print_table
@@ -39,11 +39,11 @@ def tag(
     else:
         tags = _change(path, name, version, step, time_ns, delete)
     if as_json:
-        click.echo(to_json({"tags": tags}))
+        say(to_json({"tags": tags}))
     elif tags:
         print_table(("version", "tag"), [(found, known) for known, found in tags.items()])
     else:
-        click.echo("no tags")
+        say("no tags")
 
 
 def _change(

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from mmsb_jax._errors import CorruptionError
-from mmsb_jax.cli._command import NO, LogCommand, json_option, path_argument
+from mmsb_jax.cli._command import NO, LogCommand, json_option, path_argument, say
 from mmsb_jax.cli._json import to_json
 from mmsb_jax.cli._progress import progress_bar
 from mmsb_jax.cli._reader import open_log
@@ -38,10 +38,10 @@ def verify(ctx: click.Context, path: str, deep: bool, as_json: bool) -> None:
     """
     report = _verify(path, deep)
     if as_json:
-        click.echo(to_json(_describe(report)))
+        say(to_json(_describe(report)))
     else:
         faults, notes = map(printable, report.faults), map(printable, report.notes)
-        click.echo(replace(report, faults=list(faults), notes=list(notes)))
+        say(replace(report, faults=list(faults), notes=list(notes)))
     if not report:
         ctx.exit(NO)
 

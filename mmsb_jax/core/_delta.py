@@ -240,7 +240,11 @@ def invert(pages: Pages, delta: Delta) -> Delta:
 
 def check_whole(delta: Delta) -> None:
     """Refuse a concrete delta that overflowed."""
-    if not is_traced(delta) and bool(np.any(jax.device_get(delta.overflow))):
+    if is_traced(delta):
+        return
+    with any_settings():
+        has_overflowed = bool(np.any(delta.overflow))
+    if has_overflowed:
         raise InvalidDeltaError(
             f"the delta overflowed: more blocks changed than its capacity of {delta.capacity}. "
             f"Make it again with a larger capacity."

@@ -20,8 +20,6 @@ WORD_BYTES = 4
 DEFAULT_PAGE_BYTES = 4096
 """Bytes of a page unless a layout says otherwise."""
 
-_BLANK = object()
-
 
 @dataclass(frozen=True, slots=True)
 class Region:
@@ -69,12 +67,14 @@ class Layout:
         page_bytes: bytes of a page, a multiple of 128.
         treedef: structure of the tree, ``None`` leaves included; None for a layout made by hand.
         constants: (position among the leaves, leaf) of the leaves that are kept by value.
+        constant_names: their paths.
     """
 
     regions: tuple[Region, ...]
     page_bytes: int = DEFAULT_PAGE_BYTES
     treedef: Any = None
     constants: tuple[tuple[int, Any], ...] = ()
+    constant_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_page_bytes(self.page_bytes)
@@ -100,7 +100,8 @@ class Layout:
             pages = -(-spec.nbytes // page_bytes)
             regions.append(Region(name, spec, page, pages, page_bytes))
             page += pages
-        return cls(tuple(regions), page_bytes, treedef, tuple(constants))
+        paths = tuple(names[position] for position, _ in constants)
+        return cls(tuple(regions), page_bytes, treedef, tuple(constants), paths)
 
     @property
     def pages(self) -> int:
@@ -126,12 +127,9 @@ class Layout:
     @functools.cached_property
     def constant_specs(self) -> dict[str, Constant]:
         """Path → what is there, of the leaves that are kept by value."""
-        if self.treedef is None:
-            return {}
-        count = len(self.regions) + len(self.constants)
-        blank = self.treedef.unflatten([_BLANK] * count)
-        names, _, _ = flatten_with_names(blank)
-        described = {names[i]: describe(leaf, names[i]) for i, leaf in self.constants}
+        leaves = (leaf for _, leaf in self.constants)
+        named = zip(self.constant_names, leaves, strict=True)
+        described = {name: describe(leaf, name) for name, leaf in named}
         return {name: c for name, c in described.items() if isinstance(c, Constant)}
 
     def pack(self, tree: Any) -> Pages:

@@ -5,6 +5,7 @@ A leaf is *data* (it has bytes: arrays, NumPy scalars, Python numbers, PRNG keys
 """
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -52,7 +53,7 @@ class LeafSpec:
     @property
     def nbytes(self) -> int:
         """Bytes of the leaf."""
-        return int(np.prod(self.shape, dtype=np.int64)) * parse_dtype(self.dtype).itemsize
+        return math.prod(self.shape) * parse_dtype(self.dtype).itemsize
 
     def __str__(self) -> str:
         shape = ",".join(map(str, self.shape))
@@ -77,13 +78,13 @@ def describe(leaf: Any, name: str) -> LeafSpec | Constant:
     """What ``leaf`` is: a `LeafSpec` for data, a `Constant` for what is kept by value.
 
     Raises:
-        StructureError: the leaf is neither data nor a function.
+        StructureError: the leaf is neither data nor a function, or would come back as another.
     """
     if isinstance(leaf, _NUMPY_LEAVES):
         return _describe_numpy(leaf, name)
     if isinstance(leaf, _JAX_LEAVES):
         if _is_key(leaf):
-            return _describe_key(leaf)
+            return _describe_key(leaf, name)
         return LeafSpec("jax", dtype_name(np.dtype(leaf.dtype)), tuple(leaf.shape))
     if type(leaf) is int and not _INT64_MIN <= leaf <= _INT64_MAX:
         return Constant("int", leaf)
@@ -149,10 +150,32 @@ def _is_key(leaf: Any) -> bool:
     return not isinstance(dtype, np.dtype) and jnp.issubdtype(dtype, jax.dtypes.prng_key)
 
 
-def _describe_key(key: Any) -> LeafSpec:
-    """Spec of a typed PRNG key, from its data."""
+def _describe_key(key: Any, name: str) -> LeafSpec:
+    """Spec of a typed PRNG key, from its data.
+
+    Raises:
+        StructureError: the name of its implementation stands for another one, or for none.
+    """
+    implementation = key.dtype._impl.name
+    if not _is_registered(key.dtype, implementation):
+        raise StructureError(
+            f"{name}: a key of the implementation {implementation!r}, of which JAX knows no more "
+            f"than this key: by its name it would come back as another generator, or not at all. "
+            f"Expected a key of an implementation that jax.random.key(seed, impl={implementation!r}"
+            f") makes; or record jax.random.key_data(key), and wrap it yourself."
+        )
     data = jax.eval_shape(jax.random.key_data, key)
-    return LeafSpec(f"key:{key.dtype._impl.name}", "uint32", tuple(data.shape))
+    return LeafSpec(f"key:{implementation}", "uint32", tuple(data.shape))
+
+
+@functools.lru_cache(maxsize=64)
+def _is_registered(dtype: Any, implementation: str) -> bool:
+    """Whether the name of a key's implementation gives that very implementation."""
+    try:
+        found = jax.eval_shape(lambda: jax.random.key(0, impl=implementation))
+    except ValueError:
+        return False
+    return found.dtype == dtype
 
 
 def qualified_name(function: Callable[..., Any]) -> str:
@@ -182,12 +205,12 @@ def view_as(spec: LeafSpec, raw: np.ndarray) -> np.ndarray:
     return raw.view(parse_dtype(spec.dtype)).reshape(spec.shape)
 
 
-def rebuild(spec: LeafSpec, array: np.ndarray, sharding: Any = None) -> Any:
+def rebuild(spec: LeafSpec, array: np.ndarray, sharding: Any = None, is_weak: bool = False) -> Any:
     """The leaf that ``spec`` describes, from an array of its bytes.
 
     The inverse of `host_array`: same bytes, dtype, shape and Python type. JAX arrays are copies,
-    placed by ``sharding`` (the default device when None), with their dtype kept even where JAX's
-    64-bit types are off; a NumPy array is ``array`` itself.
+    placed by ``sharding`` (the default device when None), weakly typed where ``is_weak``, with
+    their dtype kept even where JAX's 64-bit types are off; a NumPy array is ``array`` itself.
 
     Cost: for JAX arrays one copy of the bytes; else none.
     """
@@ -205,7 +228,26 @@ def rebuild(spec: LeafSpec, array: np.ndarray, sharding: Any = None) -> Any:
         if is_key:
             placed = jax.random.wrap_key_data(placed, impl=spec.kind.removeprefix("key:"))
             placed = placed if sharding is None else jax.device_put(placed, sharding)
+        elif is_weak:
+            placed = with_weak_type(placed, True)
         return jax.block_until_ready(placed)
+
+
+def with_weak_type(array: jax.Array, is_weak: bool) -> jax.Array:
+    """A copy of ``array`` that is weakly typed, as what is made of Python numbers alone, or is not.
+
+    Cost: a program a shape, dtype and sharding, compiled once.
+    """
+    with jax.enable_x64(True), jax.transfer_guard("allow"), jax.disable_jit(False):
+        sharding = array.sharding if getattr(array, "_committed", False) else None
+        return _copier(array.shape, array.dtype, sharding, is_weak)(array)
+
+
+@functools.lru_cache(maxsize=256)
+def _copier(shape: tuple[int, ...], dtype: Any, sharding: Any, is_weak: bool) -> Any:
+    # Compiled ahead of time, a program takes arrays of either type for what it was lowered for.
+    like = jax.ShapeDtypeStruct(shape, dtype, sharding=sharding, weak_type=is_weak)
+    return jax.jit(lambda x: x, out_shardings=sharding).lower(like).compile()
 
 
 def _shares_memory(placed: jax.Array, array: np.ndarray) -> bool:

@@ -21,7 +21,7 @@ from jaxtyping import Array, UInt32
 from mmsb_jax._dtypes import parse_dtype
 from mmsb_jax._errors import StructureError
 from mmsb_jax.core._leaves import Constant, LeafSpec, describe, host_array, is_holdable, rebuild
-from mmsb_jax.core._names import flatten_with_names
+from mmsb_jax.core._names import flatten_with_names, is_same_treedef, put_together
 from mmsb_jax.core._pages import Pages, as_version
 from mmsb_jax.core._words import from_words, to_words
 
@@ -82,7 +82,7 @@ def unpack(layout: "Layout", pages: Pages) -> Any:
     data = iter(arrays)
     count = len(arrays) + len(constants)
     leaves = [constants[i] if i in constants else next(data) for i in range(count)]
-    return jax.tree_util.tree_unflatten(layout.treedef, leaves)
+    return put_together(layout.treedef, leaves, "the tree of the layout")
 
 
 def get(layout: "Layout", pages: Pages, name: str) -> Any:
@@ -150,7 +150,7 @@ def _data_leaves(layout: "Layout", tree: Any) -> list[Any]:
             f"the tree differs from the layout at {len(faults)} path{'s'[: len(faults) > 1]}:\n"
             f"{listed}\nMake the layout of this tree with Layout.of(tree)."
         )
-    if treedef != layout.treedef:
+    if treedef is not None and not is_same_treedef(treedef, layout.treedef):
         raise StructureError(
             f"the tree has the paths of the layout, and other nodes or static fields:\n"
             f"  arrived  {treedef}\n  expected {layout.treedef}\n"

@@ -120,7 +120,8 @@ class TLog(eqx.Module):
                     "TLog.delta needs capacity=… under a transformation: the most blocks that an "
                     "entry has"
                 )
-            ends = np.asarray(self.ends)[: len(self)]
+            with any_settings():
+                ends = np.asarray(self.ends)[: len(self)]
             sizes = np.diff(ends, prepend=0)
             capacity = bucket(int(sizes[entry])) if 0 <= entry < len(self) else 0
         with any_settings():

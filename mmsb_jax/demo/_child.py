@@ -3,6 +3,7 @@
 It prints the number of each step that it has committed.
 """
 
+import signal
 import sys
 
 import mmsb_jax as mmsb
@@ -27,6 +28,7 @@ def train(path: str, steps: int) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C is for the demo: it says what there is
     train(sys.argv[1], int(sys.argv[2]))
     # Ends at once, except in the child that is to be killed: however fast, it is still there then.
     sys.stdin.read()

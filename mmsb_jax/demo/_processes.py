@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from mmsb_jax._errors import MMSBError
+
 Tick = Callable[[int], None]
 
 
@@ -16,7 +18,7 @@ def run_to_end(log: Path, steps: int, tick: Tick) -> None:
         for step in _steps_of(child):
             tick(step)
     if child.returncode:
-        raise RuntimeError(f"the training ended with code {child.returncode}")
+        raise MMSBError(f"the training ended with code {child.returncode}")
 
 
 def run_and_kill(log: Path, steps: int, at: int, tick: Tick) -> int:
@@ -29,7 +31,7 @@ def run_and_kill(log: Path, steps: int, at: int, tick: Tick) -> int:
                 os.kill(child.pid, signal.SIGKILL)
                 break
     if child.returncode != -signal.SIGKILL:
-        raise RuntimeError(f"the training was to be killed, and ended with {child.returncode}")
+        raise MMSBError(f"the training was to be killed, and ended with {child.returncode}")
     return last
 
 

@@ -21,6 +21,7 @@ from jax.experimental import checkify
 
 from mmsb_jax.core._leaves import Constant, LeafSpec, describe
 from mmsb_jax.core._names import name_of_path
+from mmsb_jax.core._nodes import Part
 from mmsb_jax.core._packing import any_settings
 
 _RULES = frozenset(
@@ -96,8 +97,8 @@ def trace(function: Callable[..., Any], arguments: Any, specs: Sequence[LeafSpec
 
     Args:
         function: a pure function of JAX arrays.
-        arguments: its positional arguments as a tuple of pytrees with a `Slot` in the place of
-            each array; other leaves are passed as they are.
+        arguments: its positional arguments as a tuple of pytrees, or `Part` of such, with a `Slot`
+            in the place of each array; other leaves are passed as they are.
         specs: what the array of each slot is.
 
     Raises:
@@ -111,7 +112,7 @@ def trace(function: Callable[..., Any], arguments: Any, specs: Sequence[LeafSpec
 
     def flat(*arrays: Any) -> list[Any]:
         filled = [arrays[leaf.place] if isinstance(leaf, Slot) else leaf for leaf in leaves]
-        out = function(*jax.tree_util.tree_unflatten(treedef, filled))
+        out = function(*put_together(jax.tree_util.tree_unflatten(treedef, filled)))
         named, structure = jax.tree_util.tree_flatten_with_path(out)
         returned[:] = [structure, [path for path, _ in named]]
         return [_as_array(leaf) for _, leaf in named]
@@ -138,6 +139,11 @@ def trace(function: Callable[..., Any], arguments: Any, specs: Sequence[LeafSpec
     constants = tuple(map(_unwrapped, hoisted))
     names = tuple(name_of_path(path) if path else "" for path in paths)
     return Traced(body, constants, structure, names, _fingerprint(body, constants))
+
+
+def put_together(values: Iterable[Any]) -> list[Any]:
+    """The values with every `Part` put together."""
+    return [value.put_together() if isinstance(value, Part) else value for value in values]
 
 
 def _fingerprint(body: Body, constants: Sequence[Any]) -> str:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from rpds import HashTrieMap
 
-from mmsb_jax.graph._kinds import ALL_KINDS, check_name, mask_of
+from mmsb_jax.graph._kinds import ALL_KINDS, check_name, each, mask_of
 from mmsb_jax.graph._refusals import cycle_error
 
 _WIDE = 128
@@ -220,7 +220,7 @@ def list_edges(edges: Any, nodes: Iterable[str] = (), kind: str = "data") -> Lis
     """
     if isinstance(nodes, str):
         raise TypeError(f"nodes={nodes!r}: expected several names, such as [{nodes!r}]")
-    known = list(dict.fromkeys(map(check_name, nodes)))
+    known = list(dict.fromkeys(map(check_name, each(nodes, "nodes"))))
     mask = mask_of(kind)
     if hasattr(edges, "dtype") and hasattr(edges, "shape"):
         array = np.asarray(edges)
@@ -232,7 +232,7 @@ def list_edges(edges: Any, nodes: Iterable[str] = (), kind: str = "data") -> Lis
         if array.dtype.kind in "iu":
             return _list_integers(array, known, mask)
         edges = array.tolist()
-    return _list_tuples(edges if isinstance(edges, list) else list(edges), known, mask)
+    return _list_tuples(each(edges, "edges"), known, mask)
 
 
 def _list_integers(array: np.ndarray, known: list[str], mask: int) -> Listing:

@@ -70,10 +70,12 @@ class Caller:
             error, new = new
             with undisturbed():
                 error.throw()
-        pairs = list(zip(map(words_from, new), old, strict=True))
+        with undisturbed():
+            pairs = list(zip(map(words_from, new), old, strict=True))
         if self._judge is not None and not is_first:
             before = list(map(view_as, body.outputs, old))
-            is_equal = bool(self._judge(list(rest), [*before, *new])[0])
+            with undisturbed():
+                is_equal = bool(self._judge(list(rest), [*before, *new])[0])
             return [(was if is_equal else now, not is_equal) for now, was in pairs]
         if cutoff == "never":
             return [(now, True) for now, _ in pairs]

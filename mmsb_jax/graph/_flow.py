@@ -1,6 +1,11 @@
-"""The flow: which nodes there are, what they read and make, and what follows from what."""
+"""The flow: which nodes there are, what they read and make, and what follows from what.
 
-from collections.abc import Callable, Iterable
+Changes are journalled. What takes a change back is entered before the change is made, leaves the
+journal after it was done, and may be done twice: an exception at any place, an interrupt too,
+leaves what `Flow.commit` or `Flow.revert` brings to the same end when it is called again.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
 from mmsb_jax.graph._graph import PageGraph
@@ -17,6 +22,7 @@ class Flow:
 
     Attributes:
         graph: arrays and the edges between them.
+        gates: array → those that an edge of kind control leads to from it; none without.
         nodes: rule name → node.
         makers: array → the node that makes it.
         patterned: the nodes with an input that is a pattern, or stands for several arrays.
@@ -25,12 +31,14 @@ class Flow:
 
     def __init__(self) -> None:
         self.graph = PageGraph()
+        self.gates: Mapping[str, tuple[str, ...]] = {}
         self.nodes: dict[str, Node] = {}
         self.makers: dict[str, Node] = {}
         self.patterned: dict[str, Node] = {}
         self.epoch = 0
         self._readers: dict[str, dict[str, Node]] = {}
         self._eager: dict[str, bool] = {}
+        self._below: dict[frozenset[str], frozenset[str]] = {}
         self._journal: list[Callable[[], None]] = []
 
     def add(self, node: Node) -> None:
@@ -40,13 +48,15 @@ class Flow:
             GraphCycleError: it would depend on itself; nothing has changed.
         """
         graph, old = self.graph, self.nodes.get(node.name)
+        gone = [] if old is None else [n for n in old.outputs if n not in node.outputs]
+        gates = self._gates_at(gone)
         if old is not None:
             for name in old.outputs:
-                graph = _cut(graph, name, "data")
+                graph = graph.remove_node(name) if name in gone else _cut(graph, name, "data")
         for name in node.outputs:
             graph = graph.add_node(name)
         graph = graph.extend((i, o, "data") for i in node.inputs for o in node.outputs)
-        self._set_graph(graph)
+        self._set_graph(graph, gates)
         if old is not None:
             self._take(old)
         self._put(node)
@@ -56,13 +66,13 @@ class Flow:
         node, graph = self.nodes[name], self.graph
         for output in node.outputs:
             graph = graph.remove_node(output)
-        self._set_graph(graph)
+        self._set_graph(graph, self._gates_at(node.outputs))
         self._take(node)
 
     def forget(self, array: str) -> None:
         """Remove an array that is gone, with the edges at it."""
         if array in self.graph:
-            self._set_graph(self.graph.remove_node(array))
+            self._set_graph(self.graph.remove_node(array), self._gates_at([array]))
 
     def link(self, edges: Iterable[tuple[str, str, str]]) -> None:
         """Add edges that are no data.
@@ -70,42 +80,61 @@ class Flow:
         Raises:
             GraphCycleError: one would close a cycle; nothing has changed.
         """
-        self._set_graph(self.graph.extend(edges))
+        edges = list(edges)
+        self._set_graph(self.graph.extend(edges), [parent for parent, _, _ in edges])
 
     def unlink(self, edges: Iterable[tuple[str, str, str]]) -> None:
         """Remove edges that are no data."""
-        graph = self.graph
+        graph, edges = self.graph, list(edges)
         for edge in edges:
             graph = graph.remove(*edge)
-        self._set_graph(graph)
+        self._set_graph(graph, [parent for parent, _, _ in edges])
 
     def commit(self) -> None:
-        """Keep the changes made since the last `commit` or `revert`."""
+        """Keep the changes made since the last `commit` or `revert`; may be called again."""
         self._journal.clear()
 
     def revert(self) -> None:
-        """Take back the changes made since the last `commit` or `revert`."""
+        """Take back the changes made since the last `commit` or `revert`; may be called again."""
         while self._journal:
-            self._journal.pop()()
-        self._changed()
+            self._journal[-1]()
+            self._changed()
+            self._journal.pop()
 
-    def _set_graph(self, graph: PageGraph) -> None:
-        before = self.graph
-        self._journal.append(lambda: setattr(self, "graph", before))
+    def _set_graph(self, graph: PageGraph, gates: Iterable[str] = ()) -> None:
+        """Take another graph, with other edges of kind control from ``gates``."""
+        before, known = self.graph, self.gates
+
+        def undo() -> None:
+            self.graph, self.gates = before, known
+
+        self._journal.append(undo)
+        after = {n: graph.children(n, "control") if n in graph else () for n in gates}
+        if after:
+            merged = {**known, **after}
+            self.gates = {name: led_to for name, led_to in merged.items() if led_to}
         self.graph = graph
         self._changed()
+
+    def _gates_at(self, arrays: Iterable[str]) -> list[str]:
+        """The arrays from which edges of kind control lead, with ``arrays`` at one of the ends."""
+        if not self.gates:
+            return []
+        known = [name for name in arrays if name in self.graph]
+        return [*known, *(gate for name in known for gate in self.graph.parents(name, "control"))]
 
     def _changed(self) -> None:
         self.epoch += 1
         self._eager.clear()
+        self._below.clear()
 
     def _put(self, node: Node) -> None:
-        self._enter(node)
         self._journal.append(lambda: self._drop(node))
+        self._enter(node)
 
     def _take(self, node: Node) -> None:
-        self._drop(node)
         self._journal.append(lambda: self._enter(node))
+        self._drop(node)
 
     def _enter(self, node: Node) -> None:
         self.nodes[node.name] = node
@@ -117,12 +146,12 @@ class Flow:
             self._readers.setdefault(name, {})[node.name] = node
 
     def _drop(self, node: Node) -> None:
-        del self.nodes[node.name]
+        self.nodes.pop(node.name, None)
         self.patterned.pop(node.name, None)
         for name in node.outputs:
-            del self.makers[name]
+            self.makers.pop(name, None)
         for name in node.inputs:
-            del self._readers[name][node.name]
+            self._readers.get(name, {}).pop(node.name, None)
 
     def readers(self, array: str) -> Iterable[Node]:
         """The nodes that read an array."""
@@ -143,6 +172,24 @@ class Flow:
     def is_read(self, array: str) -> bool:
         """Whether any edge leads from an array."""
         return array in self.graph and bool(self.graph.children(array))
+
+    def is_held(self, array: str) -> bool:
+        """Whether only its user writes an array, and an edge of kind control leads to it."""
+        return (
+            array in self.graph
+            and array not in self.makers
+            and (bool(self.graph.parents(array, "control")))
+        )
+
+    def below(self, arrays: frozenset[str]) -> frozenset[str]:
+        """The names of the nodes that follow from ``arrays`` through data."""
+        if not arrays:
+            return arrays
+        if arrays not in self._below:
+            first = {node.name: node for name in arrays for node in self.readers(name)}
+            found = self.descendants(first.values())
+            self._below[arrays] = frozenset([*first, *(node.name for node in found)])
+        return self._below[arrays]
 
     def is_gated(self, node: Node) -> bool:
         """Whether an edge of kind control leads to a node."""

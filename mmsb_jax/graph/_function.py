@@ -6,8 +6,11 @@ from typing import Any
 import jax
 
 from mmsb_jax._errors import ArrayNotFoundError, RecomputeError, StructureError
-from mmsb_jax.graph._body import Slot
+from mmsb_jax.core._names import is_same_treedef
+from mmsb_jax.core._nodes import Part
+from mmsb_jax.graph._body import Slot, put_together
 from mmsb_jax.graph._graph import PageGraph
+from mmsb_jax.graph._kinds import each
 from mmsb_jax.graph._node import Node
 
 
@@ -59,8 +62,8 @@ class DerivedGraph(PageGraph):
         >>> float(jax.grad(bus.graph.as_function("x", "y"))(2.0))
         4.0
         """
-        given = [inputs] if isinstance(inputs, str) else list(inputs)
-        wanted = [outputs] if isinstance(outputs, str) else list(outputs)
+        given = [inputs] if isinstance(inputs, str) else each(inputs, "inputs")
+        wanted = [outputs] if isinstance(outputs, str) else each(outputs, "outputs")
         trees = [self._input(text) for text in given]
         results = [self._output(name) for name in wanted]
         known = {name for tree in trees for name in _names(tree)}
@@ -74,11 +77,11 @@ class DerivedGraph(PageGraph):
                 arrays |= _taken(text, tree, value)
             for node in path:
                 arrays |= _called(node, arrays)
-            found = tuple(
+            found = put_together(
                 jax.tree_util.tree_map(arrays.__getitem__, tree, is_leaf=_is_name)
                 for tree in results
             )
-            return found[0] if isinstance(outputs, str) else found
+            return found[0] if isinstance(outputs, str) else tuple(found)
 
         return function
 
@@ -106,7 +109,7 @@ class DerivedGraph(PageGraph):
             return name
         for node in self._makers.values():
             if node.name == name and node.traced is not None:
-                return jax.tree_util.tree_unflatten(node.traced.treedef, node.outputs)
+                return Part(node.traced.treedef, node.outputs)
         raise ArrayNotFoundError(f"{name!r} is no array of the graph. Expected what is derived.")
 
     def _path(self, known: set[str], wanted: Sequence[str]) -> list[Node]:
@@ -148,13 +151,15 @@ def _taken(text: str, tree: Any, value: Any) -> dict[str, Any]:
     """The arrays of one input."""
     if isinstance(tree, str):
         return {tree: value}
-    structure = jax.tree_util.tree_structure(tree)
-    if jax.tree_util.tree_structure(value) != structure:
-        raise StructureError(
-            f"{text!r}: a tree of {jax.tree_util.tree_structure(value)} arrived, {structure} was "
-            f"expected."
-        )
-    return dict(zip(jax.tree_util.tree_leaves(tree), jax.tree_util.tree_leaves(value), strict=True))
+    names, structure = jax.tree_util.tree_flatten(tree)
+    if isinstance(tree, Part):
+        names, structure = tree.leaves, tree.treedef
+    for is_leaf in (None, lambda leaf: leaf is None):  # a part of the committed tree counts None
+        leaves, found = jax.tree_util.tree_flatten(value, is_leaf=is_leaf)
+        if is_same_treedef(found, structure):
+            pairs = zip(names, leaves, strict=True)
+            return {name: leaf for name, leaf in pairs if name is not None}  # no string is an array
+    raise StructureError(f"{text!r}: a tree of {found} arrived, {structure} was expected.")
 
 
 def _called(node: Node, arrays: Mapping[str, Any]) -> dict[str, Any]:
@@ -165,5 +170,5 @@ def _called(node: Node, arrays: Mapping[str, Any]) -> dict[str, Any]:
         node.arguments,
         is_leaf=lambda leaf: isinstance(leaf, Slot),
     )
-    made = jax.tree_util.tree_leaves(node.rule.function(*arguments))
+    made = jax.tree_util.tree_leaves(node.rule.function(*put_together(arguments)))
     return dict(zip(node.outputs, made, strict=True))

@@ -6,7 +6,7 @@ from typing import Any
 from mmsb_jax.graph import _draw, _paths
 from mmsb_jax.graph._bulk import Listing, build, list_edges
 from mmsb_jax.graph._convert import Convertible
-from mmsb_jax.graph._kinds import check_name, kinds_of, mask_of, wanted
+from mmsb_jax.graph._kinds import check_name, each, kinds_of, mask_of, wanted
 from mmsb_jax.graph._levels import add_edge, remove_edge, remove_node, settle
 from mmsb_jax.graph._records import Records
 from mmsb_jax.graph._refusals import edge_not_found, node_not_found
@@ -482,4 +482,5 @@ class PageGraph(Convertible):
         return number
 
     def _numbers(self, names: str | Iterable[str]) -> list[int]:
-        return list(map(self._number, [names] if isinstance(names, str) else names))
+        several = [names] if isinstance(names, str) else each(names, "names")
+        return list(map(self._number, several))

@@ -115,7 +115,7 @@ class Interpreter:
 
     def run(self, schedule: jax.Array) -> np.ndarray:
         """The buffer after the steps of ``schedule`` (uint32[steps, columns])."""
-        return np.asarray(self._program(self.buffer, schedule))
+        return self._program.on_host(self.buffer, schedule)
 
     def text(self) -> str:
         """What it was compiled to."""

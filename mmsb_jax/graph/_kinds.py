@@ -1,5 +1,6 @@
 """Kinds of edges, and what a name is. A set of kinds is a mask: one bit a kind."""
 
+from collections.abc import Iterable
 from typing import Any
 
 KINDS: tuple[str, ...] = ("data", "control", "device_sync", "compiler")
@@ -51,3 +52,16 @@ def check_name(name: Any) -> str:
     if not name:
         raise ValueError("the name of a node is empty: expected at least one character")
     return str(name)
+
+
+def each(several: Any, what: str) -> list[Any]:
+    """``several`` as a list.
+
+    Raises:
+        TypeError: it is not iterable.
+    """
+    if not isinstance(several, Iterable):
+        raise TypeError(
+            f"{what}={several!r:.80} is a {type(several).__name__}: expected several, as a list"
+        )
+    return several if isinstance(several, list) else list(several)

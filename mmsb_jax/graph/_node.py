@@ -10,12 +10,22 @@ import jax
 
 from mmsb_jax._errors import RecomputeError
 from mmsb_jax.core._leaves import LeafSpec, qualified_name
+from mmsb_jax.core._nodes import Part
 from mmsb_jax.graph._body import Body, Slot, Traced, trace
 from mmsb_jax.graph._interpreter import Recipe
 from mmsb_jax.graph._pager import check_shapeless, row_specs
 
 When = Literal["commit", "read"]
 Equal = Callable[[Any, Any], Any] | Literal["bytes", "never"]
+
+
+COPY_NAME = "mmsb_jax.bus._deriving._copy"
+"""What logs call `copy`."""
+
+
+def copy(array: Any) -> Any:
+    """The function of an array that follows another as it is."""
+    return array
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +51,24 @@ class Rule:
     pagewise: bool = False
 
     @property
+    def is_copy(self) -> bool:
+        """Whether a link asked for it."""
+        return self.function_name == COPY_NAME
+
+    @property
+    def call(self) -> str:
+        """How messages name the call that asked for it."""
+        return (
+            f"link({self.inputs[0]!r}, {self.name!r})"
+            if self.is_copy
+            else (f"derive({self.name!r})")
+        )
+
+    @property
     def title(self) -> str:
         """How messages call it."""
+        if self.is_copy:
+            return f"derived {self.name!r} (a copy of {self.inputs[0]!r})"
         return f"derived {self.name!r} ({self.function_name})"
 
 
@@ -216,8 +242,7 @@ def _traced_equal(tracer: Tracer, rule: Rule, equal: Any, traced: Traced) -> Tra
     """Trace the user's ``equal(old, new)`` over the results of a function."""
     outputs, count = traced.body.outputs, len(traced.body.outputs)
     old, new = (
-        jax.tree_util.tree_unflatten(traced.treedef, [Slot(start + i) for i in range(count)])
-        for start in (0, count)
+        Part(traced.treedef, tuple(Slot(start + i) for i in range(count))) for start in (0, count)
     )
     judged = _traced(tracer, rule, equal, (old, new), (*outputs, *outputs))
     if [spec.shape for spec in judged.body.outputs] != [()] or (

@@ -180,8 +180,7 @@ class Pager:
             words if is_whole(spec) else _gather(words, row_words_of(spec), rows, capacity)
             for words, spec in zip(arguments, self._body.inputs, strict=True)
         ]
-        outputs = self._program(np.int32(rows.size), list(constants), gathered)
-        made = map(np.asarray, outputs)
+        made = self._program.on_host(np.int32(rows.size), list(constants), gathered)
         return [
             Rows(words, row_words_of(spec), rows, out[: rows.size])
             for words, spec, out in zip(old, self._body.outputs, made, strict=True)

@@ -5,7 +5,7 @@ derived arrays do. A program that holds a callback into Python it runs in the th
 since the callback might wait for that thread. So our programs hold one, which is never called.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from operator import attrgetter
 from typing import Any
@@ -35,11 +35,19 @@ class Program:
     def __call__(self, *arrays: Any) -> Any:
         """What the function returns."""
         with undisturbed(), jax.enable_x64(self._is_wide):
-            out = self._call(*arrays)
-            if is_traced(out):  # whoever calls is being traced, and this became a part of it
-                with jax.ensure_compile_time_eval():
-                    out = self._call(*arrays)
-            return out
+            return self._run(arrays)
+
+    def on_host(self, *arrays: Any) -> Any:
+        """What the function returns, as NumPy arrays: transfers, where it runs on a GPU."""
+        with undisturbed(), jax.enable_x64(self._is_wide):
+            return jax.tree_util.tree_map(np.asarray, self._run(arrays))
+
+    def _run(self, arrays: Sequence[Any]) -> Any:
+        out = self._call(*arrays)
+        if is_traced(out):  # whoever calls is being traced, and this became a part of it
+            with jax.ensure_compile_time_eval():
+                out = self._call(*arrays)
+        return out
 
     def text(self, *arrays: Any) -> str:
         """What it is compiled to, for arrays of these shapes."""
@@ -68,13 +76,14 @@ def on_device(array: np.ndarray) -> jax.Array:
 
 _SETTINGS = attrgetter(
     "jax_transfer_guard_host_to_device",
+    "jax_transfer_guard_device_to_host",
     "jax_debug_nans",
     "jax_debug_infs",
     "jax_disable_jit",
     "jax_numpy_rank_promotion",
     "jax_numpy_dtype_promotion",
 )
-_UNDISTURBED = (None, False, False, False, "allow", "standard")
+_UNDISTURBED = (None, None, False, False, False, "allow", "standard")
 
 
 def undisturbed() -> AbstractContextManager[Any]:

@@ -26,7 +26,7 @@ def node_not_found(name: str, names: Sequence[str]) -> ArrayNotFoundError:
     """The error for a name that no node has, with the names that are near it."""
     near = _near(name, names)
     hint = f"Did you mean {near}?" if near else "The graph is empty."
-    return ArrayNotFoundError(f"no node of the graph is named {name!r}. {hint}")
+    return ArrayNotFoundError(f"no node of the graph is named {name!r:.200}. {hint}")
 
 
 def edge_not_found(

@@ -47,6 +47,7 @@ class Due:
 
     Attributes:
         changed: arrays that have changed.
+        moved: arrays that have another shape or dtype, for what they control.
         fresh: nodes that have no value yet, or whose inputs are others than before.
         soiled: nodes that are other than before, and not to be computed now.
         cleaning: stale nodes that are to be computed now, whatever their rule says.
@@ -54,6 +55,7 @@ class Due:
     """
 
     changed: frozenset[str]
+    moved: frozenset[str] = frozenset()
     fresh: frozenset[str] = frozenset()
     soiled: frozenset[str] = frozenset()
     cleaning: frozenset[str] = frozenset()
@@ -138,7 +140,7 @@ class Waves:
         begun = [flow.nodes[name] for name in (*due.fresh, *due.soiled, *due.cleaning)]
         levels: dict[str, int] = {}
         phases: list[_Phase] = []
-        for node in flow.affected(due.changed, begun):
+        for node in flow.affected(due.changed | due.moved, begun):
             makers = (flow.makers.get(name) for name in self._upstream(node))
             least = max((levels.get(maker.name, 0) for maker in makers if maker), default=0)
             is_small = (
@@ -249,10 +251,8 @@ class _Run:
 
     def _is_hit(self, node: Node) -> bool:
         """Whether an array that controls the node has changed."""
-        graph = self._flow.graph
-        return any(
-            not self._changed.isdisjoint(graph.parents(name, "control")) for name in node.outputs
-        )
+        gates = [g for n in node.outputs for g in self._flow.graph.parents(n, "control")]
+        return not (self._changed.isdisjoint(gates) and self._due.moved.isdisjoint(gates))
 
     def _run_alone(self, node: Node) -> Ran:
         if self._machine.is_small(node):

@@ -103,7 +103,7 @@ class Stats:
             commit_ms_p50=meter.commit_ms(50),
             commit_ms_p99=meter.commit_ms(99),
             derived=len(derivations.flow.nodes),
-            stale=len(derivations.stale),
+            stale=len(derivations.stale_nodes()),
             edges=graph.edge_count,
             depth=graph.depth,
             wave_programs=derivations.machine.programs,

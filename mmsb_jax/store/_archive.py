@@ -28,6 +28,7 @@ from mmsb_jax.store._format import (
     read_meta,
 )
 from mmsb_jax.store._index import IndexRow, SegmentIndex
+from mmsb_jax.store._limits import check_number
 from mmsb_jax.store._manifest import ArchiveEntry
 from mmsb_jax.store._record import CommitRecord
 from mmsb_jax.store._room import check_room
@@ -86,7 +87,12 @@ def archive_frames(first_version: int, commits: Iterable[Archived]) -> Iterator[
 
 
 def index_frame(offset: int, index: bytes) -> list[Buffer]:
-    """The frame at ``offset`` that ends an archive."""
+    """The frame at ``offset`` that ends an archive.
+
+    Raises:
+        StructureError: the index is larger than any that can be read back.
+    """
+    check_number("the bytes of an archive's index", len(index), 0, _MAX_BLOCK_BYTES)
     meta, data = _INDEX.pack(len(index)), _compress(index)
     return build_frame(Kind.ARCHIVE, offset, 0, meta, [data])[1]
 
@@ -183,8 +189,8 @@ class Archive:
         if self._loaded is None:
             try:
                 self._loaded = self._read()
-            except (BadFrameError, struct.error, OSError) as error:
-                raise self._damaged(str(error)) from error
+            except (BadFrameError, struct.error, FileNotFoundError) as error:
+                raise self._damaged(_fault(error)) from error
         return self._loaded
 
     def _damaged(self, fault: str) -> CorruptionError:
@@ -244,8 +250,8 @@ class Archive:
                 if len(commits) != block.commits:
                     raise BadFrameError("a block has other commits than its archive says")
                 newest = self._unpacked.block = (self, block, commits)
-            except (BadFrameError, OSError) as error:
-                raise self._damaged(f"byte {block.offset}: {error}") from error
+            except (BadFrameError, FileNotFoundError) as error:
+                raise self._damaged(f"byte {block.offset}: {_fault(error)}") from error
         return newest[2]
 
     def record(self, version: int) -> tuple[CommitRecord, bytes, int]:
@@ -287,6 +293,10 @@ class Archive:
             raise self._damaged("its last commit is not the one that the manifest names")
         if index.encode(self.entry.chain, 0) != self.index.encode(self.entry.chain, 0):
             raise self._damaged("its index does not say what its commits do")
+
+
+def _fault(error: Exception) -> str:
+    return "it is missing" if isinstance(error, FileNotFoundError) else str(error)
 
 
 def _compress(raw: bytes) -> bytes:

@@ -84,6 +84,7 @@ class Change:
         picked: the changed words; None where the change is dense.
         items: changed elements, where the change is not dense.
         changed_bytes: bytes that differ; known once it is recorded, as are the following.
+        before: the digest before it.
         lanes: the digest after it.
         pages: pages with a changed byte.
         chunks, flags: its record.
@@ -100,6 +101,7 @@ class Change:
     picked: Picked | None = None
     items: int = 0
     changed_bytes: int = 0
+    before: Lanes = (0, 0)
     lanes: Lanes = (0, 0)
     pages: np.ndarray | None = None
     chunks: Sequence[Chunk] = ()
@@ -166,20 +168,24 @@ class Change:
         self.flags = FULL if is_full else 0
 
     def finish(self, page_words: int) -> None:
-        """Compute the digest after, from that before, the bytes changed and the pages changed."""
+        """Compute the digest after, from that before, the bytes changed and the pages changed.
+
+        Done twice it is the same: it only sets.
+        """
         if self.picked is not None:
             words, values, mixed = self.picked
-            self.lanes = add(self.lanes, digest_gained(values ^ mixed, values, words))
+            self.lanes = add(self.before, digest_gained(values ^ mixed, values, words))
             self.pages = distinct_pages(words, page_words)
             return
         new = self.whole()
         self.lanes = digest_words(new)
-        flags = np.zeros(-(-new.size // page_words), bool)
+        flags, changed_bytes = np.zeros(-(-new.size // page_words), bool), 0
         for start, stop, *_ in self.spans or (Span(0, new.size, self.differing),):
             mixed = self.old[start:stop] ^ new[start:stop]
             pages = np.logical_or.reduceat(mixed != 0, np.arange(0, stop - start, page_words))
             flags[start // page_words :][: pages.size] = pages
-            self.changed_bytes += int(np.count_nonzero(mixed.view(np.uint8)))
+            changed_bytes += int(np.count_nonzero(mixed.view(np.uint8)))
+        self.changed_bytes = changed_bytes
         self.pages = np.flatnonzero(flags)
 
     def put(self) -> None:

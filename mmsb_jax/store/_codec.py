@@ -24,6 +24,7 @@ import zstandard
 
 from mmsb_jax._dtypes import parse_dtype
 from mmsb_jax.store._files import Buffer
+from mmsb_jax.store._room import room_for
 
 CHUNK_BYTES = 1 << 20
 """Bytes of an array in one dense chunk."""
@@ -170,6 +171,16 @@ def encode_dense(
     """
     if not new.size:
         return [], True
+    with room_for(f"the encoding of an array of {new.size:,} bytes"):
+        return _encode_dense(new, old, unit, executor)
+
+
+def _encode_dense(
+    new: np.ndarray,
+    old: np.ndarray | None,
+    unit: int,
+    executor: Callable[[], Executor] | None,
+) -> tuple[list[Chunk], bool]:
     coding = _choose_dense(new, old, unit)
     starts = range(0, new.size, CHUNK_BYTES)
 

@@ -1,11 +1,14 @@
 """A commit as users see it."""
 
+import copy
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, NamedTuple
 
-from mmsb_jax._errors import CorruptionError
+from mmsb_jax._errors import ClosedError, CorruptionError, MMSBError, StructureError
+from mmsb_jax._texts import MAX_DIGITS, MAX_INTEGER, encoded
+from mmsb_jax.store._in_force import extra_in_force
 from mmsb_jax.store._json import MAX_JSON_DEPTH, parse_json, too_deep
 from mmsb_jax.store._log import Log
 from mmsb_jax.store._patches import Patch, patches_of
@@ -25,6 +28,9 @@ class Commit:
         changed: names of the arrays with a changed byte, sorted.
         changed_bytes: bytes that differ from the version before.
         logged_bytes: bytes that it takes in the log, all its frames together.
+
+    It can be pickled: what it says, `extra` among it, goes along, and `durable` stays what it was
+    then. `patches` are in the log alone.
     """
 
     version: int
@@ -77,6 +83,20 @@ class Commit:
         """Whether it would survive a power cut now."""
         return self.version <= self._durable_version()
 
+    def __copy__(self) -> "Commit":
+        return self  # it does not change
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Commit":
+        return replace(self, note=copy.deepcopy(self.note, memo))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        said = [getattr(self, f.name) for f in fields(self) if not f.name.startswith("_")]
+        try:
+            extra, fault = self.extra, ""
+        except MMSBError as error:  # the bus was closed, or its data were compacted away
+            extra, fault = None, str(error)
+        return _unpickled, (said, extra, fault, self.durable)
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Commit) and self._key() == other._key()
 
@@ -88,12 +108,38 @@ class Commit:
         return (self.version, self.step, self.time_ns, self.source, note, self.changed)
 
 
+def _unpickled(said: list[Any], extra: Any, fault: str, durable: bool) -> Commit:
+    """A commit from its pickle."""
+    version = said[0]
+
+    def get_extra() -> Any:
+        if fault:
+            raise ClosedError(
+                f"the extra of version {version} was not there to be pickled: {fault}"
+            )
+        return extra
+
+    def no_patches() -> Iterator[Patch]:
+        raise ClosedError(
+            f"version {version} was unpickled, and what it did is in its log alone: open that, and "
+            f"ask the commit of next(bus.log(since={version}))"
+        )
+
+    return Commit(
+        *said,
+        _extra=get_extra,
+        _patches=no_patches,
+        _durable_version=lambda: version if durable else 0,
+    )
+
+
 def encode_json(value: Any, name: str) -> str:
     """``value`` as JSON; 0-d arrays and NumPy scalars become numbers.
 
     Raises:
         TypeError: it holds something that JSON has no word for; the message names it.
         ValueError: it is nested too deep.
+        StructureError: a string that is no text, or an int of too many digits.
     """
     if value is None:
         return ""
@@ -103,23 +149,34 @@ def encode_json(value: Any, name: str) -> str:
             return item.item()
         raise _no_json(name, f"a {type(item).__name__}")
 
-    _check_keys(value, name, MAX_JSON_DEPTH)
+    _check(value, name, MAX_JSON_DEPTH)
     return json.dumps(value, default=number, separators=(",", ":"))
 
 
-def _check_keys(value: Any, name: str, levels: int) -> None:
-    """JSON would turn other keys into strings, in silence; ``levels`` may lie within each other."""
+def _check(value: Any, name: str, levels: int) -> None:
+    """Refuse what JSON would turn into something else, or what cannot be read back.
+
+    That is, keys that are no strings, halves of characters, integers of too many digits; no more
+    than ``levels`` lists and objects may lie within each other.
+    """
+    if isinstance(value, str):
+        encoded(value, f"{name} holds a string that cannot be written:")
+    elif isinstance(value, int) and abs(value) > MAX_INTEGER:
+        raise StructureError(
+            f"{name} holds an int of more than {MAX_DIGITS} digits. Give it as a string (hex)."
+        )
     if isinstance(value, dict):
         for key in value:
             if not isinstance(key, str):
                 raise _no_json(name, f"a dict with the key {key!r}")
+            encoded(key, f"{name} holds a key that cannot be written:")
         value = value.values()
     elif not isinstance(value, list | tuple):
         return
     if not levels:
         raise ValueError(f"{name}: {too_deep()}")
     for item in value:
-        _check_keys(item, name, levels - 1)
+        _check(item, name, levels - 1)
 
 
 def _no_json(name: str, what: str) -> TypeError:
@@ -158,6 +215,23 @@ def read_commit(log: Log, version: int, durable_version: Callable[[], int]) -> C
         _patches=lambda: patches_of(log, version),
         _durable_version=durable_version,
     )
+
+
+class ExtraInForce(NamedTuple):
+    """The ``extra`` in force at a version, and the commit that gave it; 0 where none has."""
+
+    version: int
+    value: Any
+
+
+def read_extra_in_force(log: Log, version: int) -> ExtraInForce:
+    """What the newest commit up to ``version`` that says an ``extra`` has said."""
+    if not version:
+        return ExtraInForce(0, None)
+    known = extra_in_force(log, version)
+    blob = known.blob
+    value = _decode_json(blob, known.version, "extra") if blob and known.is_json else blob
+    return ExtraInForce(known.version, value)
 
 
 def read_extra(log: Log, version: int) -> Any:

@@ -16,9 +16,9 @@ from mmsb_jax._errors import CorruptionError, FormatError
 from mmsb_jax.store._archive import Archive, Archived, archive_frames
 from mmsb_jax.store._files import Buffer, Files
 from mmsb_jax.store._format import BadFrameError
+from mmsb_jax.store._in_force import carries_extra, stored_extra
 from mmsb_jax.store._index import SegmentIndex
 from mmsb_jax.store._leftovers import leftovers, remove_leftovers
-from mmsb_jax.store._log import MAX_EXTRA_BYTES
 from mmsb_jax.store._manifest import NAME as MANIFEST_NAME
 from mmsb_jax.store._manifest import ArchiveEntry, Compaction, Manifest
 from mmsb_jax.store._opened import View
@@ -34,9 +34,7 @@ from mmsb_jax.store._segment import (
 )
 from mmsb_jax.store._snapshot import FOLDER as SNAPSHOTS
 from mmsb_jax.store._snapshot import (
-    Extra,
-    read_snapshot,
-    read_snapshot_extra,
+    read_snapshot_with_extra,
     snapshot_bytes,
     snapshot_name,
     write_snapshot,
@@ -54,7 +52,7 @@ class CompactReport:
         keep_since: the oldest version that is kept in full.
         kept: versions before it whose state is kept: the one right before it, and tagged ones.
         dropped: versions whose data went; what their commits say is kept.
-        bytes_before, bytes_after: bytes of the log's files.
+        bytes_before, bytes_after: bytes of the log's files; 0 after it where the disk does not say.
         dry_run: whether nothing was changed.
     """
 
@@ -104,8 +102,7 @@ def compact(
     log = writer.log
     if not 1 <= keep_since <= log.version:
         raise log.no_version(keep_since)
-    with writer.still():
-        bytes_before = sum(_sizes(log.files).values())
+    bytes_before = writer.while_still(lambda: sum(_sizes(log.files).values()))
     keep_since = max(keep_since, log.kept_since)
     if keep_since > log.version:  # a fork behind a state that was kept, without a commit since
         return CompactReport(keep_since, log.kept, 0, bytes_before, bytes_before, dry_run)
@@ -116,7 +113,8 @@ def compact(
         began_segment()
     if not dry_run:
         writer.sync()
-    with writer.still():
+
+    def work() -> CompactReport:
         work = _Work(writer, keep_since, executor)
         kept = work.kept
         if work.is_needed:
@@ -124,6 +122,8 @@ def compact(
         else:
             bytes_after = bytes_before
         return CompactReport(keep_since, kept, work.dropped, bytes_before, bytes_after, dry_run)
+
+    return writer.while_still(work)
 
 
 def _sizes(files: Files) -> dict[str, int]:
@@ -173,7 +173,7 @@ class _Work:
         manifest = self._manifest(self._cut_segment())
         for version in self._snapshots_to_write():
             state = self._log.state(version, page_bytes=self._page_bytes, executor=self._executor)
-            sizes[snapshot_name(version)] = snapshot_bytes(state, self._extra_of(version))
+            sizes[snapshot_name(version)] = snapshot_bytes(state, stored_extra(self._log, version))
         for entry in self._new_archives(manifest):
             sizes[entry.name] = sum(map(len, _flat(self._archive_frames(entry))))
         if self._is_cut:
@@ -202,24 +202,31 @@ class _Work:
         log = self._log
         try:
             view, manifest = self._make()
-            log.put_in_force(manifest, self._writer.poison, view)
+            self._writer.change_manifest(
+                lambda: log.put_in_force(manifest, self._writer.poison, view)
+            )
         except BaseException as error:
             if log.is_in_force(self._old):  # else the new files may be the log's
                 self._take_back()
             if isinstance(error, OSError):
                 raise disk_error(error, log.place) from error
             raise
+        # It is done: what fails from here on only leaves files that the next writer removes.
         with contextlib.suppress(OSError):
             if self._is_cut:
                 log.write_index(view.pieces[0])
-        remove_leftovers(self._files, manifest)
-        return sum(_sizes(self._files).values())
+        with contextlib.suppress(OSError):
+            remove_leftovers(self._files, manifest)
+        try:
+            return sum(_sizes(self._files).values())
+        except OSError:
+            return 0
 
     def _make(self) -> tuple[View, Manifest]:
         log, segment = self._log, self._cut_segment()
         for version in self._snapshots_to_write():
             state = log.state(version, page_bytes=self._page_bytes, executor=self._executor)
-            extra, end = self._extra_of(version), log.end_of(version)
+            extra, end = stored_extra(log, version), log.end_of(version)
             write_snapshot(self._files, state, time.time_ns(), end, extra=extra)
         manifest = self._manifest(segment)
         archives = list(log.view.archives)
@@ -259,22 +266,12 @@ class _Work:
 
     def _has_snapshot(self, version: int) -> bool:
         log, ids = self._log, self._log.manifest.ids
-        with contextlib.suppress(BadFrameError, FormatError, CorruptionError, OSError):
-            if log.record(version).extra_span() is not None and (
-                read_snapshot_extra(self._files, version, ids, MAX_EXTRA_BYTES) is None
-            ):
-                return False
-            state, _ = read_snapshot(self._files, version, ids, page_bytes=self._page_bytes)
+        with contextlib.suppress(BadFrameError, FormatError, CorruptionError, FileNotFoundError):
+            state, extra = read_snapshot_with_extra(self._files, version, ids, self._page_bytes)
             state.check_digest(self._executor)
-            return state.table.chain == log.chain_after(version)
+            is_same = state.table.chain == log.chain_after(version)
+            return is_same and carries_extra(log, version, extra)
         return False
-
-    def _extra_of(self, version: int) -> Extra | None:
-        """The caller's ``extra`` of a commit as it is stored."""
-        if self._log.record(version).extra_span() is None:
-            return None
-        found = self._log.find(version)
-        return Extra.of(found.record, self._log.chunks_of(found))
 
     # Archives
 

@@ -1,10 +1,14 @@
 """Durability: when a commit counts as done, and the thread that syncs a group of them."""
 
+import _thread
 import contextlib
 import threading
+import time
 from collections.abc import Callable
+from queue import SimpleQueue
 
-from mmsb_jax._errors import ClosedError
+from mmsb_jax._errors import ClosedError, LocationError
+from mmsb_jax.store._threads import start_thread
 
 Durability = str | tuple[str, float]
 """``"os"``, ``"fsync"`` or ``("group", milliseconds)``."""
@@ -23,31 +27,52 @@ def check_durability(durability: Durability) -> None:
 
 
 class GroupSync:
-    """Syncs what was appended within an interval, in a thread of its own."""
+    """Syncs what was appended within an interval, in a thread of its own.
+
+    The thread is begun with the first append. Where it cannot be, each append syncs.
+    """
 
     def __init__(self, sync: Callable[[], object], interval_s: float) -> None:
         self._sync = sync
         self._interval_s = interval_s
-        self._work = threading.Event()
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="mmsb-group-sync", daemon=True)
-        self._thread.start()
+        self._calls: SimpleQueue[bool] = SimpleQueue()
+        self._is_called = self._is_alone = False
+        self._end: _thread.LockType | None = None
 
     def wake(self) -> None:
         """There is something to sync."""
-        self._work.set()
+        if self._is_alone:
+            self._try()
+        elif not self._is_called:
+            self._is_called = True
+            self._calls.put(True)
+            if self._end is None:
+                self._end = threading.Lock()
+                self._end.acquire()
+                start_thread(self._run, "mmsb-group-sync", self._give_up)
 
     def stop(self) -> None:
         """End the thread; what is left is for the writer's last sync."""
-        self._stopped.set()
-        self._work.set()
-        self._thread.join()
+        end, self._is_alone = self._end, True
+        self._calls.put(False)
+        if end is not None:
+            with end:
+                self._end = None
+
+    def _give_up(self) -> None:
+        self._is_alone = True
+        if self._end is not None:
+            self._end.release()
 
     def _run(self) -> None:
-        while not self._stopped.is_set():
-            self._work.wait()
+        assert self._end is not None
+        while self._calls.get():
             # Half the interval to gather, the other half for the sync itself.
-            self._stopped.wait(self._interval_s / 2)
-            self._work.clear()
-            with contextlib.suppress(ClosedError):  # the next append says so
-                self._sync()
+            time.sleep(self._interval_s / 2)
+            self._is_called = False
+            self._try()
+        self._end.release()
+
+    def _try(self) -> None:
+        with contextlib.suppress(ClosedError, LocationError):  # the next append says so
+            self._sync()

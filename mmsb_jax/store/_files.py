@@ -2,17 +2,25 @@
 
 Names are relative paths with ``/``. Two layers: `DiskFiles`, a directory of a local file system,
 and `MemoryFiles`, the same behaviour without a disk.
+
+Where reading fails the error is a `LocationError` that says why; but for a file that is not there,
+which is a `FileNotFoundError`. Where writing fails it is the system's: the writer knows what became
+of the log.
 """
 
 import contextlib
 import errno
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from mmsb_jax._errors import LocationError
+from mmsb_jax.store._room import no_room
+from mmsb_jax.store._unreadable import check_regular, unreadable
+
+Answer = TypeVar("Answer")
 
 Buffer = bytes | bytearray | memoryview
 """What is written: anything with a contiguous buffer of bytes."""
@@ -20,6 +28,10 @@ Buffer = bytes | bytearray | memoryview
 _MAX_BUFFERS_A_CALL = 512  # below IOV_MAX of every Linux
 _NEW_FILE_MODE = 0o644
 _OPEN_READERS = 64
+_ENDINGS = (".seg", ".cut", ".arc", ".snap")
+"""Of what is listed whatever it is: a pipe in the place of a segment is no missing segment."""
+_OWN_FILE = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+"""How a file of the log is opened: no link is followed, and no pipe is waited for."""
 _READ_BYTES = 1 << 20
 """What is read without asking first how much there is: a file may claim any size."""
 
@@ -37,6 +49,10 @@ class AppendFile(Protocol):
 
     def truncate(self, size: int) -> None:
         """Take back what a failed `append` may have left behind ``size``."""
+        ...
+
+    def is_there(self) -> bool:
+        """Whether the file has a name still: what is written to it can be found again."""
         ...
 
     def close(self) -> None:
@@ -137,6 +153,13 @@ class _DiskAppendFile:
     def truncate(self, size: int) -> None:
         self._os.ftruncate(self._descriptor, size)
 
+    def is_there(self) -> bool:
+        return self._os.fstat(self._descriptor).st_nlink > 0
+
+    def __del__(self) -> None:
+        with contextlib.suppress(OSError):  # of an opening that an interrupt cut short
+            self.close()
+
     def close(self) -> None:
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
@@ -149,13 +172,48 @@ class _Descriptor:
     def __init__(self, system: Any, path: Path) -> None:
         self._os = system
         self.number = -1
-        # O_NONBLOCK: a pipe in the place of a file would let its reader wait for ever.
-        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-        self.number = system.open(path, flags)
+        self.number = asked(path, system.open, path, os.O_RDONLY | _OWN_FILE)
+        try:
+            check_regular(path, asked(path, system.fstat, self.number), is_written=False)
+        except BaseException:
+            self.__del__()
+            raise
 
     def __del__(self) -> None:
-        if self.number >= 0:
-            self._os.close(self.number)
+        number, self.number = self.number, -1
+        if number >= 0:
+            with contextlib.suppress(OSError):
+                self._os.close(number)
+
+
+def asked(path: Path, call: Callable[..., Answer], *arguments: Any) -> Answer:
+    """What a call of the system about ``path`` answers.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        LocationError: any other error; it says what to do.
+    """
+    while True:
+        try:
+            return call(*arguments)
+        except InterruptedError:
+            continue  # not every call is made again by Python
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise unreadable(error, path) from error
+
+
+@contextlib.contextmanager
+def _closing(close: Callable[[], None]) -> Iterator[None]:
+    """Close at the end; where something failed before, that is the error."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            close()
+        raise
+    close()
 
 
 class DiskFiles:
@@ -168,7 +226,7 @@ class DiskFiles:
 
     def __init__(self, root: Path, system: Any = os) -> None:
         self.root = root
-        self._os = system
+        self.system = self._os = system
         self._readers: dict[str, _Descriptor] = {}
         self._readers_lock = threading.Lock()
         self._removed_from: set[Path] = set()
@@ -176,27 +234,42 @@ class DiskFiles:
     def create(self, name: str) -> AppendFile:
         path = self.root / name
         self._make_folder(path.parent)
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL
         return self._append_file(path, flags, [path.parent])
 
     def reopen(self, name: str) -> AppendFile:
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
         path = self.root / name
         # Who made it may have died before its entry was synced; and so may who made the manifest.
-        return self._append_file(path, flags, [self.root, path.parent])
+        return self._append_file(path, os.O_WRONLY | os.O_APPEND, [self.root, path.parent])
 
     def rewrite(self, name: str, offset: int) -> None:
-        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW  # O_APPEND would write at the end
-        descriptor = self._os.open(self.root / name, flags)
-        try:
+        descriptor = self._open_own(self.root / name, os.O_RDWR)  # O_APPEND: only at the end
+        with _closing(lambda: self._os.close(descriptor)):
             while part := self._os.pread(descriptor, _READ_BYTES, offset):
                 offset += self._os.pwrite(descriptor, part, offset)
-        finally:
-            self._os.close(descriptor)
 
     def _append_file(self, path: Path, flags: int, folders: Sequence[Path]) -> _DiskAppendFile:
-        descriptor = self._os.open(path, flags, _NEW_FILE_MODE)
+        if flags & os.O_EXCL:  # it is new: there is nothing to look at
+            descriptor = self._os.open(path, flags | os.O_CLOEXEC, _NEW_FILE_MODE)
+        else:
+            descriptor = self._open_own(path, flags)
         return _DiskAppendFile(self._os, descriptor, folders)
+
+    def _open_own(self, path: Path, flags: int) -> int:
+        """A descriptor to write a file of the log's own that is there; it must be no other."""
+        try:
+            descriptor = self._os.open(path, flags | _OWN_FILE)
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
+                raise unreadable(error, path) from error
+            raise
+        try:
+            check_regular(path, self._os.fstat(descriptor), is_written=True)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                self._os.close(descriptor)
+            raise
+        return descriptor
 
     def _make_folder(self, folder: Path) -> None:
         try:
@@ -221,48 +294,67 @@ class DiskFiles:
 
     def read(self, name: str, offset: int = 0, size: int | None = None) -> bytes:
         reader = self._reader(name)
+        try:
+            return self._read(reader.number, self.root / name, offset, size)
+        finally:
+            del reader  # an error that somebody keeps would keep the descriptor
+
+    def _read(self, descriptor: int, path: Path, offset: int, size: int | None) -> bytes:
         if size is None or size > _READ_BYTES:
-            there = max(0, self._os.fstat(reader.number).st_size - offset)
+            there = max(0, asked(path, self._os.fstat, descriptor).st_size - offset)
             size = there if size is None else min(size, there)
-        parts = []
-        while size > 0:
-            try:
-                part = self._os.pread(reader.number, min(size, 1 << 30), offset)
-            except OSError as error:
-                error.filename = str(self.root / name)
-                raise
-            if not part:
-                break
-            parts.append(part)
-            offset += len(part)
-            size -= len(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        parts, left = [], size
+        try:
+            while left > 0:
+                part = asked(path, self._os.pread, descriptor, min(left, 1 << 30), offset)
+                if not part:
+                    break
+                parts.append(part)
+                offset += len(part)
+                left -= len(part)
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+        except MemoryError as error:
+            raise no_room(size, f"a part of {path}") from error
 
     def size(self, name: str) -> int:
         reader = self._reader(name)  # held: it is closed when nobody holds it
-        return self._os.fstat(reader.number).st_size
+        try:
+            return asked(self.root / name, self._os.fstat, reader.number).st_size
+        finally:
+            del reader
 
     def names(self, folder: str) -> list[str]:
         path = self.root / folder
         try:
             self._refuse_link(path)
-            with self._os.scandir(path) as entries:
-                files = [entry.name for entry in entries if entry.is_file(follow_symlinks=False)]
+            found = asked(path, self._scan, path)
         except FileNotFoundError:
             return []
-        return sorted(f"{folder}/{name}" for name in files)
+        return sorted(f"{folder}/{name}" for name in found)
+
+    def _scan(self, path: Path) -> list[str]:
+        """The files in a folder, and what stands where one of the log's should be."""
+        with self._os.scandir(path) as entries:
+            return [
+                entry.name
+                for entry in entries
+                if entry.name.endswith(_ENDINGS) or entry.is_file(follow_symlinks=False)
+            ]
 
     def _refuse_link(self, folder: Path) -> None:
         """Refuse a folder that is elsewhere: every log is listed before a file in it is opened."""
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
-            self._os.close(self._os.open(folder, flags))
-        except NotADirectoryError as error:
+            descriptor = asked(folder, self._os.open, folder, flags)
+        except LocationError as error:
+            if error.errno != errno.ENOTDIR:
+                raise
             raise LocationError(
                 error.errno,
                 f"{folder} is a link, or no folder. Links in a log are not followed; move the "
                 f"folder itself to its place, or make the whole log a link.",
             ) from error
+        self._os.close(descriptor)
 
     def publish(self, name: str, buffers: Sequence[Buffer]) -> None:
         path = self.root / name
@@ -270,7 +362,7 @@ class DiskFiles:
         self._unlink(draft)
         handle = self.create(f"{name}.draft")
         try:
-            with contextlib.closing(handle):
+            with _closing(handle.close):
                 handle.append(buffers)
                 handle.sync()
             # What was removed is not to come back beside the new file.
@@ -288,10 +380,10 @@ class DiskFiles:
     def copy(self, source: Files, name: str, size: int) -> None:
         path = self.root / name
         self._make_folder(path.parent)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC  # O_APPEND forbids sharing
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL  # O_APPEND forbids sharing
         handle = self._append_file(path, flags, [path.parent])
         try:
-            with contextlib.closing(handle):
+            with _closing(handle.close):
                 if isinstance(source, DiskFiles):
                     reader = source._reader(name)
                     handle.copy_range(reader.number, size)
@@ -316,8 +408,17 @@ class DiskFiles:
             sync_folder(self._os, self.root / folder)
 
     def _unlink(self, path: Path) -> None:
+        """Make room for a file; what is no folder goes, whatever it is, and is not followed."""
         with contextlib.suppress(FileNotFoundError):
-            self._os.unlink(path)
+            try:
+                self._os.unlink(path)
+            except OSError as error:
+                if error.errno in (errno.EISDIR, errno.EPERM) and os.path.isdir(path):
+                    raise LocationError(
+                        errno.EISDIR,
+                        f"{path} is a folder, where a file of the log should be. Take it away.",
+                    ) from error
+                raise
 
     def _forget(self, name: str) -> None:
         with self._readers_lock:
@@ -331,10 +432,8 @@ class DiskFiles:
 def sync_folder(system: Any, folder: Path) -> None:
     """Make the entries of a folder survive a power cut."""
     descriptor = system.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
+    with _closing(lambda: system.close(descriptor)):
         system.fsync(descriptor)
-    finally:
-        system.close(descriptor)
 
 
 class _MemoryFile:
@@ -352,6 +451,10 @@ class _MemoryFile:
 
     def sync(self) -> None:
         """Memory has nothing to sync."""
+
+    def is_there(self) -> bool:
+        """Memory keeps what it is given."""
+        return True
 
     def truncate(self, size: int) -> None:
         with self._lock:

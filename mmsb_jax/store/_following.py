@@ -5,7 +5,7 @@ import time
 from mmsb_jax._errors import DivergenceError
 from mmsb_jax.store._log import Log
 from mmsb_jax.store._segment import segment_name
-from mmsb_jax.store._stream import chain_at, check_there
+from mmsb_jax.store._stream import check_there
 
 _LOOK_S = 0.2
 """How often a follower lists the segments, whatever the last one does."""
@@ -29,7 +29,7 @@ class Follower:
         check_there(log, after, log.version)
         self.version = after
         self._log = log
-        self._chain = chain_at(log, after)
+        self._chain = log.chain_at(after)
         self._size: int | None = -1
         self._looked = time.monotonic()
 
@@ -40,10 +40,9 @@ class Follower:
             DivergenceError: the log has lost its end.
         """
         log, now = self._log, time.monotonic()
+        log.check_place()
         name = log.pieces[-1].segment.name
         size = self._size_of(name)
-        if size is not None and size < log.scan.offset:
-            raise self._went_back(f"what was at the end of {name} was taken back")
         if size != self._size or now - self._looked > _LOOK_S or self._is_next_there():
             self._size, self._looked = size, now
             log.refresh()

@@ -15,6 +15,7 @@ import xxhash
 
 from mmsb_jax._errors import FormatError, StructureError
 from mmsb_jax.store._files import Buffer
+from mmsb_jax.store._limits import U64, check_number
 
 MAGIC = b"MMSB"
 FORMAT_VERSION = 1
@@ -162,6 +163,20 @@ class Header(NamedTuple):
         return False
 
 
+def check_frame_size(meta_bytes: int, data_bytes: int) -> None:
+    """Refuse more than a frame can have.
+
+    Raises:
+        StructureError: it could not be read back.
+    """
+    if meta_bytes > MAX_META_BYTES or data_bytes > MAX_DATA_BYTES:
+        raise StructureError(
+            f"a frame of {meta_bytes:,} bytes about {data_bytes:,} bytes of data; at most "
+            f"{MAX_META_BYTES:,} and {MAX_DATA_BYTES:,} can be recorded. Commit fewer arrays, or "
+            f"shorter strings, at once."
+        )
+
+
 def build_frame(
     kind: Kind,
     position: int,
@@ -175,14 +190,11 @@ def build_frame(
     Raises:
         StructureError: more than a frame can have: it could not be read back.
     """
-    padded_meta = meta + padding(len(meta))
     data_bytes = sum(map(len, data))
-    if len(meta) > MAX_META_BYTES or data_bytes > MAX_DATA_BYTES:
-        raise StructureError(
-            f"a frame of {len(meta):,} bytes about {data_bytes:,} bytes of data; at most "
-            f"{MAX_META_BYTES:,} and {MAX_DATA_BYTES:,} can be recorded. Commit fewer arrays, or "
-            f"shorter strings, at once."
-        )
+    check_frame_size(len(meta), data_bytes)
+    check_number("the position of a frame", position, 0, U64)
+    check_number("the position that is synced", synced, 0, U64)
+    padded_meta = meta + padding(len(meta))
     data_hasher = xxhash.xxh3_64()
     tail = padding(data_bytes)
     for part in (*data, tail):

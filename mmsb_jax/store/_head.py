@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -82,6 +82,62 @@ Follow = Callable[["Plan", list[Change]], tuple[dict[int, Content], dict[str, st
 
 Called before anything is written. An exception in it ends the commit, and nothing has changed.
 """
+
+Stored = tuple[int, int, int]
+"""(array, stored bytes, record flags) of one record."""
+
+
+@dataclass(slots=True)
+class Landing:
+    """A commit between its append and its adoption: all that is needed to finish it.
+
+    An interrupt may cut a commit short. Whoever comes next finishes it where the log has it, and
+    forgets it where the log does not. To adopt it only sets, and never adds, so that it can be done
+    again from wherever it stopped.
+
+    Attributes:
+        version: what the log ends at, once it has the commit.
+        plan, record, changes: what it does.
+        stored: its records, to schedule snapshots by.
+        total_bytes, sparse_bytes: the schedule before it.
+        delta_bytes: array id → stored bytes of its deltas before it.
+        logged_bytes: bytes of all its frames; None as long as only the log knows.
+    """
+
+    version: int
+    plan: "Plan"
+    record: CommitRecord
+    changes: Sequence[Change]
+    stored: Sequence[Stored]
+    total_bytes: int
+    sparse_bytes: int
+    delta_bytes: dict[int, int]
+    logged_bytes: int | None = None
+
+    def adopt(self, head: "Head") -> Landed:
+        """Make the state of ``head`` that after the commit, which the log has."""
+        head.adopt(self)
+        record = self.record
+        changed = tuple(sorted(change.info.name for change in self.changes))
+        logged_bytes = self.logged_bytes
+        if logged_bytes is None:
+            logged_bytes = head.writer.log.row(self.version).logged_bytes
+        head.count(self, logged_bytes)
+        return Landed(self.version, record.time_ns, changed, record.changed_bytes, logged_bytes)
+
+
+@dataclass(slots=True)
+class Joining:
+    """The beginning of an empty log with a state, between its append and its adoption."""
+
+    version: int
+    state: StoredState
+
+    def adopt(self, head: "Head") -> Landed:
+        """Make ``state`` that of the head."""
+        head.replace_state(self.state)
+        return Landed(self.version, 0, (), 0, 0)
+
 
 _LEAST_SPARSE_BYTES = 4 << 20
 _LEAST_TOTAL_BYTES = 64 << 20
@@ -210,7 +266,31 @@ class Head:
         self._sparse_bytes = 0
         self._total_bytes = 0
         self._state_bytes = state.nbytes
+        self._landing: Landing | Joining | None = None
         self._recount()
+
+    def settle(self) -> Landed | None:
+        """Finish a landing that was cut short, if the log has the commit; else forget it.
+
+        Nothing is half done after it. The writer must be settled (`LogWriter.settle`).
+        """
+        landing, landed = self._landing, None
+        if landing is not None:
+            if self.writer.log.version >= landing.version:
+                landed = landing.adopt(self)
+            self._landing = None
+        return landed
+
+    def _landed(self) -> Landed:
+        landed = self.settle()
+        assert landed is not None
+        return landed
+
+    def join(self, state: StoredState, append: Callable[[], object]) -> Landed:
+        """Begin an empty log with ``state``, which ``append`` writes."""
+        self._landing = Joining(state.table.version, state)
+        append()
+        return self._landed()
 
     def replace_state(self, state: StoredState) -> None:
         """Take ``state``, that at the log's newest version, in place of an empty one."""
@@ -231,18 +311,38 @@ class Head:
         ):
             place -= 1
         for version in range(log.pieces[place].segment.first_version, log.version + 1):
-            self.count(stored_in(log.record(version)), log.row(version).logged_bytes)
+            stored = list(stored_in(log.record(version)))
+            self._count(stored, log.row(version).logged_bytes, *self._schedule_of(stored))
 
-    def count(self, stored: Iterable[tuple[int, int, int]], logged_bytes: int) -> None:
-        """Count a commit: (array, stored bytes, record flags) of its records, all its bytes."""
-        self._total_bytes += logged_bytes
-        self._sparse_bytes += logged_bytes
+    def _schedule_of(self, stored: Iterable[Stored]) -> tuple[int, int, dict[int, int]]:
+        """The schedule of snapshots before a commit of some records."""
+        delta_bytes = self._delta_bytes
+        before = {array_id: delta_bytes.get(array_id, 0) for array_id, _, _ in stored}
+        return self._total_bytes, self._sparse_bytes, before
+
+    def count(self, landing: Landing, logged_bytes: int) -> None:
+        """Count a commit that the log has."""
+        before = landing.total_bytes, landing.sparse_bytes, landing.delta_bytes
+        self._count(landing.stored, logged_bytes, *before)
+
+    def _count(
+        self,
+        stored: Iterable[Stored],
+        logged_bytes: int,
+        total_bytes: int,
+        sparse_bytes: int,
+        delta_bytes: Mapping[int, int],
+    ) -> None:
+        """Make the schedule that after a commit, from that before it."""
+        self._total_bytes = total_bytes + logged_bytes
+        sparse_bytes += logged_bytes
         for array_id, nbytes, flags in stored:
             if flags & FULL:
                 self._delta_bytes[array_id] = 0
-                self._sparse_bytes -= nbytes
+                sparse_bytes -= nbytes
             else:
-                self._delta_bytes[array_id] = self._delta_bytes.get(array_id, 0) + nbytes
+                self._delta_bytes[array_id] = delta_bytes[array_id] + nbytes
+        self._sparse_bytes = sparse_bytes
 
     @property
     def snapshot_is_due(self) -> bool:
@@ -263,7 +363,7 @@ class Head:
         """Compare, find what follows, append to the log, and only then change the head.
 
         Raises:
-            StructureError: the draft does not fit the state.
+            StructureError: the draft does not fit the state, or what it says is beyond a limit.
             LocationError, ClosedError: the log could not be written; the head is as it was.
             what ``follow`` raises; the head is as it was.
         """
@@ -294,6 +394,7 @@ class Head:
         )
         if draft.ops:
             record.flags |= STRUCTURE_CHANGED
+        record.check_said()  # before anything is written
 
         def complete() -> CommitRecord:
             wait()
@@ -304,14 +405,34 @@ class Head:
                 record.flags |= EXTRA_IS_JSON if draft.extra_is_json else 0
             return record
 
+        stored = list(_stored_of(changes, extra_chunks))
         try:
-            logged_bytes = self.writer.append([*chunks, *extra_chunks], complete)
+            return self.land(
+                plan,
+                record,
+                changes,
+                stored,
+                lambda: self.writer.append([*chunks, *extra_chunks], complete),
+            )
         finally:
             wait()
-        self.adopt(plan, record, changes)
-        self.count(_stored_of(changes, extra_chunks), logged_bytes)
-        changed = tuple(sorted(change.info.name for change in changes))
-        return Landed(record.version, record.time_ns, changed, record.changed_bytes, logged_bytes)
+
+    def land(
+        self,
+        plan: Plan,
+        record: CommitRecord,
+        changes: Sequence[Change],
+        stored: Sequence[Stored],
+        append: Callable[[], int],
+    ) -> Landed:
+        """Append a commit with ``append``, and make the state that after it.
+
+        Where it is cut short, `settle` does the rest.
+        """
+        version, schedule = self.writer.log.version + 1, self._schedule_of(stored)
+        self._landing = landing = Landing(version, plan, record, changes, stored, *schedule)
+        landing.logged_bytes = append()
+        return self._landed()
 
     def _derived(self, plan: Plan, derived: dict[int, Content]) -> list[Change]:
         """The changes of derived arrays; those without a differing byte left out."""
@@ -366,9 +487,10 @@ class Head:
             self._terms[array_id] = term
         return term
 
-    def adopt(self, plan: Plan, record: CommitRecord, changes: Sequence[Change]) -> None:
+    def adopt(self, landing: Landing) -> None:
         """Change the head to what the log now says; nothing in here can fail on its own."""
         state, table = self.state, self.state.table
+        plan, record = landing.plan, landing.record
         if record.ops:
             assert plan.made is not None
             state.adopt(plan.made, record.ops)
@@ -379,13 +501,13 @@ class Head:
                     self._delta_bytes.pop(array_id, None)
         self._terms |= plan.terms
         table.apply_values(record)
-        for change in changes:
+        for change in landing.changes:
             change.put()
             state.page_versions[change.info.id][change.pages] = record.version
         table.apply_head(record, self.writer.log.scan.chain)
 
 
-def stored_in(record: CommitRecord) -> Iterator[tuple[int, int, int]]:
+def stored_in(record: CommitRecord) -> Iterator[Stored]:
     """(array, stored bytes, flags) of the records of a commit."""
     sizes = iter(record.chunks["stored"].tolist())
     columns = (record.records[name].tolist() for name in ("id", "chunks", "flags"))
@@ -393,7 +515,7 @@ def stored_in(record: CommitRecord) -> Iterator[tuple[int, int, int]]:
         yield array_id, sum(itertools.islice(sizes, chunks)), flags
 
 
-def _stored_of(changes: Sequence[Change], extra: Sequence[Chunk]) -> Iterator[tuple[int, int, int]]:
+def _stored_of(changes: Sequence[Change], extra: Sequence[Chunk]) -> Iterator[Stored]:
     """The same of a commit that is still at hand."""
     for change in changes:
         yield change.info.id, sum(len(chunk.data) for chunk in change.chunks), change.flags

@@ -4,13 +4,12 @@ A commit is computed and compared with the digests that it carries before anythi
 it is appended; only then the head follows. So it is taken whole, or nothing has changed.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from mmsb_jax._errors import (
-    ClosedError,
     CorruptionError,
     DivergenceError,
     FormatError,
@@ -25,7 +24,8 @@ from mmsb_jax.store._head import Draft, Head, Landed, Plan, stored_in
 from mmsb_jax.store._lineage import change_ids, opened
 from mmsb_jax.store._log import Log
 from mmsb_jax.store._record import DIGEST_ONLY, EXTRA_ID, FULL, VALUES_REPLACE, CommitRecord
-from mmsb_jax.store._stream import Shipped, Stream, chain_at
+from mmsb_jax.store._stream import Shipped, Stream
+from mmsb_jax.store._writer import LogWriter
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +68,13 @@ class Intake:
             _check_same(log, stream, chains)
         return cls(stream, here, joins)
 
-    def open(self, log: Log, poison: Callable[[str], ClosedError]) -> None:
+    def open(self, log: Log, writer: LogWriter) -> None:
         """Let ``log`` say that the versions to come are the sender's; see `change_ids`."""
         ids, head = log.manifest.ids, self.stream.head
         first = head.since + 1 if self.joins else self.behind + 1
         if any(ids.of(v) != head.ids.of(v) for v in range(first, head.last + 1)):
-            change_ids(log, opened(ids, self.behind, head.ids), poison)
+            to_come = opened(ids, self.behind, head.ids)
+            writer.change_manifest(lambda: change_ids(log, to_come, writer.poison))
 
     def commits(self) -> Iterator[Shipped]:
         """Its commits that are new, but for the one that a join begins with."""
@@ -101,10 +102,10 @@ def _check_same(log: Log, stream: Stream, chains: Sequence[bytes]) -> None:
     since = stream.head.since
     common = min(log.version, stream.head.last)
     first = max(since, log.kept_since - 1)
-    if common < first or chains[common - since] == chain_at(log, common):
+    if common < first or chains[common - since] == log.chain_at(common):
         return
     differing = common
-    while differing > first and chains[differing - 1 - since] != chain_at(log, differing - 1):
+    while differing > first and chains[differing - 1 - since] != log.chain_at(differing - 1):
         differing -= 1
     known = f"version {differing}" if differing > first else f"version {differing} or before"
     raise DivergenceError(
@@ -114,7 +115,7 @@ def _check_same(log: Log, stream: Stream, chains: Sequence[bytes]) -> None:
     )
 
 
-def join(head: Head, intake: Intake) -> None:
+def join(head: Head, intake: Intake) -> Landed:
     """Begin an empty log with the snapshot of a stream, and with the commit of its version.
 
     The new segment makes it so: until it is there the log is empty.
@@ -126,8 +127,8 @@ def join(head: Head, intake: Intake) -> None:
     stream = intake.stream
     state, _ = stream.state(page_bytes=head.page_bytes)
     commit = next(stream.commits())
-    head.writer.begin_with(commit, stream.head.chain, _snapshot_of(stream))
-    head.replace_state(state)
+    snapshot = _snapshot_of(stream)
+    return head.join(state, lambda: head.writer.begin_with(commit, stream.head.chain, snapshot))
 
 
 def _snapshot_of(stream: Stream) -> list[Buffer]:
@@ -175,11 +176,8 @@ def take(head: Head, commit: Shipped, place: str) -> Landed:
             f"{place}: version {record.version} does not fit what is before it: {error}. Its "
             f"frames are whole: it was written so."
         ) from error
-    logged_bytes = head.writer.append_shipped(commit)
-    head.adopt(plan, record, changes)
-    head.count(stored_in(record), logged_bytes)
-    changed = tuple(sorted(change.info.name for change in changes))
-    return Landed(record.version, record.time_ns, changed, record.changed_bytes, logged_bytes)
+    stored = list(stored_in(record))
+    return head.land(plan, record, changes, stored, lambda: head.writer.append_shipped(commit))
 
 
 def _changes(head: Head, plan: Plan, commit: Shipped) -> list[Change]:
@@ -195,7 +193,7 @@ def _changes(head: Head, plan: Plan, commit: Shipped) -> list[Change]:
         base = head.state.table.bases.get(array_id, 0)
         if not row["flags"] & FULL and int(row["base"]) != base:
             raise BadFrameError(f"a record builds on version {int(row['base'])}, not {base}")
-        change.lanes = plan.lanes_before(array_id)
+        change.before = change.lanes = plan.lanes_before(array_id)
         rows = record.chunks[start:stop]
         check_extent(rows, change.nbytes)
         if row["flags"] & FULL and int(rows["raw"].sum(dtype=np.uint64)) != change.nbytes:
@@ -263,7 +261,7 @@ def take_in(head: Head, stream: Stream) -> list[int]:
     """
     log = head.writer.log
     intake = Intake.of(stream, log)
-    intake.open(log, head.writer.poison)
+    intake.open(log, head.writer)
     new = []
     if intake.joins:
         join(head, intake)

@@ -15,15 +15,14 @@ from mmsb_jax.store._files import Files
 from mmsb_jax.store._format import BadFrameError
 from mmsb_jax.store._frames import chunk_views, read_parts
 from mmsb_jax.store._index import IndexRow, SegmentIndex
-from mmsb_jax.store._opened import OpenedLog
-from mmsb_jax.store._record import DIGEST_ONLY, EXTRA_ID, CommitRecord
+from mmsb_jax.store._opened import OpenedLog, Read
+from mmsb_jax.store._record import DIGEST_ONLY, EXTRA_ID, MAX_EXTRA_BYTES, CommitRecord
 from mmsb_jax.store._replay import advance, replay
+from mmsb_jax.store._room import room_for
 from mmsb_jax.store._segment import Found, Piece, reader_of
 from mmsb_jax.store._snapshot import list_snapshots, read_snapshot, read_snapshot_extra
 from mmsb_jax.store._state import StoredState, Table
 from mmsb_jax.store._tags import no_tag
-
-MAX_EXTRA_BYTES = 1 << 40
 
 
 class Log(OpenedLog):
@@ -47,7 +46,13 @@ class Log(OpenedLog):
     def __init__(self, files: Files, place: str, salvage: bool = False) -> None:
         self._names: dict[int, str] = {}
         self._named_through = 0
-        super().__init__(files, place, salvage)
+        try:
+            super().__init__(files, place, salvage)
+        except BaseException as error:
+            files.close()  # what was opened to look is not kept for a log that there is not
+            if isinstance(error, FileNotFoundError):
+                raise self.missing(error) from error
+            raise
 
     @property
     def version(self) -> int:
@@ -148,6 +153,28 @@ class Log(OpenedLog):
             raise self.dropped(version)
         return part
 
+    def steadily(self, read: Callable[[], Read]) -> Read:
+        """As `OpenedLog.steadily`.
+
+        Raises:
+            CorruptionError: a file of the log is missing.
+            DeviceMemoryError: the system gives no more memory.
+        """
+        try:
+            with room_for(f"what is read of {self.place}"):
+                return super().steadily(read)
+        except FileNotFoundError as error:
+            raise self.missing(error) from error
+
+    def missing(self, error: FileNotFoundError) -> CorruptionError:
+        """The error for a file that the log needs, and that is not there."""
+        name = str(error.filename or "a file")
+        where = name if name.startswith("/") else f"{self.place}/{name}"
+        return CorruptionError(
+            f"{where} is missing. Restore it from a copy, or make a new log of what "
+            f"is whole with `mmsb repair`."
+        )
+
     def no_version(self, version: int) -> VersionError:
         """The error for a version that is not there, with the nearest that is."""
         if not self.version:
@@ -210,6 +237,14 @@ class Log(OpenedLog):
         """The chain after the commit of ``version``."""
         return self._commit(version)[1]
 
+    def chain_at(self, version: int) -> bytes:
+        """The chain after ``version``, which may be the one before the oldest that is there."""
+        if version == 0:
+            return bytes(16)
+        if version == self.version:
+            return self.scan.chain
+        return self.record(version + 1).previous_chain
+
     def end_of(self, version: int) -> int:
         """Where in the log the commit of ``version`` ends, in bytes."""
         return self._commit(version)[2]
@@ -246,7 +281,9 @@ class Log(OpenedLog):
                 raise BadFrameError(f"the commit of version {version} is not where it should be")
             if found.record.log_id != self.manifest.ids.of(version):
                 raise BadFrameError(f"the commit of version {version} is of another log")
-        except (BadFrameError, OSError) as error:
+        except FileNotFoundError as error:
+            raise self.missing(error) from error
+        except BadFrameError as error:
             raise self.damaged(piece.segment, offset, str(error)) from error
         return found
 
@@ -261,7 +298,9 @@ class Log(OpenedLog):
         try:
             parts = read_parts(read, segment.base, found.offset, found.record)
             return chunk_views(found.record, parts)
-        except (BadFrameError, OSError) as error:
+        except FileNotFoundError as error:
+            raise self.missing(error) from error
+        except BadFrameError as error:
             raise self.damaged(segment, found.offset, str(error)) from error
 
     def extra(self, version: int) -> tuple[bytes | None, int]:
@@ -355,7 +394,7 @@ class Log(OpenedLog):
                 self._learn(self._find(version).record)
         if not self._named_through and self.kept_since > 1:
             # What was made before is in the snapshot that the rest builds on.
-            with contextlib.suppress(BadFrameError, OSError, StopIteration):
+            with contextlib.suppress(BadFrameError, StopIteration):
                 oldest = next(v for v in self.snapshots() if v >= self.kept_since - 1)
                 ids = self.manifest.ids
                 state, _ = read_snapshot(self.files, oldest, ids, with_data=False)
@@ -446,14 +485,17 @@ class Log(OpenedLog):
                 state.check_digest(executor)
             except BadFrameError as error:
                 raise CorruptionError(
-                    f"{self.place}: {error}. Its frames are whole: a snapshot or several frames "
-                    f"were changed together. Run `mmsb verify` on it."
+                    f"{self.place}: {error}. Its frames are whole: it was written so, or several "
+                    f"were changed together. `mmsb verify --deep` names the arrays that are wrong, "
+                    f"and since when; `mmsb repair` makes a log of all that is shown to be right, "
+                    f"with --keep-unproven of these arrays too."
                 ) from error
         return state
 
     def advance(self, state: StoredState, version: int) -> None:
         """Bring ``state`` forward to ``version``; its bytes are spent where this raises."""
-        advance(self, state, version)
+        with room_for(f"the state at version {version}"):
+            advance(self, state, version)
 
     def arrays_of(self, record: CommitRecord) -> list[str]:
         """Names of the arrays that a commit changed a byte of."""

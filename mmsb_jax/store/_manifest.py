@@ -5,7 +5,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from mmsb_jax._errors import CorruptionError, LocationError
+from mmsb_jax._errors import CorruptionError, LocationError, StructureError
 from mmsb_jax.store._files import Buffer, Files
 from mmsb_jax.store._format import (
     HEADER_BYTES,
@@ -167,13 +167,26 @@ class Manifest:
         files.publish(NAME, self.frame())
 
     def frame(self) -> list[Buffer]:
-        """Its file. That of a compacted log is of a kind of its own: it must be understood."""
+        """Its file. That of a compacted log is of a kind of its own: it must be understood.
+
+        Raises:
+            StructureError: it could not be read back: something is beyond a limit.
+        """
+        try:
+            meta = self._encode()
+            is_read_back = self._decode_meta(meta, self.compaction is not None) == self
+        except (BadFrameError, struct.error) as error:
+            raise StructureError(f"{self!r:.400} cannot be recorded: {error}") from error
+        if not is_read_back:
+            raise StructureError(f"{self!r:.400} cannot be recorded: it reads back as another")
+        kind = Kind.MANIFEST if self.compaction is None else Kind.COMPACTED
+        return build_frame(kind, 0, 0, meta)[1]
+
+    def _encode(self) -> bytes:
         lineage = self.ids.lineage
         meta = _FIXED.pack(self.ids.own, self.page_bytes, self.created_ns, len(lineage))
         meta += self.ids.encode_lineage()
-        if self.compaction is None:
-            return build_frame(Kind.MANIFEST, 0, 0, meta)[1]
-        return build_frame(Kind.COMPACTED, 0, 0, meta + self.compaction.encode())[1]
+        return meta if self.compaction is None else meta + self.compaction.encode()
 
     @classmethod
     def read(cls, files: Files, place: str) -> "Manifest":
@@ -192,14 +205,6 @@ class Manifest:
                 f"{place} is not a log: it has no manifest. Expected a directory that "
                 f"mmsb.open made, or a path where nothing is yet."
             ) from None
-        except PermissionError:
-            raise
-        except OSError as error:
-            raise LocationError(
-                error.errno,
-                f"{place}/{NAME} cannot be read: {error.strerror}. Expected a file; links in a log "
-                f"are not followed.",
-            ) from error
         except (BadFrameError, struct.error) as error:
             raise CorruptionError(
                 f"{place}/{NAME} is damaged at byte 0: {error}. The log itself may be whole: "
@@ -214,11 +219,15 @@ class Manifest:
         header = read_header(read, 0, 0)
         header.check_kind()
         meta = read_meta(read, 0, header)
+        if header.data_bytes or header.kind not in (Kind.MANIFEST, Kind.COMPACTED):
+            raise BadFrameError("its parts do not fill it")
+        return cls._decode_meta(meta, header.kind == Kind.COMPACTED)
+
+    @classmethod
+    def _decode_meta(cls, meta: bytes, is_compacted: bool) -> "Manifest":
         own, page_bytes, created_ns, ancestors = _FIXED.unpack_from(meta)
         end = _FIXED.size + ancestors * ANCESTOR_BYTES
-        is_compacted = header.kind == Kind.COMPACTED
-        is_manifest = is_compacted or header.kind == Kind.MANIFEST
-        if len(meta) < end or header.data_bytes or not is_manifest:
+        if len(meta) < end:
             raise BadFrameError("its parts do not fill it")
         if not is_compacted and len(meta) != end:
             raise BadFrameError("its parts do not fill it")

@@ -3,10 +3,14 @@
 import contextlib
 import os
 import re
+import stat
 from pathlib import Path
 
 from mmsb_jax._errors import LocationError
 from mmsb_jax.store._files import sync_folder
+from mmsb_jax.store._unreadable import unreadable
+
+AnyPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 _NETWORK = {
     "9p", "afs", "ceph", "cifs", "fuse.gcsfuse", "fuse.rclone", "fuse.s3fs", "fuse.sshfs",
@@ -14,34 +18,47 @@ _NETWORK = {
 }  # fmt: skip
 
 
-def check_log_place(path: str | os.PathLike[str]) -> Path:
+def check_log_place(path: AnyPath) -> Path:
     """The directory of a log that is there, to be opened.
 
     Raises:
-        LocationError: a URL or a network file system; no directory.
+        LocationError: a URL or a network file system; no directory; it could not be looked at.
     """
     place = check_local(path)
-    if not place.is_dir():
+    try:
+        is_directory = stat.S_ISDIR(os.stat(place).st_mode)
+    except FileNotFoundError:
+        is_directory = False
+    except OSError as error:
+        raise unreadable(error, place) from error
+    if not is_directory:
         raise LocationError(
             f"{place} is not a directory. Give the directory that mmsb.open(path) made."
         )
     return place
 
 
-def check_local(path: str | os.PathLike[str]) -> Path:
+def check_local(path: AnyPath) -> Path:
     """``path`` as an absolute path on a local file system.
 
     Raises:
+        TypeError: bytes, which in other places are a stream of commits.
         LocationError: a URL, or a network file system; refused by name until they work.
     """
     text = os.fspath(path)
-    if "\0" in text:
-        raise LocationError(f"{text!r} holds a zero character, which no path can.")
+    if not isinstance(text, str):
+        raise TypeError(f"{text!r:.80}: expected a path as a string or a Path. Use os.fsdecode.")
+    if not text or "\0" in text:
+        fault = "holds a zero character, which no path can" if text else "is no path"
+        raise LocationError(f"{text!r} {fault}. Give the path of a directory.")
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text):
         raise LocationError(
             f"{text} is a URL. A log lies in a directory of a local file system: give its path."
         )
-    place = Path(text).expanduser().absolute()
+    try:
+        place = Path(text).expanduser().absolute()
+    except (OSError, RuntimeError) as error:  # no such user; the working directory is gone
+        raise LocationError(f"{text} is no path: {error}") from error
     kind = file_system_of(place)
     if kind in _NETWORK:
         raise LocationError(
@@ -67,13 +84,19 @@ def sync_path_to(place: Path) -> None:
 
 
 def file_system_of(place: Path) -> str:
-    """Name of the file system that holds ``place``; empty where it cannot be told."""
+    """Name of the file system that holds ``place``; empty where the system does not tell.
+
+    Raises:
+        LocationError: it could not be asked.
+    """
     resolved = os.path.realpath(place)
     best, kind = "", ""
     try:
         mounts = os.fsdecode(Path("/proc/self/mounts").read_bytes())
-    except OSError:
-        return ""
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return ""  # a system without it
+    except OSError as error:
+        raise unreadable(error, "/proc/self/mounts") from error
     for line in filter(None, mounts.split("\n")):
         fields = line.split(" ")
         point = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), fields[1])

@@ -3,6 +3,7 @@
 A snapshot's frame has the same meta: it is the commit that makes the whole state from nothing.
 """
 
+import functools
 import json
 import re
 import struct
@@ -13,10 +14,16 @@ from enum import IntEnum
 import numpy as np
 
 from mmsb_jax._dtypes import dtype_name, parse_dtype
-from mmsb_jax._errors import FormatError
+from mmsb_jax._errors import FormatError, StructureError
 from mmsb_jax.store._codec import Coding
-from mmsb_jax.store._format import MAX_NUMBER, BadFrameError
+from mmsb_jax.store._format import (
+    MAX_DATA_BYTES,
+    MAX_NUMBER,
+    BadFrameError,
+    check_frame_size,
+)
 from mmsb_jax.store._json import check_texts, parse_json
+from mmsb_jax.store._limits import I64, U64, check_hash, check_number, check_text
 from mmsb_jax.store._room import check_room
 
 RECORD = np.dtype(
@@ -73,6 +80,11 @@ _RECORD = struct.Struct("<QQIIQII")
 _OP = struct.Struct("<BBHHHQ")
 MAX_DIMENSIONS = 64
 MAX_NOTE_BYTES = 1 << 16
+MAX_NAME_BYTES = (1 << 15) - 1
+MAX_TEXT_BYTES = (1 << 16) - 1
+"""Of a source, a kind and the name of a dtype."""
+MAX_ARRAY_BYTES = 1 << 44
+MAX_EXTRA_BYTES = 1 << 40
 _PARSED = 32
 """So many times its own size an operation or a constant may take in memory."""
 
@@ -157,11 +169,23 @@ class CommitRecord:
     ops: list[Op] = field(default_factory=list)
 
     def encode(self) -> bytes:
-        """The meta's bytes."""
+        """The meta's bytes.
+
+        Raises:
+            StructureError: they could not be read back: something is beyond a limit.
+            DeviceMemoryError: the machine would have no room to read them.
+        """
+        self.check()
         source, note = self.source.encode(), self.note.encode()
         values = json.dumps(self.values, sort_keys=True).encode() if self.values else b""
         ops = b"".join(map(_encode_op, self.ops))
         flags = self.flags | (HAS_STEP if self.step is not None else 0)
+        tables = self.records.tobytes() + self.chunks.tobytes()
+        rest = (ops, source, note, values)
+        check_frame_size(
+            _FIXED.size + 8 * len(self.frame_sizes) + len(tables) + sum(map(len, rest)), 0
+        )
+        _check_parsed(len(ops) + len(values))
         fixed = _FIXED.pack(
             self.log_id,
             self.previous_chain,
@@ -183,8 +207,52 @@ class CommitRecord:
             0,
         )
         sizes = struct.pack(f"<{len(self.frame_sizes)}Q", *self.frame_sizes)
-        tables = self.records.tobytes() + self.chunks.tobytes()
-        return b"".join((fixed, sizes, tables, ops, source, note, values))
+        return b"".join((fixed, sizes, tables, *rest))
+
+    def check(self) -> None:
+        """Refuse what `decode`, or who reads what it gives, would refuse.
+
+        Raises:
+            StructureError: something is beyond a limit.
+        """
+        self.check_said()
+        for name in ("log_id", "previous_chain", "frames_hash"):
+            check_hash(name, getattr(self, name))
+        check_number("the digest", self.state_digest, 0, (1 << 128) - 1)
+        check_number("version", self.version, 1, MAX_NUMBER)
+        check_number("changed_bytes", self.changed_bytes, 0, U64)
+        for size in self.frame_sizes:
+            check_number("the size of a frame", size, 0, MAX_DATA_BYTES)
+        _check_tables(self)
+
+    def check_said(self) -> None:
+        """`check` what its maker says before the data are written, so that none need be.
+
+        Raises:
+            StructureError: something is beyond a limit.
+        """
+        if self.step is not None:
+            check_number("step", self.step, -I64 - 1, I64)
+        check_number("time_ns", self.time_ns, -I64 - 1, I64)
+        check_number("the next id", self.next_id, 1, U64)
+        check_text("source", self.source, MAX_TEXT_BYTES)
+        check_text("note", self.note, MAX_NOTE_BYTES)
+        if self.note:
+            try:
+                parse_json(self.note)
+            except ValueError as error:
+                raise StructureError(
+                    f"the note cannot be recorded: it is no JSON that can be read back: {error}"
+                ) from error
+        for name, value in self.values.items():
+            check_text("the name of a constant", name, U64)
+            if value is not None:
+                check_text(f"the constant {name!r}", value, U64)
+        is_snapshot = self.flags & VALUES_REPLACE
+        for op in self.ops:
+            check_op(op)
+            if op.code is OpCode.CREATE and not is_snapshot:
+                check_new_name(op.info.name)
 
     @classmethod
     def decode(cls, meta: bytes) -> "CommitRecord":
@@ -227,13 +295,13 @@ class CommitRecord:
             raise BadFrameError("the parts of the commit do not fill its meta")
         if note_bytes > MAX_NOTE_BYTES or version > MAX_NUMBER:
             raise BadFrameError(f"version {version} with a note of {note_bytes} bytes")
-        check_room(_PARSED * (ops_bytes + values_bytes), "the arrays and constants of a commit")
+        _check_parsed(ops_bytes + values_bytes)
         parts, start = [], _FIXED.size
         for size in sizes:
             parts.append(meta[start : start + size])
             start += size
         record_table = np.frombuffer(parts[1], RECORD)
-        if int(record_table["chunks"].sum(dtype=np.uint64)) != chunks:
+        if _sum(record_table["chunks"]) != chunks:
             raise BadFrameError("the records of the commit do not share out its chunks")
         chunk_table = np.frombuffer(parts[2], CHUNK)
         _refuse_unknown(flags, record_table, chunk_table)
@@ -271,9 +339,87 @@ class CommitRecord:
         start = int(self.records["chunks"][: places[0]].sum())
         return slice(start, start + int(self.records["chunks"][places[0]]))
 
+    @property
+    def says_extra(self) -> bool:
+        """Whether the caller's ``extra`` is among the records."""
+        return EXTRA_ID in self.records["id"]
+
     def touched(self) -> list[int]:
         """Ids of the arrays that the commit has bytes of."""
         return [i for i in self.records["id"].tolist() if i != EXTRA_ID]
+
+
+def _check_parsed(nbytes: int) -> None:
+    check_room(_PARSED * nbytes, "the arrays and constants of a commit")
+
+
+def _sum(column: np.ndarray) -> int:
+    return int(np.add.reduce(column, dtype=np.uint64))
+
+
+def _check_tables(record: CommitRecord) -> None:
+    """Refuse records and chunks that contradict each other, or say what no reader knows."""
+    records, chunks = record.records, record.chunks
+    if _sum(records["chunks"]) != len(chunks):
+        raise StructureError("the records of the commit do not share out its chunks")
+    try:
+        _refuse_unknown(record.flags, records, chunks)
+    except FormatError as error:
+        raise StructureError(f"what cannot be read back cannot be recorded: {error}") from error
+    if record.flags & HAS_STEP:
+        raise StructureError("the flag of a step follows from the step")
+    # A chunk has less than 2**32 bytes: few cannot be too many.
+    if len(chunks) > MAX_EXTRA_BYTES >> 32 and (span := record.extra_span()) is not None:
+        check_number("the bytes of extra", _sum(chunks["raw"][span]), 0, MAX_EXTRA_BYTES)
+
+
+def check_new_name(name: str) -> None:
+    """Refuse a name that no array may be given, though those of an older log may have it.
+
+    Raises:
+        StructureError: it is empty, or begins with NUL as the entries of the graph do.
+    """
+    if not name or name.startswith(GRAPH_PREFIX):
+        raise StructureError(
+            f"name={name!r:.80}: expected at least one character, and no NUL at the beginning"
+        )
+
+
+def check_op(op: Op) -> None:
+    """Refuse an operation that could not be read back.
+
+    Raises:
+        StructureError: a name, kind, dtype, shape, size or id beyond its limit.
+    """
+    info = op.info
+    if op.code not in _OP_CODES:
+        raise StructureError(f"operation {op.code!r} cannot be recorded")
+    check_number("the id of an array", info.id, 1, U64)
+    check_text("the name of an array", info.name, MAX_NAME_BYTES)
+    for length in info.shape:
+        check_number("a dimension of an array", length, 0, U64)
+    _check_type(info.kind, info.dtype, info.shape)
+
+
+@functools.lru_cache(maxsize=1024)
+def _check_type(kind: str, dtype: str, shape: tuple[int, ...]) -> None:
+    """Refuse what an array may not be; kept, since many are alike."""
+    check_text("the kind of an array", kind, MAX_TEXT_BYTES)
+    check_text("the dtype of an array", dtype, MAX_TEXT_BYTES)
+    try:
+        _check_dtype(dtype)
+    except ValueError as error:
+        raise StructureError(f"an array cannot be recorded: {error}") from error
+    if len(shape) > MAX_DIMENSIONS:
+        raise StructureError(
+            f"an array of {len(shape)} dimensions; at most {MAX_DIMENSIONS} can be recorded"
+        )
+    size = ArrayInfo(1, "", kind, dtype, shape, True).spanned_bytes
+    if size > MAX_ARRAY_BYTES:
+        raise StructureError(
+            f"an array of {dtype}{list(shape)} takes {size:,} bytes (a dimension of 0 counts as "
+            f"1); at most {MAX_ARRAY_BYTES:,} can be recorded"
+        )
 
 
 def _refuse_unknown(flags: int, records: np.ndarray, chunks: np.ndarray) -> None:
@@ -281,10 +427,10 @@ def _refuse_unknown(flags: int, records: np.ndarray, chunks: np.ndarray) -> None
     known_commit, known_record = _KNOWN_FLAGS
     if flags & ~known_commit:
         _refuse("commit flags", flags)
-    for record_flags in set(records["flags"].tolist()):
-        if record_flags & ~known_record:
-            _refuse("record flags", record_flags)
-    for coding in set(chunks["coding"].tolist()) - _KNOWN_CODINGS:
+    record_flags = int(np.bitwise_or.reduce(records["flags"]))
+    if record_flags & ~known_record:
+        _refuse("record flags", record_flags)
+    for coding in set(chunks["coding"].tobytes()) - _KNOWN_CODINGS:
         _refuse("coding", coding)
 
 
@@ -302,9 +448,6 @@ def _encode_op(op: Op) -> bytes:
         op.code, len(info.shape), len(kind), len(dtype), len(name) | (info.member << 15), info.id
     )
     return head + struct.pack(f"<{len(info.shape)}Q", *info.shape) + kind + dtype + name
-
-
-MAX_NAME_BYTES = (1 << 15) - 1
 
 
 def _decode_ops(raw: bytes) -> list[Op]:
@@ -336,6 +479,7 @@ _DTYPE = re.compile(r"[<>|]?[A-Za-z][A-Za-z0-9_]*(\[[A-Za-z0-9]+\])?")
 _OP_CODES = frozenset(map(int, OpCode))
 
 
+@functools.lru_cache(maxsize=256)
 def _check_dtype(name: str) -> None:
     """Refuse what `dtype_name` does not write: NumPy understands more, Python objects among it."""
     if not _DTYPE.fullmatch(name) or dtype_name(parse_dtype(name)) != name:

@@ -56,7 +56,7 @@ def record_all(
     sparse, dense, large, due = [], [], [], set()
     for change in changes:
         array_id = change.info.id
-        change.lanes = lanes_before(array_id)
+        change.before = lanes_before(array_id)
         if delta_bytes.get(array_id, 0) > change.nbytes:
             due.add(array_id)
         if change.picked is not None and array_id not in due:
@@ -87,7 +87,7 @@ def _record_sparse(lot: Sequence[Change], page_words: int) -> None:
     gains = gained_each(values ^ mixed, values, words, [part.words.size for part in parts])
     for change, part, chunk, gained in zip(lot, parts, chunks, gains, strict=True):
         change.chunks = (chunk,)
-        change.lanes = add(change.lanes, gained)
+        change.lanes = add(change.before, gained)
         is_one_page = change.old.size <= page_words
         change.pages = _FIRST_PAGE if is_one_page else distinct_pages(part.words, page_words)
 

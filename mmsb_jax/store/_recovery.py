@@ -172,8 +172,13 @@ def settle_tail(log: "Log", mark: int) -> CorruptionError | None:
 
 
 def snapshot_mark(log: "Log") -> int:
-    """The position up to which the newest whole snapshot says that the log was durable."""
+    """The position up to which the newest whole snapshot says that the log was durable.
+
+    Raises:
+        LocationError: a snapshot could not be read: without what it says, damage would pass for a
+            torn tail.
+    """
     for version in reversed(list_snapshots(log.files)):
-        with contextlib.suppress(BadFrameError, OSError):
+        with contextlib.suppress(BadFrameError, FileNotFoundError):
             return read_snapshot(log.files, version, log.manifest.ids, with_data=False)[1]
     return 0

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmsb_jax._errors import CorruptionError
+from mmsb_jax._errors import CorruptionError, LocationError
 from mmsb_jax.store._format import BadFrameError
 from mmsb_jax.store._record import FULL, PAGE_VERSIONS, CommitRecord
 from mmsb_jax.store._segment import Found
@@ -34,17 +34,26 @@ def replay(
     The newest snapshot is taken that is whole and of this history: the commit behind it says so.
     A snapshot saves time; one that is passed over costs it, and `verify` reports it. Only what a
     compaction has folded into one is nowhere else.
+
+    Raises:
+        LocationError: a file could not be read, and no other way leads to the state.
     """
     log.check_kept(version)
     oldest = min(version, log.kept_since - 1)
     newest = log.find(version) if version > oldest else None
+    unread: LocationError | None = None
     for candidate in reversed(log.snapshots()):
         if not oldest <= candidate <= version:
             continue
-        with contextlib.suppress(BadFrameError, OSError):
+        try:
             state, _ = read_snapshot(
                 log.files, candidate, log.manifest.ids, wanted, page_bytes, with_data
             )
+        except LocationError as error:
+            unread = unread or error
+        except (BadFrameError, FileNotFoundError):
+            pass
+        else:
             commits = _commits(log, candidate, newest)
             if state.table.chain == _chain_at(log, candidate, commits, newest) and (
                 _leads_to(state, newest)
@@ -52,6 +61,8 @@ def replay(
                 _apply(log, state, commits, executor)
                 return state, newest
     if newest is None or log.kept_since != 1:
+        if unread is not None:
+            raise unread
         raise CorruptionError(
             f"{log.place}: version {version} needs a snapshot, and none at or before it is whole. "
             f"Restore the folder snapshots from a copy, or make a new log of what is whole with "

@@ -1,7 +1,9 @@
 """Room: what a log claims may be any size, what this machine can hold is not."""
 
+import contextlib
 import functools
 import os
+from collections.abc import Iterator
 
 from mmsb_jax._errors import DeviceMemoryError
 
@@ -19,6 +21,24 @@ def check_room(nbytes: int, what: str) -> None:
     """
     if nbytes > _machine_bytes():
         raise no_room(nbytes, what)
+
+
+@contextlib.contextmanager
+def room_for(what: str) -> Iterator[None]:
+    """Inside, memory that is refused is the library's error, and says what it was for.
+
+    Raises:
+        DeviceMemoryError: the system refused some.
+    """
+    try:
+        yield
+    except DeviceMemoryError:
+        raise
+    except MemoryError as error:
+        raise DeviceMemoryError(
+            f"{what}: the system gives no more memory; this machine has {_machine_bytes():,} bytes "
+            f"in all. Read a part of the state (arrays=[…]), or free some."
+        ) from error
 
 
 def no_room(nbytes: int, what: str) -> DeviceMemoryError:

@@ -36,6 +36,7 @@ from mmsb_jax.store._format import (
     read_meta,
 )
 from mmsb_jax.store._index import SegmentIndex
+from mmsb_jax.store._limits import check_hash, check_number
 from mmsb_jax.store._record import CommitRecord
 from mmsb_jax.store._tags import TagChanges, decode_tags
 
@@ -89,7 +90,17 @@ class Segment:
         return Scan(SEGMENT_FRAME_BYTES, self.first_version - 1, self.chain, self.synced)
 
     def frame(self) -> list[Buffer]:
-        """Its first frame."""
+        """Its first frame.
+
+        Raises:
+            StructureError: it could not be read back: something is beyond a limit.
+        """
+        check_number("the number of a segment", self.number, NO_SEGMENT + 1, MAX_NUMBER)
+        check_number("the number of the one before", self.previous, NO_SEGMENT, MAX_NUMBER)
+        check_number("the first version of a segment", self.first_version, 1, MAX_NUMBER)
+        check_number("where a segment begins", self.base, 0, MAX_NUMBER)
+        check_hash("the id of a log", self.log_id)
+        check_hash("the chain before a segment", self.chain)
         meta = _META.pack(self.log_id, self.number, self.previous, self.first_version, self.chain)
         return build_frame(Kind.SEGMENT, self.base, self.synced, meta)[1]
 

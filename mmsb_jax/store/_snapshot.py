@@ -33,6 +33,7 @@ from mmsb_jax.store._record import (
     EXTRA_ID,
     EXTRA_IS_JSON,
     FULL,
+    MAX_EXTRA_BYTES,
     PAGE_VERSIONS,
     VALUES_REPLACE,
     CommitRecord,
@@ -40,6 +41,7 @@ from mmsb_jax.store._record import (
     OpCode,
     records_of,
 )
+from mmsb_jax.store._room import room_for
 from mmsb_jax.store._segment import LogIds, frames_hash, has_frames, reader_of
 from mmsb_jax.store._state import StoredState
 
@@ -71,7 +73,8 @@ def write_snapshot(
     The log must be synced up to ``position``, where the version ends. ``extra`` is kept beside the
     state where the commit itself will go.
     """
-    buffers = list(_frames(state, time_ns, position, executor, extra))
+    with room_for(f"the snapshot of version {state.table.version}"):
+        buffers = list(_frames(state, time_ns, position, executor, extra))
     files.publish(snapshot_name(state.table.version), buffers)
     return sum(map(len, buffers))
 
@@ -82,10 +85,26 @@ def snapshot_bytes(state: StoredState, extra: "Extra | None" = None) -> int:
 
 
 class Extra(NamedTuple):
-    """The caller's ``extra`` of a commit: its chunks, and whether they are JSON."""
+    """The caller's ``extra`` of a commit.
+
+    Attributes:
+        chunks: its chunks.
+        is_json: whether they are JSON.
+        version: the commit that gave it; 0 for that which holds it.
+    """
 
     chunks: Sequence[Chunk]
     is_json: bool
+    version: int = 0
+
+    def blob(self) -> bytes:
+        """Its bytes.
+
+        Raises:
+            BadFrameError: they do not decode.
+        """
+        rows = pack_chunks(self.chunks)
+        return read_blob(rows, [memoryview(chunk.data) for chunk in self.chunks], MAX_EXTRA_BYTES)
 
     @classmethod
     def of(cls, record: CommitRecord, views: Sequence[memoryview]) -> "Extra | None":
@@ -104,7 +123,8 @@ class Extra(NamedTuple):
             )
             for row, view in zip(record.chunks[span], views[span], strict=True)
         ]
-        return cls(chunks, bool(record.flags & EXTRA_IS_JSON))
+        given_by = record.records["base"][record.records["id"] == EXTRA_ID]
+        return cls(chunks, bool(record.flags & EXTRA_IS_JSON), int(given_by[0]))
 
 
 def _frames(
@@ -130,7 +150,8 @@ def _frames(
             rows.append((array_id, base, *lanes, 0, len(encoded), PAGE_VERSIONS))
             chunks += encoded
     if extra is not None:
-        rows.append((EXTRA_ID, 0, 0, 0, 0, len(extra.chunks), FULL))
+        given_by = 0 if extra.version == table.version else extra.version
+        rows.append((EXTRA_ID, given_by, 0, 0, 0, len(extra.chunks), FULL))
         chunks += extra.chunks
         flags |= EXTRA_IS_JSON if extra.is_json else 0
     offset, sizes = 0, []
@@ -262,8 +283,9 @@ def read_snapshot_extra(
         ends = np.cumsum(chunks["stored"], dtype=np.int64).tolist()
         views = [raw[start:end] for start, end in itertools.pairwise([0, *ends])]
         return read_blob(chunks, views, most_bytes)
-    except (BadFrameError, OSError) as error:
+    except (BadFrameError, FileNotFoundError) as error:
+        fault = "missing" if isinstance(error, FileNotFoundError) else f"damaged: {error}"
         raise CorruptionError(
-            f"{name} is damaged: {error}. Restore it from a copy: nothing else has the extra of "
+            f"{name} is {fault}. Restore it from a copy: nothing else has the extra of "
             f"version {version}."
         ) from error

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from mmsb_jax._errors import StructureError
 from mmsb_jax.store._codec import SPARSE_CODINGS
 from mmsb_jax.store._decode import check_extent, decode_all, decode_into, read_sparse
 from mmsb_jax.store._digest import (
@@ -17,10 +18,13 @@ from mmsb_jax.store._digest import (
     state_term,
 )
 from mmsb_jax.store._format import BadFrameError
+from mmsb_jax.store._limits import check_text
 from mmsb_jax.store._record import (
     EXTRA_ID,
     FULL,
     GRAPH_PREFIX,
+    MAX_ARRAY_BYTES,
+    MAX_NAME_BYTES,
     PAGE_VERSIONS,
     VALUES_REPLACE,
     ArrayInfo,
@@ -37,8 +41,6 @@ Later = dict[int, list[tuple[np.void, memoryview]]]
 """Chunks that are still to be decoded, by the id of their array, in order."""
 
 _PIECEMEAL_WORDS = 1 << 20
-
-MAX_ARRAY_BYTES = 1 << 44
 
 
 def words_for(nbytes: int) -> int:
@@ -69,12 +71,16 @@ class Table:
 
         Raises:
             BadFrameError: one does not fit: an array that is not there or is there already, a name
-                that is taken, an id that was used before.
+                that is taken, an id that was used before, something beyond a limit.
         """
         done = []
         made: set[int] = set()
         for op in ops:
             info, before = op.info, self.arrays.get(op.info.id)
+            try:
+                check_text("the name of an array", info.name, MAX_NAME_BYTES)
+            except StructureError as error:  # never of one that was read
+                raise BadFrameError(str(error)) from error
             if (op.code is OpCode.CREATE) != (before is None):
                 raise BadFrameError(f"{op.code.name} of array {info.id} {info.name!r} does not fit")
             if before is None and (info.id < self.next_id or info.id in made):
@@ -188,18 +194,20 @@ class StoredState:
         read_chunks: DataReader,
         skip: Iterable[int] = (),
         later: "Later | None" = None,
+        broken: set[int] | None = None,
     ) -> None:
         """Bring the state forward by one commit; ``chain`` is that after it.
 
         Records of the ids in ``skip`` are passed over: a later full record replaces them. With
-        ``later``, chunks are put there, to be decoded by `decode_later`.
+        ``later``, chunks are put there, to be decoded by `decode_later`. With ``broken``, the ids
+        of arrays whose record does not decode are put there, and the others go on.
 
         Raises:
             BadFrameError: the commit does not fit the state. The state is spent then.
         """
         self.operate(record.ops)
         self.table.apply_values(record)
-        self._apply_records(record, read_chunks, frozenset(skip), later)
+        self._apply_records(record, read_chunks, frozenset(skip), later, broken)
         self.table.apply_head(record, chain)
 
     def decode_later(self, later: "Later", executor: Executor | None = None) -> None:
@@ -234,7 +242,7 @@ class StoredState:
         # The deltas that follow build on the record that each array had last.
         table.bases = {int(row["id"]): int(row["base"]) for row in full}
         table.lanes = {int(row["id"]): (int(row["lane0"]), int(row["lane1"])) for row in full}
-        self._apply_records(record, read_chunks, frozenset(), None)
+        self._apply_records(record, read_chunks)
         table.log_id = record.log_id
         table.version, table.next_id = record.version, record.next_id
         table.state_digest, table.chain = record.state_digest, record.previous_chain
@@ -305,19 +313,36 @@ class StoredState:
         return part
 
     def adopt(self, part: "StoredState", ops: Iterable[Op]) -> None:
-        """Take over what a `sketch` became by ``ops``."""
-        self.table.apply_ops(ops)
+        """Take over what a `sketch` became by ``ops``; done again from anywhere in it, the same."""
+        table = self.table
+        for op in ops:
+            array_id, name = op.info.id, op.info.name
+            if op.code is OpCode.DELETE:
+                table.arrays.pop(array_id, None)
+                if table.ids.get(name) == array_id:
+                    del table.ids[name]
+                table.lanes.pop(array_id, None)
+                table.bases.pop(array_id, None)
+            else:
+                table.arrays[array_id] = op.info
+                table.ids[name] = array_id
         for array_id in {op.info.id for op in ops}:
-            self._hold(array_id, part.words.get(array_id))
+            if array_id in part.words:
+                self.words[array_id] = part.words[array_id]
+            else:
+                self.words.pop(array_id, None)
+                self.page_versions.pop(array_id, None)
             if array_id in part.page_versions:
                 self.page_versions[array_id] = part.page_versions[array_id]
+        self._held_bytes = part._held_bytes
 
     def _apply_records(
         self,
         record: CommitRecord,
         read_chunks: DataReader,
-        skip: frozenset[int],
-        later: "Later | None",
+        skip: frozenset[int] = frozenset(),
+        later: "Later | None" = None,
+        broken: set[int] | None = None,
     ) -> None:
         parts: list[memoryview] | None = None
         stop = 0
@@ -335,8 +360,13 @@ class StoredState:
             rows = record.chunks[start:stop]
             if row["flags"] & PAGE_VERSIONS:
                 self._load_page_versions(array_id, rows, parts[start:stop])
-            else:
+                continue
+            try:
                 self._apply_chunks(record.version, array_id, row, rows, parts[start:stop], later)
+            except BadFrameError:
+                if broken is None:
+                    raise
+                broken.add(array_id)
 
     def _load_page_versions(self, array_id: int, rows: np.ndarray, parts: list[memoryview]) -> None:
         versions = self.page_versions.get(array_id)
@@ -408,7 +438,7 @@ class StoredState:
         """
         # What has no record is all zeros.
         held = [i for i in self.table.lanes if i in self.words and (ids is None or i in ids)]
-        for array_id, lanes in zip(held, self._digest_all(held, executor), strict=True):
+        for array_id, lanes in zip(held, self.digest_each(held, executor), strict=True):
             if lanes != self.table.lanes[array_id]:
                 name = self.table.arrays[array_id].name
                 raise BadFrameError(f"the bytes of {name!r} do not have the digest recorded")
@@ -417,8 +447,8 @@ class StoredState:
                 f"the state at version {self.table.version} does not have the digest recorded"
             )
 
-    def _digest_all(self, held: list[int], executor: Executor | None) -> Iterable[Lanes]:
-        """The digests of arrays: large ones piece by piece, small ones side by side."""
+    def digest_each(self, held: list[int], executor: Executor | None = None) -> Iterable[Lanes]:
+        """The digests of arrays that are held: large ones piece by piece, small side by side."""
         largest = max((self.words[array_id].size for array_id in held), default=0)
         if executor is None or largest > _PIECEMEAL_WORDS:
             return (digest_words(self.words[array_id], executor=executor) for array_id in held)

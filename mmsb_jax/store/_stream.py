@@ -6,14 +6,16 @@ that were sent, and can be checked as a chain before anything is done with it.
 """
 
 import contextlib
+import errno
 import os
+import stat
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmsb_jax._errors import CorruptionError, LocationError, VersionError
+from mmsb_jax._errors import CorruptionError, LocationError, StructureError, VersionError
 from mmsb_jax.store._files import Buffer, MemoryFiles, sync_folder
 from mmsb_jax.store._format import (
     HEADER_BYTES,
@@ -30,8 +32,10 @@ from mmsb_jax.store._format import (
     read_meta,
 )
 from mmsb_jax.store._frames import chunk_views, commit_start
+from mmsb_jax.store._in_force import carries_extra, stored_extra
 from mmsb_jax.store._manifest import check_page_bytes
 from mmsb_jax.store._record import CommitRecord
+from mmsb_jax.store._room import room_for
 from mmsb_jax.store._segment import (
     ANCESTOR_BYTES,
     LogIds,
@@ -39,8 +43,14 @@ from mmsb_jax.store._segment import (
     check_commit,
     reader_of,
 )
-from mmsb_jax.store._snapshot import read_snapshot, snapshot_name, write_snapshot
+from mmsb_jax.store._snapshot import (
+    read_snapshot,
+    read_snapshot_with_extra,
+    snapshot_name,
+    write_snapshot,
+)
 from mmsb_jax.store._state import StoredState
+from mmsb_jax.store._unreadable import unreadable
 
 if TYPE_CHECKING:
     from mmsb_jax.store._log import Log
@@ -69,7 +79,21 @@ class StreamHead:
     snapshot_bytes: int
 
     def frame(self) -> list[Buffer]:
-        """Its frame."""
+        """Its frame.
+
+        Raises:
+            StructureError: it could not be read back: something is beyond a limit.
+        """
+        try:
+            meta = self._encode()
+            is_read_back = self.decode(meta) == self
+        except (BadFrameError, struct.error) as error:
+            raise StructureError(f"{self!r:.400} cannot be recorded: {error}") from error
+        if not is_read_back:
+            raise StructureError(f"{self!r:.400} cannot be recorded: it reads back as another")
+        return build_frame(Kind.STREAM, 0, 0, meta)[1]
+
+    def _encode(self) -> bytes:
         meta = _HEAD.pack(
             self.ids.own,
             self.page_bytes,
@@ -79,7 +103,7 @@ class StreamHead:
             self.snapshot_bytes,
             len(self.ids.lineage),
         )
-        return build_frame(Kind.STREAM, 0, 0, meta + self.ids.encode_lineage())[1]
+        return meta + self.ids.encode_lineage()
 
     @classmethod
     def decode(cls, meta: bytes) -> "StreamHead":
@@ -217,18 +241,21 @@ def write_joining_stream(log: "Log", until: int, time_ns: int) -> Iterator[Buffe
 
 
 def _newest_snapshot(log: "Log", until: int, time_ns: int) -> tuple[int, bytes]:
+    ids = log.manifest.ids
     for version in reversed(log.snapshots()):
         if log.kept_since <= version <= until:
             try:
                 raw = log.files.read(snapshot_name(version))
-                state = _state_in(raw, version, log.manifest.ids)[0]
+                state, extra = read_snapshot_with_extra(_held(raw, version), version, ids, None)
             except (BadFrameError, OSError):
                 continue  # it saves time and nothing else
-            if state.table.chain == log.chain_after(version):
+            if state.table.chain == log.chain_after(version) and (
+                carries_extra(log, version, extra) or log.record(version).says_extra
+            ):
                 return version, raw
     files = MemoryFiles()
     state = log.state(until, page_bytes=log.manifest.page_bytes)
-    write_snapshot(files, state, time_ns, log.find(until).end)
+    write_snapshot(files, state, time_ns, log.find(until).end, extra=stored_extra(log, until))
     return until, files.read(snapshot_name(until))
 
 
@@ -238,7 +265,7 @@ def _head(log: "Log", since: int, last: int, snapshot_bytes: int) -> StreamHead:
         ids=manifest.ids,
         page_bytes=manifest.page_bytes,
         since=since,
-        chain=chain_at(log, since),
+        chain=log.chain_at(since),
         last=last,
         snapshot_bytes=snapshot_bytes,
     )
@@ -268,17 +295,10 @@ def _shipped(log: "Log", version: int) -> Shipped:
         read = reader_of(log.files, segment.name)
         chain, ids = found.record.previous_chain, log.manifest.ids
         return read_commit_frames(read, start, version, chain, ids)[0]
-    except (BadFrameError, OSError) as error:
+    except FileNotFoundError as error:
+        raise log.missing(error) from error
+    except BadFrameError as error:
         raise log.damaged(segment, found.offset, str(error)) from error
-
-
-def chain_at(log: "Log", version: int) -> bytes:
-    """The chain after ``version``, which may be the one before the oldest that is there."""
-    if version == 0:
-        return bytes(16)
-    if version == log.version:
-        return log.scan.chain
-    return log.record(version + 1).previous_chain
 
 
 def check_there(log: "Log", since: int, until: int) -> None:
@@ -307,9 +327,14 @@ def _state_in(
     wanted: Callable[[str], bool] | None = None,
     page_bytes: int | None = None,
 ) -> tuple[StoredState, int]:
+    return read_snapshot(_held(raw, version), version, ids, wanted, page_bytes)
+
+
+def _held(raw: bytes, version: int) -> MemoryFiles:
+    """A folder in memory with the file of one snapshot."""
     files = MemoryFiles()
     files.publish(snapshot_name(version), [raw])
-    return read_snapshot(files, version, ids, wanted, page_bytes)
+    return files
 
 
 class Stream:
@@ -420,27 +445,40 @@ def open_stream(source: Buffer | str | os.PathLike[str]) -> Iterator[Stream]:
         view = memoryview(source).cast("B")
         yield Stream(lambda offset, size: bytes(view[offset : offset + size]), "the stream")
         return
-    place = os.fspath(source)
+    place = os.fsdecode(source)
     try:
-        file = open(place, "rb", buffering=0)  # noqa: SIM115 - a directory is refused here too
-    except OSError as error:
-        raise LocationError(
-            error.errno,
-            f"{place} cannot be read: {error.strerror}. Expected a file that export made, or its "
-            f"bytes.",
-        ) from error
-    with file:
-        yield Stream(lambda offset, size: _read_at(file.fileno(), offset, size), place)
+        # O_NONBLOCK: a pipe in its place would let its reader wait for ever.
+        descriptor = os.open(place, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except (OSError, ValueError) as error:
+        raise _no_stream(place, error) from error
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise _no_stream(place, OSError(errno.EINVAL, "it is no regular file"))
+        yield Stream(lambda offset, size: _read_at(descriptor, place, offset, size), place)
+    finally:
+        os.close(descriptor)
 
 
-def _read_at(descriptor: int, offset: int, size: int) -> bytes:
+def _no_stream(place: str, error: OSError | ValueError) -> LocationError:
+    code, answer = (error.errno, error.strerror) if isinstance(error, OSError) else (0, error)
+    return LocationError(
+        code,
+        f"{place} cannot be read: {answer}. Expected a file that export made, or its bytes.",
+    )
+
+
+def _read_at(descriptor: int, place: str, offset: int, size: int) -> bytes:
     """Up to ``size`` bytes of a file: never more is asked for than it has."""
-    size = min(size, max(0, os.fstat(descriptor).st_size - offset))
     parts = []
-    while size > 0 and (part := os.pread(descriptor, min(size, 1 << 30), offset)):
-        parts.append(part)
-        offset, size = offset + len(part), size - len(part)
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+    try:
+        size = min(size, max(0, os.fstat(descriptor).st_size - offset))
+        with room_for(f"{size:,} bytes of {place}"):
+            while size > 0 and (part := os.pread(descriptor, min(size, 1 << 30), offset)):
+                parts.append(part)
+                offset, size = offset + len(part), size - len(part)
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+    except OSError as error:
+        raise unreadable(error, place) from error
 
 
 def write_file(path: Path, buffers: Iterable[Buffer]) -> Path:
@@ -451,17 +489,24 @@ def write_file(path: Path, buffers: Iterable[Buffer]) -> Path:
     """
     draft = path.with_name(path.name + ".draft")
     try:
-        with draft.open("wb") as file:
-            for buffer in buffers:
-                file.write(buffer)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
+        draft.unlink(missing_ok=True)  # whatever it is: nothing is written through a link or a pipe
+        try:
+            with draft.open("xb") as file:
+                for buffer in buffers:
+                    file.write(buffer)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(draft, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                draft.unlink(missing_ok=True)
+            raise
         sync_folder(os, path.absolute().parent)
+    except LocationError:  # of what was to be written, which could not be read
+        raise
     except OSError as error:
         raise LocationError(
-            error.errno, f"{path} cannot be written: {error.strerror}. See to the disk, and again."
+            error.errno,
+            f"{path} cannot be written: {error.strerror or error}. See to the disk, and again.",
         ) from error
-    finally:
-        draft.unlink(missing_ok=True)
     return path

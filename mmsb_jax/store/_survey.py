@@ -26,7 +26,7 @@ from mmsb_jax.store._format import (
 )
 from mmsb_jax.store._frames import commit_start
 from mmsb_jax.store._manifest import ARCHIVE_NAME, Manifest
-from mmsb_jax.store._record import CommitRecord
+from mmsb_jax.store._record import DIGEST_ONLY, CommitRecord
 from mmsb_jax.store._segment import (
     FOLDER,
     LogIds,
@@ -41,6 +41,7 @@ from mmsb_jax.store._snapshot import Extra, list_snapshots, read_snapshot_with_e
 from mmsb_jax.store._state import StoredState
 from mmsb_jax.store._stream import Shipped, read_commit_frames
 from mmsb_jax.store._tags import TagChanges, decode_tags
+from mmsb_jax.store._trial import Spans, Trial
 
 _SEGMENT = re.compile(rf"{FOLDER}/([0-9]{{8,}})-([0-9]{{20}})\.(seg|cut)")
 _SECTOR_BYTES = 4096
@@ -56,6 +57,7 @@ class Met(NamedTuple):
         name: the file that it is in.
         offset: where its frame stands there; in an archive, that of its block.
         is_whole: whether its data are there and whole.
+        says_extra: whether it says an ``extra``.
     """
 
     version: int
@@ -65,6 +67,7 @@ class Met(NamedTuple):
     name: str
     offset: int
     is_whole: bool
+    says_extra: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,16 +101,47 @@ class Line:
         return self.at(version).chain
 
 
+class Unproven(NamedTuple):
+    """Versions of an array that cannot be shown to be right.
+
+    Attributes:
+        array: its name.
+        first, last: the versions.
+        is_whole: whether its bytes are there, and only the digest recorded is that of others.
+    """
+
+    array: str
+    first: int
+    last: int
+    is_whole: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """Versions of a line whose states can be had: that of ``base``, and all up to ``last``.
 
     The state of ``base`` is in a snapshot, but for 0, the empty one.
+
+    Attributes:
+        line, base, last: which versions.
+        flaw: the first of which something that is recorded is wrong; None where all is right.
+        unproven: what of them cannot be shown to be right.
+        digests: (first, last) of versions whose digest of the state fits nothing.
+        fault: why it ends where it does; empty where the line does, or its data are damaged.
     """
 
     line: Line
     base: int
     last: int
+    flaw: int | None = None
+    unproven: tuple[Unproven, ...] = ()
+    digests: tuple[tuple[int, int], ...] = ()
+    fault: str = ""
+
+    @property
+    def first(self) -> int:
+        """The oldest version."""
+        return max(self.base, self.line.first)
 
 
 @dataclass(slots=True)
@@ -137,48 +171,119 @@ class Survey:
     def parts(self, executor: Executor | None = None) -> list[Part]:
         """What states can be had, newest first.
 
-        Cost: one read of each snapshot that is tried; those that a part goes through are not.
+        Cost: a replay, with a digest of each array that a commit touched, a commit; one read of
+        each snapshot that is tried.
         """
-        snapshots, found = list_snapshots(self.files), []
+        found = []
         for line in self.lines:
             high = line.last
             while high >= line.first - 1:
                 low = high
                 while low >= line.first and line.at(low).is_whole:
                     low -= 1
-                for base in (version for version in (0, *snapshots) if low <= version <= high):
-                    is_begun = base >= line.first or base < high
-                    if is_begun and self.state(line, base, executor) is not None:
-                        found.append(Part(line, base, high))
-                        break
+                found += reversed(list(self._parts_between(line, low, high, executor)))
                 high = low - 1
         return found
 
-    def state(
-        self, line: Line, version: int, executor: Executor | None = None
-    ) -> StoredState | None:
+    def _parts_between(
+        self, line: Line, low: int, high: int, executor: Executor | None
+    ) -> Iterator[Part]:
+        """What can be had of versions whose data are whole, but for those of ``low``."""
+        reached = low - 1
+        for base in (version for version in (0, *list_snapshots(self.files)) if version <= high):
+            if base > reached and (base >= line.first or base < high):
+                part = self._part(line, base, high, executor)
+                if part is not None:
+                    yield part
+                    reached = part.last
+
+    def _part(self, line: Line, base: int, high: int, executor: Executor | None) -> Part | None:
+        """What can be had from the state of ``base`` on, up to ``high`` at most."""
+        unproven, digests = Spans[tuple[int, str, bool]](), Spans[None]()
+        last, flaw, fault = None, None, ""
+        try:
+            for trial, _ in self.follow(line, base, high, executor):
+                last = trial.state.table.version
+                if last < line.first:
+                    continue  # it is built on, and no more
+                arrays = trial.state.table.arrays
+                if flaw is None and trial.is_flawed:
+                    flaw = last
+                unproven.see(last, {(i, arrays[i].name, w) for i, w in trial.unproven.items()})
+                digests.see(last, {None} if trial.digest_is_wrong else ())
+        except BadFrameError as error:
+            fault = str(error)
+        if last is None or last < line.first:
+            return None
+        return Part(
+            line,
+            base,
+            last,
+            flaw,
+            tuple(Unproven(name, first, end, w) for (_, name, w), first, end in unproven.end(last)),
+            tuple((first, end) for _, first, end in digests.end(last)),
+            fault,
+        )
+
+    def follow(
+        self, line: Line, base: int, last: int, executor: Executor | None = None
+    ) -> Iterator[tuple[Trial, Shipped | None]]:
+        """The state of ``base``, and that after each commit up to ``last`` with the commit.
+
+        It is one trial, brought forward. Nothing comes where there is no state of ``base``.
+
+        Raises:
+            BadFrameError: a commit does not fit what is before it.
+        """
+        trial = self.trial(line, base, executor)
+        if trial is None:
+            return
+        yield trial, None
+        snapshots = set(list_snapshots(self.files))
+        for met in line.between(base, last):
+            commit = self.shipped(met)
+            if commit.record.flags & DIGEST_ONLY:
+                raise BadFrameError("it holds a digest, and its bytes were not logged")
+            trial.apply(commit.record, commit.chain, commit.chunks)
+            if trial.unproven and met.version in snapshots:
+                other = self.trial(line, met.version, executor)
+                if other is not None:
+                    trial.take(other)
+            yield trial, commit
+
+    def trial(self, line: Line, version: int, executor: Executor | None = None) -> Trial | None:
         """The state of ``version``, from its snapshot; None where none is whole and of the line."""
         if version == 0:
-            return StoredState(self.ids.of(1), None, self.page_bytes) if line.first == 1 else None
+            state = StoredState(self.ids.of(1), None, self.page_bytes)
+            return Trial(state, executor) if line.first == 1 else None
         found = self.snapshot(line, version, executor)
         return None if found is None else found[0]
 
     def snapshot(
         self, line: Line, version: int, executor: Executor | None = None
-    ) -> tuple[StoredState, Extra | None] | None:
-        """What a snapshot holds, as `read_snapshot_with_extra`; None as for `state`."""
+    ) -> tuple[Trial, Extra | None] | None:
+        """What a whole snapshot holds, and the ``extra`` kept beside it; None as for `trial`.
+
+        It is judged by the digest of the state that the commit of its version names.
+        """
         try:
-            found = read_snapshot_with_extra(self.files, version, self.ids, self.page_bytes)
-            found[0].check_digest(executor)
-        except (BadFrameError, OSError):
+            state, extra = read_snapshot_with_extra(self.files, version, self.ids, self.page_bytes)
+        except BadFrameError:
             return None
-        return found if found[0].table.chain == line.chain_at(version) else None
+        table = state.table
+        if table.chain != line.chain_at(version):
+            return None
+        if version >= line.first:
+            table.state_digest = CommitRecord.decode(self.said(line.at(version))[0]).state_digest
+        trial = Trial(state, executor)
+        trial.correct()
+        return trial, extra
 
     def shipped(self, met: Met) -> Shipped:
         """A commit with its frames, which must be whole.
 
         Raises:
-            BadFrameError, OSError: it does not read back any more.
+            BadFrameError: it does not read back any more.
         """
         read = reader_of(self.files, met.name)
         meta = read_meta(read, met.offset, read_header(read, met.offset, None))
@@ -204,10 +309,11 @@ def survey(files: Files, manifest: Manifest | None) -> Survey:
     """Go through the files of a log.
 
     Args:
-        files: the log's directory.
+        files: the log's directory, `guarded`.
         manifest: its manifest; None where that is damaged.
 
     Raises:
+        LocationError: it could not be looked at.
         FormatError: a frame of a newer format, or with what this version does not know.
 
     Cost: one read of every segment and archive, and 300 bytes of memory a commit.
@@ -225,7 +331,7 @@ def survey(files: Files, manifest: Manifest | None) -> Survey:
         # What stands behind the beginning of a later segment is a tail that was left behind.
         begun = min((first for _, first, _ in later), default=None)
         bases = [head.base for _, _, other in later if (head := heads[other]) is not None]
-        commits = _commits_of_segment(files, name, min(bases, default=None), tags)
+        commits = commits_of_segment(files, name, min(bases, default=None), tags)
         found += (met for met in commits if begun is None or met.version < begun)
     if manifest is not None:
         found = [met for met in found if met.log_id == manifest.ids.of(met.version)]
@@ -269,7 +375,7 @@ def _forgiving(files: Files, name: str) -> Reader:
     def read(offset: int, size: int) -> bytes:
         try:
             return files.read(name, offset, size)
-        except OSError:
+        except BadFrameError:
             end = min(offset + size, files.size(name))
             return b"".join(sector(at, end) for at in range(offset, end, _SECTOR_BYTES))
 
@@ -277,7 +383,7 @@ def _forgiving(files: Files, name: str) -> Reader:
         size = min(_SECTOR_BYTES, end - start)
         try:
             return files.read(name, start, size)
-        except OSError:
+        except BadFrameError:
             return bytes(size)
 
     return read
@@ -286,7 +392,7 @@ def _forgiving(files: Files, name: str) -> Reader:
 def _head_of(files: Files, name: str) -> Segment | None:
     try:
         return read_segment(files, name)
-    except (BadFrameError, OSError):
+    except BadFrameError:
         return None
 
 
@@ -315,7 +421,7 @@ def _base_of(read: Reader) -> int | None:
         return bases.most_common(1)[0][0] if bases else None
 
 
-def _commits_of_segment(
+def commits_of_segment(
     files: Files, name: str, stop: int | None, tags: TagChanges
 ) -> Iterator[Met]:
     """The commits in a segment before the position ``stop``; ``tags`` follow."""
@@ -379,4 +485,5 @@ def _met(
         name=name,
         offset=offset,
         is_whole=is_whole,
+        says_extra=record.says_extra,
     )

@@ -3,9 +3,10 @@
 import json
 from collections.abc import Mapping
 
-from mmsb_jax._errors import VersionError
+from mmsb_jax._errors import StructureError, VersionError
 from mmsb_jax.store._format import BadFrameError
 from mmsb_jax.store._json import parse_json
+from mmsb_jax.store._limits import check_text
 
 MAX_TAG_BYTES = 255
 
@@ -32,7 +33,15 @@ def check_tag(name: object) -> str:
 
 
 def encode_tags(changes: Mapping[str, int | None]) -> bytes:
-    """The meta of a frame that makes ``changes``."""
+    """The meta of a frame that makes ``changes``.
+
+    Raises:
+        StructureError: it could not be read back: a name is no text, or too long; no version.
+    """
+    for name, version in changes.items():
+        check_text("the name of a tag", name, MAX_TAG_BYTES)
+        if not _is_version(version):
+            raise StructureError(f"tag {name!r} of {version!r:.80}: expected a version, or None")
     return json.dumps(changes, sort_keys=True).encode()
 
 

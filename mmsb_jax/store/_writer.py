@@ -6,15 +6,16 @@ import itertools
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
-from mmsb_jax._errors import ClosedError, CorruptionError, LocationError
+from mmsb_jax._errors import ClosedError, CorruptionError, DivergenceError, LocationError
 from mmsb_jax.store._codec import Chunk
 from mmsb_jax.store._durability import Durability, GroupSync, check_durability
 from mmsb_jax.store._files import AppendFile, Buffer
 from mmsb_jax.store._format import Kind, build_frame
 from mmsb_jax.store._frames import INLINE_BYTES, data_frames, pack_chunks
+from mmsb_jax.store._in_force import stored_extra
 from mmsb_jax.store._leftovers import remove_leftovers, remove_unreached
 from mmsb_jax.store._lineage import change_ids, closed
 from mmsb_jax.store._log import Log
@@ -32,6 +33,12 @@ from mmsb_jax.store._segment import (
 from mmsb_jax.store._snapshot import list_snapshots, snapshot_name, write_snapshot
 from mmsb_jax.store._stream import Shipped
 from mmsb_jax.store._tags import TagChanges, encode_tags
+from mmsb_jax.store._threads import Job, Threads
+
+Result = TypeVar("Result")
+
+_PLACE_CHECK_NS = 100_000_000
+"""How long commits go on before the path of the log is looked at again."""
 
 
 class LogWriter:
@@ -39,16 +46,26 @@ class LogWriter:
 
     Thread-safe: one commit is appended at a time; a sync runs beside appends.
 
+    An interrupt may come between any two lines of a call. So whatever changes the log first says
+    that it is at work; where the next call finds that still said, it brings the memory up from the
+    disk: what is whole there counts.
+
     Args:
         log: the log, opened; it is kept up to date.
         durability: when a commit counts as done.
+        has_lock: whether nobody else can have the right to write it by now.
 
     Attributes:
         durable_version: the newest version that survives a power cut.
         snapshot_fault: why the last snapshot could not be made; None when it could.
     """
 
-    def __init__(self, log: Log, durability: Durability = "os") -> None:
+    def __init__(
+        self,
+        log: Log,
+        durability: Durability = "os",
+        has_lock: Callable[[], bool] = lambda: True,
+    ) -> None:
         check_durability(durability)
         self.log = log
         self.durable_version = 0
@@ -60,13 +77,16 @@ class LogWriter:
         self._pid = os.getpid()
         log.is_written_here = True
         self._poison: str | None = None
-        self._interrupted = False
+        self._is_at_work = False
         self._has_tagged = False
+        self._has_lock = has_lock
+        self._place_checked_ns = time.monotonic_ns()
         self._synced = log.scan.synced
         self._unsynced: list[AppendFile] = []
-        self._background = ThreadPoolExecutor(1, "mmsb-snapshots")
-        self._snapshot: Future[int | None] | None = None
-        self._file = log.files.reopen(log.pieces[-1].segment.name)
+        self._background = Threads(1)
+        self._snapshot: Job | None = None
+        self._file_name = log.pieces[-1].segment.name
+        self._file = log.files.reopen(self._file_name)
         try:
             self._begin()
         except BaseException:
@@ -86,11 +106,14 @@ class LogWriter:
                 self._unsynced.append(log.files.reopen(piece.segment.name))
         self.sync()
         if log.scan.fault is not None or log.newest_number() != last.segment.number:
-            fresh = self._create_segment()
-            self._file.close()
-            self._file = fresh
+            before = self._file
+            self._go_on_in(self._create_segment())
+            before.close()
         remove_leftovers(log.files, log.manifest)  # the manifest is durable by now
         remove_unreached(log.files, log.version)
+
+    def _go_on_in(self, file: AppendFile) -> None:
+        self._file, self._file_name = file, self.log.pieces[-1].segment.name
 
     def _create_segment(self) -> AppendFile:
         """A new segment that continues the log where it ends, durable before it is used."""
@@ -150,7 +173,9 @@ class LogWriter:
         """Write one commit, and enter it; where that fails, the log is as it was."""
         with self._append_lock:
             self._check_usable()
-            self._interrupted = True  # an interrupt may come between any two of these lines
+            if time.monotonic_ns() - self._place_checked_ns > _PLACE_CHECK_NS:
+                self._check_place()
+            self._is_at_work = True
             scan, piece = self.log.scan, self.log.pieces[-1]
             start = scan.offset
             try:
@@ -158,9 +183,11 @@ class LogWriter:
             except OSError as error:
                 self._take_back(start)
                 raise disk_error(error, self.log.place) from error
-            except BaseException:
+            except Exception:
                 self._take_back(start)
                 raise
+            if not self._file.is_there():
+                raise self.poison("its files were removed while it was open")
             record, end = written.record, start + written.logged_bytes
             if self._durability == "fsync":
                 self._sync_commit(record.version, piece.segment.base + end, start)
@@ -168,7 +195,7 @@ class LogWriter:
             piece.index.append(record, written.offset, written.logged_bytes)
             scan.offset, scan.chain = end, written.chain
             scan.version = record.version  # last: readers in other threads go by it
-            self._interrupted = False
+            self._is_at_work = False
             if self._group is not None:
                 self._group.wake()
             return written.logged_bytes
@@ -181,7 +208,8 @@ class LogWriter:
         """
         with self._append_lock:
             self._check_usable()
-            self._interrupted = True
+            self._check_place()
+            self._is_at_work = True
             log, scan, index = self.log, self.log.scan, self.log.pieces[-1].index
             start, meta = scan.offset, encode_tags(changes)
             header, buffers = build_frame(
@@ -192,15 +220,12 @@ class LogWriter:
             except OSError as error:
                 self._take_back(start)
                 raise disk_error(error, log.place) from error
-            except BaseException:
-                self._take_back(start)
-                raise
             if self._durability == "fsync":
                 self._sync_commit(log.version, log.position + header.frame_bytes, start)
             assert index is not None
             index.tags |= changes
             scan.offset, scan.synced = start + header.frame_bytes, max(scan.synced, header.synced)
-            self._has_tagged, self._interrupted = True, False
+            self._has_tagged, self._is_at_work = True, False
             if self._group is not None:
                 self._group.wake()
 
@@ -263,20 +288,26 @@ class LogWriter:
                 synced=end,
             )
             frames = [buffers for _, buffers in commit.placed(SEGMENT_FRAME_BYTES, end)]
+            self._is_at_work = True
             try:
                 files.publish(snapshot_name(version), snapshot)
                 files.publish(segment.name, [*segment.frame(), *itertools.chain(*frames)])
-                file = files.reopen(segment.name)
             except OSError as error:
-                if segment.name in files.names(FOLDER):
+                if self._may_be_there(segment.name):
                     # It may be there after a crash. Nothing may be written elsewhere.
-                    self._poison = f"the beginning of the log could not be synced: {error}"
-                    raise self._poisoned() from error
+                    fault = f"the beginning of the log could not be synced: {error}"
+                    raise self.poison(fault) from error
+                self._is_at_work = False
                 raise disk_error(error, log.place) from error
-            self._unsynced.append(self._file)
-            self._file = file
-            log.begin_anew(segment)
+            # From here on the log begins so, whatever happens.
+            self._recover(is_synced=True)
             self._synced, self.durable_version = end, version
+
+    def _may_be_there(self, name: str) -> bool:
+        try:
+            return name in self.log.files.names(FOLDER)
+        except OSError:
+            return True
 
     def _write_data(
         self, chunks: Sequence[Chunk], position: int
@@ -323,7 +354,48 @@ class LogWriter:
             self._file.truncate(offset)
         except OSError as error:
             self._poison = f"a failed write could not be taken back: {error}"
-        self._interrupted = False
+        self._is_at_work = False
+
+    def settle(self) -> None:
+        """Finish, or take back, what an interrupt cut short; nothing where nothing was.
+
+        Raises:
+            LocationError: the disk fails; the next call tries again.
+            ClosedError: nobody knows any more what the disk holds.
+        """
+        if self._is_at_work:
+            with self._append_lock:
+                self._check_usable()
+
+    def _recover(self, is_synced: bool = False) -> None:
+        """Bring the memory up from the log: what is whole on disk counts, the rest is taken back.
+
+        Args:
+            is_synced: whether the newest segment is known to survive a power cut.
+
+        Raises:
+            LocationError, ClosedError: as `settle`.
+        """
+        log = self.log
+        try:
+            log.open_anew()
+            segment = log.pieces[-1].segment
+            if segment.name != self._file_name:
+                self._unsynced.append(self._file)
+                self._go_on_in(log.files.reopen(segment.name))
+                if not is_synced:
+                    self._sync_files([self._file])
+            if log.scan.fault is not None:
+                self._file.truncate(log.scan.offset)
+                log.scan.fault = None
+            if self._durability == "fsync":
+                self._sync_files([*self._unsynced, self._file])
+                self._synced, self.durable_version = log.position, log.version
+        except CorruptionError as error:
+            raise self.poison(f"what was cut short cannot be made whole: {error}") from error
+        except OSError as error:
+            raise disk_error(error, log.place) from error
+        self._is_at_work = False
 
     def _check_usable(self) -> None:
         if os.getpid() != self._pid:
@@ -331,10 +403,32 @@ class LogWriter:
                 f"{self.log.place} is written by process {self._pid}, which forked this one. Pass "
                 f"what is to be written to that process."
             )
-        if self._interrupted:
-            self._poison = self._poison or "a write was interrupted"
         if self._poison is not None:
             raise self._poisoned()
+        if self._is_at_work:
+            self._recover()
+
+    def _check_place(self) -> None:
+        """See that what is at the path is still this log, and that nobody else may write it.
+
+        Raises:
+            ClosedError: it is not, and nothing is written any more: nobody would find it.
+            LocationError: the path cannot be looked at.
+        """
+        try:
+            self.log.check_place_written()
+        except (DivergenceError, FileNotFoundError, LocationError) as error:
+            if isinstance(error, LocationError) and error.errno != errno.ENOENT:
+                raise
+            raise self.poison(str(error).rstrip(".")) from error
+        if not self._has_lock():
+            raise self.poison("its lock was removed, so that another process may write it too")
+        self._place_checked_ns = time.monotonic_ns()
+
+    @property
+    def is_poisoned(self) -> bool:
+        """Whether nothing can be written any more."""
+        return self._poison is not None
 
     def _poisoned(self) -> ClosedError:
         return ClosedError(
@@ -351,6 +445,7 @@ class LogWriter:
         with self._sync_lock:
             with self._append_lock:
                 self._check_usable()
+                self._check_place()
                 version, position = self.log.version, self.log.position
                 sealed, last = list(self._unsynced), self._file
             self._sync_files([*sealed, last])
@@ -374,40 +469,53 @@ class LogWriter:
             sealed = self.log.pieces[-1]
             if not sealed.index:
                 return None
-            self._interrupted = True
+            self._check_place()
+            self._is_at_work = True
             try:
                 fresh = self._create_segment()
             except OSError as error:
-                self._interrupted = False
+                self._is_at_work = False
                 self._check_usable()
                 raise disk_error(error, self.log.place) from error
             self._unsynced.append(self._file)
-            self._file = fresh
-            self._interrupted = False
+            self._go_on_in(fresh)
+            self._is_at_work = False
             return sealed
 
-    @contextlib.contextmanager
-    def still(self) -> Iterator[None]:
-        """Inside, nothing is appended and no snapshot is made.
+    def while_still(self, work: Callable[[], Result]) -> Result:
+        """What ``work`` returns; meanwhile nothing is appended and no snapshot is made.
 
         Raises:
             ClosedError: the writer was closed, or a sync has failed, now or before.
         """
         if self._snapshot is not None:
-            wait([self._snapshot])
+            self._snapshot.run()
         with self._sync_lock, self._append_lock:
             self._check_usable()
-            yield
+            return work()
+
+    def change_manifest(self, change: Callable[[], None]) -> None:
+        """Do what replaces the manifest; an interrupt in it is made good by the next call."""
+        with self._append_lock:
+            self._check_usable()
+            self._is_at_work = True
+            try:
+                change()
+            except Exception:
+                self._is_at_work = False
+                raise
+            self._is_at_work = False
 
     def poison(self, reason: str) -> ClosedError:
         """Write nothing more, since nobody knows what the disk holds; returns the error for it."""
         self._poison = self._poison or reason
         return self._poisoned()
 
-    def schedule_snapshot(self, page_bytes: int, sealed: Piece | None = None) -> Future[int | None]:
+    def schedule_snapshot(self, page_bytes: int, sealed: Piece | None = None) -> Job:
         """Fold the newest version into a snapshot, in the background.
 
-        One at a time: while one is being made, the next is left out.
+        One at a time: while one is being made, the next is left out. Where no thread can be begun
+        it is made now.
 
         Returns:
             A future: the bytes written; None where there was a snapshot already.
@@ -418,7 +526,12 @@ class LogWriter:
                 self._snapshot = self._background.submit(
                     self._make_snapshot, version, page_bytes, sealed
                 )
-            return self._snapshot
+            else:
+                self._background.again(self._snapshot)
+            snapshot = self._snapshot
+        if self._background.are_none:
+            snapshot.run()
+        return snapshot
 
     def _make_snapshot(self, version: int, page_bytes: int, sealed: Piece | None) -> int | None:
         log = self.log
@@ -430,7 +543,8 @@ class LogWriter:
                 return None
             state = log.state(version, page_bytes=page_bytes)
             end = log.find(version).end
-            written = write_snapshot(log.files, state, time.time_ns(), end)
+            extra = stored_extra(log, version)
+            written = write_snapshot(log.files, state, time.time_ns(), end, extra=extra)
         except Exception as error:
             self.snapshot_fault = f"the snapshot of version {version} was not made: {error}"
             raise
@@ -449,9 +563,11 @@ class LogWriter:
             return
         if self._group is not None:
             self._group.stop()
-        self._background.shutdown(wait=True)
+        if self._snapshot is not None:
+            self._snapshot.run()
+        self._background.shutdown()
         try:
-            if self._poison is None and not self._interrupted:
+            if self._poison is None:
                 self.sync()
                 self._leave_mark()
         finally:
@@ -470,6 +586,7 @@ class LogWriter:
                 return  # as far as the marks tell
         with self._append_lock:
             header, buffers = build_frame(Kind.MARK, log.position, self._synced)
+            self._is_at_work = True
             try:
                 self._file.append(buffers)
                 self._file.sync()
@@ -477,10 +594,13 @@ class LogWriter:
                 self._take_back(scan.offset)
                 return
             scan.offset, scan.synced = scan.offset + header.frame_bytes, header.synced
+            self._is_at_work = False
 
 
 def disk_error(error: OSError, place: str) -> LocationError:
     """What an error of the file system means for the log, and what to do."""
+    if isinstance(error, LocationError):  # it says so itself
+        return error
     reasons = {
         errno.ENOSPC: "the disk is full. Make room",
         errno.EDQUOT: "the disk quota is used up. Make room",

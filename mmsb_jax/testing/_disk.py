@@ -212,6 +212,8 @@ class Disk:
                 self._record(_Link(folder, name, node, False))
             if node is None:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+            if not flags & os.O_CREAT:
+                self._may_fail("open")
             descriptor = next(self._next_descriptor)
             self._descriptors[descriptor] = node
             return descriptor
@@ -247,9 +249,11 @@ class Disk:
             return bytes(content[offset : offset + size])
 
     def fstat(self, descriptor: int) -> Any:
-        """The size of a file."""
+        """The size of a file, which is one and has one name."""
         with self._lock:
-            return SimpleNamespace(st_size=len(self._now.files[self._descriptors[descriptor]]))
+            self._may_fail("fstat")
+            size = len(self._now.files[self._descriptors[descriptor]])
+            return SimpleNamespace(st_size=size, st_mode=stat.S_IFREG, st_nlink=1)
 
     def fdatasync(self, descriptor: int) -> None:
         """Sync a file."""
@@ -299,6 +303,7 @@ class Disk:
     def scandir(self, path: Any) -> Iterator[Iterator[Any]]:
         """The names in a folder."""
         with self._lock:
+            self._may_fail("scandir")
             folder, name = self._place(path)
             node = self._now.folders[folder].get(name) if name else folder
             if node not in self._now.folders:
@@ -313,8 +318,15 @@ class Disk:
             node = self._now.folders[folder].get(name) if name else folder
             if node is None:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
-            kind = stat.S_IFREG if node in self._now.files else stat.S_IFDIR
-            return SimpleNamespace(st_mode=kind, st_dev=0)
+            content = self._now.files.get(node)
+            return SimpleNamespace(
+                st_mode=stat.S_IFDIR if content is None else stat.S_IFREG,
+                st_dev=0,
+                st_ino=node,
+                st_size=len(content or b""),
+                st_mtime_ns=0,
+                st_ctime_ns=0,
+            )
 
     def _place(self, path: Any) -> tuple[int, str]:
         """The folder that a path stands in, and its name there; empty for the root."""
@@ -350,7 +362,9 @@ class Disk:
 CALLS = frozenset(
     {"create", "writev", "pwrite", "fdatasync", "fsync", "ftruncate", "mkdir", "replace", "unlink"}
 )
-"""The calls that change the disk, by which `Faults` counts; ``pread`` is the one that does not."""
+"""The calls that change the disk, by which `Faults` counts."""
+READ_CALLS = frozenset({"open", "fstat", "pread", "scandir"})
+"""The calls that do not; ``open`` without making a file."""
 
 
 class _DirectoryEntry:

@@ -16,6 +16,7 @@ from mmsb_jax.bus._open import is_log
 from mmsb_jax.store._files import AppendFile, Buffer, Files
 from mmsb_jax.store._fork import create_log
 from mmsb_jax.store._log import Log
+from mmsb_jax.store._unreadable import unreadable
 from mmsb_jax.store._writer import Durability
 
 
@@ -103,6 +104,9 @@ class _FaultyFile:
     def truncate(self, size: int) -> None:
         self._call("truncate", lambda: self._inner.truncate(size))
 
+    def is_there(self) -> bool:
+        return self._inner.is_there()
+
     def close(self) -> None:
         self._inner.close()
 
@@ -131,7 +135,8 @@ class FaultyFiles:
 
     def read(self, name: str, offset: int = 0, size: int | None = None) -> bytes:
         """Kind ``read``, which counts where it is asked for."""
-        self._may_fail("read")
+        if self._faults.fails("read"):
+            raise unreadable(disk_fault(self._faults.code), name)
         return self.inner.read(name, offset, size)
 
     def publish(self, name: str, buffers: Sequence[Buffer]) -> None:

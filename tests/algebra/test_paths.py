@@ -193,7 +193,7 @@ def test_path_counts_with_64_bits_are_exact_further():
     A, _ = _graphs.weighted(_graphs.layered(20))
     with jax.enable_x64(True):
         assert int(algebra.path_counts(A, 0, "uint64")[-1]) == 35345263800
-    with pytest.raises(ValueError, match="uint64 needs jax_enable_x64"):
+    with pytest.raises(ValueError, match=r"uint64, which JAX has only with jax_enable_x64.*uint32"):
         algebra.path_counts(A, 0, "uint64")
     with pytest.raises(ValueError, match="dtype is int32; an unsigned one"):
         algebra.path_counts(A, 0, "int32")
@@ -232,11 +232,37 @@ def test_paths_with_an_endless_cycle_show_it_and_under_jit_mark_where_it_leads(
 
 def test_path_counts_with_a_cycle_show_it_and_under_jit_mark_where_it_leads():
     A = with_cycle("int32", 8)
-    with pytest.raises(GraphCycleError, match=r"(1 → 2 → 3 → 1|2 → 3 → 1 → 2|3 → 1 → 2 → 3)"):
+    with pytest.raises(
+        GraphCycleError,
+        match=r"^there is no end of paths from 0: going round "
+        r"(1 → 2 → 3 → 1|2 → 3 → 1 → 2|3 → 1 → 2 → 3) makes another one each time",
+    ):
         algebra.path_counts(A, 0)
     top = 2**32 - 1
     assert jax.jit(algebra.path_counts)(A, 0).tolist() == [1, top, top, top, 0, top, top, top]
     assert algebra.path_counts(A, 5).tolist() == [0] * 5 + [1, 1, 1]
+
+
+@pytest.mark.parametrize("dtype", ["int32", "float32"])
+def test_paths_where_going_round_does_not_help_have_values(dtype):
+    # 0 → 1 ⇄ 2: a way round costs, makes no wider, and takes no more hops.
+    A = algebra.SparseMatrix.from_coo([0, 1, 2], [1, 2, 1], [3, 2, 4], (4, 4), dtype)
+    top, low = algebra.min_plus.zero_of(dtype), algebra.max_min.zero_of(dtype)
+    expected = {
+        algebra.shortest_paths: [0, 3, 5, top],
+        algebra.widest_paths: [algebra.max_min.one_of(dtype), 3, 2, low],
+        algebra.reachable: [True, True, True, False],
+    }
+    for search, value in expected.items():
+        found, before = search(A, 0, predecessors=True)
+        assert (found.tolist(), before.tolist()) == (value, [-1, 0, 1, -1])
+    assert algebra.k_hop(A, 0, 1).tolist() == [True, True, False, False]
+    for endless in (algebra.longest_paths, algebra.path_counts):
+        with pytest.raises(GraphCycleError, match=r"going round (1 → 2 → 1|2 → 1 → 2) makes"):
+            endless(A, 0)
+        assert endless(A, 3).tolist()[3] == (endless is algebra.path_counts)
+    with pytest.raises(GraphCycleError, match="in max_times: going round"):
+        algebra.best_paths(algebra.max_times, A, 0)
 
 
 @pytest.mark.parametrize("n", [3, 3000])
@@ -324,7 +350,7 @@ def _refused():
     A = algebra.SparseMatrix.from_coo([0], [1], [1.0], (3, 3), "float32")
     yield lambda: algebra.shortest_paths(A, 3), "source is 3; there are nodes 0 to 2"
     yield lambda: algebra.shortest_paths(A, -1), "source is -1"
-    yield lambda: algebra.reachable(A, 1.0), r"source is float64\[\]; one integer was expected"
+    yield lambda: algebra.reachable(A, 1.0), r"source is 1.0 \(float\); one integer was expected"
     yield lambda: algebra.reachable(A, [0, 1]), "For several sources, use jax.vmap"
     yield lambda: jax.jit(algebra.reachable)(A, jnp.arange(2)), "For several sources, use jax.vmap"
     yield lambda: algebra.shortest_paths(jnp.zeros((2, 2)), 0), "looked for in a SparseMatrix"

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import mmsb_jax as mmsb
+from mmsb_jax.bus._staging import Stager, raw_bytes
 from tests.core._compare import assert_same_tree, what
 
 COMMITS = 1000
@@ -105,3 +106,27 @@ def test_write_inside_a_batch_then_overwrite_keeps_what_was_written():
             bus.write("x", value)
             value[...] = 6
         np.testing.assert_array_equal(bus.read("x"), np.full(64, 5, np.uint8))
+
+
+class Buffer:
+    """An array on a GPU, which keeps what is read of it; one on a CPU is its own copy."""
+
+    is_fully_replicated = True
+
+    def __init__(self, array: jax.Array) -> None:
+        self._array = array
+
+    def addressable_data(self, index: int) -> jax.Array:
+        return self._array.addressable_data(index)
+
+    def __array__(self, *args: Any, **kwargs: Any) -> np.ndarray:
+        raise AssertionError("what is read here stays on the host until the buffer is donated")
+
+
+def test_bytes_of_a_staged_copy_are_not_kept_on_the_host_with_its_buffer():
+    tree = [jnp.arange(5000.0) + 1, jnp.arange(5000) * 1j, jax.random.key(3)]
+    staged = Stager().stage(tree, ["a", "b", "c"])
+    copier, outputs = staged.device[0]
+    staged.device[0] = copier, jax.tree.map(Buffer, outputs)
+    for place, leaf in enumerate(map(raw_bytes, tree, "abc")):
+        np.testing.assert_array_equal(staged.bytes_of(place), leaf)

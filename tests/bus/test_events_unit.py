@@ -76,22 +76,6 @@ def events():
     made.close()
 
 
-class _Announced:
-    """The lock of whose turn it is, saying when a thread is about to wait for it."""
-
-    def __init__(self, events: Events) -> None:
-        self._lock = events._turn
-        self.asked = threading.Semaphore(0)
-        events._turn = self  # pyright: ignore
-
-    def __enter__(self) -> None:
-        self.asked.release()
-        self._lock.acquire()
-
-    def __exit__(self, *exception: object) -> None:
-        self._lock.release()
-
-
 def _wait(event: threading.Event | threading.Semaphore) -> None:
     wait = event.wait if isinstance(event, threading.Event) else event.acquire
     assert wait(timeout=TIMEOUT_S), "what was waited for did not happen"
@@ -446,24 +430,22 @@ def test_interrupt_in_a_handler_reaches_the_caller_and_loses_no_event(events, ex
     assert not events.failures
 
 
-def test_interrupt_while_waiting_for_the_turn_loses_no_event(events, monkeypatch):
-    found, done = [], threading.Event()
+def test_interrupt_before_the_first_handler_loses_no_event(events, monkeypatch):
+    found, done, handle = [], threading.Event(), events._handle
 
-    class Interrupted(_Announced):
-        def __enter__(self) -> None:
-            if threading.current_thread() is threading.main_thread():
-                raise KeyboardInterrupt
-            super().__enter__()
+    def interrupted(caught):
+        if threading.current_thread() is threading.main_thread():
+            raise KeyboardInterrupt
+        return handle(caught)
 
     events.subscribe("*", lambda event: (found.append(event.version), done.set()))
     _post(events, 1)
-    turn = events._turn
-    Interrupted(events)
+    monkeypatch.setattr(events, "_handle", interrupted)
     with pytest.raises(KeyboardInterrupt):
         events.deliver()
     _wait(done)
     assert found == [1]
-    events._turn = turn
+    monkeypatch.undo()
 
 
 def test_exit_in_a_handler_of_the_thread_is_reported_and_the_thread_goes_on(events):
@@ -582,30 +564,32 @@ def test_commit_without_waiting_in_a_handler_is_handled_by_the_thread(events, th
 # ------------------------------------------------------------------------------------ threads
 
 
-def test_deliver_waits_while_another_thread_handles_its_events(events, threads):
-    turn, began = _Announced(events), threading.Event()
+def test_handler_may_wait_for_a_thread_that_commits(events, threads):
+    began, returned, done = threading.Event(), threading.Event(), threading.Event()
     found = []
 
     def handler(event):
         if event.version == 1:
             began.set()
-            _wait(turn.asked)  # its own
-            _wait(turn.asked)  # that of the other thread
+            _wait(returned)  # of the other thread's commit
         found.append(event.version)
+        if event.version == 2:
+            done.set()
 
     def other():
         _wait(began)
         _post(events, 2)
         events.deliver()
-        found.append("returned")
+        returned.set()
 
     events.subscribe("*", handler)
     threads.start(other)
     _post(events, 1)
     events.deliver()
     threads.join()
+    _wait(done)
     assert not events.failures
-    assert found == [1, 2, "returned"]
+    assert found == [1, 2]
 
 
 def test_deliver_ends_with_its_own_events_and_leaves_later_ones(events, threads):
@@ -824,10 +808,10 @@ def test_commit_while_the_thread_holds_the_bus_is_handled_when_it_lets_go(thread
         bus.write()
         bus.events.drain()  # would wait for ever: the handler under way needs the bus
         posted.set()
-    me = threading.current_thread().name
-    assert found == [(1, 3, "mmsb-events"), (2, 3, me), (3, 3, me)]
-    assert not bus.events.failures
     bus.events.close()
+    assert [row[:2] for row in found] == [(1, 3), (2, 3), (3, 3)]
+    assert found[0][2] == "mmsb-events"
+    assert not bus.events.failures
 
 
 def test_close_while_the_thread_holds_the_bus_handles_all_when_it_lets_go():
@@ -857,14 +841,13 @@ def test_exception_in_the_block_of_a_bus_still_delivers_what_was_posted():
 
 def test_deliver_lets_a_handler_of_another_thread_use_the_bus(threads):
     bus = _SmallBus()
-    turn, began = _Announced(bus.events), threading.Event()
+    began, written = threading.Event(), threading.Event()
     found = []
 
     def handler(event):
         if event.version == 1:
             began.set()
-            _wait(turn.asked)
-            _wait(turn.asked)
+            _wait(written)
             with bus.batch():
                 bus.read()
         found.append(event.version)
@@ -872,6 +855,7 @@ def test_deliver_lets_a_handler_of_another_thread_use_the_bus(threads):
     def other():
         _wait(began)
         bus.write()
+        written.set()
 
     bus.events.subscribe("commit", handler)
     threads.start(other)
@@ -907,10 +891,11 @@ def test_thread_keeps_no_events_alive_that_nobody_holds(monkeypatch):
     events.deliver_later()
     _wait(done)
     thread[0].join(TIMEOUT_S)
-    gone = weakref.ref(events)
+    gone = threading.Event()
+    weakref.finalize(events, gone.set)
     events.forget(events.audience[0])
     del events
-    assert gone() is None
+    _wait(gone)
 
 
 # ------------------------------------------------------------------------------------- the end
@@ -934,15 +919,15 @@ def test_close_handles_what_was_posted_and_nothing_after_it(events):
 
 def test_close_waits_for_the_thread_and_ends_it(events, monkeypatch):
     monkeypatch.setattr(_events, "_LINGER_S", 10 * TIMEOUT_S)
-    turn, began = _Announced(events), threading.Event()
+    began = threading.Event()
     found: list[Any] = []
 
     def handler(event):
         if event.version == 1:
             found.append(threading.current_thread())
             began.set()
-            _wait(turn.asked)
-            _wait(turn.asked)
+            with events._lock:
+                assert events._changed.wait_for(lambda: events._closed, TIMEOUT_S)
         found.append(event.version)
 
     events.subscribe("*", handler)

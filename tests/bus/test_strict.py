@@ -1,6 +1,8 @@
 """A commit that cannot be made says why, changes nothing, and the next one works."""
 
 import errno
+import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.extend.random import define_prng_impl
 
 import mmsb_jax as mmsb
 from mmsb_jax.store._files import MemoryFiles
@@ -161,7 +164,172 @@ REFUSED: dict[str, tuple[Callable[[mmsb.Bus], Any], type[Exception], str]] = {
         mmsb.StructureError,
         "a path of 100000 bytes: kkk",
     ),
+    "shape in the place of an array": (
+        lambda bus: bus.commit(make_tree() | {"w": jax.ShapeDtypeStruct((2, 3), jnp.float32)}),
+        mmsb.StructureError,
+        r"w is a jax\.ShapeDtypeStruct, which says what an array is and has no bytes",
+    ),
+    "shape, wait=False": (
+        lambda bus: bus.commit(
+            make_tree() | {"w": jax.ShapeDtypeStruct((2, 3), jnp.float32)}, wait=False
+        ),
+        mmsb.StructureError,
+        r"w is a jax\.ShapeDtypeStruct",
+    ),
+    "key of a generator that is not registered": (
+        lambda bus: bus.commit({"k": jax.random.key(5, impl=_generator("mine"))}, structure="new"),
+        mmsb.StructureError,
+        "k: a key of the implementation 'mine', of which JAX knows no more than this key",
+    ),
+    "key of a generator named as another": (
+        lambda bus: bus.commit({"k": jax.random.key(5, impl=_generator("rbg"))}, structure="new"),
+        mmsb.StructureError,
+        "k: a key of the implementation 'rbg'",
+    ),
+    "text that is none": (
+        lambda bus: bus.commit(make_tree() | {"s": HALF}),
+        mmsb.StructureError,
+        r"s: the text 'caf\\udce9' has half of a surrogate pair at 3",
+    ),
+    "path that is no text": (
+        lambda bus: bus.commit({HALF: 1}, structure="new"),
+        mmsb.StructureError,
+        r"the path 'caf\\udce9' has half",
+    ),
+    "function with a name that is no text": (
+        lambda bus: bus.commit({"f": _named(HALF)}, structure="new"),
+        mmsb.StructureError,
+        r"f: the text '.*caf\\udce9' has half",
+    ),
+    "source that is no text": (
+        lambda bus: bus.commit(make_tree(), source=HALF),
+        mmsb.StructureError,
+        r"source= 'caf\\udce9' has half",
+    ),
+    "note that is no text": (
+        lambda bus: bus.commit(make_tree(), note=["a", HALF]),
+        mmsb.StructureError,
+        r"note holds a string that cannot be written: 'caf\\udce9'",
+    ),
+    "note with a key that is no text": (
+        lambda bus: bus.commit(make_tree(), note={HALF: 1}, wait=False),
+        mmsb.StructureError,
+        r"note holds a key that cannot be written: 'caf\\udce9'",
+    ),
+    "extra that is no text": (
+        lambda bus: bus.commit(make_tree(), extra={"a": HALF}),
+        mmsb.StructureError,
+        r"extra holds a string that cannot be written: 'caf\\udce9'",
+    ),
+    "name that is no text": (
+        lambda bus: bus.create(HALF, (3,)),
+        mmsb.StructureError,
+        r"name 'caf\\udce9' has half",
+    ),
+    "clone to what is no text": (lambda bus: bus.clone("w", HALF), mmsb.StructureError, "has half"),
+    "derive what is no text": (
+        lambda bus: bus.derive(HALF, ["w"], jnp.sum),
+        mmsb.StructureError,
+        "has half",
+    ),
+    "tag that is no text": (lambda bus: bus.tag(HALF), ValueError, r"tag='caf\\udce9'"),
+    "clone to None": (lambda bus: bus.clone("w", None), mmsb.StructureError, "name=None"),
+    "clone to nothing": (lambda bus: bus.clone("w", ""), mmsb.StructureError, "name=''"),
+    "clone to NUL": (lambda bus: bus.clone("w", "\0a"), mmsb.StructureError, r"name='\\x00a'"),
+    "clone to a long name": (
+        lambda bus: bus.clone("w", "n" * 40_000),
+        mmsb.StructureError,
+        "name='nnn.* of 40000 bytes: at most 32767",
+    ),
+    "create NUL": (lambda bus: bus.create("\0a", (3,)), mmsb.StructureError, r"name='\\x00a'"),
+    "shape that is no sequence": (
+        lambda bus: bus.create("x", 3),
+        mmsb.StructureError,
+        r"create\('x'\): 3 is not the shape of an array. Expected a tuple",
+    ),
+    "shape beyond all bounds": (
+        lambda bus: bus.create("x", (2**70,)),
+        mmsb.StructureError,
+        "at most",
+    ),
+    "large int": (
+        lambda bus: bus.commit({"n": 10**5000}, structure="new"),
+        mmsb.StructureError,
+        "n: an int of more than 4300 digits",
+    ),
+    "large int in a note": (
+        lambda bus: bus.commit(make_tree(), note={"n": [-(10**5000)]}),
+        mmsb.StructureError,
+        "note holds an int of more than 4300 digits",
+    ),
+    "large int as a step": (
+        lambda bus: bus.commit(make_tree(), step=10**5000),
+        ValueError,
+        "step=1000.*: expected 0 to",
+    ),
+    "keys that cannot be sorted": (
+        lambda bus: bus.commit({1: 1, "a": 2}, structure="new"),
+        mmsb.StructureError,
+        "the tree cannot be taken apart: .*keys of a dict must be of one type that can be sorted",
+    ),
+    "keys that cannot be sorted, wait=False": (
+        lambda bus: bus.commit({1: 1, "a": 2}, wait=False),
+        mmsb.StructureError,
+        "the tree cannot be taken apart",
+    ),
+    "key that is known by its address": (
+        lambda bus: bus.commit({_Key(): 1}, structure="new"),
+        mmsb.StructureError,
+        "the key <.*_Key object at 0x.* is known by its place in memory alone",
+    ),
+    "function as a key": (
+        lambda bus: bus.commit({(make_tree, 1): 1}, structure="new"),
+        mmsb.StructureError,
+        "is known by its place in memory alone",
+    ),
+    "node that cannot be taken apart": (
+        lambda bus: bus.commit({"x": _Closed()}, structure="new"),
+        mmsb.StructureError,
+        "the tree cannot be taken apart: KeyError: 'closed'",
+    ),
 }
+
+HALF = os.fsdecode(b"caf\xe9")
+"""The name of a file in Latin-1, as Python gives it: no text that UTF-8 can say."""
+
+
+def _generator(name: str) -> Any:
+    return define_prng_impl(
+        key_shape=(4,),
+        seed=lambda s: jnp.array([s, 7, 1, 1], jnp.uint32),
+        split=lambda k, n: jnp.broadcast_to(k, (*n, 4)),
+        random_bits=lambda k, w, n: jnp.zeros(n, f"uint{w}"),
+        fold_in=lambda k, d: k + d,
+        name=name,
+        tag=name[:4],
+    )
+
+
+def _named(name: str) -> Any:
+    def function() -> None: ...
+
+    function.__qualname__ = name
+    return function
+
+
+class _Key:
+    """A key without a repr of its own."""
+
+
+class _Closed:
+    """A node that refuses to be taken apart."""
+
+
+def _refuse(_: Any) -> Any:
+    raise KeyError("closed")
+
+
+jax.tree_util.register_pytree_node(_Closed, _refuse, lambda _, children: _Closed(*children))
 
 
 def _deleted_scalar() -> jax.Array:
@@ -356,6 +524,50 @@ def test_weak_types_strings_and_large_integers_are_no_difference(any_bus):
     for version, (text, big) in enumerate([("a", 2**80), ("b", 2**81), ("c", 2**80)], 1):
         found = any_bus.checkout(version=version)
         assert (float(found["x"]), found["s"], found["big"]) == (version - 1, text, big)
+
+
+@pytest.mark.parametrize("big", [2**63, 2**63 + 5, -(2**63) - 1, 10**4300 - 1])
+@pytest.mark.parametrize("small", [5, 2**63 - 1, -(2**63), np.int32(7), jnp.int32(7)])
+def test_int_may_cross_64_bits_both_ways(any_bus, tmp_path, small, big):
+    values = [small, big, big - 1 if big > 0 else big, small, small, big]
+    for i, value in enumerate(values):
+        any_bus.commit({"seed": value, "w": jnp.ones(2)}, wait=i % 2 == 0)
+    any_bus.sync()
+    for version, value in enumerate(values, 1):
+        found = any_bus.checkout(version=version)["seed"]
+        assert what(found) == what(value)
+        for like in (0, 2**100):
+            found = any_bus.checkout(version=version, like={"seed": like, "w": jnp.ones(2)})["seed"]
+            assert int(found) == int(value)
+    assert any_bus.resume({"seed": 0, "w": jnp.ones(2)})[0]["seed"] == big
+    assert any_bus.commit({"seed": small, "w": jnp.ones(2)}).version == len(values) + 1
+    assert any_bus.verify()
+    with pytest.raises(mmsb.StructureError, match="seed: float64"):
+        any_bus.commit({"seed": 1.0, "w": jnp.ones(2)})
+    any_bus.commit({"seed": big, "w": jnp.ones(2)})
+    with pytest.raises(mmsb.StructureError, match=r"seed: bool.* was int"):
+        any_bus.commit({"seed": True, "w": jnp.ones(2)})
+
+
+def test_replica_follows_an_int_across_64_bits(tmp_path):
+    with mmsb.open(tmp_path / "run") as bus:
+        bus.commit({"seed": 5, "w": jnp.ones(2)})
+        with mmsb.Replica(tmp_path / "run", like={"seed": 0, "w": jnp.ones(2)}) as replica:
+            for value in (5, 2**70, 2**71, 7):
+                bus.commit({"seed": value, "w": jnp.ones(2)})
+                assert what(replica.update()["seed"]) == what(value)
+
+
+def test_ints_are_read_and_written_whatever_python_allows_itself(bus):
+    allowed = sys.get_int_max_str_digits()
+    sys.set_int_max_str_digits(640)
+    try:
+        for number in (10**4300 - 1, -(10**4300) + 1, 10**600, 10**1200 - 1):
+            bus.commit({"n": number})
+            assert bus.tree() == {"n": number}
+            assert bus.checkout(like={"n": 2**100}) == {"n": number}
+    finally:
+        sys.set_int_max_str_digits(allowed)
 
 
 def test_tree_with_the_name_of_an_array_made_by_name_is_refused(any_bus):

@@ -96,7 +96,7 @@ def test_command_on_an_unreadable_file_exits_3(mmsb, small):
     manifest.mkdir()
     ran = mmsb("log", small)
     assert ran.code == 3
-    assert "cannot be read: Is a directory" in ran.err
+    assert "manifest is a folder, where a file of the log should be" in ran.err
 
 
 @pytest.mark.parametrize(

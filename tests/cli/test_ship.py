@@ -49,11 +49,14 @@ def test_import_of_a_gap_or_another_history_exits_3(mmsb, recorder, small, tmp_p
     assert (ran.code, "version 2 is missing" in ran.err) == (3, True)
 
 
-@pytest.mark.parametrize("command", ["export", "import"])
-def test_shipping_to_or_from_nothing_exits_3(mmsb, small, tmp_path, command):
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [("export", "none is not a directory. Make it first"), ("import", "cannot be read")],
+)
+def test_shipping_to_or_from_nothing_exits_3(mmsb, small, tmp_path, command, message):
     ran = mmsb(command, small, tmp_path / "none" / "x")
     assert ran.code == 3
-    assert "cannot be" in ran.err
+    assert message in ran.err
 
 
 def test_import_into_a_directory_that_is_no_log_exits_3(mmsb, recorder, small, tmp_path):

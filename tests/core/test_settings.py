@@ -4,6 +4,7 @@ import subprocess
 import sys
 import textwrap
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,6 +23,8 @@ from mmsb_jax import (
     replay,
     update_digest,
 )
+from mmsb_jax.core import _tlog
+from mmsb_jax.core._delta import check_whole
 from tests.core._compare import assert_same, assert_same_tree
 
 
@@ -99,6 +102,35 @@ def test_operations_under_a_setting_give_what_they_give_without(setting, tree, c
             assert_same_tree(found[part], expected[part])
         else:
             assert_same(found[part], expected[part])
+
+
+class OnDevice:
+    """An array whose bytes are somewhere else, as on a GPU: a CPU's are read without a transfer."""
+
+    def __init__(self, array):
+        self._array, self.shape, self.dtype = np.asarray(array), array.shape, array.dtype
+
+    def __array__(self, dtype=None, copy=None):
+        if jax.config.jax_transfer_guard_device_to_host != "allow":
+            raise RuntimeError("disallowed device-to-host transfer")
+        return self._array
+
+    def __int__(self):
+        return int(np.asarray(self))
+
+
+@pytest.mark.parametrize("level", ["disallow", "disallow_explicit"])
+def test_numbers_read_from_a_device_pass_a_transfer_guard(level, monkeypatch):
+    region = Layout.of({"a": np.zeros(8, np.uint8)}, page_bytes=128).region("a")
+    delta = Delta.from_bytes(region, np.ones(8, bool), np.full(8, 7, np.uint8))
+    log = TLog.empty(3, 4).append(delta)
+    far_delta = eqx.tree_at(lambda delta: delta.overflow, delta, OnDevice(delta.overflow))
+    far = OnDevice(log.ends), OnDevice(log.count)
+    far_log = eqx.tree_at(lambda log: (log.ends, log.count), log, far)
+    monkeypatch.setattr(_tlog, "_delta", lambda log, entry, capacity: Delta.empty(capacity))
+    with jax.transfer_guard(level):
+        check_whole(far_delta)
+        assert far_log.delta(0).capacity == len(far_log) == 1
 
 
 @pytest.mark.parametrize("name", ["auto_mesh", "explicit_mesh"])

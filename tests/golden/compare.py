@@ -144,7 +144,11 @@ def _check_index(log: reader.ReadLog, place: int) -> None:
     touched = [[r.id for r in commit.records if r.id] for commit in commits]
     assert index["ids"] == [array_id for ids in touched for array_id in ids]
     assert columns["touched_end"] == np.cumsum([len(ids) for ids in touched]).tolist()
-    assert columns["flags"] == [(c.step is not None) + 2 * bool(c.operations) for c in commits]
+    flags = [(c.step is not None) + 2 * bool(c.operations) for c in commits]
+    says_extra = [8 + 4 * any(r.id == 0 for r in c.records) for c in commits]
+    assert [flag & 3 for flag in columns["flags"]] == flags
+    # An index of an older log does not know which commits say an extra.
+    assert [flag & ~3 for flag in columns["flags"]] in (says_extra, [0] * len(commits))
     assert sum(columns["logged"]) <= index["end_offset"]
 
 

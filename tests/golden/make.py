@@ -256,6 +256,40 @@ def write_graph(root: Path) -> Scribe:
     return scribe.close()
 
 
+def write_trees(root: Path) -> Scribe:
+    """A log of trees with what is no leaf and weakly typed arrays, as a bus writes them; closed.
+
+    The first version is of a log that is older than these.
+    """
+    scribe = Scribe(DiskFiles(root))
+    scribe.create("model/w", (40,)).create("lr", ()).create("step", (), np.int64, "int")
+    scribe.constant("model/act", "f:builtins.pow")
+    scribe.write("model/w", np.arange(40, dtype=np.float32)).write("lr", np.float32(0.1))
+    scribe.commit(0, "train")
+    statics = {
+        "model/depth": "2",
+        "model/rate": "0.1",
+        "model/name": '"\\u00e9\\udce9"',
+        "model/act": "partial(function builtins.pow, exp=3)",
+        "model/dtype": "dtype bfloat16",
+        "model/table": "float32[2] 36ba7543ecc24ec707a5562ea62ed1b2",
+        "rest/list": "[]",
+        "rest/none": "EmptyState",
+    }
+    scribe.constant("\0static", "1").constant("\0weak/lr", "1")
+    for path, text in statics.items():
+        scribe.constant(f"\0static/{path}", text)
+    scribe.write("step", np.array(1)).commit(1, "train")
+    scribe.constant("\0weak/lr", None).commit(2, "train")
+    scribe.snapshot()
+    scribe.constant("\0weak/lr", "1").constant("\0static/model/depth", "3")
+    scribe.constant("\0static/rest/list", None).constant("\0static/rest", "{}")
+    scribe.write("lr", np.float32(0.05)).commit(3, "edit")
+    scribe.create("deep/x", (3,)).constant("\0weak/deep/x", "1").commit(4, "edit")
+    scribe.delete("deep/x").constant("\0weak/deep/x", None).commit(5, "edit")
+    return scribe.close()
+
+
 def _entry(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"))
 
@@ -278,6 +312,10 @@ def _make_compacted(root: Path) -> dict[str, Any]:
 
 def _make_graph(root: Path) -> dict[str, Any]:
     return {"graph": describe(write_graph(root / "graph"))}
+
+
+def _make_trees(root: Path) -> dict[str, Any]:
+    return {"trees": describe(write_trees(root / "trees"))}
 
 
 def _make_streams(root: Path) -> dict[str, Any]:
@@ -303,6 +341,7 @@ MAKERS = {
     "compacted": (_make_compacted, 4),
     "graph": (_make_graph, 5),
     "streams": (_make_streams, 6),
+    "trees": (_make_trees, 7),
 }
 """What makes logs or streams, and returns what ``NAME.json`` says of them; the first log's id."""
 
@@ -325,7 +364,7 @@ def read_golden(folder: Path) -> dict[str, list[Version]]:
     """What the logs of a golden folder hold, by version."""
     contents = read_contents(folder, "contents")
     whole, own = contents["whole"], contents["fork"]
-    later = {name: read_contents(folder, name)[name] for name in ("compacted", "graph")}
+    later = {name: read_contents(folder, name)[name] for name in ("compacted", "graph", "trees")}
     return {"whole": whole, "fork": whole[: own[0]["version"] - 1] + own} | later
 
 

@@ -1,10 +1,14 @@
 """Golden logs: small logs of every format, made once, that every later version still reads."""
 
+import functools
 import shutil
 from pathlib import Path
 from typing import Any
 
+import flax.struct
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import mmsb_jax as mmsb
@@ -35,7 +39,7 @@ from tests.store._logs import PAGE_BYTES, Here
 
 FOLDERS = sorted(Path(__file__).parent.glob("v*"))
 V1 = Path(__file__).parent / "v1"
-LOGS = ("whole", "fork", "compacted", "graph")
+LOGS = ("whole", "fork", "compacted", "graph", "trees")
 STREAMS = ("whole", "late", "behind")
 
 GOLDEN_LOGS = [
@@ -179,6 +183,61 @@ def test_golden_graph_of_an_earlier_version_is_what_it_was(folder: Path):
             ("params/b", "double", "control"),
             ("é", "x", "compiler"),
         }
+
+
+# Trees
+
+
+@flax.struct.dataclass
+class _Model:
+    w: Any
+    act: Any
+    depth: int = flax.struct.field(pytree_node=False, default=2)
+    rate: float = flax.struct.field(pytree_node=False, default=0.1)
+    name: str = flax.struct.field(pytree_node=False, default="é\udce9")
+    dtype: Any = flax.struct.field(pytree_node=False, default=jnp.bfloat16)
+    table: Any = flax.struct.field(pytree_node=False, default_factory=lambda: np.arange(2.0))
+
+
+def _golden_tree(table: np.ndarray, **static: Any) -> dict[str, Any]:
+    act = functools.partial(pow, exp=3)
+    return {
+        "model": _Model(jnp.zeros(40), act, table=table, **static),
+        "lr": jnp.zeros(()),
+        "step": 0,
+        "rest": {"list": [], "none": optax.EmptyState()},
+    }
+
+
+@in_each_folder
+def test_golden_trees_come_back_with_what_is_no_leaf_and_weak_types(folder: Path, tmp_path: Path):
+    table = np.array([0.5, -1], np.float32)
+    with mmsb.open(shutil.copytree(folder / "trees", tmp_path / "log")) as bus:
+        with pytest.raises(
+            mmsb.StructureError, match="model/depth: static 2 in `like`, 3 recorded"
+        ):
+            bus.resume(_golden_tree(table))
+        for version, is_weak in ((1, False), (2, True), (3, False)):
+            found = bus.checkout(version=version, like=_golden_tree(table))
+            assert found["lr"].weak_type is is_weak
+            assert found["model"].depth == 2
+        like = _golden_tree(table, depth=4)
+        assert bus.checkout(version=1, like=like)["model"].depth == 4  # older than what says it
+        with pytest.raises(mmsb.StructureError, match="static 4 in `like`, 2 recorded"):
+            bus.checkout(version=2, like=like)
+        assert sorted(bus.tree()) == ["lr", "model/w", "step"]
+        assert bus.tree()["lr"].weak_type
+
+
+@in_each_folder
+def test_golden_trees_read_by_the_independent_reader_have_statics_and_weak_types(folder: Path):
+    states = list(reader.ReadLog(folder / "trees").states())
+    assert [state.statics() is None for state in states] == [True, *[False] * 5]
+    assert states[1].statics()["model/name"] == '"\\u00e9\\udce9"'
+    assert [state.statics()["model/depth"] for state in states[1:]] == ["2", "2", "3", "3", "3"]
+    assert [state.weak() for state in states] == [
+        set(), {"lr"}, set(), {"lr"}, {"lr", "deep/x"}, {"lr"}
+    ]  # fmt: skip
 
 
 # Streams

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import mmsb_jax as mmsb
+from mmsb_jax.graph import _caller
 from mmsb_jax.graph._interpreter import Interpreter
 from mmsb_jax.graph._program import Program, on_device, run_here
 from tests.graph._graphs import F, close, insides
@@ -118,6 +119,57 @@ def test_wave_under_any_settings_gives_the_same_bytes(name: str) -> None:
     bus.write("a", F(1, 2, 3, 4))
     bus.write("large", np.ones(5000, np.float32))
     assert {name: bytes(np.asarray(bus.read(name))) for name in kinds} == under
+
+
+class OnDevice:
+    """An array whose bytes are somewhere else, as on a GPU: a CPU's are read without a transfer."""
+
+    def __init__(self, array: Any) -> None:
+        self._array = np.asarray(array)
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        if jax.config.jax_transfer_guard_device_to_host != "allow":
+            raise RuntimeError("disallowed device-to-host transfer")
+        return self._array
+
+    def __bool__(self) -> bool:
+        return bool(np.asarray(self))
+
+
+GUARDS = [
+    lambda level: jax.transfer_guard(level),
+    lambda level: jax.transfer_guard_device_to_host(level),
+]
+
+
+@pytest.mark.parametrize("guard", GUARDS)
+@pytest.mark.parametrize("level", ["disallow", "disallow_explicit"])
+def test_results_of_a_program_pass_a_transfer_guard_on_their_way_to_the_host(guard, level) -> None:
+    program = Program(lambda x: x, is_wide=False)
+    program._call = OnDevice
+    with guard(level):
+        assert program.on_host(F(1, 2)).tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("guard", GUARDS)
+@pytest.mark.parametrize("equal", ["bytes", close])
+def test_results_of_a_large_function_pass_a_transfer_guard(guard, equal, monkeypatch) -> None:
+    words_from = _caller.words_from
+    monkeypatch.setattr(_caller, "words_from", lambda array: words_from(np.asarray(array)))
+    bus = mmsb.open()
+    bus.commit({"large": np.zeros(5000, np.float32)})
+    bus.derive("big", ["large"], lambda x: x + 1, equal=equal)
+    real = _caller.Program.__call__
+
+    def far(program: Program, *arrays: Any) -> Any:
+        near = [np.asarray(a) if isinstance(a, OnDevice) else a for a in jax.tree.leaves(arrays)]
+        near = jax.tree.unflatten(jax.tree.structure(arrays), near)
+        return jax.tree.map(OnDevice, real(program, *near))
+
+    monkeypatch.setattr(_caller.Program, "__call__", far)
+    with guard("disallow_explicit"):
+        assert bus.commit({"large": np.ones(5000, np.float32)}).changed == ("big", "large")
+    assert bytes(np.asarray(bus.read("big"))) == bytes(np.full(5000, 2, np.float32))
 
 
 @pytest.mark.parametrize("transform", [jax.jit, jax.vmap, jax.grad])

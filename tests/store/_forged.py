@@ -1,13 +1,18 @@
 """Logs that say what no writer says, with hashes that fit."""
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
+from unittest import mock
 
+from mmsb_jax.store import _writer
 from mmsb_jax.store._codec import Chunk
 from mmsb_jax.store._files import Files as AnyFiles
-from mmsb_jax.store._record import CommitRecord
+from mmsb_jax.store._format import Kind, build_frame
+from mmsb_jax.store._manifest import NAME, Manifest
 from tests.store._logs import Scribe, names_of
 from tests.torture._bundle import Frame, frames_of
+from tests.torture._forged_record import ForgedRecord
 from tests.torture._seal import Files, seal
 
 MACHINE_BYTES = 64 << 20
@@ -17,8 +22,20 @@ MACHINE_BYTES = 64 << 20
 def append_forged(scribe: Scribe, chunks: Sequence[Chunk] = (), **fields: Any) -> None:
     """A commit behind the newest that says ``fields``, with hashes and a chain that fit."""
     said: dict[str, Any] = {"next_id": 3} | fields
-    scribe.writer.append(chunks, lambda: CommitRecord(b"", b"", 0, 0, 1, **said))
+    scribe.writer.append(chunks, lambda: ForgedRecord(b"", b"", 0, 0, 1, **said))
     scribe.writer.sync()
+
+
+def append_forged_tags(scribe: Scribe, changes: Any) -> None:
+    """A frame that says anything of tags."""
+    with mock.patch.object(_writer, "encode_tags", lambda said: json.dumps(said).encode()):
+        scribe.writer.append_tags(changes)
+
+
+def publish_forged(files: AnyFiles, manifest: Manifest) -> None:
+    """Put a manifest in place, whatever it says."""
+    kind = Kind.MANIFEST if manifest.compaction is None else Kind.COMPACTED
+    files.publish(NAME, build_frame(kind, 0, 0, manifest._encode())[1])
 
 
 def forge(files: AnyFiles, name: str, change: Callable[[list[Frame]], object]) -> None:

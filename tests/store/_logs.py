@@ -216,9 +216,14 @@ class Scribe:
         expected, self._next = self._next, copy.deepcopy(self.history[-1])
         draft.step, draft.source, draft.note, draft.extra = step, source, note, extra
         draft.time_ns = FIRST_TIME_NS + version * 10**9 if time_ns is None else time_ns
-        landed = self.head.commit(draft)
         expected.step, expected.source, expected.note = step, source, note
         expected.extra, expected.time_ns = extra, draft.time_ns
+        self._landing = expected
+        return self.note_landed(self.head.commit(draft))
+
+    def note_landed(self, landed: Landed) -> Landed:
+        """Take the newest commit, also one that was interrupted, into the model."""
+        expected, version = self._landing, len(self.history)
         arrays = sorted(expected.arrays.items())
         expected.changed = tuple(name for name, held in arrays if held.stamp(version))
         self.history.append(expected)

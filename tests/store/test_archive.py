@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import zstandard
 
-from mmsb_jax._errors import CorruptionError
+from mmsb_jax._errors import CorruptionError, StructureError
 from mmsb_jax.store import _archive
 from mmsb_jax.store._archive import Archive, Archived, archive_frames, index_frame
 from mmsb_jax.store._compact import compact
@@ -16,6 +16,7 @@ from mmsb_jax.store._manifest import NAME, ArchiveEntry, Compaction, Manifest
 from mmsb_jax.store._segment import LogIds
 from mmsb_jax.store._verify import verify
 from tests.store._compacted import check_compacted, write_story
+from tests.store._forged import publish_forged
 from tests.store._logs import PLACE, Scribe
 
 
@@ -93,10 +94,17 @@ def test_archive_whose_commits_are_swapped_is_damaged():
         commit._replace(position=place.position)
         for commit, place in zip([commits[i] for i in (0, 2, 1, 3, 4)], commits, strict=True)
     ]
+    with pytest.raises(ValueError, match=r"version 3 at offset \d+ does not go into the index"):
+        publish(scribe, swapped, 1)
+    archive = publish(scribe, commits, 1)
+    header, buffers = _archive._block_frame(0, 1, swapped)
+    index = archive.index.encode(archive.entry.chain, archive.entry.end)
+    scribe.files.publish(archive.entry.name, [*buffers, *index_frame(header.frame_bytes, index)])
+    archive = Archive(scribe.files, PLACE, archive.entry)
     with pytest.raises(CorruptionError, match=r"version 3 in the place of 2"):
-        publish(scribe, swapped, 1).record(2)
+        archive.record(2)
     with pytest.raises(CorruptionError, match=r"is damaged"):
-        publish(scribe, swapped, 1).check(None, scribe.log.manifest.ids)
+        archive.check(None, scribe.log.manifest.ids)
 
 
 def block(raw: bytes, claimed: int, commits: int, first: int = 1) -> list:
@@ -178,6 +186,9 @@ def test_manifest_of_a_compacted_log_cut_short_anywhere_is_refused():
 )
 def test_manifest_whose_compaction_contradicts_itself_is_refused(changes: dict):
     files = MemoryFiles()
-    replace(MANIFEST, compaction=replace(COMPACTION, **changes)).publish(files)
+    manifest = replace(MANIFEST, compaction=replace(COMPACTION, **changes))
+    with pytest.raises(StructureError, match=r"contradicts itself|do not follow each other"):
+        manifest.publish(files)
+    publish_forged(files, manifest)
     with pytest.raises(CorruptionError, match=r"contradicts itself|do not follow each other"):
         Manifest.read(files, PLACE)

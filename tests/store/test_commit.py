@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmsb_jax._errors import CorruptionError
+from mmsb_jax._errors import CorruptionError, StructureError
 from mmsb_jax.store._commit import encode_json, read_commit
 from mmsb_jax.store._head import Draft
+from tests.store._forged import append_forged
 from tests.store._logs import Scribe
 
 JSON = st.recursive(
@@ -77,7 +78,9 @@ def test_json_of_something_else_is_refused_by_name(value, held):
 @pytest.mark.parametrize("text", ["{", "[" * 60_000, "[" * 129 + "]" * 129, "9" * 5000, "nul"])
 def test_note_or_extra_that_is_no_json_is_damage(text):
     scribe = Scribe()
-    scribe.head.commit(Draft(note=text))
+    with pytest.raises(StructureError, match="no JSON that can be read back"):
+        scribe.head.commit(Draft(note=text))
+    append_forged(scribe, note=text, next_id=1)
     scribe.head.commit(Draft(extra=text.encode(), extra_is_json=True))
     with pytest.raises(CorruptionError, match="the note of version 1 is not JSON"):
         read_commit(scribe.log, 1, lambda: 0)

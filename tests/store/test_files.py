@@ -5,6 +5,7 @@ import threading
 
 import pytest
 
+from mmsb_jax._errors import LocationError
 from mmsb_jax.store import _files
 from mmsb_jax.store._files import DiskFiles, MemoryFiles
 from tests.store._script import run_script
@@ -217,8 +218,9 @@ def test_disk_error_of_a_read_names_the_file(tmp_path, monkeypatch):
     files = DiskFiles(tmp_path)
     files.publish("log/a", [b"x"])
     fail(monkeypatch, "pread")
-    with pytest.raises(OSError, match=r"failed: '.*log/a'"):
+    with pytest.raises(LocationError, match=r"/log/a could not be read: Input/output error") as e:
         files.read("log/a")
+    assert e.value.errno == 5
 
 
 def test_disk_write_cut_short_by_the_system_is_an_error(tmp_path):

@@ -8,6 +8,7 @@ from mmsb_jax.store._format import BadFrameError, Kind, build_frame
 from mmsb_jax.store._frames import chunk_views, data_frames, group_chunks, pack_chunks, read_parts
 from mmsb_jax.store._record import CommitRecord
 from mmsb_jax.store._segment import frames_hash
+from tests.torture._forged_record import ForgedRecord
 
 
 def chunk(data: bytes) -> Chunk:
@@ -15,7 +16,7 @@ def chunk(data: bytes) -> Chunk:
 
 
 def record_of(chunks: list[Chunk], frame_sizes: list[int]) -> CommitRecord:
-    return CommitRecord(
+    return ForgedRecord(
         log_id=bytes(16),
         previous_chain=bytes(16),
         state_digest=0,

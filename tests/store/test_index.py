@@ -1,4 +1,6 @@
+import functools
 import struct
+import sys
 import threading
 from array import array
 
@@ -31,21 +33,29 @@ OP = Op(OpCode.CREATE, ArrayInfo(1, "w", "jax", "float32", (), True))
 
 def build(commits: list[dict], first_version: int = 5) -> SegmentIndex:
     index = SegmentIndex(first_version)
-    for place, commit in enumerate(commits):
-        rows = [(i, 0, 0, 0, 0, 0, 0) for i in [*sorted(commit["touched"]), 0]]
-        record = CommitRecord(
-            log_id=CHAIN,
-            previous_chain=CHAIN,
-            state_digest=0,
-            version=first_version + place,
-            time_ns=commit["time_ns"],
-            step=commit["step"],
-            source=commit["source"],
-            records=records_of(rows),
-            ops=[OP] if commit["has_ops"] else [],
-        )
-        index.append(record, 128 + 64 * place, 64 + place)
+    for version, commit in enumerate(commits, first_version):
+        enter(index, commit, version)
     return index
+
+
+def enter(index: SegmentIndex, commit: dict, version: int) -> None:
+    place = version - index.first_version
+    index.append(record_of(commit, version), 128 + 64 * place, 64 + place)
+
+
+def record_of(commit: dict, version: int) -> CommitRecord:
+    rows = [(i, 0, 0, 0, 0, 0, 0) for i in [*sorted(commit["touched"]), 0]]
+    return CommitRecord(
+        log_id=CHAIN,
+        previous_chain=CHAIN,
+        state_digest=0,
+        version=version,
+        time_ns=commit["time_ns"],
+        step=commit["step"],
+        source=commit["source"],
+        records=records_of(rows),
+        ops=[OP] if commit["has_ops"] else [],
+    )
 
 
 def end_of(commits: list[dict]) -> int:
@@ -181,6 +191,7 @@ def test_index_read_while_it_grows_gives_whole_rows():
     for reader in readers:
         reader.start()
     for i in range(6000):
+        record.version = 1 + i
         index.append(record, 128 + i, 64)
     stop.set()
     for reader in readers:
@@ -198,13 +209,107 @@ def test_index_read_between_two_columns_of_a_row_gives_the_rows_before():
             seen.append((len(index), index.select(start_ns=0), index.last_with(step=3)))
             assert len(index.steps()) == len(index)
 
-    index._columns = {name: Watched("q") for name in index._columns}
-    record = CommitRecord(CHAIN, CHAIN, 0, 1, 7, step=3)
-    for _ in range(2):
-        index.append(record, 128, 64)
-    columns = len(index._columns)
+    rows = index._rows
+    rows.columns = {name: Watched("q") for name in rows.columns}
+    for version in (1, 2):
+        index.append(CommitRecord(CHAIN, CHAIN, 0, version, 7, step=3), 128 * version, 64)
+    columns = len(rows.columns)
     assert seen[:columns] == [(0, [], None)] * (columns - 1) + [(1, [1], 1)]
     assert seen[columns:] == [(1, [1], 1)] * (columns - 1) + [(2, [1, 2], 2)]
+
+
+# An append that is interrupted, repeated, taken back.
+
+
+class Interrupt(BaseException):
+    pass
+
+
+def interrupted(call, at: int) -> bool:
+    """Make ``call``, and raise at its ``at``-th instruction of the index; whether it came to it."""
+    left = at
+
+    def trace(frame, event, _):
+        nonlocal left
+        if frame.f_code.co_filename != SegmentIndex.append.__code__.co_filename:
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            left -= 1
+            if left < 0:
+                raise Interrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        call()
+    except Interrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+COMMIT_5, COMMIT_6, COMMIT_7 = (
+    {"step": 1, "time_ns": 2, "source": "a", "touched": {1, 2}, "has_ops": True},
+    {"step": None, "time_ns": 3, "source": "b", "touched": {2, 3}, "has_ops": False},
+    {"step": 9, "time_ns": 4, "source": "c", "touched": set(), "has_ops": False},
+)
+
+
+def meta_of(index: SegmentIndex) -> bytes:
+    return index.encode(CHAIN, 1 << 20)
+
+
+@pytest.mark.parametrize("cuts", [True, False], ids=["cut", "append-again"])
+@pytest.mark.parametrize("before", [[], [COMMIT_5], [COMMIT_5, COMMIT_7]], ids=len)
+@pytest.mark.parametrize("added", [COMMIT_5, COMMIT_6, COMMIT_7], ids=[5, 6, 7])
+def test_append_interrupted_at_any_instruction_can_be_taken_back_and_made_again(
+    before, added, cuts
+):
+    expected = build([*before, added])
+    version, met = expected.last_version, 0
+    while True:
+        index = build(before)
+        append = functools.partial(enter, index, added, version)
+        if not interrupted(append, met):
+            break
+        met += 1
+        assert index.select(start_ns=0) in ([*range(5, version)], [*range(5, version + 1)])
+        if cuts:
+            index.cut(version - 1)
+            assert meta_of(index) == meta_of(build(before))
+            index.cut(version - 1)
+        append()
+        append()
+        assert meta_of(index) == meta_of(expected)
+    assert met > 30
+    assert meta_of(index) == meta_of(expected)
+
+
+@pytest.mark.parametrize("version", range(3, 9))
+def test_cut_interrupted_at_any_instruction_has_been_made_or_not(version):
+    commits = [COMMIT_5, COMMIT_6, COMMIT_7]
+    expected, met = meta_of(build(commits[: max(0, version - 4)])), 0
+    while True:
+        index = build(commits)
+        if not interrupted(lambda index=index: index.cut(version), met):
+            break
+        met += 1
+        assert meta_of(index) in (expected, meta_of(build(commits)))
+        index.cut(version)
+        assert meta_of(index) == expected
+    assert met > 30
+    assert meta_of(index) == expected
+
+
+@pytest.mark.parametrize("version", [0, 4, 5, 6, 8, 9])
+def test_append_of_any_but_the_next_version_is_refused(version):
+    index = build([COMMIT_5, COMMIT_6])
+    with pytest.raises(ValueError, match=f"version {version} at offset 999 does not go"):
+        index.append(record_of(COMMIT_7, version), 999, 64)
+    assert meta_of(index) == meta_of(build([COMMIT_5, COMMIT_6]))
 
 
 # The sidecar of a log.

@@ -277,9 +277,7 @@ def test_segment_that_vanishes_behind_the_reader_is_damage_with_its_place(tmp_pa
     log = Log(DiskFiles(tmp_path), str(tmp_path))
     (tmp_path / log.pieces[0].segment.name).unlink()
     log.files.close()
-    with pytest.raises(
-        CorruptionError, match=r"00000001-\d+.seg is damaged at byte 128: .*No such"
-    ):
+    with pytest.raises(CorruptionError, match=r"/log/00000001-\d+.seg is missing. Restore it"):
         log.state(1)
     check_state(log.state(2, page_bytes=PAGE_BYTES), scribe.history[2])
 

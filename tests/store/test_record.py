@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import struct
 
 import numpy as np
@@ -25,8 +26,15 @@ from mmsb_jax.store._record import (
     OpCode,
     records_of,
 )
+from tests.torture._forged_record import ForgedRecord
 
-U32, U63, U64 = (st.integers(0, 2**bits - 1) for bits in (32, 63, 64))
+U32, U64 = (st.integers(0, 2**bits - 1) for bits in (32, 64))
+IDS, VERSIONS = st.integers(1, 2**64 - 1), st.integers(1, 2**63 - 1)
+NOTES = st.just("") | st.recursive(
+    st.none() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=5,
+).map(json.dumps)
 I64 = st.integers(-(2**63), 2**63 - 1)
 HASHES = st.binary(min_size=16, max_size=16)
 TEXTS = st.text(max_size=30)
@@ -36,11 +44,11 @@ FIXED_BYTES = 136
 
 INFOS = st.builds(
     ArrayInfo,
-    id=U64,
-    name=TEXTS | HOSTILE_NAMES,
+    id=IDS,
+    name=(TEXTS | HOSTILE_NAMES).filter(lambda name: name and name[0] != "\0"),
     kind=st.sampled_from(["jax", "numpy", "key:threefry2x32"]),
     dtype=DTYPES,
-    shape=st.lists(U64, max_size=5).map(tuple),
+    shape=st.lists(st.integers(0, 2**7), max_size=5).map(tuple) | st.just((2**36,)),
     member=st.booleans(),
 )
 RECORDS = st.builds(
@@ -48,16 +56,16 @@ RECORDS = st.builds(
     log_id=HASHES,
     previous_chain=HASHES,
     state_digest=st.integers(0, 2**128 - 1),
-    version=U63,
+    version=VERSIONS,
     time_ns=I64,
     step=st.none() | I64,
     source=TEXTS,
-    note=TEXTS,
+    note=NOTES,
     values=st.dictionaries(TEXTS | HOSTILE_NAMES, st.none() | TEXTS, max_size=4),
     flags=st.sampled_from([0, VALUES_REPLACE]),
     changed_bytes=U64,
-    next_id=U64,
-    frame_sizes=st.lists(U64, max_size=4),
+    next_id=IDS,
+    frame_sizes=st.lists(st.integers(0, 2**32), max_size=4),
     frames_hash=HASHES,
     records=st.lists(U32, max_size=4).map(
         lambda lanes: records_of([(i, i, lane, 0, 9, 0, FULL) for i, lane in enumerate(lanes)])
@@ -67,6 +75,15 @@ RECORDS = st.builds(
 
 
 def make(**fields) -> CommitRecord:
+    return _made(CommitRecord, fields)
+
+
+def forge(**fields) -> CommitRecord:
+    """A record that may be beyond a limit."""
+    return _made(ForgedRecord, fields)
+
+
+def _made(kind: type[CommitRecord], fields: dict) -> CommitRecord:
     given_fields = {
         "log_id": b"L" * 16,
         "previous_chain": b"C" * 16,
@@ -82,7 +99,7 @@ def make(**fields) -> CommitRecord:
         "chunks": np.zeros(2, CHUNK),
         "ops": [Op(OpCode.CREATE, ArrayInfo(1, "w", "jax", "float32", (2, 3), True))],
     } | fields
-    record = CommitRecord(**given_fields)
+    record = kind(**given_fields)
     record.chunks = record.chunks.copy()
     record.chunks["coding"] = Coding.FULL
     return record
@@ -118,7 +135,7 @@ def test_record_that_claims_parts_of_any_size_is_refused(offset, value):
 
 
 def test_record_whose_records_do_not_share_out_the_chunks_is_refused():
-    record = make(records=records_of([(1, 0, 2, 3, 4, 2**32 - 1, FULL)] * 3))
+    record = forge(records=records_of([(1, 0, 2, 3, 4, 2**32 - 1, FULL)] * 3))
     with pytest.raises(BadFrameError, match="share out"):
         CommitRecord.decode(record.encode())
 
@@ -134,7 +151,7 @@ def test_record_whose_records_do_not_share_out_the_chunks_is_refused():
     ids=["commit flag", "record flag", "coding", "coding 0"],
 )
 def test_record_with_what_a_later_version_may_add_is_refused_as_newer(change):
-    record = make()
+    record = forge()
     change(record)
     with pytest.raises(FormatError, match=r"does not know\. Upgrade"):
         CommitRecord.decode(record.encode())
@@ -156,13 +173,13 @@ def test_record_with_an_unknown_operation_is_refused_as_newer():
 def test_record_with_a_dtype_that_the_library_does_not_write_is_refused(dtype):
     info = ArrayInfo(1, "w", "jax", dtype, (2,), True)
     with pytest.raises(BadFrameError, match="does not parse"):
-        CommitRecord.decode(make(ops=[Op(OpCode.CREATE, info)]).encode())
+        CommitRecord.decode(forge(ops=[Op(OpCode.CREATE, info)]).encode())
 
 
 def test_record_with_too_many_dimensions_is_refused():
     info = ArrayInfo(1, "w", "jax", "float32", (1,) * (MAX_DIMENSIONS + 1), True)
     with pytest.raises(BadFrameError, match="cut short"):
-        CommitRecord.decode(make(ops=[Op(OpCode.CREATE, info)]).encode())
+        CommitRecord.decode(forge(ops=[Op(OpCode.CREATE, info)]).encode())
 
 
 def test_record_with_a_name_of_the_greatest_length_comes_back():

@@ -1,24 +1,36 @@
 """Repair against an oracle that knows which bytes belong to what."""
 
 import collections
+import dataclasses
+import errno
+import itertools
+import json
+import os
 import random
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
 from mmsb_jax._errors import CorruptionError, LocationError, VersionError
+from mmsb_jax.store._commit import read_commit
 from mmsb_jax.store._compact import compact
 from mmsb_jax.store._files import Files, MemoryFiles
 from mmsb_jax.store._fork import fork_log
 from mmsb_jax.store._format import padded
+from mmsb_jax.store._in_force import extra_in_force
 from mmsb_jax.store._intake import take_in
 from mmsb_jax.store._log import Log
-from mmsb_jax.store._repair import RepairReport, repair
+from mmsb_jax.store._record import DIGEST_ONLY, ArrayInfo, Op, OpCode
+from mmsb_jax.store._repair import repair
+from mmsb_jax.store._repair_report import RepairReport
 from mmsb_jax.store._segment import SEGMENT_FRAME_BYTES
 from mmsb_jax.store._snapshot import list_snapshots, snapshot_name
+from mmsb_jax.store._state import StoredState
 from mmsb_jax.store._stream import open_stream, write_joining_stream
 from mmsb_jax.store._verify import verify
+from mmsb_jax.store._writer import LogWriter
 from tests.store._compacted import TAGS, write_story
 from tests.store._logs import (
     PAGE_BYTES,
@@ -30,13 +42,14 @@ from tests.store._logs import (
     copy_files,
     names_of,
 )
+from tests.store._wrong import Place, with_commit, with_wrong_digests
 from tests.torture._scale import scaled
 
 Range = tuple[str, int, int]
 """A file, and where in it bytes are damaged."""
 
 
-def repaired(files: Files, page_bytes: int = PAGE_BYTES) -> tuple[RepairReport, list[Log]]:
+def repaired(files: Files, **options: Any) -> tuple[RepairReport, list[Log]]:
     """What a repair says, and the logs that it made."""
     made: list[tuple[MemoryFiles, str]] = []
 
@@ -45,7 +58,7 @@ def repaired(files: Files, page_bytes: int = PAGE_BYTES) -> tuple[RepairReport, 
         made.append((MemoryFiles(), f"new log {len(made)}"))
         return made[-1]
 
-    report = repair(files, "the log", make, page_bytes=page_bytes)
+    report = repair(files, "the log", make, **{"page_bytes": PAGE_BYTES} | options)
     return report, [Log(*new) for new in made]
 
 
@@ -116,6 +129,7 @@ def check_repair(
                     log.extra(version)
             else:
                 check_commit(log, version, history[version])
+            check_extra_in_force(report, log, version, history)
             had.add(version)
         for version in range(log.first_version, log.kept_since):
             assert log.row(version).step == history[version].step
@@ -361,3 +375,490 @@ def test_a_large_log_gets_segments_and_snapshots(story: Scribe, monkeypatch: pyt
     check_log(log, story.history)
     assert len(log.pieces) > 3
     assert len(log.snapshots()) > 3
+
+
+def proofs(
+    files: Files,
+    arrays: Collection[Place],
+    states: Collection[int],
+    in_snapshots: Collection[Place],
+    follows: bool,
+    ranges: list[Range],
+) -> dict[int, set[int]]:
+    """Ids of the arrays of each version that some digest shows to be right; worked out by hand."""
+    log = Log(files, "the log")
+    places, shown, found = Places.of(log), set(), {}
+    reached, wrong = True, set()
+    for version in range(1, 17):
+        here = set(log.table(version).arrays)
+        touched = set(log.record(version).touched())
+        wrong = wrong - touched | {i for i in touched if (version, i) in arrays}
+        reached = reached and not hits(places.data[version], ranges)
+        snapshot = places.snapshots.get(version)
+        has_snapshot = snapshot is not None and not hits(snapshot, ranges)
+        if not reached and not has_snapshot:
+            continue
+        is_begun = not reached
+        shown = set() if is_begun else (shown & here - touched)
+        # An array that has no record reads as zeros, and that is its digest.
+        shown |= {
+            i for i in here if not any(i in log.record(v).touched() for v in range(1, version + 1))
+        }
+        if not is_begun:
+            shown |= {i for i in here & touched if (version, i) not in arrays}
+        is_right = not follows or here.isdisjoint(wrong)
+        if is_right and version not in states:
+            shown |= here
+        if has_snapshot and (is_begun or shown != here):
+            shown |= {i for i in here if (version, i) not in in_snapshots}
+        reached = True
+        if not hits(places.metas[version], ranges):
+            found[version] = set(shown)
+    return found
+
+
+def check_shown(
+    report: RepairReport,
+    logs: list[Log],
+    history: list[Expected],
+    shown: dict[int, set[int]],
+    keep: bool = False,
+) -> None:
+    """The new logs have what is shown to be right, as it was written; the report has the rest."""
+    said = {(u.array, version) for u in report.unproven for version in range(u.first, u.last + 1)}
+    ever_wrong = {u.array for u in report.unproven}
+    had = {}
+    for log, made in zip(logs, report.logs, strict=True):
+        assert verify(log, deep=True)
+        assert (made.since, made.last, made.kept) == (log.kept_since, log.version, log.kept)
+        for version in (*log.kept, *range(log.kept_since, log.version + 1)):
+            expected, state = history[version], log.state(version, page_bytes=PAGE_BYTES)
+            had[version] = set()
+            for name, held in expected.arrays.items():
+                assert ((name, version) in said) == (held.id not in shown[version]), (name, version)
+                if keep or held.id in shown[version]:
+                    had[version].add(name)
+                    array_id = state.table.ids[name]
+                    assert state.bytes_of(array_id).tobytes() == held.content
+                    here = dataclasses.replace(state.table.arrays[array_id], id=held.id)
+                    assert here == held.info(name)
+                    if name not in ever_wrong:
+                        assert state.page_versions[array_id].tolist() == held.pages
+            assert state.table.ids.keys() == had[version]
+            assert state.table.values == expected.constants
+            commit = read_commit(log, version, lambda: 0)
+            assert (commit.step, commit.source, commit.time_ns) == (
+                expected.step,
+                expected.source,
+                expected.time_ns,
+            )
+            assert commit.note == json.loads(expected.note)
+            if f"the extra of version {version} is lost" not in report.notes:
+                assert commit.extra == expected.extra
+            elif version not in log.kept:
+                assert commit.extra is None
+            check_extra_in_force(report, log, version, history)
+    assert had.keys() == shown.keys()
+
+
+def check_extra_in_force(
+    report: RepairReport, log: Log, version: int, history: list[Expected]
+) -> None:
+    """The newest extra up to a version is had, unless it is said to be lost."""
+    giver = max((v for v in range(1, version + 1) if history[v].extra is not None), default=0)
+    if f"the extra of version {giver} is lost" not in report.notes:
+        known = extra_in_force(log, version)
+        assert (known.version, known.blob) == (giver, history[giver].extra if giver else None)
+
+
+W, GONE, LATE = 1, 2, 3
+
+
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("follows", [True, False])
+def test_a_wrong_digest_of_one_array_costs_that_array_until_a_record_shows_it_again(
+    story: Scribe, follows: bool, keep: bool
+):
+    """Version 8 of w; version 9 is whole again."""
+    files = with_wrong_digests(story.files, [(8, W)], follows=follows)
+    before = copy_files(files)
+    report, (log,) = repaired(files, keep_unproven=keep)
+    shown = {
+        v: set(story.log.table(v).arrays) - ({W} if follows and v == 8 else set())
+        for v in range(1, 17)
+    }
+    check_shown(report, [log], story.history, shown, keep)
+    assert [before.read(name) for name in names_of(before)] == [
+        files.read(name) for name in names_of(files)
+    ]
+    # What is copied keeps its id; what is written anew is the new log's.
+    old, new = story.log.manifest.ids.own, log.manifest.ids.own
+    assert [log.record(v).log_id for v in (1, 7, 8, 16)] == [old, old, new, new]
+    if not follows:
+        assert report.unproven == []
+        assert log.tags() == TAGS
+    elif keep:
+        (kept,) = report.unproven
+        assert (kept.array, kept.first, kept.last, kept.is_whole, kept.is_kept) == (
+            "w",
+            8,
+            8,
+            True,
+            True,
+        )
+        assert log.tags() == TAGS | {"unproven-8-8/w": 8}
+        assert str(kept) == (
+            "'w' is not shown to be right at version 8: its bytes are whole, and the digest that "
+            "the commits name is that of others; kept, and tagged 'unproven-8-8/w'"
+        )
+    else:
+        assert log.tags() == TAGS
+        assert str(report.unproven[0]).endswith("is that of others; left out")
+        # It comes back as another array of its name, whole; the others are as they were.
+        assert log.table(9).ids == {"late": LATE, "w": LATE + 1}
+
+
+def try_wrong_digests(story: Scribe, places: Places, count: int) -> None:
+    """Wrong digests and damage as chance says; what the oracle says is shown to be right is had."""
+    rng = random.Random(1)
+    names = [name for name in names_of(story.files) if name != "manifest"]
+    outcomes = collections.Counter()
+    records = [(v, i) for v in range(1, 17) for i in story.log.record(v).touched()]
+    for _ in range(count):
+        arrays = rng.sample(records, rng.choice((0, 1, 1, 2, 5)))
+        if rng.random() < 0.3:  # what a faulty writer carries on
+            first, array_id = rng.choice(records)
+            until = rng.randrange(first, 17)
+            arrays += [(v, i) for v, i in records if i == array_id and first <= v <= until]
+        states = rng.sample(range(1, 17), rng.choice((0, 0, 1, 3)))
+        in_snapshots = [p for v in (4, 7, 12) for p in ((v, W), (v, LATE)) if rng.random() < 0.3]
+        follows, keep = rng.random() < 0.6, rng.random() < 0.3
+        ranges = []
+        for _ in range(rng.choice((0, 0, 1))):
+            name = rng.choice(names)
+            start = rng.randrange(story.files.size(name))
+            ranges.append((name, start, start + rng.choice((1, 700))))
+        wrong = with_wrong_digests(
+            story.files, arrays, states, in_snapshots=in_snapshots, follows=follows
+        )
+        shown = proofs(story.files, arrays, states, in_snapshots, follows, ranges)
+        if not shown:
+            with pytest.raises(CorruptionError, match="no state can be had"):
+                repaired(damage(wrong, ranges))
+            continue
+        report, logs = repaired(damage(wrong, ranges), keep_unproven=keep)
+        check_shown(report, logs, story.history, shown, keep)
+        outcomes["arrays that are not shown"] += len(report.unproven)
+        outcomes[f"{len(logs)} logs"] += 1
+    print(f"{count:,} logs with wrong digests:", dict(outcomes))
+    assert outcomes["arrays that are not shown"] > outcomes["2 logs"] > 0
+    assert outcomes["1 logs"] > count / 2
+
+
+def test_whatever_digests_are_wrong_what_others_show_is_had(story: Scribe, places: Places):
+    try_wrong_digests(story, places, 60)
+
+
+@pytest.mark.long
+def test_whatever_digests_are_wrong_ever_so_often_what_others_show_is_had(
+    story: Scribe, places: Places
+):
+    try_wrong_digests(story, places, scaled(3000))
+
+
+def all_shown(story: Scribe) -> dict[int, set[int]]:
+    return {v: set(story.log.table(v).arrays) for v in range(1, 17)}
+
+
+def test_a_faulty_writer_whose_digests_stay_wrong_costs_one_array_from_there_on(story: Scribe):
+    """As after lanes that were added twice: each delta adds to what was wrong."""
+    wrong = [(v, LATE) for v in range(11, 17)]
+    files = with_wrong_digests(story.files, wrong, in_snapshots=[(12, LATE)])
+    shown = all_shown(story)
+    for version, _ in wrong:
+        shown[version] -= {LATE}
+    report, logs = repaired(files)
+    check_shown(report, logs, story.history, shown)
+    assert str(report).splitlines() == [
+        "new log 0: versions 1 to 16",
+        "'late' is not shown to be right at versions 11 to 16: its bytes are whole, and the digest "
+        "that the commits name is that of others; left out",
+    ]
+    report, (log,) = repaired(files, keep_unproven=True)
+    check_shown(report, [log], story.history, shown, keep=True)
+    assert log.tags() == TAGS | {"unproven-11-16/late": 11}
+    scribe = Scribe(log.files, history=list(story.history))
+    scribe.patch("late", {2: 5}).commit()
+    report = verify(Log(scribe.close().files, "the log"), deep=True)
+    assert report, report
+
+
+def test_a_wrong_digest_of_the_state_alone_costs_no_array(story: Scribe):
+    files = with_wrong_digests(story.files, states=range(6, 9), in_snapshots=[])
+    report, logs = repaired(files)
+    check_shown(report, logs, story.history, all_shown(story))
+    assert report.unproven == []
+    assert report.notes == [
+        "the digest of the state at versions 6 to 8 fits nothing: each array has the digest that "
+        "its newest record names, which cannot tell whether a record or a constant is missing; it "
+        "was computed anew"
+    ]
+
+
+def test_wrong_digests_beside_real_damage_cost_what_each_costs(story: Scribe, places: Places):
+    """Version 3 of w is not shown; the data of 9 are lost, and the states up to 11; 14 of late."""
+    wrong = [(3, W), (14, LATE)]
+    ranges = [places.data[9]]
+    files = damage(with_wrong_digests(story.files, wrong), ranges)
+    shown = {v: ids for v, ids in all_shown(story).items() if v not in (9, 10, 11)}
+    shown[3] -= {W}
+    shown[14] -= {LATE}
+    report, (newest, earlier) = repaired(files)
+    check_shown(report, [newest, earlier], story.history, shown)
+    assert [(u.array, u.first, u.last) for u in report.unproven] == [("w", 3, 3), ("late", 14, 14)]
+    # Version 4 and 7 are of the history that was written anew: their states are in that log alone.
+    assert (earlier.kept_since, earlier.version) == (1, 8)
+    assert (newest.kept_since, newest.kept[-1]) == (13, 12)
+
+
+@pytest.mark.parametrize("keep_since", [6, 9, 13])
+def test_a_wrong_digest_in_the_snapshot_that_all_builds_on_costs_nothing_that_its_commit_shows(
+    keep_since: int,
+):
+    """The commit is in the archive, and its digest of the state is that of the bytes."""
+    scribe = write_story()
+    compact(scribe.writer, keep_since)
+    scribe.close()
+    base, whole = keep_since - 1, Log(scribe.files, "the log")
+    wrong = [(version, W) for version in whole.kept]
+    assert base in whole.kept
+    assert len(wrong) > 1
+    report, (log,) = repaired(with_wrong_digests(scribe.files, in_snapshots=wrong, states=[base]))
+    shown = {v: set(whole.table(v).arrays) for v in (*whole.kept, *range(keep_since, 17))}
+    check_shown(report, [log], scribe.history, shown)
+    assert (log.first_version, log.kept_since, log.kept) == (1, keep_since, whole.kept)
+    assert log.record(16).log_id == whole.manifest.ids.own  # copied
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_states_of_which_one_array_is_not_shown_are_kept_without_it(
+    keep: bool, monkeypatch: pytest.MonkeyPatch
+):
+    """A compacted log whose writer named wrong digests, that of the oldest state among them."""
+    wrong = [(4, W), (8, W)]  # version 5 does not touch w
+    story = write_story().close()
+    files = with_wrong_digests(story.files, wrong, in_snapshots=[(4, W), (7, W)])
+    with monkeypatch.context() as trusting:
+        trusting.setattr(StoredState, "check_digest", lambda *_: None)
+        writer = LogWriter(Log(files, "the log"))
+        compact(writer, 9)
+        writer.close()
+    log = Log(files, "the log")
+    assert log.kept == (2, 5, 8)
+    report, (newest, other) = repaired(files, keep_unproven=keep)
+    shown = {v: set(story.log.table(v).arrays) for v in (*log.kept, *range(9, 17))}
+    shown[5] -= {W}
+    shown[8] -= {W}
+    check_shown(report, [newest, other], story.history, shown, keep)
+    assert (newest.first_version, newest.kept_since, newest.kept) == (1, 8, (2,))
+    assert (other.kept_since, other.version) == (5, 5)
+    if keep:  # it is known when each page changed
+        state = newest.state(8, page_bytes=PAGE_BYTES)
+        assert state.page_versions[state.table.ids["w"]].tolist() == [8, 7, 7]
+    # Ids of the arrays that the archive names are not used for others.
+    assert newest.name_of(W) == "w"
+    assert min(newest.table(8).arrays) > LATE
+    assert newest.record(3).log_id == story.log.manifest.ids.own != newest.record(8).log_id
+
+
+def test_what_a_snapshot_shows_is_taken_from_it_where_the_bytes_logged_are_others():
+    """The digest is right, and what was written is not: a fault before the hash of the frame."""
+    scribe = Scribe().create("a", (3,)).create("b", (3,))
+    scribe.patch("a", {0: 1}).commit()
+    scribe.patch("a", {1: 2}).commit()
+    scribe.patch("b", {0: 3}).commit(note="{}")
+    scribe.snapshot()
+
+    def spoil(record, frame):
+        frame.data = frame.data[:-1] + b"\x07"
+
+    files = with_commit(scribe.close().files, 2, spoil)
+    report, (log,) = repaired(files, keep_unproven=True)
+    (kept,) = report.unproven
+    assert (kept.array, kept.first, kept.last, kept.is_whole) == ("a", 2, 2, True)
+    assert log.state(2).bytes_of(1).tobytes() != scribe.history[2].arrays["a"].content
+    check_state(log.state(3, page_bytes=PAGE_BYTES), scribe.history[3], with_pages=False)
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_wrong_digest_in_the_snapshot_that_all_builds_on_costs_one_array_where_no_other_shows_it(
+    keep: bool,
+):
+    scribe = write_story()
+    compact(scribe.writer, 9)
+    scribe.close()
+    files = with_wrong_digests(scribe.files, [(9, W)], [9], in_snapshots=[(8, W)])
+    (archive,) = (name for name in files.names("log") if name.endswith(".arc"))
+    for name in (archive, *(snapshot_name(v) for v in (4, 7, 12))):
+        files.remove(name)
+    report, (log,) = repaired(files, keep_unproven=keep)
+    shown = {v: set(Log(scribe.files, "the log").table(v).arrays) for v in range(9, 17)}
+    shown[9] -= {W}
+    check_shown(report, [log], scribe.history, shown, keep)
+    assert (log.first_version, report.lost) == (9, [(1, 8)])
+
+
+def spoil_late(record, frame):
+    """The chunk of `late`, between that of w and the extra, claims an element that it has not."""
+    sizes = record.chunks["stored"].tolist()
+    assert record.touched() == [W, LATE]
+    assert sum(sizes) == len(frame.data)
+    frame.data = frame.data[: sizes[0]] + b"\xff" * sizes[1] + frame.data[sum(sizes[:2]) :]
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_record_that_does_not_decode_costs_its_array_until_a_digest_shows_it(
+    story: Scribe, keep: bool
+):
+    """A fault before the hash: the frame is whole, and a chunk is not what it says.
+
+    Version 13 sets the byte that was lost.
+    """
+    files = with_commit(story.files, 12, spoil_late)
+    report, logs = repaired(files, keep_unproven=keep)
+    check_shown(report, logs, story.history, all_shown(story))  # by the snapshot
+
+    files.remove(snapshot_name(12))
+    shown = all_shown(story)
+    shown[12] -= {LATE}
+    report, logs = repaired(files, keep_unproven=keep)
+    check_shown(report, logs, story.history, shown)
+    assert str(report.unproven[0]) == (
+        "'late' is not shown to be right at version 12: its bytes are damaged: what was written "
+        "does not decode; left out"
+    )
+
+
+def test_a_commit_that_does_not_fit_costs_the_states_up_to_the_next_snapshot(story: Scribe):
+    def misfit(record, frame):
+        record.ops = [Op(OpCode.DELETE, ArrayInfo(GONE, "gone", "jax", "float32", (3,), True))]
+
+    report, logs = repaired(with_commit(story.files, 10, misfit))
+    shown = {v: ids for v, ids in all_shown(story).items() if v not in (10, 11)}
+    check_shown(report, logs, story.history, shown)
+    assert report.said_only == [(10, 11)]
+    assert report.notes == [
+        "version 10 does not fit what is before: DELETE of array 2 'gone' does not fit"
+    ]
+
+
+def test_a_commit_that_holds_a_digest_alone_does_not_pass_for_its_state(story: Scribe):
+    def drop(record, frame):
+        record.flags |= DIGEST_ONLY
+
+    report, logs = repaired(with_commit(story.files, 5, drop))
+    check_shown(
+        report, logs, story.history, {v: i for v, i in all_shown(story).items() if v not in (5, 6)}
+    )
+    assert report.said_only == [(5, 6)]
+
+
+def test_rules_and_links_of_an_array_that_is_left_out_are_left_out_as_long():
+    def rule(inputs: list[str], arrays: list[str]) -> str:
+        return json.dumps({"inputs": inputs, "arrays": arrays})
+
+    scribe = Scribe().create("a", (3,)).create("b", (3,)).create("c", (3,))
+    entries = {
+        "\0derive/c": rule(["a", "b*"], ["c"]),
+        "\0stale/c": "dirty",
+        "\0derive/d": rule(["x"], ["b"]),
+        "\0derive/e": rule(["a", "aa"], ["e"]),
+        "\0derive/odd": "[",
+        '\0link/["b","a"]control': "control",
+        '\0link/["a","c"]control': "control",
+    }
+    for name, text in entries.items():
+        scribe.constant(name, text)
+    for number in range(3):
+        scribe.patch("a", {0: number + 1}).patch("b", {0: number + 1}).commit()
+    _, (log,) = repaired(with_wrong_digests(scribe.close().files, [(2, 2)]))
+    assert log.table(1).graph == log.table(3).graph == entries
+    assert log.table(2).graph == {
+        name: entries[name] for name in ("\0derive/e", "\0derive/odd", '\0link/["a","c"]control')
+    }
+    assert log.table(2).ids.keys() == {"a", "c"}
+
+
+def test_opening_a_log_with_a_wrong_digest_says_what_repair_gives(story: Scribe):
+    log = Log(with_wrong_digests(story.files, [(16, W)]), "the log")
+    with pytest.raises(CorruptionError, match="of all that is shown to be right") as caught:
+        log.state(16)
+    assert all(part in str(caught.value) for part in ("'w'", "mmsb verify", "mmsb repair"))
+    log.state(16, lambda name: name == "late")  # others are given, with their digests compared
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EMFILE, errno.ENFILE, errno.EPERM])
+def test_what_could_not_be_looked_at_is_not_taken_for_lost(
+    story: Scribe, places: Places, monkeypatch: pytest.MonkeyPatch, code: int
+):
+    """No permission, too many files: nothing is known of the log, and nothing is made of it."""
+    needed = ["manifest", *(piece.segment.name for piece in story.log.pieces), snapshot_name(4)]
+    for name, method in itertools.product(needed, ("read", "size")):
+        files = damage(story.files, [places.data[2]])  # so that the snapshot is needed
+        with monkeypatch.context() as failing:
+            fail(failing, files, method, name, code)
+            if (name, method) == ("manifest", "size"):
+                repaired(files)  # which nobody asks for
+                continue
+            with pytest.raises(LocationError, match=f"{name} cannot be read: ") as caught:
+                repaired(files)
+        assert caught.value.errno == code
+        assert "nothing was changed" in str(caught.value)
+        assert "written" not in str(caught.value)
+
+
+def fail(failing: pytest.MonkeyPatch, files: Files, method: str, name: str, code: int) -> None:
+    """Let calls of ``method`` for one file of ``files`` fail."""
+    call = getattr(MemoryFiles, method)
+
+    def refusing(self, asked, *args):
+        if self is files and asked == name:
+            raise OSError(code, os.strerror(code), name)
+        return call(self, asked, *args)
+
+    failing.setattr(MemoryFiles, method, refusing)
+
+
+@pytest.mark.parametrize("method", ["read", "size"])
+def test_a_file_that_the_disk_refuses_is_lost_alone(
+    story: Scribe, places: Places, monkeypatch: pytest.MonkeyPatch, method: str
+):
+    for name in names_of(story.files):
+        files = copy_files(story.files)
+        with monkeypatch.context() as failing:
+            fail(failing, files, method, name, errno.EIO)
+            report, logs = repaired(files)
+        expected = places.states([(name, 0, 1 << 40)], 1, 16)
+        is_lost = name == "manifest" and method == "read"
+        assert check_repair(report, logs, story.history, not is_lost) == expected, name
+        assert report.notes[:1] == [] or "the manifest is damaged" in report.notes[0]
+
+
+def test_a_disk_that_is_full_is_said_to_be(
+    story: Scribe, places: Places, monkeypatch: pytest.MonkeyPatch
+):
+    files = damage(story.files, [places.data[9]])
+    for method in ("publish", "create", "reopen"):
+        call = getattr(MemoryFiles, method)
+
+        def full(self, name, *args, call=call):
+            if self is files:
+                return call(self, name, *args)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        with monkeypatch.context() as failing:
+            failing.setattr(MemoryFiles, method, full)
+            with pytest.raises(
+                LocationError, match="nothing was written to new log 0: the disk is"
+            ):
+                repaired(files)

@@ -76,7 +76,7 @@ class Receiver:
         """Take a stream in; returns the versions that are new."""
         with open_stream(raw) as stream:
             intake = Intake.of(stream, self.log)
-            intake.open(self.log, self.writer.poison)
+            intake.open(self.log, self.writer)
             first = [stream.head.since + 1] if intake.joins else []
             if intake.joins:
                 join(self.head, intake)

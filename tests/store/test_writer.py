@@ -112,36 +112,44 @@ def test_commit_that_cannot_be_taken_back_poisons_and_reopening_recovers(files, 
     check_log(Log(files, PLACE), scribe.history)
 
 
-@pytest.mark.parametrize("failing", [["append"], ["truncate"]])
-def test_commit_interrupted_while_it_is_written_is_taken_back(files, failing):
+@pytest.mark.parametrize("is_whole", [False, True])
+@pytest.mark.parametrize("interrupts", [1, 2])
+def test_commit_interrupted_while_it_is_written_is_settled_by_what_the_file_holds(
+    files, is_whole, interrupts
+):
     scribe = begin(files, Faults())
-    inner = scribe.writer._file
-    calls = []
+    writer, inner = scribe.writer, scribe.writer._file
+    left = [KeyboardInterrupt] * (interrupts - 1)
 
     class Interrupting:
         def append(self, buffers):
-            inner.append([b"".join(buffers)[:100]])
+            raw = b"".join(buffers)
+            inner.append([raw if is_whole else raw[:100]])
             raise KeyboardInterrupt
 
         def truncate(self, size):
-            calls.append(size)
-            if "truncate" in failing:
-                raise KeyboardInterrupt
+            if left:
+                raise left.pop()
             inner.truncate(size)
 
         sync, close = inner.sync, inner.close
 
-    scribe.writer._file = Interrupting()
+    writer._file = Interrupting()
+    change = draft(scribe, 1)
     with pytest.raises(KeyboardInterrupt):
-        draft(scribe, 1).commit()
-    scribe.writer._file = inner
-    assert len(calls) == 1
+        change.commit()
+    if interrupts == 2 and not is_whole:
+        with pytest.raises(KeyboardInterrupt):
+            writer.settle()
+    writer.settle()
+    landed = scribe.head.settle()
+    writer._file = inner
+    assert (landed is not None) == is_whole
+    assert scribe.log.version == len(scribe.history) - 1 + is_whole
+    if is_whole:
+        change.note_landed(landed)
     check_state(scribe.head.state, scribe.history[-1])
-    if failing == ["append"]:
-        draft(scribe, 2).commit()
-    else:
-        with pytest.raises(ClosedError, match="interrupted"):
-            draft(scribe, 2).commit()
+    draft(scribe, 2).commit()
     scribe.close()
     check_log(Log(files, PLACE), scribe.history)
 

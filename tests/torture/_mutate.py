@@ -10,6 +10,7 @@ import zstandard
 from mmsb_jax.store._format import Kind
 from mmsb_jax.store._record import CommitRecord, Op, OpCode
 from tests.torture._bundle import Bundle, Frame, frames_of, pack, place, unpack
+from tests.torture._forged_record import ForgedRecord
 from tests.torture._seal import Files, seal
 
 Mutate = Callable[[bytes], bytes]
@@ -159,7 +160,7 @@ def _change_compressed(frame: Frame, rng: random.Random, mutate: Mutate) -> None
 def _change_chunk(frame: Frame, rng: random.Random, mutate: Mutate) -> None:
     """Give a chunk other bytes: those before compression, or any; its table says their size."""
     try:
-        record = CommitRecord.decode(frame.meta)
+        record = ForgedRecord.decode(frame.meta)
     except Exception:  # whatever it is, the target will meet it too
         return
     chunks = record.chunks.copy()
@@ -186,7 +187,7 @@ def _change_chunk(frame: Frame, rng: random.Random, mutate: Mutate) -> None:
 def _with_other_record(meta: bytes, rng: random.Random) -> bytes:
     """The meta of a commit that says something else, in parts that fill it."""
     try:
-        record = CommitRecord.decode(meta)
+        record = ForgedRecord.decode(meta)
         _change_record(record, rng)
         return record.encode()
     except Exception:  # no commit; or one that cannot be written so

@@ -16,6 +16,7 @@ from mmsb_jax.store._segment import frames_hash
 from mmsb_jax.store._state import StoredState
 from tests.store._logs import PLACE
 from tests.torture._bundle import STREAM, Frame, place
+from tests.torture._forged_record import ForgedRecord
 from tests.torture._seeds import SINCE, files_of, receiver
 
 Files = dict[str, list[Frame]]
@@ -127,7 +128,7 @@ def _seal_frames(frame: Frame, pending: list[Frame]) -> None:
 def _seal_digests(frame: Frame, pending: list[Frame], state: StoredState) -> StoredState | None:
     """Enter the digests of what the commit leads to; None once nothing can be led to any more."""
     try:
-        record = CommitRecord.decode(frame.meta)
+        record = ForgedRecord.decode(frame.meta)
         parts = [memoryview(data.data) for data in pending] or [memoryview(frame.data)]
         state.apply(record, state.table.chain, lambda: chunk_views(record, parts))
         _enter(frame, record, state)
@@ -147,7 +148,7 @@ def _seal_snapshot(
     if not with_digests:
         return None
     try:
-        record = CommitRecord.decode(frame.meta)
+        record = ForgedRecord.decode(frame.meta)
         state, parts = StoredState(b""), [memoryview(data.data) for data in pending]
         state.load(record, lambda: chunk_views(record, parts))
         _enter(frame, record, state)

@@ -1,0 +1,170 @@
+"""A path is not a log: what is at the path is compared with what was opened, at every look."""
+
+import os
+import shutil
+
+import numpy as np
+import pytest
+
+import mmsb_jax as mmsb
+
+
+def _state(value):
+    return {"w": np.full(64, value, np.float32)}
+
+
+def _log(path, first, last):
+    with mmsb.open(path) as bus:
+        for value in range(first, last + 1):
+            bus.commit(_state(value), structure="new" if bus.version == 0 else "same")
+
+
+@pytest.fixture
+def path(tmp_path):
+    _log(tmp_path / "log", 1, 3)
+    return tmp_path / "log"
+
+
+@pytest.fixture
+def lookers(path):
+    """A reader, a replica and a follower, each after its first look."""
+    reader = mmsb.open(path, mode="r")
+    replica = mmsb.Replica(path, like=_state(0))
+    follower = mmsb.open(path, mode="r").follow(after=0, timeout=0.5)
+    assert reader.tree()["w"][0] == replica.update()["w"][0] == 3
+    assert [next(follower).version for _ in range(3)] == [1, 2, 3]
+    yield (
+        lambda: reader.version,
+        lambda: reader.tree()["w"][0],
+        lambda: list(reader.log()),
+        lambda: replica.update()["w"][0],
+        lambda: next(follower).version,
+    )
+    reader.close()
+    replica.close()
+
+
+def _replace_by_another(path):
+    shutil.rmtree(path)
+    _log(path, 10, 15)
+
+
+def _replace_by_another_in_the_same_directory(path):
+    _log(path.with_name("other"), 10, 15)
+    for name in ("log", "snapshots"):
+        shutil.rmtree(path / name, ignore_errors=True)
+    shutil.copytree(path.with_name("other"), path, dirs_exist_ok=True)
+
+
+def _put_back_older(path):
+    shutil.rmtree(path)
+    os.rename(path.with_name("copy"), path)
+
+
+def _put_back_older_that_went_on(path):
+    _put_back_older(path)
+    _log(path, 20, 25)
+
+
+@pytest.mark.parametrize(
+    "replace",
+    [
+        _replace_by_another,
+        _replace_by_another_in_the_same_directory,
+        _put_back_older,
+        _put_back_older_that_went_on,
+    ],
+)
+def test_another_log_at_the_path_is_told_of_by_every_look(tmp_path, replace):
+    path = tmp_path / "log"
+    _log(path, 1, 2)
+    shutil.copytree(path, tmp_path / "copy")
+    _log(path, 3, 3)
+    reader = mmsb.open(path, mode="r")
+    replica = mmsb.Replica(path, like=_state(0))
+    follower = mmsb.open(path, mode="r").follow(after=0, timeout=0.5)
+    assert reader.tree()["w"][0] == replica.update()["w"][0] == 3
+    assert [next(follower).version for _ in range(3)] == [1, 2, 3]
+    replace(path)
+    looks = [
+        lambda: reader.version,
+        reader.tree,
+        lambda: list(reader.log()),
+        replica.update,
+        lambda: next(follower),
+    ]
+    for look in looks:
+        with pytest.raises(mmsb.DivergenceError, match="is not the log that was opened"):
+            look()
+
+
+def test_log_that_was_removed_is_told_of(path, lookers):
+    shutil.rmtree(path)
+    for look in lookers:
+        with pytest.raises(mmsb.LocationError, match="not there any more|is not a log"):
+            look()
+
+
+def test_copy_that_has_all_of_the_log_is_gone_on_with(path, lookers):
+    shutil.copytree(path, path.with_name("copy"))
+    shutil.rmtree(path)
+    os.rename(path.with_name("copy"), path)
+    _log(path, 4, 4)
+    version, value, log, replica, follower = lookers
+    assert version() == 4
+    assert value() == replica() == 4
+    assert len(log()) == 4
+    assert follower() == 4
+
+
+@pytest.mark.parametrize("durability", ["os", "fsync", ("group", 5)])
+def test_writer_whose_directory_was_removed_acknowledges_nothing(path, durability):
+    bus = mmsb.open(path, durability=durability)
+    shutil.rmtree(path)
+    with pytest.raises(mmsb.ClosedError, match="removed"):
+        bus.commit(_state(4), structure="new")
+    assert bus.checkout(version=0) == {}
+    bus.close()
+    assert not path.exists()
+
+
+def _rename(path):
+    os.rename(path, path.with_name("moved"))
+
+
+def _replace(path):
+    _rename(path)
+    _log(path, 7, 7)
+
+
+@pytest.mark.parametrize("act", [_rename, _replace])
+@pytest.mark.parametrize("call", ["sync", "tag", "snapshot", "commit"])
+def test_writer_whose_directory_is_elsewhere_stops(path, act, call, monkeypatch):
+    from mmsb_jax.store import _writer
+
+    bus = mmsb.open(path)
+    bus.commit(_state(4), structure="new")
+    act(path)
+    calls = {
+        "sync": bus.sync,
+        "tag": lambda: bus.tag("here"),
+        "snapshot": bus.snapshot,
+        "commit": lambda: bus.commit(_state(5)),
+    }
+    if call == "commit":  # the path is looked at now and then
+        monkeypatch.setattr(_writer, "_PLACE_CHECK_NS", 0)
+    with pytest.raises(mmsb.ClosedError, match="not there any more|not the log that was opened"):
+        calls[call]()
+
+
+def test_deleted_lock_is_noticed_before_another_can_write(path, monkeypatch):
+    from mmsb_jax.store import _writer
+
+    bus = mmsb.open(path)
+    os.unlink(path / "lock")
+    monkeypatch.setattr(_writer, "_PLACE_CHECK_NS", 0)
+    with pytest.raises(mmsb.ClosedError, match="its lock was removed"):
+        bus.commit(_state(4), structure="new")
+    bus.close()
+    with mmsb.open(path) as again:
+        assert again.version == 3
