@@ -313,11 +313,8 @@ class Events:
             self._changed.notify_all()
             if self._thread is None and self._has_call(self._left):
                 self._thread = object()
-                start_thread(self._work, "mmsb-events", self._give_up)
-
-    def _give_up(self) -> None:
-        """No thread can be begun: whoever delivers next handles what is left too."""
-        self._thread = None
+                if not start_thread(self._work, "mmsb-events"):
+                    self._thread = None  # whoever delivers next handles what is left too
 
     def drain(self) -> None:
         """Return once all that was posted has been handled; inside a handler at once."""

@@ -206,12 +206,12 @@ class LogWriter:
         Raises:
             LocationError, ClosedError: as `append`.
         """
+        meta = encode_tags(changes)
         with self._append_lock:
             self._check_usable()
             self._check_place()
-            self._is_at_work = True
             log, scan, index = self.log, self.log.scan, self.log.pieces[-1].index
-            start, meta = scan.offset, encode_tags(changes)
+            self._is_at_work, start = True, scan.offset
             header, buffers = build_frame(
                 Kind.TAG, log.position, self._synced, meta, must_understand=False
             )
@@ -408,6 +408,12 @@ class LogWriter:
         if self._is_at_work:
             self._recover()
 
+    def check_place(self) -> None:
+        """See that the log can be written, and is the one at its path; see `sync`."""
+        with self._append_lock:
+            self._check_usable()
+            self._check_place()
+
     def _check_place(self) -> None:
         """See that what is at the path is still this log, and that nobody else may write it.
 
@@ -424,11 +430,6 @@ class LogWriter:
         if not self._has_lock():
             raise self.poison("its lock was removed, so that another process may write it too")
         self._place_checked_ns = time.monotonic_ns()
-
-    @property
-    def is_poisoned(self) -> bool:
-        """Whether nothing can be written any more."""
-        return self._poison is not None
 
     def _poisoned(self) -> ClosedError:
         return ClosedError(
