@@ -11,7 +11,7 @@ kind             one for each                                    MMSB's name
 ``resized``      array with another shape or dtype               invalidated
 ``delta``        delta made by hand that was applied             delta applied
 ``changed``      array with a changed byte, derived or not       changed
-``stale``        array that is now recomputed when it is read    stale
+``stale``        array that waits: to be computed, or written    stale
 ``recomputed``   derived array whose function ran                invalidated
 ``device_sync``  edge to a copy on a device: it is out of date   device sync needed; complete
                                                                  is known to who copies
