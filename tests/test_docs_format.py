@@ -98,7 +98,12 @@ CONSTANTS: dict[str, dict[str, Any]] = {
         "STRUCTURE_CHANGED": _record.STRUCTURE_CHANGED,
     },
     "record flags": {"FULL": _record.FULL, "PAGE_VERSIONS": _record.PAGE_VERSIONS},
-    "index flags": {"HAS_STEP": _index._HAS_STEP, "HAS_OPERATIONS": _index._HAS_OPS},
+    "index flags": {
+        "HAS_STEP": _index._HAS_STEP,
+        "HAS_OPERATIONS": _index._HAS_OPS,
+        "SAYS_EXTRA": _index._SAYS_EXTRA,
+        "KNOWS_EXTRA": _index._KNOWS_EXTRA,
+    },
     "the writer's constants": {
         "inline_bytes": _frames.INLINE_BYTES,
         "chunk_bytes": _codec.CHUNK_BYTES,
