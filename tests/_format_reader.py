@@ -1033,6 +1033,8 @@ class ReadLog:
         if compaction is not None and commit.version < compaction.first_version:
             raw = self._snapshot_raw(commit.version)
             commit, (*data, _) = read_snapshot_frames(raw, commit.version, self.manifest, True)
+            if any(record.id == 0 and record.base for record in commit.records):
+                return None  # in force there, and given by another commit
             give_data(commit, [frame.data for frame in data])
         return read_blob(commit)
 

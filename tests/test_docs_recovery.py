@@ -3,6 +3,7 @@
 The independent reader and the library come to the same verdicts.
 """
 
+import contextlib
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -315,6 +316,7 @@ def test_reader_of_what_is_beyond_a_limit_refuses_as_the_library_does(beyond: st
     scribe = Scribe(DiskFiles(tmp_path))
     scribe.create("x", (9,)).write("x", np.ones(9, np.float32)).commit()
     BEYOND[beyond](scribe)
-    scribe.writer.close()
+    with contextlib.suppress(CorruptionError):  # of the manifest, at which the writer looks
+        scribe.writer.close()
     assert verdict_of_reader(tmp_path) == "damaged"
     assert verdict_of_library(tmp_path) == "damaged"
