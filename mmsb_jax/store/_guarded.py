@@ -23,7 +23,7 @@ def check_damage(error: BaseException, place: str) -> None:
     """
     cause = error if isinstance(error, OSError) else error.__cause__
     if isinstance(cause, OSError) and cause.errno not in _OF_THE_DISK:
-        raise unreadable(cause, place) from error
+        raise unreadable(cause, cause.filename or place) from error
 
 
 def guarded(files: Files, place: str) -> Files:
@@ -48,14 +48,14 @@ class _Guarded:
         try:
             return self._files.read(name, offset, size)
         except OSError as error:
-            check_damage(error, self._place)
+            check_damage(error, f"{self._place}/{name}")
             raise BadFrameError(f"the disk answers: {error.strerror}") from error
 
     def size(self, name: str) -> int:
         try:
             return self._files.size(name)
         except OSError as error:
-            check_damage(error, self._place)
+            check_damage(error, f"{self._place}/{name}")
             return 0
 
     def names(self, folder: str) -> list[str]:

@@ -810,10 +810,10 @@ def test_what_could_not_be_looked_at_is_not_taken_for_lost(
             if (name, method) == ("manifest", "size"):
                 repaired(files)  # which nobody asks for
                 continue
-            with pytest.raises(LocationError, match=f"{name} cannot be read: ") as caught:
+            with pytest.raises(LocationError, match=f"{name} could not be read: ") as caught:
                 repaired(files)
         assert caught.value.errno == code
-        assert "nothing was changed" in str(caught.value)
+        assert "Nothing was changed" in str(caught.value)
         assert "written" not in str(caught.value)
 
 

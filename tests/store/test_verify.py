@@ -271,10 +271,10 @@ def test_verify_does_not_take_for_damage_what_could_not_be_looked_at(
         log = Log(files, PLACE)
         with monkeypatch.context() as failing:
             fail_reads(failing, name, code)
-            with pytest.raises(LocationError, match=f"{name} cannot be read: ") as caught:
+            with pytest.raises(LocationError, match=f"{name} could not be read: ") as caught:
                 verify(log)
         assert caught.value.errno == code
-        assert "nothing was changed" in str(caught.value)
+        assert "Nothing was changed" in str(caught.value)
 
 
 def test_verify_names_every_file_that_the_disk_refuses(

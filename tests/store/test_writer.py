@@ -444,9 +444,9 @@ def test_snapshot_begun_while_one_is_made_is_left_out(monkeypatch):
     gate = threading.Event()
     write = _snapshot.write_snapshot
 
-    def wait_and_write(*args):
+    def wait_and_write(*args, **kwargs):
         assert gate.wait(60)
-        return write(*args)
+        return write(*args, **kwargs)
 
     monkeypatch.setattr(_writer, "write_snapshot", wait_and_write)
     first = scribe.writer.schedule_snapshot(PAGE_BYTES)
