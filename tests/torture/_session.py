@@ -256,6 +256,7 @@ class Session:
             assert world.bus.closed, "close() does not close"
             if world.path is None:
                 self.report.found["closed"] += 1
+                world.end()
                 self.world = self._new_world()
                 return
             world.open()
