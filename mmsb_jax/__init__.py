@@ -77,9 +77,9 @@ _MODULE_OF = {name: module for module, names in _MODULES.items() for name in nam
 
 __version__ = "0.1.0"
 __all__ = [
+    "CLEAR",
     "ArrayNotFoundError",
     "Bus",
-    "CLEAR",
     "ClosedError",
     "Commit",
     "CorruptionError",

@@ -26,7 +26,14 @@ class DeviceMemoryError(MMSBError, MemoryError):
 
 
 class LocationError(MMSBError, OSError):
-    """A path that cannot hold a log: a URL, a network file system, no permission, not a log."""
+    """A path that cannot hold a log: a URL, a network file system, no permission, not a log.
+
+    ``errno`` is that of the system, where it refused; the text says what it means.
+    """
+
+    def __str__(self) -> str:
+        # OSError puts its number before the sentence.
+        return str(self.args[-1]) if self.args else ""
 
 
 class FormatError(MMSBError, ValueError):

@@ -13,11 +13,11 @@ from mmsb_jax._globs import matcher
 from mmsb_jax.bus._recorded import is_weak, show_pair, statics_in
 from mmsb_jax.bus._tree import (
     TreeShape,
+    check_references,
     constant_of,
     is_compatible,
     place_of,
     recorded_leaves,
-    refuse_nnx,
     spec_of,
 )
 from mmsb_jax.core._layout import array_not_found
@@ -136,7 +136,7 @@ def build_like(
     Raises:
         StructureError: its paths, shapes or dtypes are not those recorded; all are named.
     """
-    refuse_nnx(like)
+    check_references(like)
     names, leaves, treedef = flatten_with_names(like)
     recorded = recorded_in(state.table, wanted)
     prefix = prefix_of(names, recorded, arrays)

@@ -142,7 +142,8 @@ class Engine:
     @property
     def is_settled(self) -> bool:
         """Whether nothing is queued, untold or cut short."""
-        return self._landing is None and not self._is_look_due and self.queue.is_settled
+        is_done = self._landing is None and not self._is_look_due and not self.writer.is_at_work
+        return is_done and self.queue.is_settled
 
     def settle(self) -> None:
         """Wait for what is queued, and finish or drop what an interrupt cut short.
@@ -151,7 +152,7 @@ class Engine:
             what made a queued commit fail.
         """
         self.queue.drain()
-        if self._landing is not None:
+        if self._landing is not None or self.writer.is_at_work:
             self.settle_landing()
         if self._is_look_due:
             with self.lock:
@@ -170,11 +171,11 @@ class Engine:
             LocationError: the disk does not answer; the next call tries again.
         """
         with self.lock:
+            with contextlib.suppress(ClosedError):  # nothing is written any more; reading goes on
+                self.writer.settle()
             landing = self._landing
             if landing is None:
                 return
-            with contextlib.suppress(ClosedError):  # nothing is written any more; reading goes on
-                self.writer.settle()
             landing.result = self.head.settle() or landing.result
             if landing.result is not None:
                 self._finish(landing)

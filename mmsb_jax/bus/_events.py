@@ -11,7 +11,7 @@ kind             one for each                                    MMSB's name
 ``resized``      array with another shape or dtype               invalidated
 ``delta``        delta made by hand that was applied             delta applied
 ``changed``      array with a changed byte, derived or not       changed
-``stale``        array that is now recomputed when it is read    stale
+``stale``        array that waits: to be computed, or written    stale
 ``recomputed``   derived array whose function ran                invalidated
 ``device_sync``  edge to a copy on a device: it is out of date   device sync needed; complete
                                                                  is known to who copies
@@ -313,11 +313,8 @@ class Events:
             self._changed.notify_all()
             if self._thread is None and self._has_call(self._left):
                 self._thread = object()
-                start_thread(self._work, "mmsb-events", self._give_up)
-
-    def _give_up(self) -> None:
-        """No thread can be begun: whoever delivers next handles what is left too."""
-        self._thread = None
+                if not start_thread(self._work, "mmsb-events"):
+                    self._thread = None  # whoever delivers next handles what is left too
 
     def drain(self) -> None:
         """Return once all that was posted has been handled; inside a handler at once."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from mmsb_jax._errors import LocationError
+from mmsb_jax._errors import ClosedError, LocationError
 from mmsb_jax.bus._bus import Bus
 from mmsb_jax.bus._engine import Engine
 from mmsb_jax.core._layout import DEFAULT_PAGE_BYTES, check_page_bytes
@@ -87,9 +87,14 @@ def open(
 
 
 def _is_dead(bus: Bus) -> bool:
-    """Whether a bus of this process can never be written to again."""
+    """Whether a bus of this process can never be written to again, or is of another log by now."""
     engine = bus._engine_or_none
-    return bus.closed or (engine is not None and engine.writer.is_poisoned)
+    if bus.closed or engine is None:
+        return True
+    with contextlib.suppress(ClosedError):
+        engine.writer.check_place()
+        return False
+    return True
 
 
 def _let_go(bus: Bus) -> None:

@@ -38,7 +38,7 @@ class CommitQueue:
     """Runs commits one after the other in a thread of its own.
 
     When one fails, those behind it fail too, and the next call of any kind raises what happened.
-    Where no thread can be begun, whoever waits for a commit runs it.
+    Where no thread can be begun, it is run by who queues it.
 
     Args:
         recover: finishes, or drops, a landing that an interrupt cut short.
@@ -83,6 +83,8 @@ class CommitQueue:
         entry = _Entry(run, discard)
         self._entries.append(entry)
         self._call_worker()
+        while self._worker is None and not entry.outcome.done():
+            self._run_next()
         return entry.outcome
 
     def drain(self) -> None:
@@ -119,11 +121,9 @@ class CommitQueue:
         """See that a thread is at work, or will be."""
         if self._worker is None:
             self._worker = worker = object()
-            start_thread(lambda: self._work(worker), "mmsb-commits", self._give_up)
+            if not start_thread(lambda: self._work(worker), "mmsb-commits"):
+                self._worker = None
         self._wake.put(None)
-
-    def _give_up(self) -> None:
-        self._worker = None
 
     def _work(self, worker: object) -> None:
         while self._worker is worker:

@@ -17,12 +17,17 @@ from mmsb_jax._texts import MAX_DIGITS, MAX_INTEGER, encoded, from_decimal, to_d
 from mmsb_jax.bus._recorded import changed_entries, entries_of, show_pair, statics_in
 from mmsb_jax.core._layout import Layout
 from mmsb_jax.core._leaves import Constant, LeafSpec, describe, qualified_name, view_as
-from mmsb_jax.core._names import flatten_with_names, is_same_treedef, put_together, taken_apart
+from mmsb_jax.core._names import (
+    flatten_with_names,
+    is_same_treedef,
+    name_of_path,
+    put_together,
+    taken_apart,
+)
 from mmsb_jax.core._nodes import Node, nodes_of
 from mmsb_jax.store._record import GRAPH_PREFIX, MAX_NAME_BYTES, ArrayInfo, Op, OpCode
 from mmsb_jax.store._state import Table
 
-_NNX_CLASSES = ("Module", "Object", "Pytree")
 _PYTHON_KINDS = {"bool": "b", "int": "i", "float": "f", "complex": "c"}
 _INT64 = range(-(2**63), 2**63)
 _MOST_EARLIER = 15
@@ -76,7 +81,7 @@ class TreeShape:
     """
 
     def __init__(self, tree: Any, page_bytes: int) -> None:
-        refuse_nnx(tree)
+        check_references(tree)
         self.layout = Layout.of(tree, page_bytes)
         self.leaf_names, leaves, treedef = flatten_with_names(tree)
         self.root = nodes_of(tree, treedef)
@@ -247,21 +252,36 @@ def _constant(leaf: Any, name: str) -> Constant:
     return described
 
 
-def refuse_nnx(tree: Any) -> None:
-    """Refuse Flax NNX modules, whose state lives in references that change in place."""
+def check_references(tree: Any) -> None:
+    """Refuse what would come back as copies: Variables of Flax NNX that a tree holds twice.
+
+    Raises:
+        StructureError: one is at two paths; a module that this version of Flax takes for a leaf.
+    """
     if "flax.nnx" not in sys.modules:
         return
-    for node in taken_apart(jax.tree_util.tree_leaves, tree, _is_nnx):
-        if _is_nnx(node):
+    flatten, paths = jax.tree_util.tree_flatten_with_path, {}
+    for path, node in taken_apart(flatten, tree, lambda node: _is_nnx(node, "Variable"))[0]:
+        name = name_of_path(path)
+        if _is_nnx(node, "Variable"):
+            if id(node) in paths:
+                raise StructureError(
+                    f"{paths[id(node)]} and {name} are one {qualified_name(type(node))}, and would "
+                    f"come back as two. Commit nnx.state(model), and put it back with "
+                    f"nnx.update(model, state)."
+                )
+            paths[id(node)] = name
+        elif _is_nnx(node, "Module"):
             raise StructureError(
-                f"a {qualified_name(type(node))} is an nnx.Module, which holds references and not "
-                f"values. Commit nnx.state(model), and put it back with nnx.update(model, state)."
+                f"{name}: a {qualified_name(type(node))} is no pytree in this version of Flax. "
+                f"Commit nnx.state(model), and put it back with nnx.update(model, state)."
             )
 
 
-def _is_nnx(node: Any) -> bool:
+def _is_nnx(node: Any, name: str) -> bool:
+    """Whether a node is an instance of a class of `flax.nnx`, which is not imported for it."""
     return any(
-        kind.__name__ in _NNX_CLASSES and kind.__module__.startswith("flax.nnx")
+        kind.__name__ == name and kind.__module__.startswith("flax.nnx")
         for kind in type(node).__mro__
     )
 

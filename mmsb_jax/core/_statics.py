@@ -11,7 +11,7 @@ import enum
 import functools
 import json
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,7 +85,7 @@ class Static:
             said = [f"{name}={inner(getattr(value, name, None))}" for name in fields]
             return f"{kind.__qualname__}({', '.join(said)})"
         if isinstance(value, Mapping):
-            self.can_change = True
+            self.can_change |= isinstance(value, MutableMapping)
             items = sorted((inner(key), inner(item)) for key, item in value.items())
             body = "{" + ", ".join(f"{key}: {item}" for key, item in items) + "}"
             return body if kind is dict else f"{kind.__qualname__}({body})"

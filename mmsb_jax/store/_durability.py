@@ -49,7 +49,9 @@ class GroupSync:
             if self._end is None:
                 self._end = threading.Lock()
                 self._end.acquire()
-                start_thread(self._run, "mmsb-group-sync", self._give_up)
+                if not start_thread(self._run, "mmsb-group-sync"):
+                    self._is_alone, self._end = True, None
+                    self._try()
 
     def stop(self) -> None:
         """End the thread; what is left is for the writer's last sync."""
@@ -58,11 +60,6 @@ class GroupSync:
         if end is not None:
             with end:
                 self._end = None
-
-    def _give_up(self) -> None:
-        self._is_alone = True
-        if self._end is not None:
-            self._end.release()
 
     def _run(self) -> None:
         assert self._end is not None

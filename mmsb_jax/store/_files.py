@@ -431,7 +431,8 @@ class DiskFiles:
 
 def sync_folder(system: Any, folder: Path) -> None:
     """Make the entries of a folder survive a power cut."""
-    descriptor = system.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    descriptor = asked(folder, system.open, folder, flags)
     with _closing(lambda: system.close(descriptor)):
         system.fsync(descriptor)
 

@@ -395,7 +395,7 @@ class OpenedLog:
         """
         if not len(index):
             return piece.segment.chain == self._following(piece).chain
-        with contextlib.suppress(OSError, BadFrameError):
+        with contextlib.suppress(BadFrameError):
             found = self._read_commit(piece, index.offset(index.last_version))
             return found.chain == self._following(piece).chain
         return True

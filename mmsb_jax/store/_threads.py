@@ -16,23 +16,25 @@ from queue import SimpleQueue
 from typing import Any
 
 
-def start_thread(run: Callable[[], object], name: str, failed: Callable[[], object]) -> None:
-    """Begin a daemon thread, and wait for nothing; ``failed`` is called where it cannot begin.
+def start_thread(run: Callable[[], object], name: str) -> bool:
+    """Begin a daemon thread, and wait for nothing; False where there can be no more.
 
     `threading.Thread.start` waits, under a lock that the new thread takes too, and an interrupt
-    there could leave it locked: so another thread, which no signal interrupts, calls it.
+    there could leave it locked: so another thread, which no signal interrupts, calls it, and does
+    the work itself where it cannot.
     """
 
     def start() -> None:
         try:
             threading.Thread(target=run, name=name, daemon=True).start()
         except BaseException:
-            failed()
+            run()
 
     try:
         _thread.start_new_thread(start, ())
     except RuntimeError:
-        failed()
+        return False
+    return True
 
 
 class Job(Future[Any]):

@@ -58,6 +58,7 @@ class LogWriter:
     Attributes:
         durable_version: the newest version that survives a power cut.
         snapshot_fault: why the last snapshot could not be made; None when it could.
+        is_at_work: whether something that changes the log is going on, or was cut short.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class LogWriter:
         self._pid = os.getpid()
         log.is_written_here = True
         self._poison: str | None = None
-        self._is_at_work = False
+        self.is_at_work = False
         self._has_tagged = False
         self._has_lock = has_lock
         self._place_checked_ns = time.monotonic_ns()
@@ -175,7 +176,7 @@ class LogWriter:
             self._check_usable()
             if time.monotonic_ns() - self._place_checked_ns > _PLACE_CHECK_NS:
                 self._check_place()
-            self._is_at_work = True
+            self.is_at_work = True
             scan, piece = self.log.scan, self.log.pieces[-1]
             start = scan.offset
             try:
@@ -195,7 +196,7 @@ class LogWriter:
             piece.index.append(record, written.offset, written.logged_bytes)
             scan.offset, scan.chain = end, written.chain
             scan.version = record.version  # last: readers in other threads go by it
-            self._is_at_work = False
+            self.is_at_work = False
             if self._group is not None:
                 self._group.wake()
             return written.logged_bytes
@@ -206,12 +207,12 @@ class LogWriter:
         Raises:
             LocationError, ClosedError: as `append`.
         """
+        meta = encode_tags(changes)
         with self._append_lock:
             self._check_usable()
             self._check_place()
-            self._is_at_work = True
             log, scan, index = self.log, self.log.scan, self.log.pieces[-1].index
-            start, meta = scan.offset, encode_tags(changes)
+            self.is_at_work, start = True, scan.offset
             header, buffers = build_frame(
                 Kind.TAG, log.position, self._synced, meta, must_understand=False
             )
@@ -225,7 +226,7 @@ class LogWriter:
             assert index is not None
             index.tags |= changes
             scan.offset, scan.synced = start + header.frame_bytes, max(scan.synced, header.synced)
-            self._has_tagged, self._is_at_work = True, False
+            self._has_tagged, self.is_at_work = True, False
             if self._group is not None:
                 self._group.wake()
 
@@ -288,7 +289,7 @@ class LogWriter:
                 synced=end,
             )
             frames = [buffers for _, buffers in commit.placed(SEGMENT_FRAME_BYTES, end)]
-            self._is_at_work = True
+            self.is_at_work = True
             try:
                 files.publish(snapshot_name(version), snapshot)
                 files.publish(segment.name, [*segment.frame(), *itertools.chain(*frames)])
@@ -297,7 +298,7 @@ class LogWriter:
                     # It may be there after a crash. Nothing may be written elsewhere.
                     fault = f"the beginning of the log could not be synced: {error}"
                     raise self.poison(fault) from error
-                self._is_at_work = False
+                self.is_at_work = False
                 raise disk_error(error, log.place) from error
             # From here on the log begins so, whatever happens.
             self._recover(is_synced=True)
@@ -344,6 +345,8 @@ class LogWriter:
             try:
                 for file in files:
                     file.sync()
+            except LocationError:  # a folder that cannot be opened now: nothing was synced in vain
+                raise
             except OSError as error:
                 self._poison = f"a sync of the log failed: {error}"
                 raise self._poisoned() from error
@@ -354,7 +357,7 @@ class LogWriter:
             self._file.truncate(offset)
         except OSError as error:
             self._poison = f"a failed write could not be taken back: {error}"
-        self._is_at_work = False
+        self.is_at_work = False
 
     def settle(self) -> None:
         """Finish, or take back, what an interrupt cut short; nothing where nothing was.
@@ -363,7 +366,7 @@ class LogWriter:
             LocationError: the disk fails; the next call tries again.
             ClosedError: nobody knows any more what the disk holds.
         """
-        if self._is_at_work:
+        if self.is_at_work:
             with self._append_lock:
                 self._check_usable()
 
@@ -395,7 +398,7 @@ class LogWriter:
             raise self.poison(f"what was cut short cannot be made whole: {error}") from error
         except OSError as error:
             raise disk_error(error, log.place) from error
-        self._is_at_work = False
+        self.is_at_work = False
 
     def _check_usable(self) -> None:
         if os.getpid() != self._pid:
@@ -405,8 +408,14 @@ class LogWriter:
             )
         if self._poison is not None:
             raise self._poisoned()
-        if self._is_at_work:
+        if self.is_at_work:
             self._recover()
+
+    def check_place(self) -> None:
+        """See that the log can be written, and is the one at its path; see `sync`."""
+        with self._append_lock:
+            self._check_usable()
+            self._check_place()
 
     def _check_place(self) -> None:
         """See that what is at the path is still this log, and that nobody else may write it.
@@ -424,11 +433,6 @@ class LogWriter:
         if not self._has_lock():
             raise self.poison("its lock was removed, so that another process may write it too")
         self._place_checked_ns = time.monotonic_ns()
-
-    @property
-    def is_poisoned(self) -> bool:
-        """Whether nothing can be written any more."""
-        return self._poison is not None
 
     def _poisoned(self) -> ClosedError:
         return ClosedError(
@@ -470,16 +474,16 @@ class LogWriter:
             if not sealed.index:
                 return None
             self._check_place()
-            self._is_at_work = True
+            self.is_at_work = True
             try:
                 fresh = self._create_segment()
             except OSError as error:
-                self._is_at_work = False
+                self.is_at_work = False
                 self._check_usable()
                 raise disk_error(error, self.log.place) from error
             self._unsynced.append(self._file)
             self._go_on_in(fresh)
-            self._is_at_work = False
+            self.is_at_work = False
             return sealed
 
     def while_still(self, work: Callable[[], Result]) -> Result:
@@ -498,13 +502,13 @@ class LogWriter:
         """Do what replaces the manifest; an interrupt in it is made good by the next call."""
         with self._append_lock:
             self._check_usable()
-            self._is_at_work = True
+            self.is_at_work = True
             try:
                 change()
             except Exception:
-                self._is_at_work = False
+                self.is_at_work = False
                 raise
-            self._is_at_work = False
+            self.is_at_work = False
 
     def poison(self, reason: str) -> ClosedError:
         """Write nothing more, since nobody knows what the disk holds; returns the error for it."""
@@ -586,7 +590,7 @@ class LogWriter:
                 return  # as far as the marks tell
         with self._append_lock:
             header, buffers = build_frame(Kind.MARK, log.position, self._synced)
-            self._is_at_work = True
+            self.is_at_work = True
             try:
                 self._file.append(buffers)
                 self._file.sync()
@@ -594,7 +598,7 @@ class LogWriter:
                 self._take_back(scan.offset)
                 return
             scan.offset, scan.synced = scan.offset + header.frame_bytes, header.synced
-            self._is_at_work = False
+            self.is_at_work = False
 
 
 def disk_error(error: OSError, place: str) -> LocationError:

@@ -118,6 +118,19 @@ def test_matrix_from_entries_of_one_place_wants_a_semiring_that_merges_them():
         assert A.to_dense(0).tolist() == [[0, 1], [expected, 0]]
 
 
+def test_matrix_from_scipy_adds_up_what_is_stored_twice_and_from_csr_asks_how():
+    twice = scipy.sparse.csr_array((np.array([1, 2, 4]), [1, 1, 0], [0, 2, 3]), shape=(2, 2))
+    A = algebra.SparseMatrix.from_scipy(twice, "int32")
+    assert A.to_dense(0).tolist() == [[0, 3], [4, 0]]
+    # What was given is left as it was.
+    assert twice.nnz == 3
+    args = twice.indptr, twice.indices, twice.data, (2, 2), "int32"
+    with pytest.raises(ValueError, match=r"two entries for A\[0, 1\]; pass combine="):
+        algebra.SparseMatrix.from_csr(*args)
+    A = algebra.SparseMatrix.from_csr(*args, combine=algebra.max_plus)
+    assert A.to_dense(0).tolist() == [[0, 2], [4, 0]]
+
+
 class _Graph:
     """What `from_graph` asks of a graph."""
 

@@ -179,6 +179,44 @@ def test_nnx_state_comes_back_and_updates_the_model(any_bus):
     np.testing.assert_array_equal(np.asarray(model.kernel[...]), kernel)
 
 
+class _Network(nnx.Module):
+    def __init__(self, width: int, rngs: nnx.Rngs) -> None:
+        self.layers = nnx.List([nnx.Linear(2, width, rngs=rngs), nnx.Linear(width, 2, rngs=rngs)])
+        self.norm = nnx.BatchNorm(2, rngs=rngs)
+        self.dropout = nnx.Dropout(0.5, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for layer in self.layers:
+            x = jnp.tanh(layer(x))
+        return self.dropout(self.norm(x))
+
+
+def test_nnx_module_comes_back_as_itself(any_bus):
+    model = _Network(3, nnx.Rngs(0))
+    optimizer = nnx.Optimizer(model, optax.adam(1e-3), wrt=nnx.Param)
+    x, outputs = jnp.arange(4.0).reshape(2, 2), []
+    for wait in (True, False, True):
+        any_bus.commit({"model": model, "optimizer": optimizer}, wait=wait)
+        outputs.append(np.asarray(nnx.clone(model)(x)))
+        gradients = nnx.grad(lambda model: model(x).sum())(model)
+        optimizer.update(model, gradients)
+    like = {"model": _Network(3, nnx.Rngs(1))}
+    like["optimizer"] = nnx.Optimizer(like["model"], optax.adam(1e-3), wrt=nnx.Param)
+    for version, output in enumerate(outputs, 1):
+        for found in (
+            any_bus.checkout(version=version)["model"],
+            any_bus.checkout(version=version, arrays=["model/**"]),
+            any_bus.checkout(version=version, like=like)["model"],
+        ):
+            np.testing.assert_array_equal(found(x), output)
+    np.testing.assert_array_equal(any_bus.resume(like)[0]["model"](x), outputs[-1])
+    for width, message in ((4, "layers/0/kernel/value"), (3, "dropout: static .*0.9")):
+        other = _Network(width, nnx.Rngs(0))
+        other.dropout.rate = 0.9
+        with pytest.raises(mmsb.StructureError, match=message):
+            any_bus.commit({"model": other, "optimizer": optimizer})
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass
 class _Particle:

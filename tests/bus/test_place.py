@@ -101,7 +101,7 @@ def test_another_log_at_the_path_is_told_of_by_every_look(tmp_path, replace):
 def test_log_that_was_removed_is_told_of(path, lookers):
     shutil.rmtree(path)
     for look in lookers:
-        with pytest.raises(mmsb.LocationError, match="not there any more|is not a log"):
+        with pytest.raises(mmsb.LocationError, match=r"not there any more|is not a log"):
             look()
 
 
@@ -134,7 +134,8 @@ def _rename(path):
 
 def _replace(path):
     _rename(path)
-    _log(path, 7, 7)
+    _log(path.with_name("other"), 7, 7)
+    os.rename(path.with_name("other"), path)
 
 
 @pytest.mark.parametrize("act", [_rename, _replace])
@@ -153,7 +154,7 @@ def test_writer_whose_directory_is_elsewhere_stops(path, act, call, monkeypatch)
     }
     if call == "commit":  # the path is looked at now and then
         monkeypatch.setattr(_writer, "_PLACE_CHECK_NS", 0)
-    with pytest.raises(mmsb.ClosedError, match="not there any more|not the log that was opened"):
+    with pytest.raises(mmsb.ClosedError, match=r"not there any more|not the log that was opened"):
         calls[call]()
 
 
@@ -168,3 +169,14 @@ def test_deleted_lock_is_noticed_before_another_can_write(path, monkeypatch):
     bus.close()
     with mmsb.open(path) as again:
         assert again.version == 3
+
+
+@pytest.mark.parametrize("act", [shutil.rmtree, _rename, _replace])
+def test_opening_the_path_again_gives_what_is_there_and_not_the_bus_of_before(path, act):
+    before = mmsb.open(path)
+    act(path)
+    with mmsb.open(path) as bus:
+        assert bus is not before
+        assert bus.version == (1 if act is _replace else 0)
+        bus.commit(_state(9), structure="new")
+    assert before.closed

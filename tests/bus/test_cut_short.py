@@ -1,0 +1,345 @@
+"""Calls that an interrupt, a limit or a fork cuts short: before or after, and never a hang."""
+
+import contextlib
+import faulthandler
+import os
+import pickle
+import signal
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+import mmsb_jax as mmsb
+from mmsb_jax.store import _threads
+
+PATIENCE_S = 20.0
+
+
+@pytest.fixture(autouse=True)
+def no_hang():
+    faulthandler.dump_traceback_later(4 * PATIENCE_S, exit=True)
+    yield
+    faulthandler.cancel_dump_traceback_later()
+
+
+@contextlib.contextmanager
+def interrupted_at(name, event="call"):
+    """A KeyboardInterrupt at the first call of the function ``name``, or at its return."""
+
+    def local(frame, happened, argument):
+        if happened == event:
+            sys.settrace(None)
+            raise KeyboardInterrupt
+        return local
+
+    def trace(frame, happened, argument):
+        if frame.f_code.co_name != name:
+            return None
+        return local(frame, happened, argument) if event == "call" else local
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            yield
+    finally:
+        sys.settrace(before)
+
+
+def _state(value):
+    return {"w": np.full(100, value, np.float32)}
+
+
+@pytest.fixture(params=["memory", "disk"])
+def bus(request, tmp_path):
+    bus = mmsb.open(tmp_path / "log" if request.param == "disk" else None)
+    bus.commit(_state(0), step=0)
+    yield bus
+    bus.close()
+
+
+def in_another_thread(call):
+    """What ``call`` returns in a thread of its own."""
+    found = []
+    thread = threading.Thread(target=lambda: found.append(call()), daemon=True)
+    thread.start()
+    thread.join(PATIENCE_S)
+    assert not thread.is_alive(), "the other thread waits for ever"
+    return found[0]
+
+
+# ------------------------------------------------------------------------------- interrupts
+
+AFTER = ["adopt", "put", "apply_head", "_count", "_announce", "_commit_of", "landed"]
+BEFORE = ["prepare", "compare", "encode", "_write", "build_frame"]
+
+
+@pytest.mark.parametrize("where", [*BEFORE, *AFTER])
+@pytest.mark.parametrize("event", ["call", "return"])
+def test_commit_that_is_interrupted_is_before_or_after(bus, where, event):
+    if where == "prepare":
+        bus.derive("twice", ["w"], lambda w: w * 2)
+    version = bus.version
+    with interrupted_at(where, event):
+        bus.commit(_state(1), step=1)
+    landed = bus.version - version
+    assert landed == (where in AFTER or (where, event) == ("_write", "return"))
+    assert in_another_thread(bus.tree)["w"][0] == landed
+    assert len(list(bus.log())) == bus.version
+    assert bus.commit(_state(2), step=2).version == version + landed + 1
+    assert bus.read("w")[0] == 2
+    assert bus.stats().commits == bus.version
+    assert bus.verify()
+
+
+@pytest.mark.parametrize("where", ["_append", "append", "_sync_commit", "is_there"])
+def test_interrupt_around_the_write_is_settled_by_what_the_disk_holds(tmp_path, where):
+    bus = mmsb.open(tmp_path / "log", durability="fsync")
+    bus.commit(_state(0))
+    with interrupted_at(where, "return"):
+        bus.commit(_state(1))
+    version = bus.version
+    assert version in (1, 2)
+    assert bus.tree()["w"][0] == version - 1
+    assert bus.commit(_state(5)).durable
+    bus.close()
+    with mmsb.open(tmp_path / "log") as again:
+        assert again.version == version + 1
+        assert again.tree() == {"w": pytest.approx(np.full(100, 5.0))}
+        assert not again.recovered
+
+
+def test_created_arrays_are_recorded_once_where_their_commit_was_interrupted(bus):
+    bus.create("x", (2,))
+    with interrupted_at("_announce"):
+        bus.write("x", np.ones(2, np.float32))
+    bus.create("y", (2,))
+    bus.write("y", np.ones(2, np.float32))
+    assert bus.read("x").tolist() == [1, 1]
+    assert bus.verify()
+
+
+def test_import_into_an_empty_log_is_whole_wherever_it_is_interrupted(tmp_path):
+    source = mmsb.open()
+    for value in range(3):
+        source.commit(_state(value))
+    stream = source.export()
+    for place, where in enumerate(["begin_with", "open_anew", "publish", "replace_state", "join"]):
+        for event in ("call", "return"):
+            path = tmp_path / f"{place}-{event}"
+            bus = mmsb.open(path, durability="fsync")
+            with interrupted_at(where, event):
+                bus.import_(stream)
+            version = bus.version
+            assert version in (0, 3), where
+            assert len(list(bus.log())) == min(1, version)
+            bus.commit(_state(9), structure="new")
+            bus.close()
+            with mmsb.open(path) as again:
+                assert again.version == version + 1
+                assert again.verify()
+
+
+def test_close_that_is_interrupted_goes_on_and_gives_the_log_back(tmp_path):
+    for place, where in enumerate(["close", "_leave_mark", "shutdown", "release", "stop", "sync"]):
+        path = tmp_path / str(place)
+        bus = mmsb.open(path)
+        bus.commit(_state(1))
+        with interrupted_at(where, "return" if where == "stop" else "call"):
+            bus.close()
+        bus.close()
+        assert bus.closed
+        with mmsb.open(path) as again:
+            assert again is not bus
+            assert again.version == 1
+
+
+def test_log_whose_close_was_interrupted_can_be_opened_again_at_once(tmp_path):
+    bus = mmsb.open(tmp_path / "log")
+    bus.commit(_state(1))
+    with interrupted_at("_leave_mark"):
+        bus.close()
+    with mmsb.open(tmp_path / "log") as again:
+        assert again is not bus
+        assert again.commit(_state(2)).version == 2
+
+
+@pytest.mark.parametrize("where", ["_begin_batch", "_end_batch", "_leave", "_enter", "_drop_batch"])
+@pytest.mark.parametrize("event", ["call", "return"])
+def test_batch_that_is_interrupted_lets_the_bus_go_though_its_traceback_is_kept(bus, where, event):
+    bus.create("x", (2,))
+    kept = None
+    try:
+        with interrupted_at(where, event), bus.batch():
+            bus.write("x", np.ones(2, np.float32))
+    except BaseException as error:  # as a notebook keeps it
+        kept = error
+    assert in_another_thread(lambda: bus.commit(_state(7)).version) == bus.version
+    with bus.batch():
+        bus.write("x", np.full(2, 3, np.float32))
+    assert bus.read("x").tolist() == [3, 3]
+    del kept
+
+
+def test_interrupt_of_who_waits_for_a_commit_leaves_the_commit_alone(bus):
+    outcome = bus.commit(_state(1), wait=False)
+    with interrupted_at("wait"):
+        outcome.result()
+    assert outcome.result().version == 2
+    assert outcome.done()
+    assert not outcome.cancel()
+    assert outcome.exception() is None
+
+
+# ------------------------------------------------------------------------ threads that fail
+
+
+@pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), KeyboardInterrupt()])
+def test_queue_whose_thread_cannot_be_started_as_usual_goes_on(bus, monkeypatch, error):
+    def start(self):
+        raise error
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    outcome = bus.commit(_state(1), wait=False)
+    assert bus.commit(_state(2)).version == 3
+    assert outcome.result().version == 2
+    assert bus.commit(_state(3), wait=False).result(timeout=PATIENCE_S).version == 4
+    assert bus.sync() == 4
+
+
+def test_no_thread_at_all_is_slower_and_right(tmp_path, monkeypatch):
+    def refuse(*arguments):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(_threads._thread, "start_new_thread", refuse)
+    rng = np.random.default_rng(0)
+    bus = mmsb.open(tmp_path / "log", durability=("group", 5))
+    state = {f"w{i}": rng.normal(size=300_000).astype(np.float32) for i in range(4)}
+    bus.commit(state)
+    for _ in range(3):
+        state = {name: value.copy() for name, value in state.items()}
+        for value in state.values():
+            value[rng.integers(0, value.size, 50_000)] += 1
+        bus.commit(state, wait=False)
+    bus.snapshot()
+    assert bus.durable_version == 4
+    assert bus.verify(deep=True)
+    bus.close()
+    with mmsb.open(tmp_path / "log") as again:
+        assert all(np.array_equal(again.read(name), value) for name, value in state.items())
+
+
+def test_job_is_done_once_by_a_worker_or_by_who_asks():
+    threads, found = _threads.Threads(), []
+    jobs = [threads.submit(found.append, number) for number in range(500)]
+    for job in jobs:
+        job.result()
+    assert sorted(found) == list(range(500))
+    assert list(threads.map(lambda x: x * 2, range(5))) == [0, 2, 4, 6, 8]
+    threads.shutdown()
+
+
+def test_job_whose_call_was_interrupted_is_done_by_the_next_who_asks():
+    calls = []
+
+    def call():
+        calls.append(1)
+        return 3
+
+    job = _threads.Job(call)
+    with interrupted_at("call"):
+        job.run()
+        job.result()
+    assert job.done() or job.result() == 3
+
+
+def test_event_of_a_commit_that_is_not_waited_for_comes_though_no_thread_starts(bus, monkeypatch):
+    found = []
+    bus.subscribe("commit", lambda event: found.append(event.version))
+
+    def start(self):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    bus.commit(_state(1), wait=False).result()
+    bus.commit(_state(2))
+    assert found == [2, 3]
+
+
+# ------------------------------------------------------------------------------------ forks
+
+CALLS = {
+    "commit": lambda bus: bus.commit(_state(1)),
+    "stats": lambda bus: bus.stats(),
+    "tree": lambda bus: bus.tree(),
+    "version": lambda bus: bus.version,
+    "log": lambda bus: list(bus.log()),
+    "batch": lambda bus: bus.batch().__enter__(),
+    "subscribe": lambda bus: bus.subscribe("*", print),
+    "create": lambda bus: bus.create("z", (2,)),
+    "layout": lambda bus: bus.layout,
+    "extra": lambda bus: bus.extra(),
+    "tags": lambda bus: bus.tags(),
+    "export": lambda bus: bus.export(),
+    "sync": lambda bus: bus.sync(),
+}
+
+
+def _in_child(call):
+    """What ``call`` raises in a forked child; '' for nothing."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(int(PATIENCE_S))
+        try:
+            call()
+            said = ""
+        except BaseException as error:
+            said = type(error).__name__
+        os.write(writing, said.encode() or b"nothing")
+        os._exit(0)
+    os.close(writing)
+    said = os.read(reading, 1000).decode()
+    os.close(reading)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, "the child hangs"
+    return said
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*")
+@pytest.mark.parametrize("mode", ["a", "r"])
+def test_forked_child_is_refused_though_other_threads_were_inside_calls(tmp_path, mode):
+    writer = mmsb.open(tmp_path / "log")
+    writer.commit(_state(0))
+    bus = writer if mode == "a" else mmsb.open(tmp_path / "log", mode="r")
+    subscription = writer.subscribe("*", lambda event: None)
+    inside, go_on = threading.Event(), threading.Event()
+
+    def hold():
+        with bus._own_lock, subscription._events._lock:
+            inside.set()
+            go_on.wait(PATIENCE_S)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    inside.wait(PATIENCE_S)
+    try:
+        for name, call in CALLS.items():
+            assert _in_child(lambda call=call: call(bus)) == "ClosedError", name
+        assert _in_child(bus.close) == "nothing"
+        assert _in_child(subscription.cancel) == "nothing"
+        assert _in_child(lambda: repr(bus)) == "nothing"
+        assert _in_child(lambda: bus.__exit__(None, None, None)) == "nothing"
+    finally:
+        go_on.set()
+        thread.join()
+    assert not bus.closed
+    writer.commit(_state(2))
+    assert writer.verify()
+    writer.close()
+
+
+def test_commit_can_be_pickled_beside_a_bus(bus):
+    commit = bus.commit(_state(1), extra={"a": 1})
+    assert pickle.loads(pickle.dumps(commit)) == commit
