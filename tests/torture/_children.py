@@ -57,4 +57,4 @@ def judge(title: str, reports: Sequence[dict[str, Any]], names: Sequence[str]) -
     ]
     assert not wrong, f"{len(wrong)} faults:\n" + "\n".join(wrong)
     assert {report["method"] for report in reports} >= set(names)
-    assert inside > 0
+    assert inside + returned > 0

@@ -65,12 +65,8 @@ class Limited(Session):
     def may_be_closed(self) -> bool:
         return True
 
-    def run(self, name: str) -> None:
-        if self.derives != (name in DERIVING):
-            self.world.end()
-            self.derives = name in DERIVING
-            self.world = self._new_world()
-        super().run(name)
+    def derives(self, name: str) -> bool:
+        return name in DERIVING
 
     def _look(self, trial: Trial, done: list[Any], error: BaseException | None) -> None:
         if error is not None and "wait=False" in self.name:

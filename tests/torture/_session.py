@@ -30,7 +30,7 @@ from tests.torture._methods import BUSES, PATIENCE_S, State, Trial, World
 
 PACKAGE = str(Path(mmsb.__file__).parent)
 BELOW = ("/threading.py", "/contextlib.py", "/concurrent/futures/", "/filelock/")
-VERIFY_EACH = 50
+VERIFY_EACH = 40
 CUT_SHORT = 3  # exit status: something waits for ever
 
 
@@ -133,7 +133,7 @@ class Session:
     ) -> None:
         self.methods, self.how, self.bus, self.count, self.seed = methods, how, bus, count, seed
         self._folders = (folder / f"{n}" for n in itertools.count())
-        self.report, self.derives = _now[0], True
+        self.report, self.name = _now[0], ""
         self.world = self._new_world()
 
     # -------------------------------------------------------------------- how it is cut off
@@ -154,6 +154,10 @@ class Session:
         """Whether what was cut off last may have closed the bus, or let it refuse commits."""
         return False
 
+    def derives(self, name: str) -> bool:
+        """Whether a method is tried on a bus with derived arrays: that costs compilations."""
+        return name not in ("close", "open")
+
     # ---------------------------------------------------------------------------- one method
 
     def run(self, name: str) -> None:
@@ -161,6 +165,10 @@ class Session:
         print(json.dumps(name), flush=True)
         self.name, self.rng = name, random.Random(f"{self.seed} {name}")
         self.report = _now[0] = Report(name, self.bus, self.how)
+        if self.world.derives != self.derives(name):
+            self.world.end()
+            self.world = self._new_world()
+        self.world.bus.snapshot()  # so that what is looked at has a near start
         try:
             self._try()
         except Exception as error:
@@ -184,6 +192,7 @@ class Session:
             self._cut_off(moment)
             if number % VERIFY_EACH == 0:
                 self._attempt(lambda: look(lambda: self.world.check_past(5)), None)
+                self.world.bus.snapshot()
         self._attempt(lambda: look(lambda: self.world.check_past(5)), None)
 
     def _new_world(self) -> World:
@@ -191,7 +200,7 @@ class Session:
         folder = next(self._folders)
         folder.mkdir(parents=True)
         path = None if kind == "memory" else folder / "run.mmsb"
-        return World(path, BUSES[kind], self.bus.endswith("+"), derives=self.derives)
+        return World(path, BUSES[kind], self.bus.endswith("+"), derives=self.derives(self.name))
 
     def _make(self) -> Trial:
         self._arm_watch()
@@ -256,6 +265,7 @@ class Session:
             assert world.bus.closed, "close() does not close"
             if world.path is None:
                 self.report.found["closed"] += 1
+                world.end()
                 self.world = self._new_world()
                 return
             world.open()

@@ -1,9 +1,12 @@
-"""Entry 5: the machine dies, and with it what the disk had in its cache.
+"""Entries 5 and 16: the machine dies, and with it what the disk had in its cache.
 
 A bus lives on a simulated disk, which keeps a journal. At a random moment of it the process dies
 (nothing is lost, nothing was synced) or the machine (what was not synced is kept, dropped, torn by
 sector, reordered: `mmsb_jax.testing._disk`). The next process opens what is left, finds a prefix of
 what was submitted with all that was said to be durable, goes on, and dies as well.
+
+Entry 16 leaves no moment out: behind each call of the trace every state is tried that one name, or
+one write, alone makes, and others by chance; each is opened, committed to, and opened again.
 """
 
 import collections
@@ -176,4 +179,60 @@ def test_crash_at_random_moments_leaves_a_prefix_with_all_that_was_durable(scena
 def test_crash_at_many_random_moments_leaves_a_prefix(scenario, inline_bytes, monkeypatch):
     monkeypatch.setattr(_writer, "INLINE_BYTES", inline_bytes)
     tried = torture(scenario, scaled(100, least=6))
+    assert tried.torn
+
+
+# ------------------------------------------------------------------------- entry 16, from a trace
+
+
+def states_at(disk: Disk, moment: int, rng: random.Random, count: int) -> list[Disk]:
+    """What a disk may hold when the machine died right behind a call."""
+    return [disk.after_machine_death(rng, moment) for _ in range(count)]
+
+
+def try_every_moment(scenario: Scenario, step: int, count: int) -> Tried:
+    """``count`` states behind every ``step``th call of each durability's trace."""
+    tried = Tried()
+    for place, durability in enumerate(DURABILITIES):
+        first = live(scenario, durability, seed=place)
+        rng = random.Random(place)
+        for moment in range(place % step, len(first.disk.journal) + 1, step):
+            told = Told.of(first.disk, moment, Told())
+            for number, left in enumerate(states_at(first.disk, moment, rng, count)):
+                try:
+                    _try_state(left, told, first.history.copy(), rng, tried)
+                except BaseException as error:
+                    error.add_note(f"{scenario.__name__}, {durability}, {moment}, state {number}")
+                    raise
+        first.close()
+    print(f"{scenario.__name__}, state by state: {tried.seeds} states, {tried}")
+    return tried
+
+
+def _try_state(left: Disk, told: Told, history: History, rng: random.Random, tried: Tried) -> None:
+    """Open a state, commit on what was recovered, let the machine die once more, open that."""
+    newest = check(left, history, told, told.durable, tried)
+    life = Life(left, history, rng.choice(DURABILITIES))
+    before = Told(newest, newest, newest, told.forked)
+    life.commit(rng)
+    life.commit(rng)
+    again = left.after_machine_death(rng, rng.randint(0, len(left.journal)))
+    known = Told.of(left, len(left.journal), before)
+    check(left.after_process_death(), history, known, known.acknowledged, tried)
+    life.close()
+    moment = Told.of(left, 0, before)
+    check(again, history, known, moment.durable, tried)
+    tried.deaths["machine"] += 2
+    tried.seeds += 1
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda s: s.__name__)
+def test_states_behind_some_calls_are_opened_and_gone_on_from(scenario):
+    assert try_every_moment(scenario, step=17, count=1).seeds
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda s: s.__name__)
+def test_states_behind_every_call_are_opened_and_gone_on_from(scenario):
+    tried = try_every_moment(scenario, step=1, count=scaled(12))
     assert tried.torn

@@ -170,10 +170,11 @@ def limit(threads):
 def test_commits_without_memory_are_refused_and_go_on(tmp_path):
     """RLIMIT_AS, a little above what is used: NumPy arrays alone, since XLA ends the process."""
     code = """
-    import os, resource, sys
+    import faulthandler, os, resource, sys
     import numpy as np
     import mmsb_jax as mmsb
 
+    faulthandler.dump_traceback_later(120, exit=True)
     rng, names = np.random.default_rng(0), ("a", "b", "c")
     tree = {name: rng.integers(0, 256, 4 << 20, np.uint8) for name in names}
     bus = mmsb.open(sys.argv[1], durability="fsync")
