@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from mmsb_jax._errors import ClosedError, MMSBError, RecomputeError
+from mmsb_jax._errors import ClosedError, DeviceMemoryError, MMSBError, RecomputeError
 from mmsb_jax.bus._derive import Derivations
 from mmsb_jax.bus._events import Events, events_of, is_held
 from mmsb_jax.bus._queue import CommitQueue
@@ -249,6 +249,11 @@ class Engine:
                 self._deriving = None
                 self.settle_landing()
                 if landing.commit is None or not isinstance(error, Exception):
+                    if isinstance(error, MemoryError) and not isinstance(error, MMSBError):
+                        raise DeviceMemoryError(
+                            f"the machine has no memory left for this commit ({error}). Nothing "
+                            f"has changed: free some, and commit again."
+                        ) from error
                     raise
             self._deriving = None
             commit = landing.commit or self._finish(landing)

@@ -138,10 +138,11 @@ class LogWriter:
             raise
         try:
             handle.sync()
-        except BaseException as error:
-            # It may come to light after a crash. Nothing may be written behind it elsewhere.
+        except OSError as error:
             handle.close()
-            self._poison = f"a sync of the log failed: {error!r}"
+            if not isinstance(error, LocationError):
+                # It may come to light after a crash. Nothing may be written behind it elsewhere.
+                self._poison = f"a sync of the log failed: {error!r}"
             raise
         log.enter_segment(segment)
         return handle
@@ -477,6 +478,8 @@ class LogWriter:
             self.is_at_work = True
             try:
                 fresh = self._create_segment()
+            except LocationError:
+                raise  # it may be whole: the next call goes on in it, or takes it away
             except OSError as error:
                 self.is_at_work = False
                 self._check_usable()
@@ -496,6 +499,7 @@ class LogWriter:
             self._snapshot.run()
         with self._sync_lock, self._append_lock:
             self._check_usable()
+            self._check_place()
             return work()
 
     def change_manifest(self, change: Callable[[], None]) -> None:

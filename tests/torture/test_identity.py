@@ -5,6 +5,7 @@ does, that or `ClosedError` or `LocationError`. A writer is refused before it ac
 that nobody will ever read. A lock that was deleted is noticed, at the latest after 100 ms.
 """
 
+import contextlib
 import os
 import random
 import shutil
@@ -131,7 +132,7 @@ def replace_under(path: Path, looker: str, change: str, newest: str) -> None:
     look = LOOKERS[looker](path)
     CHANGES[change](path, NEWEST[newest])
     is_gone = not path.exists()
-    for _ in range(2):
+    for _ in range(1 if looker == "follower" else 2):  # an iterator that raised has ended
         try:
             found = look()
         except GONE if is_gone else mmsb.DivergenceError:
@@ -211,6 +212,12 @@ def test_writer_whose_directory_was_removed_is_refused_at_once(tmp_path, name, d
     bus.close()
 
 
+def _close(bus: mmsb.Bus) -> None:
+    """Close a bus; it tells once more of a commit that nobody waited for."""
+    with contextlib.suppress(mmsb.ClosedError):
+        bus.close()
+
+
 @pytest.mark.parametrize("change", ["moved_away", "another_log"])
 @pytest.mark.parametrize("name", WRITES)
 def test_writer_whose_directory_is_elsewhere_is_refused_before_long(tmp_path, name, change):
@@ -228,7 +235,7 @@ def test_writer_whose_directory_is_elsewhere_is_refused_before_long(tmp_path, na
             tmp_path / "run.mmsb",
         )
     _refused(bus, WRITES[name], name in AT_ONCE)
-    bus.close()
+    _close(bus)
     if change == "another_log":
         with mmsb.open(tmp_path / "run.mmsb", mode="r") as other:
             assert other.verify()
@@ -245,7 +252,7 @@ def test_writer_whose_lock_was_deleted_is_refused_before_long(tmp_path, name, ho
         (path / "lock").touch()
     _refused(bus, WRITES[name], name in AT_ONCE)
     newest = bus.durable_version
-    bus.close()
+    _close(bus)
     with mmsb.open(path) as again:
         assert again.version >= newest
         assert again.verify()
