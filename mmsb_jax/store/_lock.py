@@ -42,6 +42,7 @@ class WriterLock:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._identity = (0, 0)
+        self._descriptor = -1
         # fallback_to_soft: a lock file that outlives its process would shut everybody out.
         self._lock = FileLock(
             root / LOCK_NAME,
@@ -59,13 +60,26 @@ class WriterLock:
             ) from None
         except OSError as error:
             raise _no_lock(error, root) from error
-        self._say_who()
+        try:
+            self._say_who()
+        except BaseException:  # an interrupt: who holds it would never be known here
+            self._let_go()
+            raise
 
     def _take(self, descriptor: int) -> None:
         """Look at the file that is locked: it must be the log's own."""
         status = os.fstat(descriptor)
         check_regular(self._root / LOCK_NAME, status, is_written=True)
-        self._identity = (status.st_dev, status.st_ino)
+        self._identity, self._descriptor = (status.st_dev, status.st_ino), descriptor
+
+    def _let_go(self) -> None:
+        try:
+            self._lock.release(force=True)  # also where an interrupt has begun to
+        except OSError:
+            # The system does not unlock it, and filelock keeps it open: closing unlocks it too.
+            self._lock._context.lock_file_fd = None
+            with contextlib.suppress(OSError):
+                os.close(self._descriptor)
 
     def is_in_place(self) -> bool:
         """Whether the file that is locked is still the one at its path.
@@ -116,7 +130,7 @@ class WriterLock:
         except LocationError:
             pass  # it informs only
         finally:
-            self._lock.release(force=True)  # also where an interrupt has begun to
+            self._let_go()
 
 
 def _no_lock(error: OSError, root: Path) -> LocationError:
