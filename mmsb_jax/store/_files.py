@@ -11,6 +11,7 @@ of the log.
 import contextlib
 import errno
 import os
+import stat
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -343,18 +344,12 @@ class DiskFiles:
 
     def _refuse_link(self, folder: Path) -> None:
         """Refuse a folder that is elsewhere: every log is listed before a file in it is opened."""
-        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-        try:
-            descriptor = asked(folder, self._os.open, folder, flags)
-        except LocationError as error:
-            if error.errno != errno.ENOTDIR:
-                raise
+        if not stat.S_ISDIR(asked(folder, self._os.lstat, folder).st_mode):
             raise LocationError(
-                error.errno,
+                errno.ENOTDIR,
                 f"{folder} is a link, or no folder. Links in a log are not followed; move the "
                 f"folder itself to its place, or make the whole log a link.",
-            ) from error
-        self._os.close(descriptor)
+            )
 
     def publish(self, name: str, buffers: Sequence[Buffer]) -> None:
         path = self.root / name

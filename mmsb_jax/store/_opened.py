@@ -155,13 +155,10 @@ class OpenedLog:
         try:
             manifest.publish(self.files)
             self.manifest, self.view = manifest, self.view if view is None else view
-        except BaseException as error:
+        except OSError as error:  # an interrupt is made good by the next call: see `LogWriter`
             if self.is_in_force(before):
                 raise
-            fault = poison(f"the manifest may or may not be replaced: {error!r}")
-            if isinstance(error, OSError):
-                raise fault from error
-            raise
+            raise poison(f"the manifest may or may not be replaced: {error!r}") from error
 
     def is_in_force(self, manifest: Manifest) -> bool:
         """Whether that on disk is known to be ``manifest``."""

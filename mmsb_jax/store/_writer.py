@@ -380,11 +380,11 @@ class LogWriter:
         Raises:
             LocationError, ClosedError: as `settle`.
         """
-        log = self.log
+        log, manifest = self.log, self.log.manifest
         try:
             log.open_anew()
             segment = log.pieces[-1].segment
-            if segment.name != self._file_name:
+            if segment.name != self._file_name or log.manifest != manifest:
                 self._unsynced.append(self._file)
                 self._go_on_in(log.files.reopen(segment.name))
                 if not is_synced:

@@ -328,6 +328,10 @@ class Disk:
                 st_ctime_ns=0,
             )
 
+    def lstat(self, path: Any) -> Any:
+        """As `stat`: there are no links."""
+        return self.stat(path)
+
     def _place(self, path: Any) -> tuple[int, str]:
         """The folder that a path stands in, and its name there; empty for the root."""
         parts = PurePath(path).parts[1:]
