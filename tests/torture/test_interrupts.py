@@ -9,6 +9,7 @@ whether a signal has come (`_interrupts`).
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,27 @@ def torture(how: str, bus: str, count: int, names: Sequence[str] = tuple(METHODS
         names = [name for name in names if name not in ON_DISK_ALONE]
     if names:
         reports = run("_interrupts", [how, bus, str(count)], names)
+        if how == "timer":
+            _spare_what_python_loses(reports)
         judge(f"{how}, {bus}", reports, names)
+
+
+def _spare_what_python_loses(reports: Sequence[dict[str, Any]]) -> None:
+    """Let a descriptor in a hundred interrupts be lost; threads, locks and all else come back.
+
+    `os.open` returns a number, and Python may raise the interrupt before that is kept anywhere:
+    nobody can close it then.
+    """
+    most = max(1, sum(report["inside"] for report in reports) // 100)
+    lost = {fault: n for fault, n in reports[-1]["faults"].items() if _is_file(fault)}
+    print(f"{sum(lost.values())} descriptors lost, {most} may be")
+    if sum(lost.values()) <= most:
+        for fault in lost:
+            del reports[-1]["faults"][fault]
+
+
+def _is_file(fault: str) -> bool:
+    return fault.startswith("left behind: ") and "thread" not in fault
 
 
 @pytest.mark.parametrize("bus", ["memory+", "os", "fsync+", "group"])
