@@ -24,6 +24,7 @@ from mmsb_jax.store._record import (
     MAX_NAME_BYTES,
     ArrayInfo,
 )
+from mmsb_jax.store._room import check_room
 
 _NUMPY_ONLY = "SUMm"
 _RAW = (bytes, bytearray, memoryview)
@@ -54,11 +55,12 @@ def new_spec(name: str, shape: Sequence[int] | None, dtype: Any, nbytes: int | N
     Raises:
         StructureError: neither or both of ``shape`` and ``nbytes``; a shape, size, dtype or name
             that no array can have.
+        DeviceMemoryError: more bytes than the machine has.
     """
     check_name(name)
     if (shape is None) == (nbytes is None):
         raise StructureError(
-            f"create({name!r}) needs either shape=(…) and dtype, or nbytes=…; it got "
+            f"array {name!r} needs either shape=(…) and dtype, or nbytes=…; it got "
             f"shape={shape!r} and nbytes={nbytes!r}"
         )
     if nbytes is not None:
@@ -67,12 +69,14 @@ def new_spec(name: str, shape: Sequence[int] | None, dtype: Any, nbytes: int | N
         dimensions = tuple(shape)  # pyright: ignore[reportArgumentType]
     except TypeError:
         raise StructureError(
-            f"create({name!r}): {shape!r} is not the shape of an array. Expected a tuple, as (3,)"
+            f"array {name!r}: {shape!r} is not the shape of an array. Expected a tuple, as (3,)"
         ) from None
     try:
-        return _checked_spec(dimensions, "float32" if dtype is None else dtype)
+        spec = _checked_spec(dimensions, "float32" if dtype is None else dtype)
     except StructureError as error:
-        raise StructureError(f"create({name!r}): {error}") from None
+        raise StructureError(f"array {name!r}: {error}") from None
+    check_room(spec.nbytes, f"array {name!r}")
+    return spec
 
 
 @functools.lru_cache(maxsize=256)

@@ -17,6 +17,7 @@ from mmsb_jax.core._layout import array_not_found
 from mmsb_jax.core._leaves import LeafSpec
 from mmsb_jax.store._head import Draft
 from mmsb_jax.store._record import ArrayInfo, Op, OpCode
+from mmsb_jax.store._room import room_for
 from mmsb_jax.store._state import StoredState
 
 Patch = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -93,7 +94,8 @@ class Changes:
         if info.id in self._contents:
             return self._contents[info.id]
         if info.id in self._created:
-            return np.zeros(info.nbytes, np.uint8)
+            with room_for(f"array {info.name!r}"):
+                return np.zeros(info.nbytes, np.uint8)
         return self._state.bytes_of(info.id)
 
     def write(self, name: str, value: Any) -> None:
@@ -103,8 +105,9 @@ class Changes:
             ArrayNotFoundError, StructureError: no such array; another shape or dtype.
         """
         info = self.find(name)
-        raw = bytes_for(info, value)
-        self._contents[info.id] = raw.copy() if self._owns else raw
+        with room_for(f"what is written to array {name!r}"):
+            raw = bytes_for(info, value)
+            self._contents[info.id] = raw.copy() if self._owns else raw
         self._patches.pop(info.id, None)
 
     def patch(self, patches: dict[int, Patch]) -> None:
@@ -167,9 +170,10 @@ class Changes:
         spec = new_spec(name, shape, dtype, nbytes)
         if spec == spec_of(info):
             return
-        raw = np.zeros(spec.nbytes, np.uint8)
-        kept = min(raw.size, info.nbytes)
-        raw[:kept] = self.bytes_of(info)[:kept]
+        with room_for(f"array {name!r} with {spec.nbytes:,} bytes"):
+            raw = np.zeros(spec.nbytes, np.uint8)
+            kept = min(raw.size, info.nbytes)
+            raw[:kept] = self.bytes_of(info)[:kept]
         after = info_of(info.id, name, spec, member=False)
         (self._created if info.id in self._created else self._updated)[info.id] = after
         self._contents[info.id] = raw
@@ -181,8 +185,9 @@ class Changes:
             ArrayNotFoundError, StructureError: no such array; the name is taken, or no name.
         """
         info = self.find(source)
-        raw = self.bytes_of(info).copy()
         check_name(name)
+        with room_for(f"a clone of array {source!r}"):
+            raw = self.bytes_of(info).copy()
         self._contents[self._create(name, spec_of(info)).id] = raw
 
     def change_graph(self, change: GraphChange) -> None:
@@ -199,7 +204,8 @@ class Changes:
 
 def _patched(before: np.ndarray, patch: Patch) -> np.ndarray:
     """The bytes of an array (uint8[n]) with a patch of its words written over them."""
-    words = np.zeros(-(-before.size // 4), np.uint32)
+    with room_for("the words that are written"):
+        words = np.zeros(-(-before.size // 4), np.uint32)
     words.view(np.uint8)[: before.size] = before
     places, mask, data = patch
     words[places] = (words[places] & ~mask) | (data & mask)

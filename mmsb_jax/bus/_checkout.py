@@ -25,6 +25,7 @@ from mmsb_jax.core._leaves import Constant, LeafSpec, describe, rebuild, view_as
 from mmsb_jax.core._names import BARE_LEAF, flatten_with_names, put_together
 from mmsb_jax.core._nodes import Node, nodes_of
 from mmsb_jax.store._record import ArrayInfo
+from mmsb_jax.store._room import room_for
 from mmsb_jax.store._state import StoredState, Table
 
 
@@ -51,9 +52,10 @@ def array_of(info: ArrayInfo, raw: np.ndarray, weak: bool = False) -> Any:
     """
     spec = spec_of(info)
     is_copied_by_jax = spec.kind == "jax" or spec.kind.startswith("key:")
-    raw = raw if is_copied_by_jax else raw.copy()
     try:
-        return rebuild(spec, view_as(spec, raw), is_weak=weak)
+        with room_for(f"array {info.name!r}"):
+            raw = raw if is_copied_by_jax else raw.copy()
+            return rebuild(spec, view_as(spec, raw), is_weak=weak)
     except (TypeError, ValueError, OverflowError) as error:
         raise CorruptionError(
             f"array {info.name!r} is recorded as {spec}, which no leaf is: {error}"
@@ -249,8 +251,9 @@ def _one_like(
     sharding = sharding_of(leaf, spec)
     raw = view_as(spec, state.bytes_of(known.id))
     try:
-        raw = raw if spec.kind == "jax" else raw.copy()
-        return None, rebuild(spec, raw, sharding, is_weak(state.table, name))
+        with room_for(f"array {name!r}"):
+            raw = raw if spec.kind == "jax" else raw.copy()
+            return None, rebuild(spec, raw, sharding, is_weak(state.table, name))
     except (TypeError, ValueError, OverflowError) as error:
         place = "" if sharding is None else f" in {sharding}"
         return f"{spec}{place} cannot be made: {error}", None

@@ -18,6 +18,7 @@ from mmsb_jax.bus._tree import Reconciled, TreeShape, differences, reconcile
 from mmsb_jax.store._commit import Commit, encode_json
 from mmsb_jax.store._head import Draft
 from mmsb_jax.store._record import MAX_NOTE_BYTES
+from mmsb_jax.store._room import room_for
 
 MAX_SOURCE_BYTES = 1024
 _STEPS = range(2**63)
@@ -156,7 +157,7 @@ class TreeWriter:
     def commit(self, tree: Any, said: Annotation, allow_new: bool) -> Commit:
         """Commit ``tree`` and wait until it has landed; the queue must be empty."""
         shape, data, change = self._match(tree, allow_new)
-        with jax.transfer_guard("allow"):
+        with jax.transfer_guard("allow"), room_for("the bytes of this commit"):
             contents = _read_all(data, shape.names, change.ids)
         draft = Draft(ops=self._made.ops() + change.ops, contents=contents, values=change.values)
 
@@ -194,7 +195,8 @@ class TreeWriter:
             check_readable(array, "note")
         engine.queue.wait_for_room()
         labels = [*names, *(["note"] * len(said.note_arrays))]
-        staged = self._stager.stage([*data, *said.note_arrays], labels)
+        with room_for("the copy of this commit"):
+            staged = self._stager.stage([*data, *said.note_arrays], labels)
 
         def run(landed: Callable[[Commit], None]) -> None:
             _land_staged(engine, staged, ids, said, time_ns, shape, landed)
@@ -225,7 +227,8 @@ def _land_staged(
     landed: Callable[[Commit], None],
 ) -> None:
     """What the queue's thread does: read the copies, land them."""
-    contents = {array_id: staged.bytes_of(i) for i, array_id in enumerate(ids)}
+    with room_for("the bytes of this commit"):
+        contents = {array_id: staged.bytes_of(i) for i, array_id in enumerate(ids)}
     count = len(ids)
     numbers = [staged.value_of(count + i).reshape(()) for i in range(len(said.note_arrays))]
     draft = said.fill(Draft(contents=contents, time_ns=time_ns), numbers)

@@ -291,6 +291,7 @@ class Archive:
             index.append(record, commit.position, commit.logged_bytes)
         if chain != self.entry.chain:
             raise self._damaged("its last commit is not the one that the manifest names")
+        index.forget_extras(self.index)  # of an older writer
         if index.encode(self.entry.chain, 0) != self.index.encode(self.entry.chain, 0):
             raise self._damaged("its index does not say what its commits do")
 

@@ -233,6 +233,12 @@ class SegmentIndex:
         flags, place = self._rows.columns["flags"], version - self.first_version
         flags[place] |= _KNOWS_EXTRA | _SAYS_EXTRA * says_extra
 
+    def forget_extras(self, other: "SegmentIndex") -> None:
+        """Let the rows that do not know of an extra in ``other`` not know of one here either."""
+        unknown = np.flatnonzero(other._flags_until(self.last_version) & _KNOWS_EXTRA == 0)
+        for place in unknown.tolist():
+            self._rows.columns["flags"][place] &= ~(_KNOWS_EXTRA | _SAYS_EXTRA)
+
     def _flags_until(self, version: int) -> np.ndarray:
         rows = min(len(self), version - self.first_version + 1)
         return self._rows.column("flags")[: max(0, rows)]

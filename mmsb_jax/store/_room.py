@@ -37,7 +37,7 @@ def room_for(what: str) -> Iterator[None]:
     except MemoryError as error:
         raise DeviceMemoryError(
             f"{what}: the system gives no more memory; this machine has {_machine_bytes():,} bytes "
-            f"in all. Read a part of the state (arrays=[…]), or free some."
+            f"in all. Free some, or read a part of the state (arrays=[…])."
         ) from error
 
 

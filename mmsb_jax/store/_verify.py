@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from mmsb_jax._errors import CorruptionError, FormatError
 from mmsb_jax.store._format import BadFrameError, Kind, read_header, read_meta
 from mmsb_jax.store._guarded import check_damage, guarded
+from mmsb_jax.store._index import SegmentIndex
 from mmsb_jax.store._log import Log
 from mmsb_jax.store._segment import FOLDER, Piece, reader_of
 from mmsb_jax.store._snapshot import list_snapshots, read_snapshot, snapshot_name
@@ -159,7 +160,7 @@ def _check_frames(log: Log, report: VerifyReport) -> None:
             report.faults.append(f"{piece.segment.name}, byte {scan.offset}: {scan.fault}")
             report.faults += _further(log, piece, scan.version + 1)
         elif piece.end_offset is not None and piece.segment.index_name in names:
-            _check_index(log, piece, index.encode(scan.chain, piece.end_offset), report)
+            _check_index(log, piece, index, scan.chain, report)
 
 
 def _further(log: Log, piece: Piece, after: int) -> list[str]:
@@ -178,15 +179,20 @@ def _further(log: Log, piece: Piece, after: int) -> list[str]:
     ]
 
 
-def _check_index(log: Log, piece: Piece, expected: bytes, report: VerifyReport) -> None:
+def _check_index(
+    log: Log, piece: Piece, index: SegmentIndex, chain: bytes, report: VerifyReport
+) -> None:
     """The index beside a segment, which is passed over where it is damaged, by what it must say."""
-    name = piece.segment.index_name
+    name, first, end = piece.segment.index_name, piece.segment.first_version, piece.end_offset
+    assert end is not None
     try:
         read = reader_of(log.files, name)
         header = read_header(read, 0, 0)
         if header.kind != Kind.INDEX:
             return  # of a later version
-        if read_meta(read, 0, header) != expected or header.frame_bytes != log.files.size(name):
+        meta = read_meta(read, 0, header)
+        index.forget_extras(SegmentIndex.decode(meta, chain, first, end))  # of an older writer
+        if meta != index.encode(chain, end) or header.frame_bytes != log.files.size(name):
             raise BadFrameError("it does not say what its segment holds")
         report.checked_bytes += header.frame_bytes
     except (FileNotFoundError, FormatError):

@@ -1,5 +1,6 @@
 """Arrays by name, deltas, batches, history, forks, snapshots."""
 
+import contextlib
 import dataclasses
 from typing import Any
 
@@ -70,6 +71,20 @@ def test_create_of_what_cannot_be_is_refused(any_bus, arguments, message):
         any_bus.create(**({"nbytes": 3} | arguments))
     assert any_bus.version == 1
     assert [region.name for region in any_bus.layout.regions] == ["x", "leaf", "made"]
+
+
+@pytest.mark.parametrize("is_batch", [False, True])
+def test_what_the_machine_cannot_hold_is_refused_and_the_bus_goes_on(any_bus, is_batch):
+    any_bus.create("y", (4,))
+    huge = {"nbytes": 1 << 43}
+    with any_bus.batch() if is_batch else contextlib.nullcontext():
+        with pytest.raises(mmsb.DeviceMemoryError, match="array 'x': .* bytes are needed"):
+            any_bus.create("x", **huge)
+        with pytest.raises(mmsb.DeviceMemoryError, match="array 'y': .* bytes are needed"):
+            any_bus.resize("y", **huge)
+        any_bus.write("y", jnp.ones(4))
+    assert any_bus.read("y").tolist() == [1] * 4
+    assert [region.name for region in any_bus.layout.regions] == ["y"]
 
 
 @pytest.mark.parametrize(

@@ -164,7 +164,7 @@ BAD_LOGS: dict[str, tuple[Callable[[Path], str], int, dict[str, int]]] = {
     "with an empty manifest": (empty_manifest, FAILED, {"verify": NO, "repair": FINE}),
     "without segments": (without_segments, FAILED, {"verify": NO}),
     "with a file for segments": (segments_in_a_file, FAILED, {}),
-    "with a folder for a segment": (a_folder_for_a_segment, FAILED, {"verify": NO}),
+    "with a folder for a segment": (a_folder_for_a_segment, FAILED, {}),
     "with a folder for a manifest": (a_folder_for_the_manifest, FAILED, {"repair": FINE}),
 }
 """Of each how it is made, what is answered, and what by which commands instead."""

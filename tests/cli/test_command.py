@@ -90,7 +90,8 @@ def test_command_on_what_is_no_log_exits_3(mmsb, tmp_path, monkeypatch, path, me
     assert message in ran.err
 
 
-def test_command_on_an_unreadable_file_exits_3(mmsb, small):
+def test_command_on_an_unreadable_file_exits_3(mmsb, recorder, small):
+    recorder.close()
     manifest = Path(small, "manifest")
     manifest.unlink()
     manifest.mkdir()

@@ -166,6 +166,6 @@ def test_a_log_that_cannot_be_read_is_not_said_to_be_one_that_cannot_be_written(
     monkeypatch.setattr(DiskFiles, "read", refusing)
     ran = mmsb("repair", doubtful, tmp_path / "new")
     assert ran.code == 3
-    assert ".seg cannot be read: permission is denied" in ran.err
+    assert ".seg could not be read: permission is denied" in ran.err
     assert "nothing was written" not in ran.err
     assert not (tmp_path / "new").exists()
