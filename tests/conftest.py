@@ -5,6 +5,7 @@ beartype). The hook has to be there before the first import of the package.
 """
 
 import os
+import signal
 
 import hypothesis
 import pytest
@@ -25,6 +26,8 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", _default))
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell starts what is to run in the background with interrupts ignored, and so are children.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # beartype checks an item of a container by chance; a strategy may call what it checks.
     config.addinivalue_line(
         "filterwarnings",

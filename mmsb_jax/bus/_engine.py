@@ -25,6 +25,7 @@ from mmsb_jax.store._lock import WriterLock
 from mmsb_jax.store._log import Log
 from mmsb_jax.store._patches import patches_of
 from mmsb_jax.store._record import OpCode
+from mmsb_jax.store._room import room_for
 from mmsb_jax.store._stream import Shipped
 from mmsb_jax.store._threads import Threads
 from mmsb_jax.store._writer import Durability, LogWriter, disk_error
@@ -169,8 +170,9 @@ class Engine:
 
         Raises:
             LocationError: the disk does not answer; the next call tries again.
+            DeviceMemoryError: there is no memory for what has landed; the next call tries again.
         """
-        with self.lock:
+        with self.lock, room_for("what follows from a commit that has landed"):
             with contextlib.suppress(ClosedError):  # nothing is written any more; reading goes on
                 self.writer.settle()
             landing = self._landing

@@ -238,9 +238,9 @@ class OnDevice(Held):
 
 
 def _memory_of(shard: jax.Array, kind: str | None) -> SingleDeviceSharding:
-    """Memory of the device of a shard; its own for None."""
+    """Memory of the device of a shard; its own for None, for which JAX would take the shard's."""
     (device,) = shard.devices()
-    return SingleDeviceSharding(device, memory_kind=kind)
+    return SingleDeviceSharding(device, memory_kind=kind or device.default_memory().kind)
 
 
 def _latest(

@@ -90,7 +90,6 @@ def _giver(log: "Log", version: int) -> int:
                 index.note_extra(candidate, known)
             if known:
                 return candidate
-            version = candidate - 1
     return 0
 
 

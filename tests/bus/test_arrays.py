@@ -78,9 +78,9 @@ def test_what_the_machine_cannot_hold_is_refused_and_the_bus_goes_on(any_bus, is
     any_bus.create("y", (4,))
     huge = {"nbytes": 1 << 43}
     with any_bus.batch() if is_batch else contextlib.nullcontext():
-        with pytest.raises(mmsb.DeviceMemoryError, match="array 'x': .* bytes are needed"):
+        with pytest.raises(mmsb.DeviceMemoryError, match=r"array 'x': .* bytes are needed"):
             any_bus.create("x", **huge)
-        with pytest.raises(mmsb.DeviceMemoryError, match="array 'y': .* bytes are needed"):
+        with pytest.raises(mmsb.DeviceMemoryError, match=r"array 'y': .* bytes are needed"):
             any_bus.resize("y", **huge)
         any_bus.write("y", jnp.ones(4))
     assert any_bus.read("y").tolist() == [1] * 4

@@ -7,11 +7,13 @@ import pickle
 import signal
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
 
 import mmsb_jax as mmsb
+from mmsb_jax.bus._engine import Engine
 from mmsb_jax.store import _threads
 
 PATIENCE_S = 20.0
@@ -109,6 +111,33 @@ def test_interrupt_around_the_write_is_settled_by_what_the_disk_holds(tmp_path, 
         assert again.version == version + 1
         assert again.tree() == {"w": pytest.approx(np.full(100, 5.0))}
         assert not again.recovered
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda bus: int(bus.tree()["w"][0]),
+        lambda bus: int(bus.read("w")[0]),
+        lambda bus: int(bus.checkout()["w"][0]),
+        lambda bus: len(list(bus.log())) - 1,
+        lambda bus: bus.extra(),
+        lambda bus: bus.verify().versions - 1,
+    ],
+    ids=["tree", "read", "checkout", "log", "extra", "verify"],
+)
+def test_what_was_interrupted_twice_is_finished_by_a_read_in_another_thread(bus, monkeypatch, read):
+    settle = Engine.settle_landing
+
+    def cut_short(self):
+        if self._landing is not None:
+            raise KeyboardInterrupt
+        settle(self)
+
+    monkeypatch.setattr(Engine, "settle_landing", cut_short)
+    with interrupted_at("adopt"):
+        bus.commit(_state(1), extra=1)
+    monkeypatch.undo()
+    assert in_another_thread(lambda: read(bus)) == 1
 
 
 def test_created_arrays_are_recorded_once_where_their_commit_was_interrupted(bus):
@@ -239,6 +268,22 @@ def test_job_is_done_once_by_a_worker_or_by_who_asks():
     assert sorted(found) == list(range(500))
     assert list(threads.map(lambda x: x * 2, range(5))) == [0, 2, 4, 6, 8]
     threads.shutdown()
+
+
+def test_job_that_many_ask_for_at_once_is_done_once():
+    begun = []
+
+    def call():
+        begun.append(1)
+        time.sleep(0.1)  # the others come meanwhile
+
+    job = _threads.Job(call)
+    askers = [threading.Thread(target=ask) for ask in [job.result] * 4 + [job.work] * 4]
+    for asker in askers:
+        asker.start()
+    for asker in askers:
+        asker.join(PATIENCE_S)
+    assert begun == [1]
 
 
 def test_job_whose_call_was_interrupted_is_done_by_the_next_who_asks():
