@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from mmsb_jax._arguments import show
 from mmsb_jax._dtypes import dtype_name, parse_dtype
 from mmsb_jax._errors import InvalidDeltaError, StructureError
 from mmsb_jax._texts import encoded, to_decimal
@@ -38,7 +39,7 @@ def check_name(name: Any) -> str:
     """
     if not isinstance(name, str) or not name or name.startswith(GRAPH_PREFIX):
         raise StructureError(
-            f"name={name!r:.80}: expected a string of 1 to {MAX_NAME_BYTES} bytes that does not "
+            f"name={show(name)}: expected a string of 1 to {MAX_NAME_BYTES} bytes that does not "
             f"begin with NUL"
         )
     size = len(encoded(name, "name"))
@@ -61,7 +62,7 @@ def new_spec(name: str, shape: Sequence[int] | None, dtype: Any, nbytes: int | N
     if (shape is None) == (nbytes is None):
         raise StructureError(
             f"array {name!r} needs either shape=(…) and dtype, or nbytes=…; it got "
-            f"shape={shape!r} and nbytes={nbytes!r}"
+            f"shape={show(shape)} and nbytes={show(nbytes)}"
         )
     if nbytes is not None:
         shape, dtype = (nbytes,), "uint8"
@@ -69,12 +70,17 @@ def new_spec(name: str, shape: Sequence[int] | None, dtype: Any, nbytes: int | N
         dimensions = tuple(shape)  # pyright: ignore[reportArgumentType]
     except TypeError:
         raise StructureError(
-            f"array {name!r}: {shape!r} is not the shape of an array. Expected a tuple, as (3,)"
+            f"array {name!r}: {show(shape)} is not the shape of an array. Expected a tuple, as (3,)"
         ) from None
     try:
         spec = _checked_spec(dimensions, "float32" if dtype is None else dtype)
     except StructureError as error:
         raise StructureError(f"array {name!r}: {error}") from None
+    except TypeError:  # what cannot be hashed
+        raise StructureError(
+            f"array {name!r}: shape={show(shape)}, nbytes={show(nbytes)}, dtype={show(dtype)}. "
+            f"Expected whole numbers, and a dtype such as 'float32'."
+        ) from None
     check_room(spec.nbytes, f"array {name!r}")
     return spec
 
@@ -85,7 +91,7 @@ def _checked_spec(shape: tuple[Any, ...], dtype: Any) -> LeafSpec:
     if len(shape) > MAX_DIMENSIONS or not all(
         isinstance(n, int | np.integer) and not isinstance(n, bool) and n >= 0 for n in shape
     ):
-        raise StructureError(f"{shape} is not the shape of an array")
+        raise StructureError(f"{show(shape)} is not the shape of an array")
     dimensions = tuple(map(int, shape))
     spec = LeafSpec("jax", _dtype_name(dtype), dimensions)
     if spec.nbytes > MAX_ARRAY_BYTES:
@@ -99,9 +105,9 @@ def _dtype_name(dtype: Any) -> str:
     try:
         name = dtype if isinstance(dtype, str) else dtype_name(np.dtype(dtype))
         return dtype_name(parse_dtype(name))
-    except (TypeError, ValueError):
+    except Exception:  # NumPy asks the object itself
         raise StructureError(
-            f"{dtype!r} is not a dtype. Expected one such as 'float32', 'bfloat16' or np.int8."
+            f"{show(dtype)} is not a dtype. Expected one such as 'float32', 'bfloat16' or np.int8."
         ) from None
 
 
@@ -161,6 +167,10 @@ def patches_of(
         InvalidDeltaError: it overflowed, or reaches outside the arrays of ``layout``.
         ArrayNotFoundError: an array of ``layout`` is not there.
     """
+    if not isinstance(delta, Delta):
+        raise TypeError(f"delta={show(delta)}: expected a Delta, as mmsb_jax.diff makes")
+    if not isinstance(layout, Layout):
+        raise TypeError(f"layout={show(layout)}: expected a Layout, as bus.layout")
     leaves = (delta.page, delta.block, delta.mask, delta.data, delta.count, delta.overflow)
     with jax.transfer_guard_device_to_host("allow"):
         page, block, mask, data, count, overflow = map(np.asarray, leaves)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import jax
 import numpy as np
 
+from mmsb_jax._arguments import check_choice, check_flag, show
 from mmsb_jax._errors import InvalidDeltaError
 from mmsb_jax.bus import _checkout as checkouts
 from mmsb_jax.bus._changes import Made
@@ -100,8 +101,8 @@ class Bus(Shipping, Keeping):
 
         Cost: one comparison of the bytes, and the bytes that changed, encoded and written.
         """
-        if structure not in ("same", "new"):
-            raise ValueError(f"structure={structure!r}: expected 'same' or 'new'")
+        check_choice("structure", structure, "same", "new")
+        check_flag("wait", wait)
         said = Annotation(step, source, note, extra)
         with self._events, self._lock:
             trees = self._writing()
@@ -160,6 +161,10 @@ class Bus(Shipping, Keeping):
             InvalidDeltaError: the log overflowed, has a batch, or writes outside of the arrays.
                 Nothing was committed.
         """
+        from mmsb_jax.core._tlog import TLog
+
+        if not isinstance(log, TLog):
+            raise TypeError(f"log={show(log)}: expected a TLog")
         with self._events, self._lock:
             self._refuse_in_batch("extend")
             host = jax.device_get(log)
@@ -176,7 +181,7 @@ class Bus(Shipping, Keeping):
             said = Annotation(None, source, None, None)
             self._writing()
             self._settle()
-            place = layout or self.layout
+            place = self.layout if layout is None else layout
             patches = [self._patches_of(host[i], place) for i in range(int(host.count))]
             commits = []
             for patch in patches:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from mmsb_jax._arguments import check_text
 from mmsb_jax._errors import StructureError
 from mmsb_jax.bus._arrays import bytes_for, check_name, new_spec
 from mmsb_jax.bus._step import GraphChange
@@ -73,6 +74,7 @@ class Changes:
         Raises:
             ArrayNotFoundError: there is none.
         """
+        check_text("name", name, "the name of an array")
         table = self._state.table
         array_id = self._ids.get(name, table.ids.get(name))
         if array_id is None or array_id in self._deleted:

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from mmsb_jax._arguments import show
 from mmsb_jax._errors import ArrayNotFoundError, CorruptionError, StructureError
 from mmsb_jax._globs import matcher
 from mmsb_jax.bus._recorded import is_weak, show_pair, statics_in
@@ -33,8 +34,11 @@ def wanted_names(arrays: Sequence[str] | None) -> Callable[[str], bool] | None:
     """Which names ``arrays`` (patterns) select; None for all."""
     if arrays is None:
         return None
-    if isinstance(arrays, str):
-        raise TypeError(f"arrays={arrays!r}: expected a list of patterns, such as ['params/**']")
+    is_list = isinstance(arrays, Collection) and not isinstance(arrays, str)
+    if not is_list or not all(isinstance(pattern, str) for pattern in arrays):
+        raise TypeError(
+            f"arrays={show(arrays)}: expected a list of patterns, such as ['params/**']"
+        )
     pattern = matcher(arrays)
     return lambda name: pattern.fullmatch(name) is not None
 

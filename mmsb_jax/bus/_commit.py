@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from mmsb_jax._arguments import show
 from mmsb_jax._texts import encoded, to_decimal
 from mmsb_jax.bus._changes import Made
 from mmsb_jax.bus._engine import Engine
@@ -36,7 +37,7 @@ class Annotation:
         self.step = None if step is None else _checked_step(step)
         if not isinstance(source, str) or len(encoded(source, "source=")) > MAX_SOURCE_BYTES:
             raise ValueError(
-                f"source={source!r:.80}: expected a string of at most {MAX_SOURCE_BYTES} bytes"
+                f"source={show(source)}: expected a string of at most {MAX_SOURCE_BYTES} bytes"
             )
         self.source = source
         self.extra, self.extra_is_json = _encode_extra(extra)
@@ -103,7 +104,7 @@ def _checked_step(step: Any) -> int:
     try:
         number = operator.index(step)
     except TypeError:
-        raise TypeError(f"step={step!r}: expected an integer") from None
+        raise TypeError(f"step={show(step)}: expected an integer") from None
     if number not in _STEPS:
         raise ValueError(f"step={to_decimal(number):.40}: expected 0 to 2**63 - 1")
     return number

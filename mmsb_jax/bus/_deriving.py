@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
+from mmsb_jax._arguments import check_choice, check_flag, check_text, show
 from mmsb_jax._errors import ClosedError, StructureError
 from mmsb_jax.bus import _checkout as checkouts
 from mmsb_jax.bus._changes import Changes
@@ -407,6 +408,7 @@ class Deriving(Writing):
         Cost: one read of the whole log and one replay; with ``deep``, a digest of each array that a
         commit touched, a commit; with ``derive``, two runs of every function.
         """
+        check_flag("derive", derive)
         with self._events, self._lock:
             report = super().verify(progress, deep=deep)
             derivations = self._derivations()
@@ -516,13 +518,11 @@ def _checked_rule(
 ) -> Rule:
     name, inputs = _checked_name("name", name), _checked_inputs(inputs)
     if not callable(function) or inspect.iscoroutinefunction(function):
-        raise TypeError(f"derive({name!r}): expected a function, not async, got {function!r}")
-    if not isinstance(when, str) or when not in ("commit", "read"):
-        raise ValueError(f"when={when!r}: expected 'commit' or 'read'")
+        raise TypeError(f"derive({name!r}): expected a function, not async, got {show(function)}")
+    check_choice("when", when, "commit", "read")
     if not callable(equal) and (not isinstance(equal, str) or equal not in ("bytes", "never")):
-        raise ValueError(f"equal={equal!r}: expected 'bytes', 'never' or a function")
-    if not isinstance(pagewise, bool):
-        raise TypeError(f"pagewise={pagewise!r}: expected a bool")
+        raise ValueError(f"equal={show(equal)}: expected 'bytes', 'never' or a function")
+    check_flag("pagewise", pagewise)
     if pagewise and callable(equal):
         raise ValueError(
             "pagewise=True with a function as equal=: an array that is never whole cannot be "
@@ -535,7 +535,7 @@ def _checked_name(role: str, name: Any) -> str:
     """The name of a derived array to be."""
     if not isinstance(name, str) or fault_of_name(name) is not None:
         raise StructureError(
-            f"{role}={name!r:.80}: expected a string of 1 to {MAX_NAME_BYTES:,} bytes in UTF-8"
+            f"{role}={show(name)}: expected a string of 1 to {MAX_NAME_BYTES:,} bytes in UTF-8"
         )
     if name.startswith(GRAPH_PREFIX) or any(mark in name for mark in "*?"):
         raise StructureError(
@@ -546,8 +546,7 @@ def _checked_name(role: str, name: Any) -> str:
 
 def _known_name(role: str, name: Any) -> str:
     """What may be the name of an array that is there."""
-    if not isinstance(name, str):
-        raise TypeError(f"{role}={name!r:.80}: expected the name of an array, a string")
+    check_text(role, name, "the name of an array")
     return name
 
 
@@ -557,6 +556,6 @@ def _checked_inputs(inputs: Any) -> tuple[str, ...]:
     if not texts or not all(isinstance(text, str) and text for text in texts):
         shown = texts if is_ordered else inputs
         raise TypeError(
-            f"inputs={shown!r:.80}: expected names or patterns of arrays, in order, at least one"
+            f"inputs={show(shown)}: expected names or patterns of arrays, in order, at least one"
         )
     return texts

@@ -45,6 +45,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from mmsb_jax._arguments import show
 from mmsb_jax._errors import ClosedError
 from mmsb_jax._globs import matcher
 from mmsb_jax.store._commit import Commit
@@ -133,7 +134,7 @@ class Subscription:
         if not callable(handler) or any(
             map(inspect.iscoroutinefunction, (handler, type(handler).__call__))
         ):
-            raise TypeError(f"handler={handler!r}: expected a function of an Event, not async")
+            raise TypeError(f"handler={show(handler)}: expected a function of an Event, not async")
         self.kinds = _checked_kinds(kind)
         self.is_active = True
         self._selects = _selector(where)
@@ -164,8 +165,8 @@ class Subscription:
 
 def _checked_kinds(kind: Any) -> frozenset[str]:
     kinds = [kind] if isinstance(kind, str) or not isinstance(kind, Iterable) else list(kind)
-    if not kinds or any(name != "*" and name not in KINDS for name in kinds):
-        raise ValueError(f"kind={kind!r}: expected '*' or some of {', '.join(KINDS)}")
+    if not kinds or not all(isinstance(name, str) and name in ("*", *KINDS) for name in kinds):
+        raise ValueError(f"kind={show(kind)}: expected '*' or some of {', '.join(KINDS)}")
     return frozenset(KINDS) if "*" in kinds else frozenset(kinds)
 
 
@@ -176,7 +177,7 @@ def _selector(where: Any) -> Callable[[Event], Any] | None:
     patterns = [where] if isinstance(where, str) else where
     if not isinstance(patterns, Sequence) or not patterns or set(map(type, patterns)) != {str}:
         raise TypeError(
-            f"where={where!r}: expected patterns such as 'params/**', or a function of an Event"
+            f"where={show(where)}: expected patterns such as 'params/**', or a function of an Event"
         )
     matches = matcher(patterns).fullmatch
     return lambda event: any(map(matches, event.names))

@@ -1,5 +1,6 @@
 """What a bus keeps of its history: tags, and compaction."""
 
+from mmsb_jax._arguments import check_flag, check_text
 from mmsb_jax.bus._deriving import Deriving
 from mmsb_jax.store._compact import CompactReport, compact
 from mmsb_jax.store._tags import check_tag, no_tag
@@ -69,13 +70,14 @@ class Keeping(Deriving):
         >>> bus.tags()
         {}
         """
+        check_text("name", name, "a tag")
         with self._events, self._lock:
             engine = self._engine()
             self._refuse_in_batch("untag")
             self._settle()
             tags = self._log.tags()
             if name not in tags:
-                raise no_tag(str(name), tags)
+                raise no_tag(name, tags)
             engine.writer.append_tags({name: None})
 
     def tags(self) -> dict[str, int]:
@@ -130,6 +132,7 @@ class Keeping(Deriving):
         ...
         mmsb_jax._errors.VersionError: the data of version 50 were dropped when the log was ...
         """
+        check_flag("dry_run", dry_run)
         with self._events, self._lock:
             engine = self._engine()
             self._refuse_in_batch("compact")

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+from mmsb_jax._arguments import check_choice, check_flag
 from mmsb_jax._errors import ClosedError, LocationError
 from mmsb_jax.bus._bus import Bus
 from mmsb_jax.bus._engine import Engine
@@ -60,8 +61,9 @@ def open(
     >>> bus.commit({"w": 1.0}).version
     1
     """
-    if mode not in ("a", "r"):
-        raise ValueError(f"mode={mode!r}: expected 'a' (write) or 'r' (read)")
+    check_choice("mode", mode, "a", "r")
+    check_flag("snapshots", snapshots)
+    check_flag("salvage", salvage)
     if salvage and mode != "r":
         raise ValueError("salvage=True needs mode='r': a damaged log is not written to")
     check_durability(durability)

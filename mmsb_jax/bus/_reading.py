@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from mmsb_jax._arguments import check_choice, check_flag, check_function, check_text, show
 from mmsb_jax._errors import ClosedError, VersionError
 from mmsb_jax.bus import _checkout as checkouts
 from mmsb_jax.bus._engine import Engine
@@ -143,8 +144,7 @@ class Reading:
 
         Cost: the nearest snapshot and the log behind it, of the arrays selected.
         """
-        if missing not in ("error", "keep"):
-            raise ValueError(f"missing={missing!r}: expected 'error' or 'keep'")
+        check_choice("missing", missing, "error", "keep")
         wanted = checkouts.wanted_names(arrays)
         with self._lock:
             self._settle()
@@ -242,11 +242,15 @@ class Reading:
             start_ns, end_ns: times; the first included, the second not.
 
         Raises:
-            VersionError: a negative version.
+            VersionError: a negative version or time.
         """
-        for name, value in (("since", since), ("until", until)):
+        numbers = {"since": since, "until": until, "start_ns": start_ns, "end_ns": end_ns}
+        for name, value in numbers.items():
             if value is not None:
                 check_number(name, value)
+        for name, value in (("array", array), ("source", source)):
+            if value is not None:
+                check_text(name, value, "a name")
         with self._lock:
             self._settle()
             versions = list(self._log.select(array, source, since, until, start_ns, end_ns))
@@ -285,6 +289,7 @@ class Reading:
         Raises:
             ArrayNotFoundError: no array has, or had, that name.
         """
+        check_text("array", array, "the name of an array")
         with self._lock:
             self._settle()
             history = History(self._log, array)
@@ -305,6 +310,8 @@ class Reading:
         self, progress: Callable[[int, int], None] | None = None, *, deep: bool = False
     ) -> VerifyReport:
         """As `Deriving.verify`, without what is derived."""
+        check_function("progress", progress)
+        check_flag("deep", deep)
         with self._lock:
             self._settle()
             return verify(self._log, progress, self._threads, deep)
@@ -343,6 +350,8 @@ def check_number(name: str, value: Any) -> None:
     except TypeError:
         number = None
     if number is None or isinstance(value, bool):
-        raise TypeError(f"{name}={value!r}: expected an integer")
+        raise TypeError(f"{name}={show(value)}: expected an integer")
     if number < 0:
-        raise VersionError(f"{name}={value} is negative; versions, steps and times count from 0")
+        raise VersionError(
+            f"{name}={show(value)} is negative; versions, steps and times count from 0"
+        )

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmsb_jax._arguments import show
 from mmsb_jax._errors import (
     CorruptionError,
     DivergenceError,
@@ -83,8 +84,12 @@ class Replica:
             weakref.finalize(self, self._log.files.close)
         elif isinstance(source, bytes | bytearray | memoryview):
             self._frames = iter([source])
-        elif source is not None:
+        elif isinstance(source, Iterator):
             self._frames = source
+        elif source is not None:
+            raise TypeError(
+                f"source={show(source)}: expected a path, what export made, or an iterator of that"
+            )
 
     @property
     def version(self) -> int:

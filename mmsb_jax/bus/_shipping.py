@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import overload
 
+from mmsb_jax._arguments import path_text, show
 from mmsb_jax._errors import DivergenceError, LocationError
 from mmsb_jax.bus._deriving import Deriving
 from mmsb_jax.bus._follow import Following
@@ -70,14 +71,15 @@ class Shipping(Deriving, Following):
         """
         if since is not None:
             check_number("since", since)
+        place = None if path is None else Path(path_text("path", path))
+        if place is not None and not place.name:
+            raise LocationError(f"path={show(path)} is a directory. Give the path of a file.")
         until = self._durable_now()
         if since is None:
             buffers = write_joining_stream(self._log, until, time.time_ns())
         else:
             buffers = write_stream(self._log, since, until)
-        if path is None:
-            return b"".join(buffers)
-        return write_file(Path(path), buffers)
+        return b"".join(buffers) if place is None else write_file(place, buffers)
 
     def _durable_now(self) -> int:
         """The newest durable version; where this bus writes, that is the newest."""

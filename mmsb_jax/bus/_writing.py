@@ -163,7 +163,7 @@ class Writing(Reading):
         with self._events, self._lock:
             self._engine()
             self._settle()
-            patches = self._patches_of(delta, layout or self.layout)
+            patches = self._patches_of(delta, self.layout if layout is None else layout)
             return self._change(lambda changes: changes.patch(patches), said)
 
     def batch(

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from mmsb_jax._arguments import show
 from mmsb_jax._errors import ArrayNotFoundError, StructureError
 from mmsb_jax.core import _packing
 from mmsb_jax.core._delta import LINE_WORDS
@@ -193,12 +194,12 @@ class Layout:
             raise array_not_found(name, list(self._by_name)) from None
 
 
-def check_page_bytes(page_bytes: int) -> None:
+def check_page_bytes(page_bytes: Any) -> None:
     """Refuse a page that is not whole lines."""
     line_bytes = LINE_WORDS * WORD_BYTES
     if not isinstance(page_bytes, int) or page_bytes <= 0 or page_bytes % line_bytes:
         raise ValueError(
-            f"page_bytes={page_bytes!r}: expected a positive multiple of {line_bytes} bytes"
+            f"page_bytes={show(page_bytes)}: expected a positive multiple of {line_bytes} bytes"
         )
 
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
+from mmsb_jax._arguments import show
 from mmsb_jax._dtypes import dtype_name, parse_dtype
 from mmsb_jax._errors import StructureError
 
@@ -71,7 +72,7 @@ class Constant:
     value: str | int | None
 
     def __str__(self) -> str:
-        return "None" if self.kind == "none" else f"{self.kind} {self.value!r}"
+        return "None" if self.kind == "none" else f"{self.kind} {show(self.value)}"
 
 
 def describe(leaf: Any, name: str) -> LeafSpec | Constant:

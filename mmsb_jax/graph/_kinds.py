@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from typing import Any
 
+from mmsb_jax._arguments import show
+
 KINDS: tuple[str, ...] = ("data", "control", "device_sync", "compiler")
 """What an edge may be, in the order in which several of them between two nodes are listed."""
 
@@ -24,7 +26,7 @@ def mask_of(kind: Any) -> int:
     # What cannot be hashed is no kind either.
     mask = _MASKS.get(kind) if isinstance(kind, str) else None
     if mask is None:
-        raise ValueError(f"kind={kind!r}: expected one of {', '.join(map(repr, KINDS))}")
+        raise ValueError(f"kind={show(kind)}: expected one of {', '.join(map(repr, KINDS))}")
     return mask
 
 

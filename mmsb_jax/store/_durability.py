@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from queue import SimpleQueue
 
+from mmsb_jax._arguments import show
 from mmsb_jax._errors import ClosedError, LocationError
 from mmsb_jax.store._threads import start_thread
 
@@ -16,13 +17,13 @@ Durability = str | tuple[str, float]
 
 def check_durability(durability: Durability) -> None:
     """Refuse what is not a durability."""
-    match durability:
+    match durability if isinstance(durability, str | tuple) else None:
         case "os" | "fsync":
             return
         case ("group", float() | int() as interval_ms) if interval_ms > 0:
             return
     raise ValueError(
-        f"durability={durability!r}: expected 'os', 'fsync' or ('group', milliseconds)"
+        f"durability={show(durability)}: expected 'os', 'fsync' or ('group', milliseconds)"
     )
 
 

@@ -8,6 +8,7 @@ from concurrent.futures import Executor
 
 import numpy as np
 
+from mmsb_jax._arguments import show
 from mmsb_jax._errors import CorruptionError, VersionError
 from mmsb_jax.store._archive import Archive
 from mmsb_jax.store._decode import read_blob
@@ -178,10 +179,10 @@ class Log(OpenedLog):
     def no_version(self, version: int) -> VersionError:
         """The error for a version that is not there, with the nearest that is."""
         if not self.version:
-            return VersionError(f"version {version} does not exist: the log is empty")
+            return VersionError(f"version {show(version)} does not exist: the log is empty")
         nearest = min(max(version, self.first_version), self.version)
         return VersionError(
-            f"version {version} does not exist. The log has versions {self.first_version} to "
+            f"version {show(version)} does not exist. The log has versions {self.first_version} to "
             f"{self.version}; the nearest is {nearest}."
         )
 

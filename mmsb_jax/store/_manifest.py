@@ -5,6 +5,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from mmsb_jax._arguments import show
 from mmsb_jax._errors import CorruptionError, LocationError, StructureError
 from mmsb_jax.store._files import Buffer, Files
 from mmsb_jax.store._format import (
@@ -176,9 +177,9 @@ class Manifest:
             meta = self._encode()
             is_read_back = self._decode_meta(meta, self.compaction is not None) == self
         except (BadFrameError, struct.error) as error:
-            raise StructureError(f"{self!r:.400} cannot be recorded: {error}") from error
+            raise StructureError(f"{show(self, 400)} cannot be recorded: {error}") from error
         if not is_read_back:
-            raise StructureError(f"{self!r:.400} cannot be recorded: it reads back as another")
+            raise StructureError(f"{show(self, 400)} cannot be recorded: it reads back as another")
         kind = Kind.MANIFEST if self.compaction is None else Kind.COMPACTED
         return build_frame(kind, 0, 0, meta)[1]
 

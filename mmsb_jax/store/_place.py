@@ -6,6 +6,7 @@ import re
 import stat
 from pathlib import Path
 
+from mmsb_jax._arguments import path_text
 from mmsb_jax._errors import LocationError
 from mmsb_jax.store._files import sync_folder
 from mmsb_jax.store._unreadable import unreadable
@@ -42,15 +43,10 @@ def check_local(path: AnyPath) -> Path:
     """``path`` as an absolute path on a local file system.
 
     Raises:
-        TypeError: bytes, which in other places are a stream of commits.
+        TypeError: no path; bytes, which in other places are a stream of commits.
         LocationError: a URL, or a network file system; refused by name until they work.
     """
-    text = os.fspath(path)
-    if not isinstance(text, str):
-        raise TypeError(f"{text!r:.80}: expected a path as a string or a Path. Use os.fsdecode.")
-    if not text or "\0" in text:
-        fault = "holds a zero character, which no path can" if text else "is no path"
-        raise LocationError(f"{text!r} {fault}. Give the path of a directory.")
+    text = path_text("path", path)
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text):
         raise LocationError(
             f"{text} is a URL. A log lies in a directory of a local file system: give its path."

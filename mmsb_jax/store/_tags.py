@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 
+from mmsb_jax._arguments import show
 from mmsb_jax._errors import StructureError, VersionError
 from mmsb_jax.store._format import BadFrameError
 from mmsb_jax.store._json import parse_json
@@ -22,7 +23,7 @@ def check_tag(name: object) -> str:
             be printed.
     """
     if not isinstance(name, str):
-        raise TypeError(f"tag={name!r}: expected a string")
+        raise TypeError(f"tag={show(name)}: expected a string")
     size = len(name.encode(errors="surrogatepass"))
     if not 0 < size <= MAX_TAG_BYTES or not name.isprintable() or name.isdecimal():
         raise ValueError(

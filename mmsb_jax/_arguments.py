@@ -1,0 +1,74 @@
+"""Arguments: what a caller passed, checked where it comes in and shown in messages."""
+
+import os
+from typing import Any
+
+import numpy as np
+
+from mmsb_jax._errors import LocationError
+
+
+def show(value: object, most: int = 80) -> str:
+    """``value`` in a message: what it says of itself, cut; its type where it can say nothing."""
+    try:
+        text = repr(value)
+    except Exception:  # its own fault; an integer has more digits than Python shows
+        text = f"<{type(value).__qualname__}>"
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
+def check_choice(name: str, value: Any, *choices: str) -> None:
+    """Refuse what is none of ``choices``.
+
+    Raises:
+        ValueError: with all of them.
+    """
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name}={show(value)}: expected {' or '.join(map(repr, choices))}")
+
+
+def check_flag(name: str, value: Any) -> None:
+    """Refuse what is neither True nor False.
+
+    Raises:
+        TypeError: it is something else, though it may have a truth value.
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name}={show(value)}: expected True or False")
+
+
+def check_text(name: str, value: Any, what: str) -> None:
+    """Refuse what is no string; it is to be ``what``.
+
+    Raises:
+        TypeError: with that.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"{name}={show(value)}: expected {what}, a string")
+
+
+def check_function(name: str, value: Any) -> None:
+    """Refuse what cannot be called; None is no function, and fine.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if value is not None and not callable(value):
+        raise TypeError(f"{name}={show(value)}: expected a function, or None")
+
+
+def path_text(name: str, value: Any) -> str:
+    """A path as text.
+
+    Raises:
+        TypeError: neither a string nor a path; bytes, which in other places are a stream.
+        LocationError: a text that no path can be.
+    """
+    if not isinstance(value, str | os.PathLike) or not isinstance(text := os.fspath(value), str):
+        raise TypeError(
+            f"{name}={show(value)}: expected a path, a string or a Path. Use os.fsdecode for bytes."
+        )
+    if not text or "\0" in text:
+        fault = "holds a zero character, which no path can" if text else "is no path"
+        raise LocationError(f"{name}={show(text)} {fault}. Give the path of a file or directory.")
+    return text
