@@ -39,6 +39,7 @@ class _Landing:
         said: what its caller says of it.
         landed: called with the commit, once; sets what its caller knows.
         audience: who listened when it began.
+        before: the version that it begins at.
         begun_ns: when that was.
         thread: which thread is at it.
         step: what it does to derived arrays; None for nothing.
@@ -50,6 +51,7 @@ class _Landing:
     said: Draft
     landed: Callable[[Commit], object]
     audience: tuple[Any, ...]
+    before: int
     begun_ns: int
     thread: int
     step: Step | None = None
@@ -178,8 +180,10 @@ class Engine:
             landing = self._landing
             if landing is None:
                 return
-            landing.result = self.head.settle() or landing.result
-            if landing.result is not None:
+            self.head.settle()
+            landed = self.head.landed
+            if landed is not None and landed.version > landing.before:
+                landing.result = landed
                 self._finish(landing)
             else:
                 self.derivations.revert()
@@ -239,9 +243,9 @@ class Engine:
         with self.lock:
             self.settle_landing()
             self._look_if_due()
-            events, me = self.events, threading.get_ident()
+            events, me, before = self.events, threading.get_ident(), self.head.state.table.version
             audience = () if events is None or not is_told else events.audience
-            landing = _Landing(said, landed, audience, time.perf_counter_ns(), me)
+            landing = _Landing(said, landed, audience, before, time.perf_counter_ns(), me)
             landing.is_counted = not is_told
             self._landing = landing
             self._deriving = me

@@ -248,6 +248,10 @@ class Head:
         writer: the log's writer.
         page_bytes: bytes of a page.
         executor: makes the threads for large commits when they are first needed.
+
+    Attributes:
+        landed: what became of the newest commit made here; kept, since an interrupt may lose what
+            was returned.
     """
 
     def __init__(
@@ -266,25 +270,25 @@ class Head:
         self._sparse_bytes = 0
         self._total_bytes = 0
         self._state_bytes = state.nbytes
+        self.landed: Landed | None = None
         self._landing: Landing | Joining | None = None
         self._recount()
 
-    def settle(self) -> Landed | None:
+    def settle(self) -> None:
         """Finish a landing that was cut short, if the log has the commit; else forget it.
 
         Nothing is half done after it. The writer must be settled (`LogWriter.settle`).
         """
-        landing, landed = self._landing, None
+        landing = self._landing
         if landing is not None:
             if self.writer.log.version >= landing.version:
-                landed = landing.adopt(self)
+                self.landed = landing.adopt(self)
             self._landing = None
-        return landed
 
     def _landed(self) -> Landed:
-        landed = self.settle()
-        assert landed is not None
-        return landed
+        self.settle()
+        assert self.landed is not None
+        return self.landed
 
     def join(self, state: StoredState, append: Callable[[], object]) -> Landed:
         """Begin an empty log with ``state``, which ``append`` writes."""

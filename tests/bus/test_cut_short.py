@@ -74,7 +74,7 @@ def in_another_thread(call):
 
 # ------------------------------------------------------------------------------- interrupts
 
-AFTER = ["adopt", "put", "apply_head", "_count", "_announce", "_commit_of", "landed"]
+AFTER = ["adopt", "put", "apply_head", "_count", "_landed", "_announce", "_commit_of", "landed"]
 BEFORE = ["prepare", "compare", "encode", "_write", "build_frame"]
 
 
@@ -140,9 +140,11 @@ def test_what_was_interrupted_twice_is_finished_by_a_read_in_another_thread(bus,
     assert in_another_thread(lambda: read(bus)) == 1
 
 
-def test_created_arrays_are_recorded_once_where_their_commit_was_interrupted(bus):
+@pytest.mark.parametrize("event", ["call", "return"])
+@pytest.mark.parametrize("where", ["_landed", "_announce"])
+def test_created_arrays_are_recorded_once_where_their_commit_was_interrupted(bus, where, event):
     bus.create("x", (2,))
-    with interrupted_at("_announce"):
+    with interrupted_at(where, event):
         bus.write("x", np.ones(2, np.float32))
     bus.create("y", (2,))
     bus.write("y", np.ones(2, np.float32))

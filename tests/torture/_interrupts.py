@@ -27,7 +27,9 @@ class Interrupted(Session):
     """Calls end by a `KeyboardInterrupt`."""
 
     def wrong_with(self, error: BaseException) -> str | None:
-        return None if isinstance(error, KeyboardInterrupt) else f"came out as {error!r:.200}"
+        # JAX makes an error of its own of one that comes while it compares what it has compiled.
+        is_told = isinstance(error, KeyboardInterrupt) or "KeyboardInterrupt" in str(error)
+        return None if is_told else f"came out as {error!r:.200}"
 
 
 class Timed(Interrupted):
