@@ -236,7 +236,7 @@ def end_in_every_way(folder: Path, durabilities: Sequence[str]) -> None:
             assert max(acknowledged, default=1) <= newest <= submitted + 1, name
             if name not in SUDDEN:
                 assert newest >= submitted, f"{name}: {newest} of {submitted}"
-            for version in range(1, newest + 1):
+            for version in {*range(1, newest + 1, 10), *range(max(1, newest - 10), newest + 1)}:
                 found = bus.checkout(version=version)
                 assert found["w"].tobytes() == tree_of(version)["w"].tobytes(), name
             assert bus.verify(), name

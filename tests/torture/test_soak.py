@@ -1,6 +1,7 @@
 """Entry 14: a long life. Memory stays flat, and so does what a commit takes."""
 
 import gc
+import json
 import os
 import time
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 import mmsb_jax as mmsb
+from tests.bus._script import run_script
 from tests.torture._scale import scaled
 
 BLOCKS = 20
@@ -54,7 +56,13 @@ def live(path: Path, commits: int) -> tuple[list[int], list[float]]:
 
 def test_commits_without_end_leave_the_memory_flat(tmp_path):
     """A short life: no more than what the index of the newest segment takes."""
-    memory, _ = live(tmp_path / "run.mmsb", 3_000)
+    code = """
+    import json, sys
+    from pathlib import Path
+    from tests.torture.test_soak import live
+    print(json.dumps(live(Path(sys.argv[1]), 3_000)[0]))
+    """
+    memory = json.loads(run_script(code, tmp_path / "run.mmsb").splitlines()[-1])
     assert memory[-1] - memory[4] < 20e6
 
 

@@ -44,7 +44,7 @@ def torture(shim: str, bus: str, count: int, names: Sequence[str] = NAMES) -> No
 
 @pytest.mark.parametrize("names", [NAMES[::2], NAMES[1::2]], ids=["even", "odd"])
 def test_call_that_fails_beneath_python_leaves_what_was_acknowledged(shim, names):
-    torture(shim, "fsync", 12, names)
+    torture(shim, "fsync", 6, names)
 
 
 @pytest.mark.long
