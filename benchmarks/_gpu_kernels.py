@@ -213,7 +213,7 @@ def interpreter() -> Any:
 
 def _load(ref: Any, layout: Any) -> Array:
     # Tiles are smaller than the vectorised form of a load asks for.
-    return plgpu.load(ref, layout=layout, optimized=False)
+    return plgpu.load(ref, layout=layout, optimized=False)  # pyright: ignore[reportCallIssue]
 
 
 def _out(size: int) -> jax.ShapeDtypeStruct:

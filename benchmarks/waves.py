@@ -25,7 +25,7 @@ from mmsb_jax.graph._body import Slot
 from mmsb_jax.graph._flow import Flow
 from mmsb_jax.graph._graph import PageGraph
 from mmsb_jax.graph._machine import Machine
-from mmsb_jax.graph._node import Node, Rule, Tracer, bind
+from mmsb_jax.graph._node import Arguments, Node, Rule, Tracer, bind
 from mmsb_jax.graph._wave import Due, Waves
 
 _ELEMENTS = 256  # 1 KB of float32
@@ -90,9 +90,7 @@ class _Alone:
                 tracer,
                 Rule(name, reads, function, name),
                 serial,
-                tuple(map(Slot, range(len(reads)))),
-                reads,
-                [spec] * len(reads),
+                Arguments(tuple(map(Slot, range(len(reads)))), [*reads], [spec] * len(reads)),
             )
             for serial, (name, reads, function) in enumerate(graph)
         ]
