@@ -221,6 +221,7 @@ class Events:
         self.failures: deque[tuple[Event, str]] = deque(maxlen=_FAILURES_KEPT)
         self._bus_lock = threading.Condition(bus_lock)
         self._at_work: int | None = None  # the thread that calls handlers
+        self._handling = 0  # the version that it calls them about
         self._lock = threading.RLock()  # taken by itself: Ctrl-C can leak a condition's `with`
         self._changed = threading.Condition(self._lock)
         self._calls: deque[tuple[Subscription, Event]] = deque()
@@ -319,16 +320,24 @@ class Events:
 
     def drain(self) -> None:
         """Return once all that was posted has been handled; inside a handler at once."""
-        if self._is_here() or is_held(self._bus_lock):
+        if self._is_here() or is_held(self._bus_lock) or os.getpid() != self._pid:
             return
-        self._here.owed = newest = self._newest
-        self.deliver()
-        with self._lock:
-            while self._has_call(newest) and self._at_work is not None:
-                self._changed.wait(_LINGER_S)
-        if self._has_call(newest):
+        newest = self._newest
+        while self._is_due(newest):
             self._here.owed = newest
             self.deliver()
+            with self._lock:
+                while self._is_elsewhere and self._is_due(newest):
+                    self._changed.wait(_LINGER_S)
+
+    def _is_due(self, version: int) -> bool:
+        """Whether a handler is to be called about ``version`` or one before, or is in such a call."""
+        return (self._is_elsewhere and self._handling <= version) or self._has_call(version)
+
+    @property
+    def _is_elsewhere(self) -> bool:
+        """Whether another thread calls handlers now."""
+        return self._at_work not in (None, threading.get_ident())
 
     def close(self) -> None:
         """Take no more events, let go of the subscriptions, and drain."""
@@ -370,6 +379,7 @@ class Events:
         until = 0
         # A handler may commit; then this thread owes more.
         while self._has_call(until := max(until, self._here.owed)):
+            self._handling = self._calls[0][1].version
             subscription, event = self._calls.popleft()
             try:
                 subscription.handle(event)
