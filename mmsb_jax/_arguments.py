@@ -66,7 +66,8 @@ def path_text(name: str, value: Any) -> str:
     """
     if not isinstance(value, str | os.PathLike) or not isinstance(text := os.fspath(value), str):
         raise TypeError(
-            f"{name}={show(value)}: expected a path as a string or a Path. Use os.fsdecode for bytes."
+            f"{name}={show(value)}: expected a path as a string or a Path. "
+            f"Use os.fsdecode for bytes."
         )
     if not text or "\0" in text:
         fault = "holds a zero character, which no path can" if text else "is no path"

@@ -331,7 +331,7 @@ class Events:
                     self._changed.wait(_LINGER_S)
 
     def _is_due(self, version: int) -> bool:
-        """Whether a handler is to be called about ``version`` or one before, or is in such a call."""
+        """Whether a handler is called about ``version``, or one before, or is to be."""
         return (self._is_elsewhere and self._handling <= version) or self._has_call(version)
 
     @property
