@@ -136,8 +136,9 @@ def build_like(
     wanted: Callable[[str], bool] | None,
     arrays: Sequence[str] | None,
     missing: str,
+    advice: str = "",
 ) -> Any:
-    """A tree with the classes, functions and shardings of ``like``.
+    """A tree with the classes, functions and shardings of ``like``; errors end with ``advice``.
 
     Raises:
         StructureError: its paths, shapes or dtypes are not those recorded; all are named.
@@ -168,8 +169,7 @@ def build_like(
         listed = "\n".join(f"  {fault}" for fault in sorted(faults))
         raise StructureError(
             f"`like` differs from version {state.table.version} at {len(faults)} paths:\n{listed}\n"
-            f"Give a tree of that structure; arrays=[…] selects a part, missing='keep' takes paths "
-            f"that are not recorded from `like`."
+            f"Give a tree of that structure{advice}."
         )
     if kept:
         warnings.warn(

@@ -104,7 +104,9 @@ def _checked_step(step: Any) -> int:
     try:
         number = operator.index(step)
     except TypeError:
-        raise TypeError(f"step={show(step)}: expected an integer") from None
+        number = None
+    if number is None or isinstance(step, bool):
+        raise TypeError(f"step={show(step)}: expected an integer")
     if number not in _STEPS:
         raise ValueError(f"step={to_decimal(number):.40}: expected 0 to 2**63 - 1")
     return number

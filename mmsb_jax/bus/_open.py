@@ -69,6 +69,8 @@ def open(
     check_durability(durability)
     if page_bytes is not None:
         check_page_bytes(page_bytes)
+    if path is None and mode == "r":
+        raise ValueError("mode='r' reads the log of another bus: give the path of its directory")
     if path is None:
         files = MemoryFiles()
         create_log(files, page_bytes or DEFAULT_PAGE_BYTES)

@@ -152,7 +152,7 @@ class Reading:
             state = self._log.state(chosen, wanted, executor=self._threads)
             checkouts.check_selection(state, arrays)
             if like is not None:
-                return checkouts.build_like(state, like, wanted, arrays, missing)
+                return checkouts.build_like(state, like, wanted, arrays, missing, _PARTS)
             return self._build(state, wanted, arrays)
 
     def _build(
@@ -341,6 +341,9 @@ class Reading:
         if engine is not None:
             return engine.head.state
         return self._log.state(self._log.version, executor=self._threads)
+
+
+_PARTS = "; arrays=[…] selects a part, missing='keep' takes from `like` what is not recorded"
 
 
 def check_number(name: str, value: Any) -> None:

@@ -296,7 +296,7 @@ class Step:
         check_results(rule, node.outputs)
         if old is not None and old.specs == node.specs and old.rule is rule:
             _check_same_results(old, node)
-        changed = self._make_arrays(node, old)
+        changed = self._make_arrays(node, old, is_asked)
         self._flow.add(node)
         name, text = rule_entry(rule, serial, node.outputs, node.fingerprint)
         if self._table.graph.get(name) != text:
@@ -332,12 +332,12 @@ class Step:
             else:
                 self._soiled.add(name)
 
-    def _make_arrays(self, node: Node, old: Node | None) -> list[str]:
+    def _make_arrays(self, node: Node, old: Node | None, is_asked: bool) -> list[str]:
         """Make the arrays of a node; returns those that are new or have another shape or dtype."""
         assert node.recipe is not None
         changed = []
         before = set(old.outputs) if old is not None else set()
-        if old is None and node.rule.is_copy:
+        if node.rule.is_copy and (old is None or is_asked):
             before |= self._taken_over(node)
         for name in sorted(before - set(node.outputs)):
             readers = [r.name for r in self._flow.readers(name) if r.name != node.name]

@@ -158,8 +158,9 @@ class _DiskAppendFile:
         return self._os.fstat(self._descriptor).st_nlink > 0
 
     def __del__(self) -> None:
-        with contextlib.suppress(OSError):  # of an opening that an interrupt cut short
-            self.close()
+        if contextlib is not None:  # at Python's end the modules go first
+            with contextlib.suppress(OSError):  # of an opening that an interrupt cut short
+                self.close()
 
     def close(self) -> None:
         descriptor, self._descriptor = self._descriptor, -1

@@ -33,12 +33,15 @@ def extra_in_force(log: "Log", version: int) -> InForce:
     """The ``extra`` in force at a version that the log has.
 
     Raises:
-        VersionError: its data were dropped, and no snapshot carries it.
+        VersionError: the log begins behind that version; the data of the commit that gave it were
+            dropped, and no snapshot carries it.
         CorruptionError: it does not read back.
 
     Cost: a look at the indexes, whatever lies between; for a log whose indexes do not tell, once, a
     look at its commits.
     """
+    if 0 < version < log.first_version:
+        raise log.no_version(version)
     giver = log.steadily(lambda: _giver(log, version))
     if giver >= log.kept_since or giver in log.kept:
         blob, flags = log.extra(giver)

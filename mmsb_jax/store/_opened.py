@@ -168,12 +168,15 @@ class OpenedLog:
             return False
 
     def reload(self) -> bool:
-        """Open the log anew where a compaction has changed it; whether one has."""
+        """Open the log anew where a compaction has changed it; whether one has.
+
+        Raises:
+            DivergenceError: what is at the path by now is no later state of this log.
+        """
         with self._looking:
             if self.is_written_here or Manifest.read(self.files, self.place) == self.manifest:
                 return False
-            self.files.close()  # what is gone takes its space as long as it is open
-            self.open_anew()
+            self._go_on_from_here()
             return True
 
     def open_anew(self) -> None:
@@ -259,20 +262,24 @@ class OpenedLog:
             now = self._look_at_place()
             if now.is_same(self._stands) and now.segment_bytes >= self._least_bytes():
                 return
-            self.files.close()  # what is open are the files that were there before
-            manifest = Manifest.read(self.files, self.place)
-            if manifest.ids.own != self.manifest.ids.own:
-                raise self._diverged("another log was put in its place")
-            version, chain = self.scan.version, self.scan.chain
-            fresh = self._opened_again()
-            if fresh.version < version:
-                raise self._diverged(
-                    f"it ends at version {fresh.version} now, and had {version}: it lost its end, "
-                    f"or a copy was put back"
-                )
-            if fresh.chain_at(version) != chain:
-                raise self._diverged(f"it went another way at version {version} or before")
-            self._take_over(fresh)
+            self._go_on_from_here()
+
+    def _go_on_from_here(self) -> None:
+        """Open what is at the path by now, and take it over where it goes on from this."""
+        self.files.close()  # what is open are the files that were there before
+        manifest = Manifest.read(self.files, self.place)
+        if manifest.ids.own != self.manifest.ids.own:
+            raise self._diverged("another log was put in its place")
+        version, chain = self.scan.version, self.scan.chain
+        fresh = self._opened_again()
+        if fresh.version < version:
+            raise self._diverged(
+                f"it ends at version {fresh.version} now, and had {version}: it lost its end, "
+                f"or a copy was put back"
+            )
+        if fresh.chain_at(version) != chain:
+            raise self._diverged(f"it went another way at version {version} or before")
+        self._take_over(fresh)
 
     def check_place_written(self) -> None:
         """See that what is at the path is the log that is written here.

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmsb_jax._arguments import path_text
+from mmsb_jax._arguments import path_text, show
 from mmsb_jax._errors import CorruptionError, LocationError, StructureError, VersionError
 from mmsb_jax.store._files import Buffer, MemoryFiles, sync_folder
 from mmsb_jax.store._format import (
@@ -446,6 +446,10 @@ def open_stream(source: Buffer | str | os.PathLike[str]) -> Iterator[Stream]:
         view = memoryview(source).cast("B")
         yield Stream(lambda offset, size: bytes(view[offset : offset + size]), "the stream")
         return
+    if not isinstance(source, str | os.PathLike):
+        raise TypeError(
+            f"source={show(source)}: expected what export made, bytes, or the path of a file of it"
+        )
     place = path_text("source", source)
     try:
         # O_NONBLOCK: a pipe in its place would let its reader wait for ever.

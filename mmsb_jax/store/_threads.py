@@ -15,6 +15,8 @@ from concurrent.futures import Executor, Future
 from queue import SimpleQueue
 from typing import Any
 
+from mmsb_jax._errors import ClosedError
+
 
 def start_thread(run: Callable[[], object], name: str) -> bool:
     """Begin a daemon thread, and wait for nothing; False where there can be no more.
@@ -178,6 +180,7 @@ class Outcome(Future[Any]):
         self._end = threading.Lock()
         self._end.acquire()
         self._is_done = False
+        self._pid = os.getpid()
 
     def done(self) -> bool:
         return self._is_done
@@ -196,8 +199,17 @@ class Outcome(Future[Any]):
                 super().set_exception(error)
 
     def wait(self, timeout: float | None = None, until: Callable[[], bool] = bool) -> bool:
-        """Wait until it is done, or ``until`` says so; whether it is done."""
+        """Wait until it is done, or ``until`` says so; whether it is done.
+
+        Raises:
+            ClosedError: in a forked child, where nobody is at it.
+        """
         while not (self._is_done or until()):
+            if os.getpid() != self._pid:
+                raise ClosedError(
+                    f"this commit is one of process {self._pid}, which forked this one. Ask for it "
+                    f"there."
+                )
             left = self._POLL_S if timeout is None else min(timeout, self._POLL_S)
             if self._end.acquire(timeout=max(left, 0)):
                 self._end.release()  # an interrupt before this keeps it: others look every 50 ms

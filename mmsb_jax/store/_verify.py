@@ -320,8 +320,9 @@ def _check_newer(log: Log, report: VerifyReport) -> None:
     unknown = [version for version in list_snapshots(log.files) if version > log.version]
     if unknown:
         log.refresh()  # a writer may have gone on meanwhile
+    fault = f"the log ends at version {log.version}, before it"
+    if log.recovered:
+        fault += "; `mmsb repair` makes a new log of it and of what is whole behind it"
     report.faults += [
-        f"{snapshot_name(version)}: the log ends at version {log.version}, before it"
-        for version in unknown
-        if version > log.version
+        f"{snapshot_name(version)}: {fault}" for version in unknown if version > log.version
     ]

@@ -430,16 +430,16 @@ class LogWriter:
         except (DivergenceError, FileNotFoundError, LocationError) as error:
             if isinstance(error, LocationError) and error.errno != errno.ENOENT:
                 raise
-            raise self.poison(str(error).rstrip(".")) from error
+            raise self.poison(str(error)) from error
         if not self._has_lock():
             raise self.poison("its lock was removed, so that another process may write it too")
         self._place_checked_ns = time.monotonic_ns()
 
     def _poisoned(self) -> ClosedError:
-        return ClosedError(
-            f"{self.log.place} cannot be written any more: {self._poison}. Close it and open it "
-            f"again: what is whole on disk is recovered."
-        )
+        reason = str(self._poison)
+        if not reason.endswith("."):  # a sentence says itself what to do
+            reason += ". Close it and open it again: what is whole on disk is recovered."
+        return ClosedError(f"{self.log.place} cannot be written any more: {reason}")
 
     def sync(self) -> int:
         """Make every commit so far durable; returns the newest durable version.

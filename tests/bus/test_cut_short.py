@@ -387,6 +387,15 @@ def test_forked_child_is_refused_though_other_threads_were_inside_calls(tmp_path
     writer.close()
 
 
+@pytest.mark.filterwarnings("ignore:.*fork.*")
+def test_future_of_a_commit_that_had_not_landed_is_refused_in_a_forked_child(bus):
+    with bus._engine().lock:  # so that it cannot land
+        outcome = bus.commit(_state(1), wait=False)
+        assert _in_child(outcome.result) == "ClosedError"
+        assert _in_child(outcome.exception) == "ClosedError"
+    assert outcome.result().version == 2
+
+
 def test_commit_can_be_pickled_beside_a_bus(bus):
     commit = bus.commit(_state(1), extra={"a": 1})
     assert pickle.loads(pickle.dumps(commit)) == commit

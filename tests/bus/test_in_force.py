@@ -123,6 +123,15 @@ def test_index_of_an_older_log_is_walked_and_not_believed(tmp_path, monkeypatch)
         assert bus.extra() == {"next": 7}  # from what was noted now
 
 
+def test_extra_of_a_version_that_the_log_never_had_is_refused():
+    bus, joined = _begin(), mmsb.open()
+    bus.commit(STATE)
+    joined.import_(bus.export())
+    assert joined.extra() == {"next": 7}
+    with pytest.raises(mmsb.VersionError, match="version 1 does not exist"):
+        joined.extra(1)
+
+
 def test_versions_before_any_extra_have_none(tmp_path):
     with mmsb.open(tmp_path / "log") as bus:
         assert bus.extra() is None

@@ -676,3 +676,23 @@ _JAX = {
     "behind": lambda t, w: t - w,
     "flat": lambda v: v * 0,
 }
+
+
+@pytest.mark.parametrize("first", ["copy", "derived"])
+def test_link_to_what_is_made_from_another_keeps_its_shape_and_dtype(first):
+    bus = mmsb.open()
+    bus.create("a", (3,))
+    bus.create("i", (3,), "int32")
+    bus.create("other", (3,))
+    if first == "copy":
+        bus.link("a", "b")
+    else:
+        bus.derive("b", ["a"], lambda a: a + 1)
+    before = bus.read("b")
+    with pytest.raises(mmsb.StructureError, match="Expected the same shape and dtype"):
+        bus.link("i", "b")
+    assert bus.read("b").dtype == before.dtype
+    bus.write("a", np.ones(3, np.float32))
+    assert bus.read("b").tolist() == [1 + (first == "derived")] * 3
+    bus.link("other", "b")
+    assert bus.read("b").tolist() == [0] * 3

@@ -98,6 +98,26 @@ def test_another_log_at_the_path_is_told_of_by_every_look(tmp_path, replace):
             look()
 
 
+def test_history_of_before_never_reads_another_log(tmp_path):
+    _log(tmp_path / "log", 1, 3)
+    _log(tmp_path / "other", 7, 11)
+    reader = mmsb.open(tmp_path / "log", mode="r")
+    history = reader.history("w")
+    os.rename(tmp_path / "log", tmp_path / "gone")
+    os.rename(tmp_path / "other", tmp_path / "log")
+    looks = [
+        lambda: reader.version,
+        lambda: history[1].value,
+        lambda: [one.value for one in history],
+        lambda: reader.checkout(version=2),
+        reader.tree,
+        reader.tags,
+    ]
+    for look in looks * 2:
+        with pytest.raises(mmsb.DivergenceError, match="is not the log that was opened"):
+            look()
+
+
 def test_log_that_was_removed_is_told_of(path, lookers):
     shutil.rmtree(path)
     for look in lookers:
