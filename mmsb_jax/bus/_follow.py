@@ -30,6 +30,7 @@ class Following(Reading):
                 before they were followed: the message says which.
             DivergenceError: what lands does not continue what was followed. The log lost its end
                 in a power cut, or another one was put in its place.
+            LocationError: the log was removed, or moved elsewhere.
             ClosedError: the bus was closed.
 
         Cost: a look that finds nothing asks for the size of the last segment, and whether the next

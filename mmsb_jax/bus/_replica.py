@@ -118,6 +118,7 @@ class Replica:
                 digest than recorded. The replica keeps the arrays that it has.
             VersionError: ``frames`` begins behind versions that are not here.
             DivergenceError: ``frames``, or the log, is of another history.
+            LocationError: the log was removed, or moved elsewhere.
 
         Cost: the changed words travel to the device, 12 bytes each, and arrays with a change are
         copied and digested there, once each; the first update, and one that is further behind than
