@@ -121,7 +121,8 @@ class Bus(Shipping, Keeping):
         The tree has the classes, functions and shardings of ``state``. From here on the bus knows
         that structure, as if it had committed it. The ``extra`` is the newest that any commit has
         said: one that says nothing of it (`write`, a derived array that was computed) leaves it as
-        it was. Where none has said any, it is what is passed; where `mmsb_jax.CLEAR` ended it, None.
+        it was. Where none has said any, it is what is passed; where `mmsb_jax.CLEAR` ended it,
+        None.
 
         Raises:
             StructureError: what was committed differs from ``state``; every path is named.

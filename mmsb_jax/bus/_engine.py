@@ -271,6 +271,11 @@ class Engine:
         """Do what is left once log and head have a commit; done again, it is the same."""
         try:
             return self._announce(landing)
+        except MemoryError as error:
+            raise DeviceMemoryError(
+                f"the machine has no memory left for what follows from a commit that has landed "
+                f"({error}). Free some: the next call goes on."
+            ) from error
         except Exception as error:
             self.closed = f"what follows from a commit could not be finished ({error!r})"
             self._landing = None

@@ -493,8 +493,9 @@ def test_sync_that_fails_poisons_the_bus_and_reopening_recovers(faults):
         assert again.commit(make_tree(1)).version == 2
 
 
-def test_head_that_cannot_follow_the_log_does_so_with_the_next_call_that_has_room(
-    tmp_path, monkeypatch
+@pytest.mark.parametrize("where", ["adopt", "announce"])
+def test_what_cannot_follow_the_log_does_so_with_the_next_call_that_has_room(
+    tmp_path, monkeypatch, where
 ):
     bus = mmsb.open(tmp_path / "run")
     bus.commit(make_tree(0))
@@ -503,7 +504,10 @@ def test_head_that_cannot_follow_the_log_does_so_with_the_next_call_that_has_roo
     def fail(*_: Any) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(head, "adopt", fail)
+    if where == "adopt":
+        monkeypatch.setattr(head, "adopt", fail)
+    else:
+        monkeypatch.setattr(bus._engine_or_none, "_commit_of", fail)
     calls = [lambda: bus.commit(make_tree(1)), bus.tree, lambda: bus.commit(make_tree(2))]
     for call in calls:
         with pytest.raises(mmsb.DeviceMemoryError, match="a commit that has landed"):
