@@ -69,7 +69,13 @@ def path_text(name: str, value: Any) -> str:
             f"{name}={show(value)}: expected a path as a string or a Path. "
             f"Use os.fsdecode for bytes."
         )
-    if not text or "\0" in text:
-        fault = "holds a zero character, which no path can" if text else "is no path"
+    try:
+        os.fsencode(text)
+        fault = "" if text else "is no path"
+    except UnicodeEncodeError:
+        fault = "has half of a surrogate pair, which no path can"
+    if "\0" in text:
+        fault = "holds a zero character, which no path can"
+    if fault:
         raise LocationError(f"{name}={show(text)} {fault}. Give the path of a file or directory.")
     return text

@@ -284,7 +284,7 @@ class Bus(Shipping, Keeping):
         finally:
             if engine is None or engine.is_released:
                 self._end.detach()
-            self._events.close()
+                self._events.close()
 
     def __enter__(self) -> "Bus":
         return self

@@ -299,6 +299,8 @@ class Events:
             else:
                 self.deliver_later()
         except BaseException:
+            if self._at_work == threading.get_ident():
+                self._at_work = None
             self.deliver_later()
             raise
 
@@ -314,9 +316,12 @@ class Events:
             self._left, self._here.owed = max(self._left, self._here.owed), 0
             self._changed.notify_all()
             if self._thread is None and self._has_call(self._left):
-                self._thread = object()
-                if not start_thread(self._work, "mmsb-events"):
-                    self._thread = None  # whoever delivers next handles what is left too
+                is_begun, thread = False, object()
+                try:
+                    self._thread = thread
+                    is_begun = start_thread(self._work, "mmsb-events")
+                finally:  # where there is none, whoever delivers next handles what is left too
+                    self._thread = thread if is_begun else None
 
     def drain(self) -> None:
         """Return once all that was posted has been handled; inside a handler at once."""

@@ -120,9 +120,12 @@ class CommitQueue:
     def _call_worker(self) -> None:
         """See that a thread is at work, or will be."""
         if self._worker is None:
-            self._worker = worker = object()
-            if not start_thread(lambda: self._work(worker), "mmsb-commits"):
-                self._worker = None
+            is_begun, worker = False, object()
+            try:
+                self._worker = worker
+                is_begun = start_thread(lambda: self._work(worker), "mmsb-commits")
+            finally:  # one that began though an interrupt came ends by itself
+                self._worker = worker if is_begun else None
         self._wake.put(None)
 
     def _work(self, worker: object) -> None:

@@ -45,31 +45,44 @@ class GroupSync:
         if self._is_alone:
             self._try()
         elif not self._is_called:
-            self._is_called = True
-            self._calls.put(True)
-            if self._end is None:
-                self._end = threading.Lock()
-                self._end.acquire()
-                if not start_thread(self._run, "mmsb-group-sync"):
-                    self._is_alone, self._end = True, None
-                    self._try()
+            if self._end is None and not self._begin():
+                self._is_alone = True
+                self._try()
+                return
+            try:
+                self._is_called = True
+                self._calls.put(True)
+            except BaseException:
+                self._is_called = False
+                raise
+
+    def _begin(self) -> bool:
+        """Begin the thread; whether there is one."""
+        is_begun, end = False, threading.Lock()
+        end.acquire()
+        try:
+            self._end = end
+            is_begun = start_thread(lambda: self._run(end), "mmsb-group-sync")
+        finally:  # one that began though an interrupt came is a second one, and does no harm
+            self._end = end if is_begun else None
+        return is_begun
 
     def stop(self) -> None:
         """End the thread; what is left is for the writer's last sync."""
         end, self._is_alone = self._end, True
         self._calls.put(False)
+        self._calls.put(False)
         if end is not None:
             with end:
                 self._end = None
 
-    def _run(self) -> None:
-        assert self._end is not None
+    def _run(self, end: _thread.LockType) -> None:
         while self._calls.get():
             # Half the interval to gather, the other half for the sync itself.
             time.sleep(self._interval_s / 2)
             self._is_called = False
             self._try()
-        self._end.release()
+        end.release()
 
     def _try(self) -> None:
         with contextlib.suppress(ClosedError, LocationError):  # the next append says so

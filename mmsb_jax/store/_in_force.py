@@ -40,13 +40,17 @@ def extra_in_force(log: "Log", version: int) -> InForce:
     Cost: a look at the indexes, whatever lies between; for a log whose indexes do not tell, once, a
     look at its commits.
     """
+    return log.steadily(lambda: _in_force(log, version))
+
+
+def _in_force(log: "Log", version: int) -> InForce:
     if 0 < version < log.first_version:
         raise log.no_version(version)
-    giver = log.steadily(lambda: _giver(log, version))
+    giver = _giver(log, version)
     if giver >= log.kept_since or giver in log.kept:
         blob, flags = log.extra(giver)
         return InForce(giver, blob, bool(flags & EXTRA_IS_JSON))
-    carried = log.steadily(lambda: _carried(log, giver, version))
+    carried = _carried(log, giver, version)
     if carried is not None:
         return InForce(carried.version, carried.blob(), carried.is_json)
     if giver:
@@ -101,6 +105,7 @@ def _carried(log: "Log", giver: int, version: int) -> Extra | None:
     for snapshot in log.snapshots():
         if giver <= snapshot <= version:
             extra = read_snapshot_with_extra(log.files, snapshot, log.manifest.ids, None)[1]
-            if extra is not None and (extra.version == giver or not giver):
-                return extra
+            given_by = 0 if extra is None else extra.version or snapshot
+            if extra is not None and (given_by == giver or not giver):
+                return extra._replace(version=given_by)
     return None

@@ -73,6 +73,7 @@ class OpenedLog:
         self._salvage = salvage
         self._looking = threading.RLock()
         self._is_doubtful = False
+        self._known = 0, bytes(16)
         self._open()
         self._stands = self._look_at_place()
 
@@ -176,7 +177,7 @@ class OpenedLog:
         with self._looking:
             if self.is_written_here or Manifest.read(self.files, self.place) == self.manifest:
                 return False
-            self._go_on_from_here()
+            self._go_on_from_here(self.scan.version, self.scan.chain)
             return True
 
     def open_anew(self) -> None:
@@ -243,7 +244,8 @@ class OpenedLog:
         with self._looking:
             self.check_place()
             if self._is_doubtful:  # an interrupt, or an error, ended the last look halfway
-                self.open_anew()
+                self._go_on_from_here(*self._known)
+            self._known = self.scan.version, self.scan.chain
             self._is_doubtful, newest = True, self.pieces[-1].segment
             self.steadily(self._go_on)
             if self.pieces[-1].segment is not newest:
@@ -262,15 +264,18 @@ class OpenedLog:
             now = self._look_at_place()
             if now.is_same(self._stands) and now.segment_bytes >= self._least_bytes():
                 return
-            self._go_on_from_here()
+            self._go_on_from_here(self.scan.version, self.scan.chain)
 
-    def _go_on_from_here(self) -> None:
-        """Open what is at the path by now, and take it over where it goes on from this."""
+    def _go_on_from_here(self, version: int, chain: bytes) -> None:
+        """Open what is at the path by now, and take it over where it goes on from ``version``.
+
+        Raises:
+            DivergenceError: it does not, or is another log.
+        """
         self.files.close()  # what is open are the files that were there before
         manifest = Manifest.read(self.files, self.place)
         if manifest.ids.own != self.manifest.ids.own:
             raise self._diverged("another log was put in its place")
-        version, chain = self.scan.version, self.scan.chain
         fresh = self._opened_again()
         if fresh.version < version:
             raise self._diverged(
@@ -335,7 +340,7 @@ class OpenedLog:
             self._scan_tail()
             if self.scan.fault is not None and self._read_manifest():
                 if self.manifest.compaction != compaction:
-                    self.open_anew()
+                    self._go_on_from_here(self.scan.version, self.scan.chain)
                     return
                 continue  # others write the versions to come
             last = self.pieces[-1].segment
@@ -346,7 +351,7 @@ class OpenedLog:
             if not following:
                 return
             if not self._continues(following[0]):
-                self.open_anew()
+                self._go_on_from_here(self.scan.version, self.scan.chain)
                 return
             self.enter_segment(following[0])
 

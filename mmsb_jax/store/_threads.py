@@ -60,7 +60,7 @@ class Job(Future[Any]):
             if not self._is_done and not self._is_cancelled:
                 try:
                     self._value = self._call()
-                except BaseException as error:
+                except Exception as error:
                     self._error = error
                 self._is_done = True
 

@@ -385,8 +385,9 @@ class LogWriter:
             log.open_anew()
             segment = log.pieces[-1].segment
             if segment.name != self._file_name or log.manifest != manifest:
+                file = log.files.reopen(segment.name)
                 self._unsynced.append(self._file)
-                self._go_on_in(log.files.reopen(segment.name))
+                self._go_on_in(file)
                 if not is_synced:
                     self._sync_files([self._file])
             if log.scan.fault is not None:
@@ -578,9 +579,14 @@ class LogWriter:
             if self._poison is None:
                 self.sync()
                 self._leave_mark()
-        finally:
-            self._poison = self._poison or "it was closed"
-            self._close_files()
+        except Exception:
+            self._give_back()
+            raise
+        self._give_back()  # behind an interrupt the next call does all of it
+
+    def _give_back(self) -> None:
+        self._poison = self._poison or "it was closed"
+        self._close_files()
 
     def _close_files(self) -> None:
         for file in (*self._unsynced, self._file):

@@ -45,6 +45,7 @@ BAD: dict[str, Any] = {
     "nan": float("nan"),
     "an empty text": "",
     "half a character": "caf\udce9",
+    "what no name of a file is": "\ud800",
     "NUL": "\0",
     "a long text": "x" * 70_000,
     "a wrong text": "no such thing",

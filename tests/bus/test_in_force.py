@@ -91,6 +91,20 @@ def test_extra_in_force_outlives_compaction_reopening_streams_and_forks(tmp_path
     assert again.extra() == {"next": 7}
 
 
+@pytest.mark.parametrize("giver", [1, 2, 3])
+def test_extra_in_force_outlives_one_compaction_after_another(giver):
+    bus = mmsb.open()
+    for version in range(1, 9):
+        bus.commit({"x": float(version)}, extra={"given": version} if version == giver else None)
+    for keep_since in (3, 5, 7, 8):
+        bus.compact(keep_since=keep_since)
+        assert bus.extra() == bus.extra(max(giver, keep_since - 1)) == {"given": giver}
+    bus.snapshot()
+    joined = mmsb.open()
+    joined.import_(bus.export())
+    assert joined.extra() == {"given": giver}
+
+
 def test_extra_in_force_whose_bytes_an_older_compaction_dropped_is_refused(monkeypatch):
     from mmsb_jax.store import _compact
 
