@@ -35,6 +35,7 @@ from mmsb_jax.store._recovery import (
 )
 from mmsb_jax.store._segment import (
     FOLDER,
+    OTHER_HISTORY,
     Found,
     Piece,
     Scan,
@@ -343,6 +344,9 @@ class OpenedLog:
                     self._go_on_from_here(self.scan.version, self.scan.chain)
                     return
                 continue  # others write the versions to come
+            if (self.scan.fault or "").endswith(OTHER_HISTORY):  # the end was taken back since
+                self._go_on_from_here(self.scan.version, self.scan.chain)
+                return
             last = self.pieces[-1].segment
             if newest_number(names) <= last.number:
                 return

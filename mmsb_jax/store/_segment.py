@@ -332,6 +332,10 @@ def _read_commit(
     return ScannedCommit(record, offset, offset + header.frame_bytes - scan.offset, chain)
 
 
+OTHER_HISTORY = "belongs to another history"
+"""How the fault ends where a commit is whole, and does not follow from what is before it."""
+
+
 def check_commit(
     record: CommitRecord, chain: bytes, log_ids: "LogIds", frames: list[tuple[int, int]]
 ) -> None:
@@ -347,7 +351,7 @@ def check_commit(
         BadFrameError: it belongs to another history, or has other data frames.
     """
     if record.previous_chain != chain or record.log_id != log_ids.of(record.version):
-        raise BadFrameError(f"version {record.version} belongs to another history")
+        raise BadFrameError(f"version {record.version} {OTHER_HISTORY}")
     if not has_frames(record, frames):
         raise BadFrameError(f"version {record.version} has other data frames than it says")
 

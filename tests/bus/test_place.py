@@ -1,5 +1,6 @@
 """A path is not a log: what is at the path is compared with what was opened, at every look."""
 
+import contextlib
 import os
 import shutil
 
@@ -96,6 +97,25 @@ def test_another_log_at_the_path_is_told_of_by_every_look(tmp_path, replace):
     for look in looks:
         with pytest.raises(mmsb.DivergenceError, match="is not the log that was opened"):
             look()
+
+
+def test_end_that_was_taken_back_and_written_otherwise_is_told_of(tmp_path):
+    """In the same files, as a writer leaves them whose sync failed, and the one after it."""
+    path, copy = tmp_path / "log", tmp_path / "copy"
+    _log(path, 1, 3)
+    shutil.copytree(path, copy)
+    _log(copy, 20, 25)
+    writer = mmsb.open(path)
+    writer.commit(_state(4))
+    reader = mmsb.open(path, mode="r")
+    assert reader.tree()["w"][0] == 4
+    for file in (copy / "log").iterdir():
+        (path / "log" / file.name).write_bytes(file.read_bytes())
+    for look in (lambda: reader.version, reader.tree, lambda: reader.read("w")) * 2:
+        with pytest.raises(mmsb.DivergenceError, match="is not the log that was opened"):
+            look()
+    with contextlib.suppress(mmsb.MMSBError):
+        writer.close()
 
 
 def test_history_of_before_never_reads_another_log(tmp_path):
