@@ -60,6 +60,9 @@ class WriterLock:
             ) from None
         except OSError as error:
             raise _no_lock(error, root) from error
+        except BaseException:  # an interrupt, which may keep what filelock itself would need
+            self._close()
+            raise
         try:
             self._say_who()
         except BaseException:  # an interrupt: who holds it would never be known here
@@ -80,6 +83,14 @@ class WriterLock:
             self._lock._context.lock_file_fd = None
             with contextlib.suppress(OSError):
                 os.close(self._descriptor)
+
+    def _close(self) -> None:
+        """Unlock the file by closing it."""
+        context = self._lock._context
+        descriptor, context.lock_file_fd = context.lock_file_fd, None
+        if descriptor is not None:
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
 
     def is_in_place(self) -> bool:
         """Whether the file that is locked is still the one at its path.

@@ -210,6 +210,26 @@ def test_close_that_is_interrupted_leaves_who_listens(bus, where):
         assert heard == [2]
 
 
+@pytest.mark.parametrize("event", ["call", "return"])
+@pytest.mark.parametrize(
+    "where",
+    ["acquire", "_take", "_invoke_on_acquired", "__exit__", "_say_who", "_transition_admission"],
+)
+def test_open_that_is_interrupted_leaves_no_lock_though_its_traceback_is_kept(
+    tmp_path, where, event
+):
+    mmsb.open(tmp_path / "log").close()
+    kept = None
+    try:
+        with contextlib.suppress(pytest.fail.Exception), interrupted_at(where, event):
+            mmsb.open(tmp_path / "log").close()
+    except BaseException as error:  # as a notebook keeps it
+        kept = error
+    with in_another_thread(lambda: mmsb.open(tmp_path / "log")) as again:
+        assert again.commit(_state(1)).version == 1
+    del kept
+
+
 @pytest.mark.parametrize("where", ["start_thread", "_begin", "_call_worker", "wake", "submit"])
 @pytest.mark.parametrize("event", ["call", "return"])
 def test_interrupt_where_a_thread_is_begun_leaves_nobody_waiting(tmp_path, where, event):
