@@ -10,6 +10,8 @@ import json
 import os
 import socket
 import time
+import weakref
+from collections.abc import Callable
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -43,13 +45,14 @@ class WriterLock:
         self._root = root
         self._identity = (0, 0)
         self._descriptor = -1
+        me = weakref.ref(self)  # no circle: one that an interrupt loses lets go of the file at once
         # fallback_to_soft: a lock file that outlives its process would shut everybody out.
         self._lock = FileLock(
             root / LOCK_NAME,
             timeout=0,
             thread_local=False,
             fallback_to_soft=False,
-            on_acquired=self._take,
+            on_acquired=lambda descriptor: _of(me)._take(descriptor),
         )
         try:
             self._lock.acquire()
@@ -157,3 +160,9 @@ def _no_lock(error: OSError, root: Path) -> LocationError:
     if code in reasons:
         return LocationError(code, f"{root / LOCK_NAME} could not be locked: {reasons[code]}.")
     return unreadable(error, root / LOCK_NAME)
+
+
+def _of(lock: Callable[[], WriterLock | None]) -> WriterLock:
+    found = lock()
+    assert found is not None
+    return found

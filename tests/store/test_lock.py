@@ -1,3 +1,4 @@
+import gc
 import os
 
 import pytest
@@ -109,3 +110,12 @@ def test_lock_file_that_a_user_made_is_no_obstacle(tmp_path):
 def test_boot_id_is_that_of_this_boot():
     assert boot_id() == boot_id()
     assert len(boot_id()) in (0, 36)
+
+
+def test_lock_that_an_interrupt_loses_lets_go_at_once(tmp_path):
+    gc.disable()
+    try:
+        WriterLock(tmp_path)  # held by nobody: no circle keeps it
+        WriterLock(tmp_path).release()
+    finally:
+        gc.enable()
