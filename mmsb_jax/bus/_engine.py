@@ -174,20 +174,25 @@ class Engine:
             LocationError: the disk does not answer; the next call tries again.
             DeviceMemoryError: there is no memory for what has landed; the next call tries again.
         """
-        with self.lock, room_for("what follows from a commit that has landed"):
-            with contextlib.suppress(ClosedError):  # nothing is written any more; reading goes on
-                self.writer.settle()
-            landing = self._landing
-            if landing is None:
-                return
-            self.head.settle()
-            landed = self.head.landed
-            if landed is not None and landed.version > landing.before:
-                landing.result = landed
-                self._finish(landing)
-            else:
-                self.derivations.revert()
-                self._landing = None
+        with self.lock:
+            if self._landing is not None or self.writer.is_at_work:
+                with room_for("what follows from a commit that has landed"):
+                    self._settle_landing()
+
+    def _settle_landing(self) -> None:
+        with contextlib.suppress(ClosedError):  # nothing is written any more; reading goes on
+            self.writer.settle()
+        landing = self._landing
+        if landing is None:
+            return
+        self.head.settle()
+        landed = self.head.landed
+        if landed is not None and landed.version > landing.before:
+            landing.result = landed
+            self._finish(landing)
+        else:
+            self.derivations.revert()
+            self._landing = None
 
     def land(
         self,

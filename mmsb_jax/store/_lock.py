@@ -11,7 +11,6 @@ import os
 import socket
 import time
 import weakref
-from collections.abc import Callable
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -45,14 +44,16 @@ class WriterLock:
         self._root = root
         self._identity = (0, 0)
         self._descriptor = -1
-        me = weakref.ref(self)  # no circle: one that an interrupt loses lets go of the file at once
+        me = weakref.proxy(
+            self
+        )  # no circle: one that an interrupt loses lets go of the file at once
         # fallback_to_soft: a lock file that outlives its process would shut everybody out.
         self._lock = FileLock(
             root / LOCK_NAME,
             timeout=0,
             thread_local=False,
             fallback_to_soft=False,
-            on_acquired=lambda descriptor: _of(me)._take(descriptor),
+            on_acquired=lambda descriptor: me._take(descriptor),
         )
         try:
             self._lock.acquire()
@@ -160,9 +161,3 @@ def _no_lock(error: OSError, root: Path) -> LocationError:
     if code in reasons:
         return LocationError(code, f"{root / LOCK_NAME} could not be locked: {reasons[code]}.")
     return unreadable(error, root / LOCK_NAME)
-
-
-def _of(lock: Callable[[], WriterLock | None]) -> WriterLock:
-    found = lock()
-    assert found is not None
-    return found
