@@ -44,9 +44,8 @@ class WriterLock:
         self._root = root
         self._identity = (0, 0)
         self._descriptor = -1
-        me = weakref.proxy(
-            self
-        )  # no circle: one that an interrupt loses lets go of the file at once
+        # No circle: one that an interrupt loses lets go of the file at once.
+        me = weakref.proxy(self)
         # fallback_to_soft: a lock file that outlives its process would shut everybody out.
         self._lock = FileLock(
             root / LOCK_NAME,
