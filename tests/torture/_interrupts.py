@@ -27,8 +27,10 @@ class Interrupted(Session):
     """Calls end by a `KeyboardInterrupt`."""
 
     def wrong_with(self, error: BaseException) -> str | None:
-        # JAX makes an error of its own of one that comes while it compares what it has compiled.
-        is_told = isinstance(error, KeyboardInterrupt) or "KeyboardInterrupt" in str(error)
+        # JAX makes an error of its own of one that comes while it compares what it has compiled,
+        # and Python a SystemError where C code, such as NumPy's, goes on behind one.
+        of_c = isinstance(error, SystemError) and isinstance(error.__cause__, KeyboardInterrupt)
+        is_told = isinstance(error, KeyboardInterrupt) or "KeyboardInterrupt" in str(error) or of_c
         return None if is_told else f"came out as {error!r:.200}"
 
 
