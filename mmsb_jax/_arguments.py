@@ -7,6 +7,9 @@ import numpy as np
 
 from mmsb_jax._errors import LocationError
 
+MOST = 2**31 - 1
+"""What a length of JAX, or a number of a row, is at most."""
+
 
 def show(value: object, most: int = 80) -> str:
     """``value`` in a message: what it says of itself, cut; its type where it can say nothing."""
@@ -55,6 +58,29 @@ def check_function(name: str, value: Any) -> None:
     """
     if value is not None and not callable(value):
         raise TypeError(f"{name}={show(value)}: expected a function, or None")
+
+
+def check_kind(name: str, value: Any, kind: type, remedy: str = "") -> None:
+    """Refuse what is no ``kind``.
+
+    Raises:
+        TypeError: with that, and the ``remedy``.
+    """
+    if not isinstance(value, kind):
+        raise TypeError(f"{name}={show(value)}: expected a {kind.__name__}{remedy}")
+
+
+def check_size(name: str, value: Any, least: int = 0) -> None:
+    """Refuse what is no length of an axis, at least ``least``.
+
+    Raises:
+        TypeError: no integer.
+        ValueError: an integer out of range; an axis of JAX has at most 2³¹ − 1.
+    """
+    if not isinstance(value, int | np.integer) or isinstance(value, bool):
+        raise TypeError(f"{name}={show(value)}: expected an integer")
+    if not least <= value <= MOST:
+        raise ValueError(f"{name}={show(value)}: expected {least} to {MOST}")
 
 
 def path_text(name: str, value: Any) -> str:

@@ -6,7 +6,6 @@ the infinities; NaN it has not. bool has 0 and 1. A complex number fits a real d
 imaginary part is 0.
 """
 
-import reprlib
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from mmsb_jax._arguments import show
 from mmsb_jax._errors import StructureError
 
 
@@ -28,7 +28,7 @@ def as_dtype(dtype: Any, name: str = "dtype") -> np.dtype:
         if dtype is None:
             raise TypeError
         found = np.dtype(dtype)
-    except (TypeError, ValueError, SyntaxError):
+    except Exception:  # a TypeError most often; of an object, whatever it raises when shown
         raise StructureError(
             f'{name} is {described(dtype)}; a dtype was expected, such as "float32"'
         ) from None
@@ -74,7 +74,7 @@ def on_host(value: Any, name: str) -> np.ndarray:
         ) from None
     for item in array.flat if array.dtype.kind == "O" else ():
         if isinstance(item, int) and not -(2**63) <= item < 2**64:
-            raise StructureError(f"{name} has {reprlib.repr(item)} in it, which takes over 64 bits")
+            raise StructureError(f"{name} has {show(item)} in it, which takes over 64 bits")
     if array.dtype.kind in "OSUmM" or array.dtype.names is not None:
         raise StructureError(f"{name} is {described(value)}; numbers were expected")
     return array if array.dtype.isnative else array.astype(as_dtype(array.dtype))
@@ -165,4 +165,4 @@ def described(value: Any) -> str:
         return f"{value.dtype}{list(value.shape)}"
     if isinstance(value, Tracer):
         return f"a traced {value.dtype}[]"
-    return f"{reprlib.repr(value)} ({type(value).__name__})"
+    return f"{show(value)} ({type(value).__name__})"

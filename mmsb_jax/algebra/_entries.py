@@ -106,13 +106,14 @@ def graph_entries(
             f"from_graph was given {described(graph)}; a PageGraph, or what has order() and "
             f"edges(), was expected"
         )
-    if kinds is not None and (isinstance(kinds, str) or not isinstance(kinds, Iterable)):
+    several = not isinstance(kinds, str) and isinstance(kinds, Iterable)
+    wanted = frozenset(k for k in kinds if isinstance(k, str)) if several else None
+    if kinds is not None and wanted is None:
         raise StructureError(
             f"kinds is {described(kinds)}; several kinds were expected, such as ['data']"
         )
     order = tuple(graph.order())
     place = {node: i for i, node in enumerate(order)}
-    wanted = None if kinds is None else frozenset(kinds)
     found: dict[tuple[int, int, Any], None] = {}
     for parent, child, kind in graph.edges():
         if wanted is None or kind in wanted:

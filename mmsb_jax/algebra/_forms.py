@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mmsb_jax._arguments import show
 from mmsb_jax._errors import MMSBError, StructureError
 from mmsb_jax.algebra._casting import as_dtype, described
 
@@ -51,7 +52,7 @@ def check_fields(semiring: "Semiring") -> None:
         is_right, expected = _FIELDS[field.name]
         if not is_right(value):
             raise StructureError(
-                f"{field.name}= of the semiring {semiring.name!r} is {described(value)}; "
+                f"{field.name}= of the semiring {show(semiring.name)} is {described(value)}; "
                 f"{expected} was expected"
             )
     for dtype in semiring.dtypes:

@@ -10,6 +10,7 @@ from jax import lax
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Int32, Shaped
 
+from mmsb_jax._arguments import check_flag
 from mmsb_jax._errors import GraphCycleError, StructureError
 from mmsb_jax.algebra import _arithmetic as arithmetic
 from mmsb_jax.algebra._casting import as_dtype, check_held, described
@@ -74,6 +75,7 @@ def best_paths(
         >>> before.tolist()
         [-1, 0, 1]
     """
+    check_flag("predecessors", predecessors)
     _check(semiring, A)
     source = _source(source, A.shape[0])
     found, before, endless = _best_paths(semiring, A, source, predecessors)

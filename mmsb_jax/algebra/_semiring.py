@@ -10,6 +10,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Shaped
 
+from mmsb_jax._arguments import MOST, show
 from mmsb_jax._errors import StructureError
 from mmsb_jax.algebra import _product, _star
 from mmsb_jax.algebra._casting import as_dtype, check_held, described, fit, on_host
@@ -425,8 +426,8 @@ class Semiring:
             [[0.0, inf], [inf, 0.0]]
         """
         n = whole(n, "n")
-        if n < 0:
-            raise StructureError(f"n is {n}; a length from 0 on was expected")
+        if not 0 <= n <= MOST:
+            raise StructureError(f"n is {show(n)}; a length from 0 to {MOST} was expected")
         dtype = check_held(self.check_dtype(dtype), "dtype")
         return jnp.where(jnp.eye(n, dtype=bool), self.one_of(dtype), self.zero_of(dtype))
 

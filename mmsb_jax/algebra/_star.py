@@ -9,6 +9,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool
 
+from mmsb_jax._arguments import show
 from mmsb_jax._errors import GraphCycleError, StructureError
 from mmsb_jax.algebra import _dense
 from mmsb_jax.algebra._operands import as_array, check_square, is_traced, whole
@@ -62,8 +63,8 @@ def _better(semiring: "Semiring", a: Array, b: Array) -> Array:
 def power(semiring: "Semiring", A: Any, exponent: int) -> Array:
     """`Semiring.power`."""
     exponent = whole(exponent, "exponent", "It says which products are made: no traced one")
-    if exponent < 0:
-        raise StructureError(f"exponent is {exponent}; an integer from 0 on was expected")
+    if not 0 <= exponent < 2**64:
+        raise StructureError(f"exponent is {show(exponent)}; 0 to 2⁶⁴ − 1 was expected")
     return _power(semiring, _dense_square(semiring, A), exponent)
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xxhash
 
+from mmsb_jax._arguments import check_size, check_text, show
 from mmsb_jax._errors import ArrayNotFoundError
 from mmsb_jax.bus._events import Event
 from mmsb_jax.store._commit import Commit
@@ -40,8 +41,7 @@ class EventLog:
     """
 
     def __init__(self, capacity: int = 1024) -> None:
-        if not isinstance(capacity, int | np.integer) or capacity < 1:
-            raise ValueError(f"capacity={capacity!r}: expected at least 1 row, an integer")
+        check_size("capacity", capacity, least=1)
         self._ring = np.zeros(capacity, EVENT_ROW)
         self._serial = self._written = 0
         self._lock = threading.Lock()
@@ -92,11 +92,20 @@ class EventLog:
         Raises:
             ValueError: its size is not that of rows.
         """
-        ring = np.asarray(array).view(EVENT_ROW)
+        ring = np.asarray(array)
+        if ring.dtype != EVENT_ROW:
+            if ring.dtype != np.uint8 or ring.ndim != 1 or ring.size % EVENT_ROW.itemsize:
+                raise ValueError(
+                    f"array={show(array)}: expected what write_to wrote, rows of "
+                    f"{EVENT_ROW.itemsize} bytes: uint8[{EVENT_ROW.itemsize} * capacity]"
+                )
+            ring = ring.view(EVENT_ROW)
         ring = ring[ring["serial"] > 0]
         return ring[np.argsort(ring["serial"])]
 
     @staticmethod
     def hash_of(name: str | None) -> int:
         """What stands for the name of an array in a row: its xxh3-64; 0 for None."""
-        return 0 if name is None else xxhash.xxh3_64_intdigest(name.encode())
+        if name is not None:
+            check_text("name", name, "the name of an array, or None")
+        return 0 if name is None else xxhash.xxh3_64_intdigest(name.encode(errors="surrogatepass"))

@@ -21,6 +21,7 @@ from jax.core import Tracer
 from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Bool, Int32, UInt32
 
+from mmsb_jax._arguments import MOST, check_kind, check_size, show
 from mmsb_jax._errors import InvalidDeltaError
 from mmsb_jax.core._packing import any_settings, is_traced
 from mmsb_jax.core._pages import Pages, as_version
@@ -69,7 +70,8 @@ class Delta(eqx.Module):
     @classmethod
     def empty(cls, capacity: int = 0, block_words: int = LINE_WORDS) -> "Delta":
         """The delta that changes nothing: the identity of `compose`."""
-        _check_block_words(block_words)
+        check_size("capacity", capacity)
+        check_block_words(block_words)
         with any_settings():
             return cls(
                 jnp.full(capacity, NO_PAGE),
@@ -105,7 +107,10 @@ class Delta(eqx.Module):
 
         Cost: one pass over the array's bytes.
         """
+        if isinstance(region, type) or not hasattr(region, "page_bytes"):
+            raise TypeError(f"region={show(region)}: expected a Region; layout.region(name) is one")
         _check_blocks(region.page_bytes // 4, block_words)
+        _check_capacity(capacity)
         for name, value, dtype in (("mask", mask, np.bool_), ("data", data, np.uint8)):
             shape, found = np.shape(value), getattr(value, "dtype", None)
             if shape != (region.nbytes,) or found != dtype:
@@ -153,6 +158,9 @@ def diff(
 
     Cost: one pass over both pools, and two words of delta for each word of a changed block.
     """
+    check_kind("old", old, Pages)
+    check_kind("new", new, Pages)
+    _check_capacity(capacity)
     if old.words.shape != new.words.shape:
         raise InvalidDeltaError(
             f"diff of pools of {list(old.words.shape)} and {list(new.words.shape)} words; "
@@ -186,7 +194,7 @@ def apply(pages: Pages, delta: Delta, version: Any = None) -> Pages:
     Cost: the bytes of the delta, where ``pages`` are donated; else a copy of the pool besides.
     Under ``vmap`` the batch is folded into the rows of one pool.
     """
-    _check_blocks(pages.words.shape[1], delta.block_words)
+    check_pages_and_delta(pages, delta)
     check_whole(delta)
     with any_settings():
         words, versions = _apply_jit(
@@ -214,6 +222,9 @@ def compose(first: Delta, second: Delta, capacity: int | None = None) -> Delta:
 
     Cost: a sort of the blocks' places, and one pass over the blocks.
     """
+    check_kind("first", first, Delta)
+    check_kind("second", second, Delta)
+    _check_capacity(capacity)
     if first.block_words != second.block_words:
         raise InvalidDeltaError(
             f"compose of blocks of {first.block_words} and {second.block_words} words; make both "
@@ -233,7 +244,7 @@ def invert(pages: Pages, delta: Delta) -> Delta:
 
     Cost: the bytes of the delta.
     """
-    _check_blocks(pages.words.shape[1], delta.block_words)
+    check_pages_and_delta(pages, delta)
     with any_settings():
         return _invert(pages.words, delta)
 
@@ -251,13 +262,26 @@ def check_whole(delta: Delta) -> None:
         )
 
 
-def _check_block_words(block_words: int) -> None:
-    if not isinstance(block_words, int) or block_words < 1:
-        raise InvalidDeltaError(f"block_words={block_words!r}: expected a positive integer")
+def check_block_words(block_words: Any) -> None:
+    """Refuse what is no size of a block."""
+    if not isinstance(block_words, int) or not 1 <= block_words <= MOST:
+        raise InvalidDeltaError(f"block_words={show(block_words)}: expected 1 to {MOST} words")
+
+
+def check_pages_and_delta(pages: Any, delta: Any) -> None:
+    """Refuse what are no pages, no delta, or not made for each other."""
+    check_kind("pages", pages, Pages)
+    check_kind("delta", delta, Delta)
+    _check_blocks(pages.words.shape[1], delta.block_words)
+
+
+def _check_capacity(capacity: Any) -> None:
+    if capacity is not None:
+        check_size("capacity", capacity)
 
 
 def _check_blocks(page_words: int, block_words: int) -> None:
-    _check_block_words(block_words)
+    check_block_words(block_words)
     if page_words % block_words:
         raise InvalidDeltaError(
             f"block_words={block_words} does not divide a page of {page_words} words"

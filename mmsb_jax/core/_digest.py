@@ -13,8 +13,16 @@ import numpy as np
 from jax.ops import segment_sum
 from jaxtyping import Array, UInt32
 
+from mmsb_jax._arguments import show
 from mmsb_jax._mix import FIRST, GOLDEN, SALT, SECOND
-from mmsb_jax.core._delta import LINE_WORDS, Delta, _check_blocks, _take, check_whole, rows_inside
+from mmsb_jax.core._delta import (
+    LINE_WORDS,
+    Delta,
+    _take,
+    check_pages_and_delta,
+    check_whole,
+    rows_inside,
+)
 from mmsb_jax.core._packing import any_settings, check_pages
 from mmsb_jax.core._pages import Pages
 
@@ -56,8 +64,14 @@ def update_digest(
     Cost: the bytes of the delta.
     """
     check_pages(layout, pages)
-    _check_blocks(layout.page_words, delta.block_words)
+    check_pages_and_delta(pages, delta)
     check_whole(delta)
+    expected = (len(layout.regions), 2)
+    if getattr(before, "shape", None) != expected or before.dtype != jnp.uint32:
+        raise TypeError(
+            f"before={show(before)}: expected uint32{list(expected)}, what digest(pages, layout) "
+            f"gave"
+        )
     owner, first = _places(layout)
     with any_settings():
         return _update(before, pages.words, owner, first, delta)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mmsb_jax._arguments import show
+from mmsb_jax._arguments import check_text, show
 from mmsb_jax._errors import ArrayNotFoundError, StructureError
 from mmsb_jax.core import _packing
 from mmsb_jax.core._delta import LINE_WORDS
@@ -188,6 +188,7 @@ class Layout:
         Raises:
             ArrayNotFoundError: no array has that name; the message lists what is near it.
         """
+        check_text("name", name, "the path of an array")
         try:
             return self._by_name[name]
         except KeyError:
@@ -221,4 +222,4 @@ def array_not_found(name: str, names: Sequence[str]) -> ArrayNotFoundError:
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     known = near or sorted(names)[:5]
     hint = f"Did you mean {', '.join(map(repr, known))}?" if known else "There are no arrays."
-    return ArrayNotFoundError(f"no array is named {name!r}. {hint}")
+    return ArrayNotFoundError(f"no array is named {show(name)}. {hint}")

@@ -18,6 +18,7 @@ from jax.core import Tracer
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, UInt32
 
+from mmsb_jax._arguments import check_kind, show
 from mmsb_jax._dtypes import parse_dtype
 from mmsb_jax._errors import StructureError
 from mmsb_jax.core._leaves import Constant, LeafSpec, describe, host_array, is_holdable, rebuild
@@ -97,6 +98,7 @@ def set_array(layout: "Layout", pages: Pages, name: str, value: Any, version: An
     """The pages with one array replaced; see `Layout.set`."""
     region = layout.region(name)
     check_pages(layout, pages)
+    _check_has_bytes(name, value)
     fault = _misfit(region.spec, describe(value, name))
     if fault:
         raise StructureError(f"set({name!r}): {fault}. Nothing is cast: convert it first.")
@@ -111,6 +113,9 @@ def set_array(layout: "Layout", pages: Pages, name: str, value: Any, version: An
 
 def check_pages(layout: "Layout", pages: Pages) -> None:
     """Refuse pages that are not those of ``layout``."""
+    check_kind("pages", pages, Pages)
+    if isinstance(layout, type) or not hasattr(layout, "page_words"):
+        raise TypeError(f"layout={show(layout)}: expected a Layout")
     expected = (layout.pages, layout.page_words)
     if pages.words.shape != expected or pages.words.dtype != jnp.uint32:
         raise StructureError(
@@ -157,12 +162,16 @@ def _data_leaves(layout: "Layout", tree: Any) -> list[Any]:
             f"Make the layout of this tree with Layout.of(tree)."
         )
     for region, leaf in zip(layout.regions, leaves, strict=True):
-        if isinstance(leaf, jax.ShapeDtypeStruct):
-            raise StructureError(
-                f"{region.name}: a ShapeDtypeStruct arrived, which has no bytes. Expected an "
-                f"array: Layout.of takes shapes, pack takes values."
-            )
+        _check_has_bytes(region.name, leaf)
     return leaves
+
+
+def _check_has_bytes(name: str, leaf: Any) -> None:
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        raise StructureError(
+            f"{name}: a ShapeDtypeStruct arrived, which has no bytes. Expected an array: "
+            f"Layout.of takes shapes, pack and set take values."
+        )
 
 
 def _misfits(layout: "Layout", arriving: dict[str, LeafSpec | Constant]) -> Iterator[str]:

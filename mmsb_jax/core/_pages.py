@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, UInt32
 
+from mmsb_jax._arguments import show
 from mmsb_jax._errors import VersionError
 
 
@@ -25,19 +26,22 @@ class Pages(eqx.Module):
     version: UInt32[Array, " pages"]
 
 
-def as_version(version: Any) -> UInt32[Array, "..."]:
+def as_version(version: Any) -> UInt32[Array, ""]:
     """``version`` as ``uint32``, which versions are on the device.
 
     Raises:
         VersionError: not an integer, or out of range; nothing is rounded or wrapped.
     """
-    if not np.issubdtype(jnp.result_type(version), np.integer):
-        raise VersionError(f"version={version!r} arrived; expected an integer")
-    if isinstance(version, int | np.integer):
+    is_number = isinstance(version, int | np.integer) and not isinstance(version, bool)
+    dtype = getattr(version, "dtype", None) if hasattr(version, "shape") else None
+    is_one = dtype is not None and jnp.issubdtype(dtype, np.integer) and version.shape == ()
+    if not is_number and not is_one:
+        raise VersionError(f"version={show(version)} arrived; expected an integer")
+    if is_number:
         if not 0 <= version < 2**32:
             raise VersionError(
-                f"version={version} arrived; expected 0 to 2³² − 1, the versions of a device. "
-                f"Count from a base that moves."
+                f"version={show(version)} arrived; expected 0 to 2³² − 1, the versions of a "
+                f"device. Count from a base that moves."
             )
         return jnp.asarray(int(version), jnp.uint32)
     return jnp.asarray(version).astype(jnp.uint32)

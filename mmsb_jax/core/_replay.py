@@ -9,11 +9,12 @@ from jax import lax
 from jax.custom_batching import custom_vmap
 from jaxtyping import Array, UInt8, UInt32
 
+from mmsb_jax._arguments import check_kind
 from mmsb_jax._errors import InvalidDeltaError
 from mmsb_jax.core._delta import NO_PAGE, _check_blocks, batch_all, fold_rows, rows_inside
 from mmsb_jax.core._packing import any_settings
 from mmsb_jax.core._pages import Pages
-from mmsb_jax.core._tlog import TLog
+from mmsb_jax.core._tlog import TLog, as_number
 
 
 def replay(base: Pages, log: TLog, until: Any = None) -> Pages:
@@ -33,9 +34,12 @@ def replay(base: Pages, log: TLog, until: Any = None) -> Pages:
     Cost: the bytes of the entries, where ``base`` is donated; else a copy of the pool besides.
     Under ``vmap`` the batch is folded into the rows of one pool.
     """
+    check_kind("base", base, Pages)
+    check_kind("log", log, TLog)
     _check_blocks(base.words.shape[1], log.block_words)
+    stop = None if until is None else as_number("until", until)
     with any_settings():
-        return _replay_until(base, log, until)
+        return _replay_until(base, log, stop)
 
 
 @jax.jit

@@ -9,10 +9,27 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int32, UInt32
 
+from mmsb_jax._arguments import MOST, check_kind, check_size, show
 from mmsb_jax._errors import InvalidDeltaError
-from mmsb_jax.core._delta import LINE_WORDS, NO_PAGE, Delta, bucket
+from mmsb_jax.core._delta import LINE_WORDS, NO_PAGE, Delta, bucket, check_block_words
 from mmsb_jax.core._packing import any_settings, is_traced
 from mmsb_jax.core._pages import as_version
+
+
+def as_number(name: str, value: Any) -> Int32[Array, ""]:
+    """The number of an entry, traced or not, as ``int32``; one beyond that is its end.
+
+    Raises:
+        TypeError: no integer, or several.
+    """
+    is_int = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", None)
+    if not is_int and (shape != () or not jnp.issubdtype(dtype, np.integer)):
+        raise TypeError(f"{name}={show(value)}: expected the number of an entry, one integer")
+    with any_settings():
+        if is_int:
+            return jnp.int32(min(max(int(value), -MOST), MOST))
+        return jnp.asarray(value).astype(jnp.int32)
 
 
 class TLog(eqx.Module):
@@ -60,6 +77,9 @@ class TLog(eqx.Module):
 
         Cost: ``blocks * (8 * block_words + 12) + 4 * commits`` bytes.
         """
+        check_size("commits", commits)
+        check_size("blocks", blocks)
+        check_block_words(block_words)
         with any_settings():
             return cls(
                 jnp.full(blocks, NO_PAGE),
@@ -95,6 +115,7 @@ class TLog(eqx.Module):
 
         Cost: the capacity of ``delta``, where the log is donated or carried by a ``scan``.
         """
+        check_kind("delta", delta, Delta)
         if delta.block_words != self.block_words:
             raise InvalidDeltaError(
                 f"append of blocks of {delta.block_words} words to a log of blocks of "
@@ -114,6 +135,7 @@ class TLog(eqx.Module):
         Raises:
             InvalidDeltaError: under a transformation, no capacity.
         """
+        number = as_number("entry", entry)
         if capacity is None:
             if is_traced((self, entry)):
                 raise InvalidDeltaError(
@@ -124,8 +146,9 @@ class TLog(eqx.Module):
                 ends = np.asarray(self.ends)[: len(self)]
             sizes = np.diff(ends, prepend=0)
             capacity = bucket(int(sizes[entry])) if 0 <= entry < len(self) else 0
+        check_size("capacity", capacity)
         with any_settings():
-            return _delta(self, jnp.asarray(entry, jnp.int32), capacity)
+            return _delta(self, number, capacity)
 
     def __len__(self) -> int:
         """Entries; outside of transformations only."""
@@ -150,8 +173,9 @@ class TLog(eqx.Module):
 
     def slice(self, start: Any, stop: Any) -> "TLog":
         """The log of the entries ``start … stop - 1``, of the same capacity."""
+        first, end = as_number("start", start), as_number("stop", stop)
         with any_settings():
-            return _slice(self, jnp.asarray(start, jnp.int32), jnp.asarray(stop, jnp.int32))
+            return _slice(self, first, end)
 
 
 @jax.jit

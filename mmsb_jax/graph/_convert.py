@@ -5,6 +5,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from typing import Any, Self
 
+from mmsb_jax._arguments import show
+
 
 class Convertible(ABC):
     """A graph of names that is made from edges and can list them."""
@@ -65,6 +67,8 @@ class Convertible(ABC):
         >>> PageGraph.from_networkx(networkx.DiGraph([("a", "b")])).to_edges()
         [('a', 'b', 'data')]
         """
+        if isinstance(graph, type) or not hasattr(graph, "is_directed"):
+            raise TypeError(f"graph={show(graph)}: expected a networkx.DiGraph or MultiDiGraph")
         if not graph.is_directed():
             raise ValueError(
                 f"the {type(graph).__name__} is undirected: expected edges from parent to child, "
@@ -103,6 +107,8 @@ class Convertible(ABC):
         >>> PageGraph.from_rustworkx(PageGraph().add("a", "b").to_rustworkx()).to_edges()
         [('a', 'b', 'data')]
         """
+        if isinstance(graph, type) or not hasattr(graph, "node_indices"):
+            raise TypeError(f"graph={show(graph)}: expected a rustworkx.PyDiGraph")
         if not hasattr(graph, "successors"):
             raise ValueError(
                 f"the {type(graph).__name__} is undirected: expected edges from parent to child, "

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
+from mmsb_jax._arguments import check_size
 from mmsb_jax.graph._kinds import KINDS
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ def _printable(name: str) -> str:
 
 def text(graph: "PageGraph", limit: int | None) -> str:
     """A node a line, by level, with its parents; at most ``limit`` nodes."""
+    if limit is not None:
+        check_size("limit", limit)
     title = f"PageGraph: {counts(graph)}, {_count(graph.depth, 'level')}"
     shown = graph.order()[:limit]
     width = len(str(max(graph.depth - 1, 0)))

@@ -49,7 +49,7 @@ def check_name(name: Any) -> str:
     """
     if not isinstance(name, str):
         raise TypeError(
-            f"{name!r} is a {type(name).__name__}: expected the name of a node, a string"
+            f"{show(name)} is a {type(name).__name__}: expected the name of a node, a string"
         )
     if not name:
         raise ValueError("the name of a node is empty: expected at least one character")
@@ -64,6 +64,6 @@ def each(several: Any, what: str) -> list[Any]:
     """
     if not isinstance(several, Iterable):
         raise TypeError(
-            f"{what}={several!r:.80} is a {type(several).__name__}: expected several, as a list"
+            f"{what}={show(several)} is a {type(several).__name__}: expected several, as a list"
         )
     return several if isinstance(several, list) else list(several)

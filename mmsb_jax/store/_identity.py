@@ -26,13 +26,22 @@ class Place(NamedTuple):
     segment: tuple[int, ...] = ()
     segment_bytes: int = 0
 
+    def in_(self, before: "Place") -> "Place":
+        """This, but for the directory and the manifest, which are those of ``before``.
+
+        What was read in between is not known to be of those that are there now.
+        """
+        return self._replace(directory=before.directory, manifest=before.manifest)
+
     def is_same(self, other: "Place") -> bool:
         """Whether both say the same, but for what was appended."""
         return self[:3] == other[:3]
 
 
-def place_of(files: Files, segment: str) -> Place:
+def place_of(files: Files, segment: str | None = None) -> Place:
     """What is at the path of a log, whose newest segment is that file; of one in memory, nothing.
+
+    Without the name of a segment nothing is said of that.
 
     Raises:
         FileNotFoundError: the log is not there any more.
@@ -43,11 +52,14 @@ def place_of(files: Files, segment: str) -> Place:
     if not isinstance(files, DiskFiles):
         return Place()
     root = files.root
-    paths = (root, root / MANIFEST_NAME, root / segment)
-    directory, manifest, newest = (asked(path, files.system.stat, path) for path in paths)
-    return Place(
+    directory, manifest = (
+        asked(path, files.system.stat, path) for path in (root, root / MANIFEST_NAME)
+    )
+    found = Place(
         (directory.st_dev, directory.st_ino),
         (manifest.st_ino, manifest.st_size, manifest.st_mtime_ns, manifest.st_ctime_ns),
-        (newest.st_ino,),
-        newest.st_size,
     )
+    if segment is None:
+        return found
+    newest = asked(root / segment, files.system.stat, root / segment)
+    return found._replace(segment=(newest.st_ino,), segment_bytes=newest.st_size)

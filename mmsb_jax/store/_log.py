@@ -314,10 +314,10 @@ class Log(OpenedLog):
         record = self.record(version)
         if record.extra_span() is None:
             return None, record.flags
-        self.check_kept(version)
         return self.steadily(lambda: self._extra(version)), record.flags
 
     def _extra(self, version: int) -> bytes | None:
+        self.check_kept(version)
         if version < self.kept_since:
             extra = read_snapshot_extra(self.files, version, self.manifest.ids, MAX_EXTRA_BYTES)
             if extra is None:

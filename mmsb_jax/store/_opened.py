@@ -66,6 +66,9 @@ class OpenedLog:
     def __init__(self, files: Files, place: str, salvage: bool = False) -> None:
         self.files = files
         self.place = place
+        before = Place()
+        with contextlib.suppress(OSError):  # what reads the manifest says it better
+            before = place_of(files)
         self.manifest = Manifest.read(files, place)
         self.recovered: list[str] = []
         self.view = View(None, (), [])
@@ -76,7 +79,7 @@ class OpenedLog:
         self._is_doubtful = False
         self._known = 0, bytes(16)
         self._open()
-        self._stands = self._look_at_place()
+        self._stands = self._look_at_place().in_(before)
 
     @property
     def pieces(self) -> list[Piece]:
@@ -250,7 +253,7 @@ class OpenedLog:
             self._is_doubtful, newest = True, self.pieces[-1].segment
             self.steadily(self._go_on)
             if self.pieces[-1].segment is not newest:
-                self._stands = self._look_at_place()
+                self._stands = self._look_at_place().in_(self._stands)
             self._is_doubtful = False
 
     def check_place(self) -> None:

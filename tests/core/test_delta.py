@@ -269,7 +269,7 @@ def test_blocks_that_do_not_divide_the_page_raise(block_words):
 
 @pytest.mark.parametrize("block_words", [0, -1])
 def test_blocks_without_words_raise(block_words):
-    expected = f"block_words={block_words}: expected a positive integer"
+    expected = f"block_words={block_words}: expected 1 to 2147483647 words"
     assert message_of(Delta.empty, 1, block_words) == expected
     assert message_of(diff, zeros(), zeros(), block_words=block_words) == expected
 

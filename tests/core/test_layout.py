@@ -244,7 +244,7 @@ def test_pack_of_a_shape_raises():
     )
     assert message == (
         "w: a ShapeDtypeStruct arrived, which has no bytes. Expected an array: Layout.of takes "
-        "shapes, pack takes values."
+        "shapes, pack and set take values."
     )
 
 

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 import mmsb_jax as mmsb
+from mmsb_jax.store._opened import OpenedLog
 from tests.bus._script import ROOT, command_of, run_script
 from tests.torture._scale import scaled
 
@@ -146,6 +147,32 @@ def replace_under(path: Path, looker: str, change: str, newest: str) -> None:
 @pytest.mark.parametrize("looker", LOOKERS)
 def test_reader_of_a_log_that_was_replaced_or_removed_says_so(tmp_path, looker, change):
     replace_under(tmp_path / "run.mmsb", looker, change, "longer")
+
+
+@pytest.mark.parametrize("step", ["_open", "_go_on"])
+def test_log_that_is_replaced_during_a_look_is_noticed_by_the_next_one(tmp_path, monkeypatch, step):
+    path = tmp_path / "run.mmsb"
+    write(path, 1, 3)
+    bus = mmsb.open(path, mode="r") if step == "_go_on" else None
+    with mmsb.open(path) as writer:
+        writer._engine().writer.rotate()
+    shutil.copytree(path, path.with_name("copy.mmsb"))
+    write(path, 1, VERSIONS)
+    read = getattr(OpenedLog, step)
+
+    def read_then_replaced(log: OpenedLog) -> Any:
+        monkeypatch.undo()
+        found = read(log)
+        an_older_copy(path, VERSIONS + 3)
+        return found
+
+    monkeypatch.setattr(OpenedLog, step, read_then_replaced)
+    if bus is None:
+        bus = mmsb.open(path, mode="r")
+    else:
+        assert bus.version == VERSIONS
+    with pytest.raises(mmsb.DivergenceError):
+        bus.tree()
 
 
 @pytest.mark.long
