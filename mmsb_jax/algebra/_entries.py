@@ -106,9 +106,10 @@ def graph_entries(
             f"from_graph was given {described(graph)}; a PageGraph, or what has order() and "
             f"edges(), was expected"
         )
-    several = not isinstance(kinds, str) and isinstance(kinds, Iterable)
-    wanted = frozenset(k for k in kinds if isinstance(k, str)) if several else None
-    if kinds is not None and wanted is None:
+    wanted = None
+    if isinstance(kinds, Iterable) and not isinstance(kinds, str):
+        wanted = frozenset(kind for kind in kinds if isinstance(kind, str))
+    elif kinds is not None:
         raise StructureError(
             f"kinds is {described(kinds)}; several kinds were expected, such as ['data']"
         )

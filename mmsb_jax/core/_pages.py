@@ -26,18 +26,23 @@ class Pages(eqx.Module):
     version: UInt32[Array, " pages"]
 
 
+def is_one_integer(value: Any) -> bool:
+    """Whether ``value`` is an integer, or an array, traced or not, of one; True is none."""
+    if isinstance(value, int | np.integer):
+        return not isinstance(value, bool)
+    dtype = getattr(value, "dtype", np.dtype(object))
+    return getattr(value, "shape", None) == () and jnp.issubdtype(dtype, np.integer)
+
+
 def as_version(version: Any) -> UInt32[Array, ""]:
     """``version`` as ``uint32``, which versions are on the device.
 
     Raises:
         VersionError: not an integer, or out of range; nothing is rounded or wrapped.
     """
-    is_number = isinstance(version, int | np.integer) and not isinstance(version, bool)
-    dtype = getattr(version, "dtype", None) if hasattr(version, "shape") else None
-    is_one = dtype is not None and jnp.issubdtype(dtype, np.integer) and version.shape == ()
-    if not is_number and not is_one:
+    if not is_one_integer(version):
         raise VersionError(f"version={show(version)} arrived; expected an integer")
-    if is_number:
+    if isinstance(version, int | np.integer):
         if not 0 <= version < 2**32:
             raise VersionError(
                 f"version={show(version)} arrived; expected 0 to 2³² − 1, the versions of a "

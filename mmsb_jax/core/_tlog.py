@@ -13,7 +13,7 @@ from mmsb_jax._arguments import MOST, check_kind, check_size, show
 from mmsb_jax._errors import InvalidDeltaError
 from mmsb_jax.core._delta import LINE_WORDS, NO_PAGE, Delta, bucket, check_block_words
 from mmsb_jax.core._packing import any_settings, is_traced
-from mmsb_jax.core._pages import as_version
+from mmsb_jax.core._pages import as_version, is_one_integer
 
 
 def as_number(name: str, value: Any) -> Int32[Array, ""]:
@@ -22,12 +22,10 @@ def as_number(name: str, value: Any) -> Int32[Array, ""]:
     Raises:
         TypeError: no integer, or several.
     """
-    is_int = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", None)
-    if not is_int and (shape != () or not jnp.issubdtype(dtype, np.integer)):
+    if not is_one_integer(value):
         raise TypeError(f"{name}={show(value)}: expected the number of an entry, one integer")
     with any_settings():
-        if is_int:
+        if isinstance(value, int | np.integer):
             return jnp.int32(min(max(int(value), -MOST), MOST))
         return jnp.asarray(value).astype(jnp.int32)
 
