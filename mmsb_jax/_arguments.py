@@ -70,8 +70,8 @@ def check_kind(name: str, value: Any, kind: type, remedy: str = "") -> None:
         raise TypeError(f"{name}={show(value)}: expected a {kind.__name__}{remedy}")
 
 
-def check_size(name: str, value: Any, least: int = 0) -> None:
-    """Refuse what is no length of an axis, at least ``least``.
+def check_size(name: str, value: Any) -> None:
+    """Refuse what is no length of an axis.
 
     Raises:
         TypeError: no integer.
@@ -79,8 +79,8 @@ def check_size(name: str, value: Any, least: int = 0) -> None:
     """
     if not isinstance(value, int | np.integer) or isinstance(value, bool):
         raise TypeError(f"{name}={show(value)}: expected an integer")
-    if not least <= value <= MOST:
-        raise ValueError(f"{name}={show(value)}: expected {least} to {MOST}")
+    if not 0 <= value <= MOST:
+        raise ValueError(f"{name}={show(value)}: expected 0 to {MOST}")
 
 
 def path_text(name: str, value: Any) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xxhash
 
-from mmsb_jax._arguments import check_size, check_text, show
+from mmsb_jax._arguments import MOST, check_text, show
 from mmsb_jax._errors import ArrayNotFoundError
 from mmsb_jax.bus._events import Event
 from mmsb_jax.store._commit import Commit
@@ -41,7 +41,11 @@ class EventLog:
     """
 
     def __init__(self, capacity: int = 1024) -> None:
-        check_size("capacity", capacity, least=1)
+        is_number = isinstance(capacity, int | np.integer) and not isinstance(capacity, bool)
+        if not is_number or not 1 <= capacity <= MOST:
+            raise ValueError(
+                f"capacity={show(capacity)}: expected at least 1 row, an integer up to {MOST}"
+            )
         self._ring = np.zeros(capacity, EVENT_ROW)
         self._serial = self._written = 0
         self._lock = threading.Lock()
@@ -96,8 +100,8 @@ class EventLog:
         if ring.dtype != EVENT_ROW:
             if ring.dtype != np.uint8 or ring.ndim != 1 or ring.size % EVENT_ROW.itemsize:
                 raise ValueError(
-                    f"array={show(array)}: expected what write_to wrote, rows of "
-                    f"{EVENT_ROW.itemsize} bytes: uint8[{EVENT_ROW.itemsize} * capacity]"
+                    f"array={show(array)}: expected what write_to wrote, an array of a size of "
+                    f"uint8[{EVENT_ROW.itemsize} * capacity]"
                 )
             ring = ring.view(EVENT_ROW)
         ring = ring[ring["serial"] > 0]

@@ -271,10 +271,15 @@ class Events:
         with self._lock:
             if calls and not self._closed:
                 version = calls[-1][1].version
-                if version > self._newest:
+                if version > max(self._newest, self._last_queued()):
                     self._calls.extend(calls)
-                    self._newest = version
-                self._here.owed = version
+                self._newest = self._here.owed = version
+
+    def _last_queued(self) -> int:
+        """The version of the last call: an interrupt may have come before that was noted."""
+        with contextlib.suppress(IndexError):  # it may be taken meanwhile
+            return self._calls[-1][1].version
+        return 0
 
     def deliver(self) -> None:
         """Return once what this thread posted has been handled, or another thread is at it.

@@ -79,15 +79,14 @@ def open(
         return _reading_bus(check_log_place(path), salvage)
     place = check_local(path)
     with _opening:
-        known = _open_here.get(os.path.realpath(place))
+        key = os.path.realpath(place)
+        known = _open_here.get(key)
         if known is not None and not _is_dead(known):
             _check_same(known, page_bytes, durability)
             return known
         if known is not None:
             _let_go(known)
-        bus = _open_to_write(place, page_bytes, durability, snapshots)
-        _open_here[os.path.realpath(place)] = bus
-        return bus
+        return _open_to_write(place, key, page_bytes, durability, snapshots)
 
 
 def _is_dead(bus: Bus) -> bool:
@@ -129,8 +128,9 @@ def _reading_bus(place: Path, salvage: bool) -> Bus:
 
 
 def _open_to_write(
-    place: Path, page_bytes: int | None, durability: Durability, snapshots: bool
+    place: Path, key: str, page_bytes: int | None, durability: Durability, snapshots: bool
 ) -> Bus:
+    """Open it, known in this process by ``key``: an interrupt behind this loses no open bus."""
     try:
         _make_directory(place)
         lock = WriterLock(place)
@@ -147,12 +147,14 @@ def _open_to_write(
                 f"{place} has pages of {bus.page_bytes} bytes, and page_bytes={page_bytes} was "
                 f"asked for. Leave it out: a log keeps the size that it was made with."
             )
+        _open_here[key] = bus
     except OSError as error:
         lock.release()
         raise (
             error if isinstance(error, LocationError) else disk_error(error, str(place))
         ) from error
     except BaseException:
+        _open_here.pop(key, None)
         lock.release()
         raise
     return bus

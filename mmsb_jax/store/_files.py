@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from mmsb_jax._errors import LocationError
+from mmsb_jax.store._descriptor import Descriptor
 from mmsb_jax.store._room import no_room
 from mmsb_jax.store._unreadable import check_regular, unreadable
 
@@ -27,11 +28,10 @@ Buffer = bytes | bytearray | memoryview
 """What is written: anything with a contiguous buffer of bytes."""
 
 _MAX_BUFFERS_A_CALL = 512  # below IOV_MAX of every Linux
-_NEW_FILE_MODE = 0o644
 _OPEN_READERS = 64
 _ENDINGS = (".seg", ".cut", ".arc", ".snap")
 """Of what is listed whatever it is: a pipe in the place of a segment is no missing segment."""
-_OWN_FILE = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+OWN_FILE = os.O_NOFOLLOW | os.O_NONBLOCK
 """How a file of the log is opened: no link is followed, and no pipe is waited for."""
 _READ_BYTES = 1 << 20
 """What is read without asking first how much there is: a file may claim any size."""
@@ -110,7 +110,7 @@ class Files(Protocol):
 
 
 class _DiskAppendFile:
-    def __init__(self, system: Any, descriptor: int, folders: Sequence[Path]) -> None:
+    def __init__(self, system: Any, descriptor: Descriptor, folders: Sequence[Path]) -> None:
         self._os = system
         self._descriptor = descriptor
         self._unsynced_folders = list(folders)
@@ -119,7 +119,7 @@ class _DiskAppendFile:
     def append(self, buffers: Sequence[Buffer]) -> None:
         waiting = [buffer for buffer in buffers if len(buffer)]
         while waiting:
-            written = self._os.writev(self._descriptor, waiting[:_MAX_BUFFERS_A_CALL])
+            written = self._os.writev(self._descriptor.number, waiting[:_MAX_BUFFERS_A_CALL])
             while waiting and written >= len(waiting[0]):
                 written -= len(waiting.pop(0))
             if written:
@@ -131,7 +131,9 @@ class _DiskAppendFile:
         while done < size:
             if self._can_share:
                 try:
-                    copied = self._os.copy_file_range(source, self._descriptor, size - done, done)
+                    copied = self._os.copy_file_range(
+                        source, self._descriptor.number, size - done, done
+                    )
                 except OSError:
                     copied = 0
                 if not copied:  # also what some file systems answer that cannot do it
@@ -146,46 +148,19 @@ class _DiskAppendFile:
             done += copied
 
     def sync(self) -> None:
-        self._os.fdatasync(self._descriptor)
+        self._os.fdatasync(self._descriptor.number)
         while self._unsynced_folders:
             sync_folder(self._os, self._unsynced_folders[-1])
             self._unsynced_folders.pop()
 
     def truncate(self, size: int) -> None:
-        self._os.ftruncate(self._descriptor, size)
+        self._os.ftruncate(self._descriptor.number, size)
 
     def is_there(self) -> bool:
-        return self._os.fstat(self._descriptor).st_nlink > 0
-
-    def __del__(self) -> None:
-        if contextlib is not None:  # at Python's end the modules go first
-            with contextlib.suppress(OSError):  # of an opening that an interrupt cut short
-                self.close()
+        return self._os.fstat(self._descriptor.number).st_nlink > 0
 
     def close(self) -> None:
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
-            self._os.close(descriptor)
-
-
-class _Descriptor:
-    """A file descriptor, closed when the last thread that reads through it lets go."""
-
-    def __init__(self, system: Any, path: Path) -> None:
-        self._os = system
-        self.number = -1
-        self.number = asked(path, system.open, path, os.O_RDONLY | _OWN_FILE)
-        try:
-            check_regular(path, asked(path, system.fstat, self.number), is_written=False)
-        except BaseException:
-            self.__del__()
-            raise
-
-    def __del__(self) -> None:
-        number, self.number = self.number, -1
-        if number >= 0:
-            with contextlib.suppress(OSError):
-                self._os.close(number)
+        self._descriptor.close()
 
 
 def asked(path: Path, call: Callable[..., Answer], *arguments: Any) -> Answer:
@@ -229,7 +204,7 @@ class DiskFiles:
     def __init__(self, root: Path, system: Any = os) -> None:
         self.root = root
         self.system = self._os = system
-        self._readers: dict[str, _Descriptor] = {}
+        self._readers: dict[str, Descriptor] = {}
         self._readers_lock = threading.Lock()
         self._removed_from: set[Path] = set()
 
@@ -246,30 +221,30 @@ class DiskFiles:
 
     def rewrite(self, name: str, offset: int) -> None:
         descriptor = self._open_own(self.root / name, os.O_RDWR)  # O_APPEND: only at the end
-        with _closing(lambda: self._os.close(descriptor)):
-            while part := self._os.pread(descriptor, _READ_BYTES, offset):
-                offset += self._os.pwrite(descriptor, part, offset)
+        with _closing(descriptor.close):
+            while part := self._os.pread(descriptor.number, _READ_BYTES, offset):
+                offset += self._os.pwrite(descriptor.number, part, offset)
 
     def _append_file(self, path: Path, flags: int, folders: Sequence[Path]) -> _DiskAppendFile:
         if flags & os.O_EXCL:  # it is new: there is nothing to look at
-            descriptor = self._os.open(path, flags | os.O_CLOEXEC, _NEW_FILE_MODE)
+            descriptor = Descriptor(self._os, path, flags)
         else:
             descriptor = self._open_own(path, flags)
         return _DiskAppendFile(self._os, descriptor, folders)
 
-    def _open_own(self, path: Path, flags: int) -> int:
+    def _open_own(self, path: Path, flags: int) -> Descriptor:
         """A descriptor to write a file of the log's own that is there; it must be no other."""
         try:
-            descriptor = self._os.open(path, flags | _OWN_FILE)
+            descriptor = Descriptor(self._os, path, flags | OWN_FILE)
         except OSError as error:
             if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
                 raise unreadable(error, path) from error
             raise
         try:
-            check_regular(path, self._os.fstat(descriptor), is_written=True)
+            check_regular(path, self._os.fstat(descriptor.number), is_written=True)
         except BaseException:
             with contextlib.suppress(OSError):
-                self._os.close(descriptor)
+                descriptor.close()
             raise
         return descriptor
 
@@ -283,16 +258,26 @@ class DiskFiles:
             self._os.mkdir(folder)
         sync_folder(self._os, folder.parent)
 
-    def _reader(self, name: str) -> _Descriptor:
+    def _reader(self, name: str) -> Descriptor:
         if "/" not in name:  # the manifest: another process may put a new one in its place
-            return _Descriptor(self._os, self.root / name)
+            return self._open_to_read(self.root / name)
         with self._readers_lock:
             reader = self._readers.get(name)
             if reader is None:
                 while len(self._readers) >= _OPEN_READERS:
                     del self._readers[next(iter(self._readers))]
-                reader = self._readers[name] = _Descriptor(self._os, self.root / name)
+                reader = self._readers[name] = self._open_to_read(self.root / name)
             return reader
+
+    def _open_to_read(self, path: Path) -> Descriptor:
+        """A descriptor that is closed when the last thread that reads through it lets go."""
+        descriptor = asked(path, Descriptor, self._os, path, os.O_RDONLY | OWN_FILE)
+        try:
+            check_regular(path, asked(path, self._os.fstat, descriptor.number), is_written=False)
+        except BaseException:
+            descriptor.close()
+            raise
+        return descriptor
 
     def read(self, name: str, offset: int = 0, size: int | None = None) -> bytes:
         reader = self._reader(name)
@@ -427,10 +412,9 @@ class DiskFiles:
 
 def sync_folder(system: Any, folder: Path) -> None:
     """Make the entries of a folder survive a power cut."""
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-    descriptor = asked(folder, system.open, folder, flags)
-    with _closing(lambda: system.close(descriptor)):
-        system.fsync(descriptor)
+    descriptor = asked(folder, Descriptor, system, folder, os.O_RDONLY | os.O_DIRECTORY)
+    with _closing(descriptor.close):
+        system.fsync(descriptor.number)
 
 
 class _MemoryFile:

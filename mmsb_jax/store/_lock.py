@@ -1,11 +1,8 @@
-"""One writer: ``flock`` decides; who holds it is written beside it, to inform only.
-
-filelock closes the descriptor in a forked child, so that the lock stays with the parent.
-"""
+"""One writer: ``flock`` decides; who holds it is written beside it, to inform only."""
 
 import contextlib
 import errno
-import io
+import fcntl
 import json
 import os
 import socket
@@ -13,10 +10,9 @@ import time
 import weakref
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from mmsb_jax._errors import LocationError, LockedError
-from mmsb_jax.store._files import asked
+from mmsb_jax.store._descriptor import Descriptor
+from mmsb_jax.store._files import OWN_FILE, asked
 from mmsb_jax.store._json import parse_json
 from mmsb_jax.store._unreadable import check_regular, unreadable
 
@@ -31,6 +27,34 @@ def boot_id() -> str:
     return ""
 
 
+_locked: "weakref.WeakSet[Descriptor]" = weakref.WeakSet()
+
+
+def _let_go_in_child() -> None:
+    """Close the files in a forked child: a lock is its parent's, and ends with that."""
+    for file in list(_locked):
+        file.close()
+
+
+os.register_at_fork(after_in_child=_let_go_in_child)
+
+
+def _lock_file(path: Path) -> Descriptor:
+    """A file, locked as long as it is open; one that was deleted in the meantime is not it."""
+    while True:
+        file = Descriptor(os, path, os.O_RDWR | os.O_CREAT | OWN_FILE)
+        try:
+            check_regular(path, os.fstat(file.number), is_written=True)
+            _locked.add(file)
+            fcntl.flock(file.number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(file.number).st_nlink:
+                return file
+        except BaseException:
+            file.close()
+            raise
+        file.close()
+
+
 class WriterLock:
     """The right to write a log, held from construction until `release` or the process's end.
 
@@ -42,58 +66,22 @@ class WriterLock:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._identity = (0, 0)
-        self._descriptor = -1
-        # No circle: one that an interrupt loses lets go of the file at once.
-        me = weakref.proxy(self)
-        # fallback_to_soft: a lock file that outlives its process would shut everybody out.
-        self._lock = FileLock(
-            root / LOCK_NAME,
-            timeout=0,
-            thread_local=False,
-            fallback_to_soft=False,
-            on_acquired=lambda descriptor: me._take(descriptor),
-        )
         try:
-            self._lock.acquire()
-        except Timeout:
+            self._file = _lock_file(root / LOCK_NAME)
+        except BlockingIOError:
             raise LockedError(
                 f"{root} is being written by {self._holder()}. One process writes a log at a "
                 f"time: close it there, or open it here with mode='r'."
             ) from None
         except OSError as error:
             raise _no_lock(error, root) from error
-        except BaseException:  # an interrupt, which may keep what filelock itself would need
-            self._close()
-            raise
         try:
+            status = os.fstat(self._file.number)
+            self._identity = (status.st_dev, status.st_ino)
             self._say_who()
-        except BaseException:  # an interrupt: who holds it would never be known here
-            self._let_go()
+        except BaseException:  # an interrupt, whose traceback may be kept, and this in it
+            self._file.close()
             raise
-
-    def _take(self, descriptor: int) -> None:
-        """Look at the file that is locked: it must be the log's own."""
-        status = os.fstat(descriptor)
-        check_regular(self._root / LOCK_NAME, status, is_written=True)
-        self._identity, self._descriptor = (status.st_dev, status.st_ino), descriptor
-
-    def _let_go(self) -> None:
-        try:
-            self._lock.release(force=True)  # also where an interrupt has begun to
-        except OSError:
-            # The system does not unlock it, and filelock keeps it open: closing unlocks it too.
-            self._lock._context.lock_file_fd = None
-            with contextlib.suppress(OSError):
-                os.close(self._descriptor)
-
-    def _close(self) -> None:
-        """Unlock the file by closing it."""
-        context = self._lock._context
-        descriptor, context.lock_file_fd = context.lock_file_fd, None
-        if descriptor is not None:
-            with contextlib.suppress(OSError):
-                os.close(descriptor)
 
     def is_in_place(self) -> bool:
         """Whether the file that is locked is still the one at its path.
@@ -127,10 +115,9 @@ class WriterLock:
                 file.write(json.dumps(holder))
 
     def _holder(self) -> str:
-        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
-            with io.FileIO(os.open(self._root / HOLDER_NAME, flags)) as file:
-                holder = parse_json(file.read(4096) or b"")
+            file = Descriptor(os, self._root / HOLDER_NAME, os.O_RDONLY | OWN_FILE)
+            holder = parse_json(os.read(file.number, 4096))
             return f"process {int(holder['pid'])} on {holder['host']!s}"
         except (OSError, ValueError, LookupError, TypeError, OverflowError):
             return "another process"
@@ -138,13 +125,17 @@ class WriterLock:
     def release(self) -> None:
         """Let another process write."""
         try:
-            if self._lock.is_locked and self.is_in_place():  # else it is another's by now
+            if self._file.number >= 0 and self.is_in_place():  # else it is another's by now
                 with contextlib.suppress(OSError):
                     (self._root / HOLDER_NAME).unlink()
         except LocationError:
             pass  # it informs only
         finally:
-            self._let_go()
+            with contextlib.suppress(OSError):  # closing unlocks it, where no child has it too
+                if self._file.number >= 0:
+                    fcntl.flock(self._file.number, fcntl.LOCK_UN)
+            with contextlib.suppress(OSError):
+                self._file.close()
 
 
 def _no_lock(error: OSError, root: Path) -> LocationError:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from mmsb_jax._arguments import path_text, show
 from mmsb_jax._errors import CorruptionError, LocationError, StructureError, VersionError
+from mmsb_jax.store._descriptor import Descriptor
 from mmsb_jax.store._files import Buffer, MemoryFiles, sync_folder
 from mmsb_jax.store._format import (
     HEADER_BYTES,
@@ -453,15 +454,15 @@ def open_stream(source: Buffer | str | os.PathLike[str]) -> Iterator[Stream]:
     place = path_text("source", source)
     try:
         # O_NONBLOCK: a pipe in its place would let its reader wait for ever.
-        descriptor = os.open(place, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        file = Descriptor(os, Path(place), os.O_RDONLY | os.O_NONBLOCK)
     except (OSError, ValueError) as error:
         raise _no_stream(place, error) from error
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        if not stat.S_ISREG(os.fstat(file.number).st_mode):
             raise _no_stream(place, OSError(errno.EINVAL, "it is no regular file"))
-        yield Stream(lambda offset, size: _read_at(descriptor, place, offset, size), place)
+        yield Stream(lambda offset, size: _read_at(file.number, place, offset, size), place)
     finally:
-        os.close(descriptor)
+        file.close()
 
 
 def _no_stream(place: str, error: OSError | ValueError) -> LocationError:

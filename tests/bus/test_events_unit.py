@@ -8,6 +8,7 @@ import logging
 import sys
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -466,6 +467,22 @@ def test_exit_in_a_handler_of_the_thread_is_reported_and_the_thread_goes_on(even
 
 
 # --------------------------------------------------------------------------- handlers that commit
+
+
+def test_post_that_is_interrupted_and_repeated_tells_once(events, monkeypatch):
+    class Interrupted(deque):
+        def extend(self, calls):
+            super().extend(calls)
+            raise KeyboardInterrupt
+
+    found = []
+    events.subscribe("changed", lambda event: found.append(event.version))
+    monkeypatch.setattr(events, "_calls", Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        _post(events, 1)
+    _post(events, 1)  # as a landing that is gone on with does
+    events.deliver()
+    assert found == [1]
 
 
 def test_commit_in_a_handler_returns_before_its_events_which_follow_those_in_hand(events):
@@ -1044,7 +1061,7 @@ def test_event_log_of_another_size_is_refused_and_writes_again_later(bus):
 
 
 def test_event_log_without_rows_is_refused():
-    with pytest.raises(ValueError, match="capacity=0: expected at least 1"):
+    with pytest.raises(ValueError, match="capacity=0: expected at least 1 row"):
         EventLog(capacity=0)
     with pytest.raises(ValueError, match="size"):
         EventLog.rows_of(np.zeros(57, np.uint8))

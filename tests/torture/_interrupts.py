@@ -6,7 +6,7 @@ often, and cut off ``HOW``:
 - ``timer``: a timer's signal, whose handler raises `KeyboardInterrupt`, at a random moment of what
   the method is known to take;
 - ``inject``: a `KeyboardInterrupt` where a function of the library, or of what it is built on
-  (`threading`, `contextlib`, `concurrent.futures`, filelock), is called, or anything returns into
+  (`threading`, `contextlib`, `concurrent.futures`), is called, or anything returns into
   one: there Python looks whether a signal has come. ``COUNT`` of these places, evenly chosen; 0 for
   all.
 

@@ -29,7 +29,7 @@ import mmsb_jax as mmsb
 from tests.torture._methods import BUSES, PATIENCE_S, State, Trial, World
 
 PACKAGE = str(Path(mmsb.__file__).parent)
-BELOW = ("/threading.py", "/contextlib.py", "/concurrent/futures/", "/filelock/")
+BELOW = ("/threading.py", "/contextlib.py", "/concurrent/futures/")
 VERIFY_EACH = 40
 CUT_SHORT = 3  # exit status: something waits for ever
 
