@@ -198,9 +198,13 @@ class LogWriter:
             scan.offset, scan.chain = end, written.chain
             scan.version = record.version  # last: readers in other threads go by it
             self.is_at_work = False
-            if self._group is not None:
-                self._group.wake()
-            return written.logged_bytes
+        self._wake()
+        return written.logged_bytes
+
+    def _wake(self) -> None:
+        # Without the lock: where there is no thread this syncs, and a sync takes its own lock first.
+        if self._group is not None:
+            self._group.wake()
 
     def append_tags(self, changes: TagChanges) -> None:
         """Give names to versions, or take them away: a frame without a version of its own.
@@ -228,8 +232,7 @@ class LogWriter:
             index.tags |= changes
             scan.offset, scan.synced = start + header.frame_bytes, max(scan.synced, header.synced)
             self._has_tagged, self.is_at_work = True, False
-            if self._group is not None:
-                self._group.wake()
+        self._wake()
 
     def _write(
         self, chunks: Sequence[Chunk], complete: Callable[[], CommitRecord]

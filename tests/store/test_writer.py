@@ -323,6 +323,29 @@ def test_durability_group_syncs_what_was_committed_within_the_interval():
     scribe.close()
 
 
+def test_append_that_syncs_itself_waits_for_no_sync_that_waits_for_it(monkeypatch):
+    scribe = Scribe(MemoryFiles(), ("group", 5))
+    writer = scribe.writer
+    writer._group.stop()  # as where no thread can be begun: each append syncs
+    syncing, sync_files = threading.Event(), writer._sync_files
+    appending = threading.Event()
+
+    def slowly(handles):
+        syncing.set()
+        appending.wait(0.5)  # the other thread is inside append by then, or waits for this one
+        sync_files(handles)
+
+    monkeypatch.setattr(writer, "_sync_files", slowly)
+    threads = [threading.Thread(target=call, daemon=True) for call in (writer.sync, scribe.commit)]
+    threads[0].start()
+    assert syncing.wait(20)
+    threads[1].start()
+    for thread in threads:
+        thread.join(20)
+        assert not thread.is_alive(), "they wait for each other"
+    assert writer.durable_version == 1
+
+
 def test_durability_group_whose_sync_fails_poisons():
     failed = threading.Event()
     faults = Faults(kinds=frozenset({"sync"}))
