@@ -30,8 +30,7 @@ def torture(how: str, bus: str, count: int, names: Sequence[str] = tuple(METHODS
 def _spare_what_python_loses(reports: Sequence[dict[str, Any]]) -> None:
     """Let a descriptor in a hundred interrupts be lost; threads, locks and all else come back.
 
-    `os.open` returns a number, and Python may raise the interrupt before that is kept anywhere:
-    nobody can close it then.
+    An interrupt in a finalizer is swallowed by Python, and what that should have closed stays open.
     """
     most = max(1, sum(report["inside"] for report in reports) // 100)
     lost = {fault: n for fault, n in reports[-1]["faults"].items() if _is_file(fault)}
