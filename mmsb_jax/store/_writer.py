@@ -202,7 +202,7 @@ class LogWriter:
         return written.logged_bytes
 
     def _wake(self) -> None:
-        # Without the lock: where there is no thread this syncs, and a sync takes its own lock first.
+        # Without the lock: without a thread this syncs, and a sync takes its own lock first.
         if self._group is not None:
             self._group.wake()
 
