@@ -150,13 +150,16 @@ class Failing(Session):
                 self.report.found[outcome if self._shim.failed else "not met"] += 1
                 if done and self._kind in SYNCS and self._way.code in (errno.EIO, errno.ENOSPC):
                     self._is_unsynced = self._way.mode in (_ONCE, _ALWAYS)
-                    self._is_unsynced &= not self._is_mark(number)
+                    self._is_unsynced &= not self._may_fail_unseen(number)
 
-    def _is_mark(self, number: int) -> bool:
-        """Whether that call syncs what `close` says last: that all before it has been synced."""
+    def _may_fail_unseen(self, number: int) -> bool:
+        """Whether that sync is of a thing that is done once all that was asked for is durable.
+
+        `close` says at last that all before was synced; `compact` tidies up when it is in force.
+        """
         met = [kind for kind in self._calls if kind in self._way.kinds]
         last = max(place for place, kind in enumerate(met) if kind in SYNCS)
-        return self.name == "close" and number == last
+        return (self.name == "close" and number == last) or self.name == "compact"
 
     def _is_told_next(self, world: World) -> bool:
         """Whether it was the group's own thread that synced: then the next call is refused."""
