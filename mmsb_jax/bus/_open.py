@@ -244,13 +244,13 @@ def _check_nothing_left(files: DiskFiles, place: Path) -> None:
 
 
 @contextlib.contextmanager
-def _all_or_nothing(files: Files) -> Iterator[None]:
+def _all_or_nothing(files: DiskFiles) -> Iterator[None]:
     """Where making a log fails nothing is left of it, so that it can be tried again."""
     try:
         yield
     except BaseException:
         with contextlib.suppress(OSError):
             files.remove(MANIFEST_NAME)  # first: a log without its segments would be damage
-            for name in files.names("log") + files.names("snapshots"):
+            for name in list(files.made):  # to list a folder takes a descriptor, which may be it
                 files.remove(name)
         raise

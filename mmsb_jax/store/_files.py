@@ -199,6 +199,9 @@ class DiskFiles:
     Args:
         root: the directory.
         system: where the calls of `os` go; a test puts a disk that fails beneath.
+
+    Attributes:
+        made: the files that were made through this and not removed.
     """
 
     def __init__(self, root: Path, system: Any = os) -> None:
@@ -207,9 +210,11 @@ class DiskFiles:
         self._readers: dict[str, Descriptor] = {}
         self._readers_lock = threading.Lock()
         self._removed_from: set[Path] = set()
+        self.made: set[str] = set()
 
     def create(self, name: str) -> AppendFile:
         path = self.root / name
+        self.made.add(name)
         self._make_folder(path.parent)
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL
         return self._append_file(path, flags, [path.parent])
@@ -339,6 +344,7 @@ class DiskFiles:
 
     def publish(self, name: str, buffers: Sequence[Buffer]) -> None:
         path = self.root / name
+        self.made.add(name)
         draft = path.with_name(path.name + ".draft")
         self._unlink(draft)
         handle = self.create(f"{name}.draft")
@@ -351,6 +357,7 @@ class DiskFiles:
                 sync_folder(self._os, folder)
                 self._removed_from.discard(folder)
             self._os.replace(draft, path)
+            self.made.discard(f"{name}.draft")
         except BaseException:
             with contextlib.suppress(OSError):
                 self._unlink(draft)
@@ -360,6 +367,7 @@ class DiskFiles:
 
     def copy(self, source: Files, name: str, size: int) -> None:
         path = self.root / name
+        self.made.add(name)
         self._make_folder(path.parent)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL  # O_APPEND forbids sharing
         handle = self._append_file(path, flags, [path.parent])
@@ -382,6 +390,7 @@ class DiskFiles:
         with contextlib.suppress(FileNotFoundError):
             self._os.unlink(path)
             self._removed_from.add(path.parent)
+        self.made.discard(name)
 
     def sync_names(self, folder: str) -> None:
         """Let what was removed from ``folder``, by whomever, stay removed; it need not exist."""

@@ -1,6 +1,7 @@
 """A path is not a log: what is at the path is compared with what was opened, at every look."""
 
 import contextlib
+import errno
 import os
 import shutil
 
@@ -8,6 +9,9 @@ import numpy as np
 import pytest
 
 import mmsb_jax as mmsb
+from mmsb_jax._errors import LocationError
+from mmsb_jax.bus import _open
+from mmsb_jax.store._files import DiskFiles
 
 
 def _state(value):
@@ -220,3 +224,26 @@ def test_opening_the_path_again_gives_what_is_there_and_not_the_bus_of_before(pa
         assert bus.version == (1 if act is _replace else 0)
         bus.commit(_state(9), structure="new")
     assert before.closed
+
+
+def test_fork_that_fails_where_no_descriptor_is_left_can_be_tried_again(tmp_path, monkeypatch):
+    real, real_names = _open.fork_log, DiskFiles.names
+
+    def without_descriptors(*arguments):
+        raise LocationError(errno.EMFILE, "too many files are open")
+
+    def fails(*arguments):
+        real(*arguments)
+        monkeypatch.setattr(DiskFiles, "names", without_descriptors)
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    bus = mmsb.open()
+    bus.commit({"w": np.ones(3, np.float32)})
+    bus.snapshot()
+    monkeypatch.setattr(_open, "fork_log", fails)
+    with pytest.raises(mmsb.LocationError):
+        bus.fork(tmp_path / "fork.mmsb")
+    monkeypatch.setattr(_open, "fork_log", real)
+    monkeypatch.setattr(DiskFiles, "names", real_names)
+    with bus.fork(tmp_path / "fork.mmsb") as fork:
+        assert fork.version == 1

@@ -1,0 +1,114 @@
+"""How the package is built: no circle of modules, small packages, one meaning a name.
+
+What is not so yet is listed, and the lists may only shrink: what is mended is taken out of them.
+"""
+
+import ast
+import functools
+import re
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import mmsb_jax
+
+PACKAGE = Path(mmsb_jax.__file__).parent
+ARCHITECTURE = PACKAGE.parent / "docs" / "architecture.md"
+MOST_MODULES = 9
+
+LARGE = {"algebra", "bus", "cli", "core", "graph", "store"}
+"""Packages of more than nine modules."""
+
+CIRCLES = {
+    "algebra._semiring",
+    "bus._derive",
+    "bus._reading",
+    "core._layout",
+    "graph._graph",
+    "observe._stats",
+    "store._log",
+}
+"""A module of each circle."""
+
+TWICE = {"Found", "Log", "Node", "Outcome", "Part", "Plan", "Rows"}
+"""Names of two classes."""
+
+
+@functools.cache
+def trees() -> dict[str, ast.Module]:
+    """The modules, by their name below the package; that of a package is the package."""
+    return {
+        ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): (
+            ast.parse(path.read_text())
+        )
+        for path in PACKAGE.rglob("*.py")
+    }
+
+
+@functools.cache
+def imports() -> dict[str, set[str]]:
+    """What each module imports, wherever in it that stands, and for whatever purpose."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for name, tree in trees().items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mmsb_jax"):
+                place = str(node.module).removeprefix("mmsb_jax").removeprefix(".")
+                for alias in node.names:
+                    inside = f"{place}.{alias.name}".removeprefix(".")
+                    found[name].add(inside if inside in trees() else place)
+    return found
+
+
+def reached(start: str) -> set[str]:
+    """The modules that one needs, and that these need."""
+    edges, found, waiting = imports(), set[str](), [start]
+    while waiting:
+        for name in edges[waiting.pop()] - found:
+            found.add(name)
+            waiting.append(name)
+    return found
+
+
+@functools.cache
+def circles() -> list[set[str]]:
+    needs = {name: reached(name) for name in trees()}
+    met: list[set[str]] = []
+    for name, needed in needs.items():
+        if name in needed and not any(name in circle for circle in met):
+            met.append({other for other in needed if name in needs[other]} | {name})
+    return met
+
+
+def test_no_modules_need_each_other_but_those_listed():
+    unknown = [sorted(circle) for circle in circles() if not circle & CIRCLES]
+    assert not unknown
+    assert all(any(name in circle for circle in circles()) for name in CIRCLES), "take them out"
+
+
+def test_package_has_at_most_nine_modules_but_those_listed():
+    sizes = Counter(
+        name.rpartition(".")[0] for name in trees() if name and not name.endswith("__main__")
+    )
+    packages = {name for name in trees() if any(other.startswith(f"{name}.") for other in trees())}
+    large = {name for name in packages if sizes[name] > MOST_MODULES}
+    assert large == LARGE
+
+
+def test_class_has_a_name_of_its_own_but_those_listed():
+    classes = Counter(
+        node.name
+        for tree in trees().values()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef) and node.name[0] != "_"
+    )
+    assert {name for name, times in classes.items() if times > 1} == TWICE
+
+
+def test_names_in_the_architecture_are_there():
+    known = {part for name in trees() for part in name.split(".")} | {
+        node.name
+        for tree in trees().values()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef | ast.FunctionDef)
+    }
+    named = set(re.findall(r"`(_[a-z_]+|[A-Z][A-Za-z]+)`", ARCHITECTURE.read_text()))
+    assert named - known == set()
