@@ -8,6 +8,7 @@ import os
 import signal
 
 import hypothesis
+import jax
 import pytest
 from jaxtyping import install_import_hook
 
@@ -26,6 +27,13 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", _default))
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # What XLA has compiled is kept on disk, for other workers and runs, and not in memory.
+    assert config.cache is not None
+    jax.config.update(
+        "jax_compilation_cache_dir", str(config.cache.mkdir(f"jax-{jax.__version__}"))
+    )
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.02)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     # A shell starts what is to run in the background with interrupts ignored, and so are children.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # beartype checks an item of a container by chance; a strategy may call what it checks.
@@ -33,3 +41,10 @@ def pytest_configure(config: pytest.Config) -> None:
         "filterwarnings",
         "ignore:Do not use the `random` module:hypothesis.errors.HypothesisDeprecationWarning",
     )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _let_go_of_programs():
+    """Thousands of compiled programs would take gigabytes."""
+    yield
+    jax.clear_caches()
