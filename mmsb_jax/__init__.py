@@ -33,8 +33,9 @@ if TYPE_CHECKING:
     from mmsb_jax.bus._replica import Replica
     from mmsb_jax.core._delta import Delta, apply, compose, diff, invert
     from mmsb_jax.core._digest import digest, update_digest
-    from mmsb_jax.core._layout import Layout, Region
+    from mmsb_jax.core._layout import Layout
     from mmsb_jax.core._pages import Pages
+    from mmsb_jax.core._region import Region
     from mmsb_jax.core._replay import replay
     from mmsb_jax.core._tlog import TLog
     from mmsb_jax.graph._graph import PageGraph
@@ -66,8 +67,9 @@ _MODULES = {
     "bus._replica": ("Replica",),
     "core._delta": ("Delta", "apply", "compose", "diff", "invert"),
     "core._digest": ("digest", "update_digest"),
-    "core._layout": ("Layout", "Region"),
+    "core._layout": ("Layout",),
     "core._pages": ("Pages",),
+    "core._region": ("Region",),
     "core._replay": ("replay",),
     "core._tlog": ("TLog",),
     "graph._graph": ("PageGraph",),

@@ -22,7 +22,6 @@ CIRCLES = {
     "algebra._semiring",
     "bus._derive",
     "bus._reading",
-    "core._layout",
     "graph._graph",
     "observe._stats",
     "store._log",

@@ -16,8 +16,9 @@ from mmsb_jax._words import WORD_BYTES
 from mmsb_jax.bus._staging import raw_bytes
 from mmsb_jax.bus._tree import is_same_kind, spec_of
 from mmsb_jax.core._delta import Delta
-from mmsb_jax.core._layout import Layout, Region
+from mmsb_jax.core._layout import Layout
 from mmsb_jax.core._leaves import PYTHON_NUMBERS, Constant, LeafSpec, describe
+from mmsb_jax.core._region import Region
 from mmsb_jax.store._record import (
     GRAPH_PREFIX,
     MAX_ARRAY_BYTES,

@@ -11,8 +11,8 @@ import numpy as np
 from mmsb_jax._errors import ClosedError, StructureError
 from mmsb_jax.core._delta import Delta, diff
 from mmsb_jax.core._layout import Layout
-from mmsb_jax.core._packing import any_settings
 from mmsb_jax.core._pages import Pages
+from mmsb_jax.core._settings import any_settings
 from mmsb_jax.store._diff import StateDiff
 from mmsb_jax.store._state import StoredState
 

@@ -28,7 +28,7 @@ from mmsb_jax.core._leaves import (
     view_as,
     with_weak_type,
 )
-from mmsb_jax.core._packing import any_settings
+from mmsb_jax.core._settings import any_settings
 from mmsb_jax.core._words import from_words, to_words
 from mmsb_jax.store._codec import SPARSE_CODINGS, Coding, unit_of_dtype
 from mmsb_jax.store._decode import (

@@ -10,7 +10,8 @@ from collections.abc import Iterable
 
 from mmsb_jax._errors import InvalidDeltaError
 from mmsb_jax.bus._tree import TreeShape, spec_of
-from mmsb_jax.core._layout import Layout, Region
+from mmsb_jax.core._layout import Layout
+from mmsb_jax.core._region import Region
 from mmsb_jax.store._record import ArrayInfo
 
 _MOST_ROWS = 2**31 - 1

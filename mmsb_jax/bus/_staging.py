@@ -21,7 +21,7 @@ from jax import lax
 
 from mmsb_jax._errors import StructureError
 from mmsb_jax.core._leaves import host_array
-from mmsb_jax.core._packing import any_settings
+from mmsb_jax.core._settings import any_settings
 
 _SETS_KEPT = 3  # one being compared, one waiting, one being filled
 

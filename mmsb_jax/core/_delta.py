@@ -10,7 +10,7 @@ that two deltas of one capacity that say the same are equal array by array.
 """
 
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -23,11 +23,9 @@ from jaxtyping import Array, Bool, Int32, UInt32
 
 from mmsb_jax._arguments import MOST, check_kind, check_size, show
 from mmsb_jax._errors import InvalidDeltaError
-from mmsb_jax.core._packing import any_settings, is_traced
 from mmsb_jax.core._pages import Pages, as_version
-
-if TYPE_CHECKING:
-    from mmsb_jax.core._layout import Region
+from mmsb_jax.core._region import Region
+from mmsb_jax.core._settings import any_settings, is_traced
 
 LINE_WORDS = 32
 """Words of a line, the default block of a delta: 128 bytes, one coalesced access of a GPU warp."""
@@ -86,7 +84,7 @@ class Delta(eqx.Module):
     @classmethod
     def from_bytes(
         cls,
-        region: "Region",
+        region: Region,
         mask: Any,
         data: Any,
         capacity: int | None = None,
@@ -107,8 +105,7 @@ class Delta(eqx.Module):
 
         Cost: one pass over the array's bytes.
         """
-        if isinstance(region, type) or not hasattr(region, "page_bytes"):
-            raise TypeError(f"region={show(region)}: expected a Region; layout.region(name) is one")
+        check_kind("region", region, Region, "; layout.region(name) is one")
         _check_blocks(region.page_bytes // 4, block_words)
         _check_capacity(capacity)
         for name, value, dtype in (("mask", mask, np.bool_), ("data", data, np.uint8)):

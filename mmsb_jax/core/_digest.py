@@ -5,7 +5,7 @@ sums, they follow from the changed words alone, and survive a move of the array 
 """
 
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,14 +23,12 @@ from mmsb_jax.core._delta import (
     check_whole,
     rows_inside,
 )
-from mmsb_jax.core._packing import any_settings, check_pages
+from mmsb_jax.core._layout import Layout, check_pages
 from mmsb_jax.core._pages import Pages
-
-if TYPE_CHECKING:
-    from mmsb_jax.core._layout import Layout
+from mmsb_jax.core._settings import any_settings
 
 
-def digest(pages: Pages, layout: "Layout") -> UInt32[Array, "regions 2"]:
+def digest(pages: Pages, layout: Layout) -> UInt32[Array, "regions 2"]:
     """The digest of every array: ``uint32[regions, 2]``, in the order of ``layout.regions``.
 
     It finds drift and damage; it is not a signature.
@@ -47,7 +45,7 @@ def digest(pages: Pages, layout: "Layout") -> UInt32[Array, "regions 2"]:
 
 
 def update_digest(
-    before: UInt32[Array, "regions 2"], pages: Pages, layout: "Layout", delta: Delta
+    before: UInt32[Array, "regions 2"], pages: Pages, layout: Layout, delta: Delta
 ) -> UInt32[Array, "regions 2"]:
     """The digest after ``delta``, from that before it: ``digest(apply(pages, delta), layout)``.
 
@@ -78,7 +76,7 @@ def update_digest(
 
 
 @functools.lru_cache(maxsize=64)
-def _places(layout: "Layout") -> tuple[np.ndarray, np.ndarray]:
+def _places(layout: Layout) -> tuple[np.ndarray, np.ndarray]:
     """For each page: number of its region (one too many for none), index of its first word."""
     owner = np.full(layout.pages, len(layout.regions), np.int32)
     first = np.zeros(layout.pages, np.uint32)

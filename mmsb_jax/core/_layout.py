@@ -1,59 +1,29 @@
 """Layout: which array lives where in the pool. Static and hashable; it holds no bytes."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from mmsb_jax._arguments import check_text, show
+from mmsb_jax._arguments import check_kind, check_text, show
 from mmsb_jax._errors import ArrayNotFoundError, StructureError
-from mmsb_jax.core import _packing
 from mmsb_jax.core._delta import LINE_WORDS
 from mmsb_jax.core._leaves import Constant, LeafSpec, describe
-from mmsb_jax.core._names import flatten_with_names
-from mmsb_jax.core._pages import Pages
+from mmsb_jax.core._names import flatten_with_names, is_same_treedef, put_together
+from mmsb_jax.core._packing import leaf_of, put, put_donated, put_versioned, rows_source
+from mmsb_jax.core._pages import Pages, as_version
+from mmsb_jax.core._region import Region
+from mmsb_jax.core._settings import any_settings, is_traced
 
 WORD_BYTES = 4
 """Bytes of a word, the unit of storage."""
 
 DEFAULT_PAGE_BYTES = 4096
 """Bytes of a page unless a layout says otherwise."""
-
-
-@dataclass(frozen=True, slots=True)
-class Region:
-    """Where one array lives: whole pages of the pool, from ``page`` on.
-
-    Attributes:
-        name: path of the array in its tree (see `mmsb_jax.core._names`).
-        spec: kind, dtype and shape.
-        page: first row of the pool.
-        pages: rows of the pool; 0 for an array without bytes.
-        page_bytes: bytes of a row.
-    """
-
-    name: str
-    spec: LeafSpec
-    page: int
-    pages: int
-    page_bytes: int
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the array; what remains of its last page is zero."""
-        return self.spec.nbytes
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the array."""
-        return self.spec.shape
-
-    @property
-    def dtype(self) -> str:
-        """Name of the array's dtype."""
-        return self.spec.dtype
 
 
 @dataclass(frozen=True)
@@ -144,7 +114,15 @@ class Layout:
 
         Cost: one pass over the bytes; one small program a (shape, dtype), compiled once.
         """
-        return _packing.pack(self, tree)
+        leaves = _data_leaves(self, tree)
+        # Under vmap the pool of zeros is not batched, its successor is: nothing to donate.
+        write = put if is_traced(leaves) else put_donated
+        with any_settings():
+            words = jnp.zeros((self.pages, self.page_words), jnp.uint32)
+            for region, leaf in zip(self.regions, leaves, strict=True):
+                if region.pages:
+                    words = write(words, rows_source(leaf), np.int32(region.page))
+            return Pages(words, jnp.zeros(self.pages, jnp.uint32))
 
     def unpack(self, pages: Pages) -> Any:
         """The tree in ``pages``: same bytes, dtypes, shapes and Python types.
@@ -158,7 +136,16 @@ class Layout:
 
         Cost: one pass over the bytes.
         """
-        return _packing.unpack(self, pages)
+        check_pages(self, pages)
+        with any_settings():
+            arrays = [leaf_of(pages.words, region) for region in self.regions]
+        if self.treedef is None:
+            return {region.name: x for region, x in zip(self.regions, arrays, strict=True)}
+        constants = dict(self.constants)
+        data = iter(arrays)
+        count = len(arrays) + len(constants)
+        leaves = [constants[i] if i in constants else next(data) for i in range(count)]
+        return put_together(self.treedef, leaves, "the tree of the layout")
 
     def get(self, pages: Pages, name: str) -> Any:
         """One array of ``pages``.
@@ -168,7 +155,10 @@ class Layout:
 
         Cost: one pass over its bytes.
         """
-        return _packing.get(self, pages, name)
+        region = self.region(name)
+        check_pages(self, pages)
+        with any_settings():
+            return leaf_of(pages.words, region)
 
     def set(self, pages: Pages, name: str, value: Any, version: Any = None) -> Pages:
         """The pages with one array replaced; pages that differ get ``version``, if it is given.
@@ -180,7 +170,20 @@ class Layout:
         Cost: outside ``jit`` a copy of the pool, since ``pages`` stay as they are; in a jitted
         function that donates them, one pass over the array's bytes.
         """
-        return _packing.set_array(self, pages, name, value, version)
+        region = self.region(name)
+        check_pages(self, pages)
+        _check_has_bytes(name, value)
+        fault = _misfit(region.spec, describe(value, name))
+        if fault:
+            raise StructureError(f"set({name!r}): {fault}. Nothing is cast: convert it first.")
+        if not region.pages:
+            return pages
+        with any_settings():
+            source, page = rows_source(value), np.int32(region.page)
+            if version is None:
+                return Pages(put(pages.words, source, page), pages.version)
+            number = as_version(version)
+            return Pages(*put_versioned(pages.words, pages.version, source, page, number))
 
     def region(self, name: str) -> Region:
         """The region of one array.
@@ -193,6 +196,94 @@ class Layout:
             return self._by_name[name]
         except KeyError:
             raise array_not_found(name, list(self._by_name)) from None
+
+
+def check_pages(layout: Layout, pages: Pages) -> None:
+    """Refuse pages that are not those of ``layout``."""
+    check_kind("pages", pages, Pages)
+    check_kind("layout", layout, Layout)
+    expected = (layout.pages, layout.page_words)
+    if pages.words.shape != expected or pages.words.dtype != jnp.uint32:
+        raise StructureError(
+            f"pages of {pages.words.dtype}{list(pages.words.shape)} arrived; the layout has "
+            f"uint32{list(expected)}. Use the layout that packed them; for a batch, jax.vmap."
+        )
+
+
+def _data_leaves(layout: Layout, tree: Any) -> list[Any]:
+    """The data leaves of ``tree``, one a region, in order.
+
+    Raises:
+        StructureError: the tree is not of the layout's structure (every path is named), or it has
+            shapes in the place of arrays.
+    """
+    if layout.treedef is None:
+        wanted = [region.name for region in layout.regions]
+        if not isinstance(tree, dict) or set(tree) != set(wanted):
+            raise StructureError(
+                f"this layout was made by hand. Expected a dict with the names {wanted}, got "
+                f"{sorted(tree) if isinstance(tree, dict) else type(tree).__name__}."
+            )
+        arriving = {name: describe(tree[name], name) for name in wanted}
+        leaves, treedef = [tree[name] for name in wanted], None
+    else:
+        names, all_leaves, treedef = flatten_with_names(tree)
+        arriving = {n: describe(leaf, n) for n, leaf in zip(names, all_leaves, strict=True)}
+        leaves = [
+            leaf
+            for leaf, spec in zip(all_leaves, arriving.values(), strict=True)
+            if isinstance(spec, LeafSpec)
+        ]
+    faults = list(_misfits(layout, arriving))
+    if faults:
+        listed = "\n".join(f"  {fault}" for fault in faults)
+        raise StructureError(
+            f"the tree differs from the layout at {len(faults)} path{'s'[: len(faults) > 1]}:\n"
+            f"{listed}\nMake the layout of this tree with Layout.of(tree)."
+        )
+    if treedef is not None and not is_same_treedef(treedef, layout.treedef):
+        raise StructureError(
+            f"the tree has the paths of the layout, and other nodes or static fields:\n"
+            f"  arrived  {treedef}\n  expected {layout.treedef}\n"
+            f"Make the layout of this tree with Layout.of(tree)."
+        )
+    for region, leaf in zip(layout.regions, leaves, strict=True):
+        _check_has_bytes(region.name, leaf)
+    return leaves
+
+
+def _check_has_bytes(name: str, leaf: Any) -> None:
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        raise StructureError(
+            f"{name}: a ShapeDtypeStruct arrived, which has no bytes. Expected an array: "
+            f"Layout.of takes shapes, pack and set take values."
+        )
+
+
+def _misfits(layout: Layout, arriving: dict[str, LeafSpec | Constant]) -> Iterator[str]:
+    expected: dict[str, LeafSpec | Constant] = {r.name: r.spec for r in layout.regions}
+    expected |= layout.constant_specs
+    for name in sorted(expected.keys() | arriving.keys()):
+        if name not in arriving:
+            yield f"{name}: missing, the layout has {expected[name]}"
+        elif name not in expected:
+            yield f"{name}: {arriving[name]}, which the layout does not have"
+        else:
+            fault = _misfit(expected[name], arriving[name])
+            if fault:
+                yield f"{name}: {fault}"
+
+
+def _misfit(expected: LeafSpec | Constant, arriving: LeafSpec | Constant) -> str | None:
+    """What is wrong with a leaf; the kind of array may differ, its bytes may not."""
+    if isinstance(expected, LeafSpec) and isinstance(arriving, LeafSpec):
+        keys = {s.kind for s in (expected, arriving) if s.kind.startswith("key:")}
+        same = (expected.shape, expected.dtype) == (arriving.shape, arriving.dtype)
+        if same and (not keys or expected.kind == arriving.kind):
+            return None
+    elif expected == arriving:
+        return None
+    return f"{arriving} arrived, the layout has {expected}"
 
 
 def check_page_bytes(page_bytes: Any) -> None:

@@ -12,8 +12,8 @@ from jaxtyping import Array, UInt8, UInt32
 from mmsb_jax._arguments import check_kind
 from mmsb_jax._errors import InvalidDeltaError
 from mmsb_jax.core._delta import NO_PAGE, _check_blocks, batch_all, fold_rows, rows_inside
-from mmsb_jax.core._packing import any_settings
 from mmsb_jax.core._pages import Pages
+from mmsb_jax.core._settings import any_settings
 from mmsb_jax.core._tlog import TLog, as_number
 
 

@@ -12,8 +12,8 @@ from jaxtyping import Array, Bool, Int32, UInt32
 from mmsb_jax._arguments import MOST, check_kind, check_size, show
 from mmsb_jax._errors import InvalidDeltaError
 from mmsb_jax.core._delta import LINE_WORDS, NO_PAGE, Delta, bucket, check_block_words
-from mmsb_jax.core._packing import any_settings, is_traced
 from mmsb_jax.core._pages import as_version, is_one_integer
+from mmsb_jax.core._settings import any_settings, is_traced
 
 
 def as_number(name: str, value: Any) -> Int32[Array, ""]:

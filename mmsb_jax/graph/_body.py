@@ -22,7 +22,7 @@ from jax.experimental import checkify
 from mmsb_jax.core._leaves import Constant, LeafSpec, describe
 from mmsb_jax.core._names import name_of_path
 from mmsb_jax.core._nodes import Part
-from mmsb_jax.core._packing import any_settings
+from mmsb_jax.core._settings import any_settings
 
 _RULES = frozenset(
     {"jvp_jaxpr_fun", "jvp", "fwd_jaxpr_thunk", "bwd", "fwd", "rule", "out_trees", "name"}

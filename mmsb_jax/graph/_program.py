@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from mmsb_jax.core._packing import any_settings, is_traced
+from mmsb_jax.core._settings import any_settings, is_traced
 
 
 class Program:

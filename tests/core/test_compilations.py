@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mmsb_jax import Delta, Layout, Pages, TLog, apply, diff
-from mmsb_jax.core import _delta, _packing, _tlog
+from mmsb_jax.core import _delta, _layout, _packing, _tlog
 from mmsb_jax.testing import strategies
 
 READ = _packing._read.__wrapped__
@@ -33,7 +33,7 @@ def at_most(monkeypatch):
 
 
 def count_packs(at_most, traces):
-    at_most(_packing, "_put_donated", _packing._write, traces, donate_argnums=0)
+    at_most(_layout, "put_donated", _packing._write, traces, donate_argnums=0)
 
 
 def count_reads(at_most, traces):
