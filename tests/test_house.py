@@ -20,10 +20,7 @@ LARGE = {"algebra", "bus", "cli", "core", "graph", "store"}
 
 CIRCLES = {
     "algebra._semiring",
-    "bus._derive",
     "bus._reading",
-    "graph._graph",
-    "observe._stats",
     "store._log",
 }
 """A module of each circle."""

@@ -15,16 +15,18 @@ from mmsb_jax._errors import InvalidDeltaError
 from mmsb_jax.bus import _checkout as checkouts
 from mmsb_jax.bus._changes import Made
 from mmsb_jax.bus._commit import Annotation, TreeWriter, done
+from mmsb_jax.bus._derive import Derivations
 from mmsb_jax.bus._engine import Engine
 from mmsb_jax.bus._events import Event, Subscription
 from mmsb_jax.bus._keeping import Keeping
 from mmsb_jax.bus._shipping import Shipping
 from mmsb_jax.core._layout import Layout
-from mmsb_jax.observe._stats import Stats
+from mmsb_jax.observe._stats import Meter, Stats
 from mmsb_jax.store._commit import Commit, read_extra_in_force
 from mmsb_jax.store._files import Files
 from mmsb_jax.store._head import Draft
 from mmsb_jax.store._log import Log
+from mmsb_jax.store._state import StoredState
 from mmsb_jax.store._threads import Threads
 
 if TYPE_CHECKING:
@@ -249,7 +251,7 @@ class Bus(Shipping, Keeping):
         """What the bus holds and has done."""
         with self._events, self._lock:
             programs = 0 if self._trees is None else self._trees.programs
-            return Stats.of(
+            return _stats_of(
                 self._head(), self._log, self._engine_or_none, programs, self.page_bytes
             )
 
@@ -313,3 +315,43 @@ def _end(engine: Engine | None, files: Files, threads: Threads, made: Made) -> N
     else:
         threads.shutdown()
         files.close()
+
+
+def _stats_of(
+    state: StoredState, log: Log, engine: Engine | None, programs: int, page_bytes: int
+) -> Stats:
+    """The counters of a bus; a reader has no engine and has committed nothing."""
+    meter = engine.meter if engine is not None else Meter()
+    durable = engine.writer.durable_version if engine is not None else log.durable_version
+    derivations = engine.derivations if engine is not None else Derivations(state.table)
+    graph = derivations.flow.graph
+    events = engine.events if engine is not None else None
+    sizes = [info.nbytes for info in state.table.arrays.values()]
+    return Stats(
+        version=log.version,
+        durable_version=durable,
+        arrays=len(sizes),
+        pages=sum(-(-size // page_bytes) for size in sizes),
+        state_bytes=sum(sizes),
+        segments=len(log.pieces),
+        snapshots=len(log.snapshots()),
+        snapshot_fault=engine.writer.snapshot_fault if engine is not None else None,
+        queued=engine.queue.depth if engine is not None else 0,
+        programs=programs,
+        commits=meter.commits,
+        unchanged_commits=meter.unchanged,
+        changed_bytes=meter.changed_bytes,
+        logged_bytes=meter.logged_bytes,
+        commit_ms_p50=meter.commit_ms(50),
+        commit_ms_p99=meter.commit_ms(99),
+        derived=len(derivations.flow.nodes),
+        stale=len(derivations.stale_nodes()),
+        edges=graph.edge_count,
+        depth=graph.depth,
+        wave_programs=derivations.machine.programs,
+        waves=meter.waves,
+        functions_run=meter.functions_run,
+        wave_ms_p50=meter.wave_ms(50),
+        wave_ms_p99=meter.wave_ms(99),
+        failed_handlers=len(events.failures) if events is not None else 0,
+    )

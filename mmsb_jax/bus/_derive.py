@@ -10,7 +10,6 @@ import numpy as np
 from mmsb_jax._errors import CorruptionError, GraphCycleError, MMSBError
 from mmsb_jax.bus._inputs import Arrays, arguments_of, unattached
 from mmsb_jax.bus._rules import links_in, marks_in, rule_entry, rules_in
-from mmsb_jax.bus._step import GraphChange, Step
 from mmsb_jax.bus._tree import TreeShape, spec_of
 from mmsb_jax.graph._flow import Flow, Mark
 from mmsb_jax.graph._machine import Machine
@@ -209,24 +208,3 @@ class Derivations:
     def revert(self) -> None:
         """Take back what a commit that did not land has done to the graph."""
         self.flow.revert()
-
-    def prepare(
-        self, table: Table, draft: Draft, change: GraphChange | None, shape: TreeShape | None
-    ) -> Step | None:
-        """Get ready for a commit of ``draft``, which is given the operations that it needs.
-
-        Raises:
-            StructureError, GraphCycleError, RecomputeError, ArrayNotFoundError: the draft, or the
-                change of the graph, is refused; nothing has changed.
-        """
-        if change is None and self.is_empty:
-            return None
-        self.flow.revert()  # what two interrupts left, the second while the first was taken back
-        self.attach_copies(table, shape)
-        step = Step(self, table, draft, change or GraphChange(), shape)
-        try:
-            step.prepare()
-        except BaseException:
-            step.undo()
-            raise
-        return step

@@ -14,7 +14,7 @@ from mmsb_jax._errors import ClosedError, DeviceMemoryError, MMSBError, Recomput
 from mmsb_jax.bus._derive import Derivations
 from mmsb_jax.bus._events import Events, events_of, is_held
 from mmsb_jax.bus._queue import CommitQueue
-from mmsb_jax.bus._step import GraphChange, Step
+from mmsb_jax.bus._step import GraphChange, Step, prepare
 from mmsb_jax.bus._tree import TreeShape
 from mmsb_jax.observe._stats import Meter
 from mmsb_jax.store._commit import Commit, read_extra
@@ -213,7 +213,7 @@ class Engine:
 
         def append(landing: _Landing) -> Landed:
             table = self.head.state.table
-            landing.step = step = self.derivations.prepare(table, draft, change, shape)
+            landing.step = step = prepare(self.derivations, table, draft, change, shape)
             return self.head.commit(draft, None if step is None else step.follow)
 
         return self._land(draft, append, landed)

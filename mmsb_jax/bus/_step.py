@@ -8,12 +8,13 @@ import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import numpy as np
 
 from mmsb_jax._errors import RecomputeError, StructureError
+from mmsb_jax.bus._derive import Derivations
 from mmsb_jax.bus._inputs import Arrays, arguments_of, names_of, unattached
 from mmsb_jax.bus._rules import (
     Edge,
@@ -36,9 +37,6 @@ from mmsb_jax.store._change import Change
 from mmsb_jax.store._head import Draft, Plan
 from mmsb_jax.store._record import ArrayInfo, Op, OpCode
 from mmsb_jax.store._state import Table
-
-if TYPE_CHECKING:
-    from mmsb_jax.bus._derive import Derivations
 
 
 @dataclass(slots=True)
@@ -82,7 +80,7 @@ class Step:
 
     def __init__(
         self,
-        derivations: "Derivations",
+        derivations: Derivations,
         table: Table,
         draft: Draft,
         change: GraphChange,
@@ -106,7 +104,7 @@ class Step:
         self.wave, self.wave_ns = Wave(), 0
 
     def prepare(self) -> None:
-        """See `Derivations.prepare`."""
+        """See `prepare`."""
         self._refuse_writes()
         touched = {op.info.name for op in self._draft.ops}
         lost = [name for name in touched if self._arrays.find(name) is None]
@@ -558,3 +556,29 @@ def _needed(name: str, readers: Sequence[str]) -> StructureError:
         f"{name!r} cannot be deleted: made from it are {', '.join(map(repr, readers))}. Delete "
         f"these first, or derive them from something else."
     )
+
+
+def prepare(
+    derivations: Derivations,
+    table: Table,
+    draft: Draft,
+    change: GraphChange | None,
+    shape: TreeShape | None,
+) -> Step | None:
+    """Get ready for a commit of ``draft``, which is given the operations that it needs.
+
+    Raises:
+        StructureError, GraphCycleError, RecomputeError, ArrayNotFoundError: the draft, or the
+            change of the graph, is refused; nothing has changed.
+    """
+    if change is None and derivations.is_empty:
+        return None
+    derivations.flow.revert()  # what two interrupts left, the second while the first was taken back
+    derivations.attach_copies(table, shape)
+    step = Step(derivations, table, draft, change or GraphChange(), shape)
+    try:
+        step.prepare()
+    except BaseException:
+        step.undo()
+        raise
+    return step

@@ -2,21 +2,46 @@
 
 import html
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 from mmsb_jax._arguments import check_size
 from mmsb_jax.graph._kinds import KINDS
-
-if TYPE_CHECKING:
-    from mmsb_jax.graph._graph import PageGraph
 
 _MOST_PARENTS = 8
 """Parents that a line of text names where the number of lines is limited."""
 
 
-def counts(graph: "PageGraph") -> str:
+class Drawable(Protocol):
+    """What is drawn: a `PageGraph`."""
+
+    @property
+    def edge_count(self) -> int: ...
+
+    @property
+    def depth(self) -> int: ...
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[str]: ...
+
+    def order(self) -> tuple[str, ...]: ...
+
+    def level(self, name: str) -> int: ...
+
+    def parents(self, name: str) -> tuple[str, ...]: ...
+
+    def children(self, name: str) -> tuple[str, ...]: ...
+
+    def kinds(self, parent: str, child: str) -> tuple[str, ...]: ...
+
+    def edges(self) -> Iterator[tuple[str, str, str]]: ...
+
+    def levels(self) -> dict[str, int]: ...
+
+
+def counts(graph: Drawable) -> str:
     """``4 nodes, 1 edge``."""
     return f"{_count(len(graph), 'node')}, {_count(graph.edge_count, 'edge')}"
 
@@ -32,7 +57,7 @@ def _printable(name: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
-def text(graph: "PageGraph", limit: int | None) -> str:
+def text(graph: Drawable, limit: int | None) -> str:
     """A node a line, by level, with its parents; at most ``limit`` nodes."""
     if limit is not None:
         check_size("limit", limit)
@@ -51,7 +76,7 @@ def text(graph: "PageGraph", limit: int | None) -> str:
     return "\n".join(lines)
 
 
-def _parents(graph: "PageGraph", name: str, most: int | None) -> str:
+def _parents(graph: Drawable, name: str, most: int | None) -> str:
     parents = graph.parents(name)
     if not parents:
         return ""
@@ -90,7 +115,7 @@ _MOST_LETTERS = 28
 _DASHES = dict(zip(KINDS, ("none", "6 4", "2 3", "9 3 2 3"), strict=True))
 
 
-def svg(graph: "PageGraph") -> str:
+def svg(graph: Drawable) -> str:
     """The graph as SVG: columns are levels, strokes are kinds; a large graph as bars.
 
     Colours are those of the text around it, so that it can be read on any ground.
@@ -115,7 +140,7 @@ class _Place(NamedTuple):
 _Route = tuple[str, str, list[_Place]]
 
 
-def _columns(graph: "PageGraph") -> tuple[list[list[_Place]], list[_Route]]:
+def _columns(graph: Drawable) -> tuple[list[list[_Place]], list[_Route]]:
     """The places of each level, and the places that each edge leads through.
 
     Layered drawing after Sugiyama, Tagawa and Toda, "Methods for Visual Understanding of
@@ -188,7 +213,7 @@ def _geometry(columns: list[list[_Place]], labels: dict[str, str]) -> _Geometry:
     return _Geometry(lefts, rights, middles, right + _MARGIN, height + 2 * _MARGIN)
 
 
-def _drawing(graph: "PageGraph", columns: list[list[_Place]], routes: list[_Route]) -> str:
+def _drawing(graph: Drawable, columns: list[list[_Place]], routes: list[_Route]) -> str:
     labels = {name: _shortened(name) for name in graph}
     lefts, rights, middles, width, height = _geometry(columns, labels)
     parts = []
@@ -243,7 +268,7 @@ def _legend(kinds: Iterable[str], y: float) -> list[str]:
     return parts
 
 
-def _bars(graph: "PageGraph") -> str:
+def _bars(graph: Drawable) -> str:
     """How many nodes each level has, several levels a bar where there are many."""
     widths = [0] * graph.depth
     for level in graph.levels().values():

@@ -3,17 +3,11 @@
 import threading
 from collections import deque
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from mmsb_jax.bus._derive import Derivations
 from mmsb_jax.store._head import Landed
-from mmsb_jax.store._log import Log
-from mmsb_jax.store._state import StoredState
-
-if TYPE_CHECKING:
-    from mmsb_jax.bus._engine import Engine
 
 _LATENCIES_KEPT = 4096
 
@@ -73,46 +67,6 @@ class Stats:
     wave_ms_p50: float | None
     wave_ms_p99: float | None
     failed_handlers: int
-
-    @classmethod
-    def of(
-        cls, state: StoredState, log: Log, engine: "Engine | None", programs: int, page_bytes: int
-    ) -> "Stats":
-        """The counters of a bus; a reader has no engine and has committed nothing."""
-        meter = engine.meter if engine is not None else Meter()
-        durable = engine.writer.durable_version if engine is not None else log.durable_version
-        derivations = engine.derivations if engine is not None else Derivations(state.table)
-        graph = derivations.flow.graph
-        events = engine.events if engine is not None else None
-        sizes = [info.nbytes for info in state.table.arrays.values()]
-        return cls(
-            version=log.version,
-            durable_version=durable,
-            arrays=len(sizes),
-            pages=sum(-(-size // page_bytes) for size in sizes),
-            state_bytes=sum(sizes),
-            segments=len(log.pieces),
-            snapshots=len(log.snapshots()),
-            snapshot_fault=engine.writer.snapshot_fault if engine is not None else None,
-            queued=engine.queue.depth if engine is not None else 0,
-            programs=programs,
-            commits=meter.commits,
-            unchanged_commits=meter.unchanged,
-            changed_bytes=meter.changed_bytes,
-            logged_bytes=meter.logged_bytes,
-            commit_ms_p50=meter.commit_ms(50),
-            commit_ms_p99=meter.commit_ms(99),
-            derived=len(derivations.flow.nodes),
-            stale=len(derivations.stale_nodes()),
-            edges=graph.edge_count,
-            depth=graph.depth,
-            wave_programs=derivations.machine.programs,
-            waves=meter.waves,
-            functions_run=meter.functions_run,
-            wave_ms_p50=meter.wave_ms(50),
-            wave_ms_p99=meter.wave_ms(99),
-            failed_handlers=len(events.failures) if events is not None else 0,
-        )
 
     def to_dict(self) -> dict[str, Any]:
         """The counters by name."""

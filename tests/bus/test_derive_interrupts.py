@@ -8,7 +8,7 @@ import pytest
 import mmsb_jax as mmsb
 from mmsb_jax.bus import _derive, _step
 from mmsb_jax.bus._derive import Derivations
-from mmsb_jax.bus._step import GraphChange, Step
+from mmsb_jax.bus._step import GraphChange, Step, prepare
 from mmsb_jax.graph import _flow
 from mmsb_jax.graph._node import Rule, Tracer
 from mmsb_jax.store._head import Draft, Plan
@@ -73,7 +73,7 @@ def told(bus: mmsb.Bus) -> dict[str, Any]:
 def followed(bus: mmsb.Bus) -> Step:
     """A step of `CHANGE`, up to where its commit would be in the log."""
     state, draft = bus._head(), Draft()
-    step = insides(bus).prepare(state.table, draft, CHANGE, bus._shape)
+    step = prepare(insides(bus), state.table, draft, CHANGE, bus._shape)
     assert step is not None
     step.follow(Plan(state, draft), [])
     assert step.wave.ran
