@@ -2,21 +2,20 @@
 
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-if TYPE_CHECKING:
-    from mmsb_jax.algebra._semiring import Semiring
+from mmsb_jax.algebra._operations import Operations
 
 # Terms that are folded into the result in one pass over it: more make the pass no cheaper.
 _TERMS = 8
 
 
-def matmul(semiring: "Semiring", A: Array, B: Array) -> Array:
+def matmul(semiring: Operations, A: Array, B: Array) -> Array:
     """``C[i, j] = ⊕ₖ A[i, k] ⊗ B[k, j]``; 0̄ where there is no k."""
     if semiring.product is not None:
         return semiring.product(A, B)
@@ -49,16 +48,16 @@ def fold_terms(add: Callable, multiply: Callable, zero: Any, A: Array, B: Array)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _matmul_winner(semiring: "Semiring", A: Array, B: Array) -> Array:
+def _matmul_winner(semiring: Operations, A: Array, B: Array) -> Array:
     return fold_terms(semiring.add, semiring.multiply, semiring.zero_of(A.dtype), A, B)
 
 
-def _forward(semiring: "Semiring", A: Array, B: Array) -> tuple[Array, tuple]:
+def _forward(semiring: Operations, A: Array, B: Array) -> tuple[Array, tuple]:
     C = fold_terms(semiring.add, semiring.multiply, semiring.zero_of(A.dtype), A, B)
     return C, (A, B, C)
 
 
-def _backward(semiring: "Semiring", kept: tuple, gradient: Array) -> tuple[Array, Array]:
+def _backward(semiring: Operations, kept: tuple, gradient: Array) -> tuple[Array, Array]:
     """To the pair that won each place, the first of equals; to none where nothing arrived."""
     A, B, C = kept
     if not A.size or not B.size:

@@ -1,7 +1,7 @@
 """The entries that a sparse matrix is made of: read on the host, checked, cast, sorted, merged."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +19,7 @@ from mmsb_jax.algebra._casting import (
 from mmsb_jax.algebra._forms import check_forms
 from mmsb_jax.algebra._groups import MOST_ENTRIES
 from mmsb_jax.algebra._operands import is_traced, whole
-
-if TYPE_CHECKING:
-    from mmsb_jax.algebra._semiring import Semiring
+from mmsb_jax.algebra._operations import Operations
 
 
 def size_of(shape: Any) -> tuple[int, int]:
@@ -141,12 +139,10 @@ def graph_entries(
 
 
 def sorted_entries(
-    row: np.ndarray, col: np.ndarray, values: np.ndarray, combine: "Semiring | None"
+    row: np.ndarray, col: np.ndarray, values: np.ndarray, combine: Operations | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The entries by row, then by column, those of one place merged."""
-    from mmsb_jax.algebra._semiring import Semiring
-
-    if combine is not None and not isinstance(combine, Semiring):
+    if combine is not None and not isinstance(combine, Operations):
         raise StructureError(f"combine is {described(combine)}; a Semiring or None was expected")
     order = np.lexsort((col, row)) if not _is_sorted(row, col) else slice(None)
     row, col, values = row[order], col[order], values[order]
@@ -164,9 +160,7 @@ def sorted_entries(
 
 def fill_of(zero: Any, dtype: np.dtype) -> Any:
     """What stands for no entry, in the dtype of the entries."""
-    from mmsb_jax.algebra._semiring import Semiring
-
-    if isinstance(zero, Semiring):
+    if isinstance(zero, Operations):
         return zero.zero_of(dtype)
     if is_traced(zero):
         if getattr(zero, "shape", None) != () or zero.dtype != dtype:
@@ -205,7 +199,7 @@ def _is_sorted(row: np.ndarray, col: np.ndarray) -> bool:
 
 
 def _merge(
-    combine: "Semiring", row: np.ndarray, col: np.ndarray, values: np.ndarray, again: np.ndarray
+    combine: Operations, row: np.ndarray, col: np.ndarray, values: np.ndarray, again: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """⊕ of the entries of each place, in their order."""
     first = np.flatnonzero(np.concatenate([[True], ~again]))

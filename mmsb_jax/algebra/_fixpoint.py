@@ -8,7 +8,7 @@ Source: Bellman 1958, Ford 1956.
 """
 
 import functools
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,11 +19,9 @@ from jaxtyping import Array
 
 from mmsb_jax.algebra._groups import Groups
 from mmsb_jax.algebra._instances import lor_land
+from mmsb_jax.algebra._operations import Operations
 from mmsb_jax.algebra._pull import pull_forward
 from mmsb_jax.algebra._push import differs, is_pushed, push
-
-if TYPE_CHECKING:
-    from mmsb_jax.algebra._semiring import Semiring
 
 
 class Found(NamedTuple):
@@ -42,7 +40,7 @@ class Found(NamedTuple):
 
 
 def settle(
-    semiring: "Semiring",
+    semiring: Operations,
     values: Array,
     into: Groups,
     out_of: Groups,
@@ -79,7 +77,7 @@ def settle(
 
 
 def _search(
-    semiring: "Semiring", values: Array, into: Groups, out_of: Groups, source: Array, limit: Any
+    semiring: Operations, values: Array, into: Groups, out_of: Groups, source: Array, limit: Any
 ) -> Found:
     n = into.place.shape[0]
     most = jnp.int32(n) if limit is None else jnp.minimum(limit, n).astype(jnp.int32)
@@ -105,7 +103,7 @@ def _search(
 
 
 def _pull(
-    semiring: "Semiring", values: Array, into: Groups, value: Array, when: Array, most: Array
+    semiring: Operations, values: Array, into: Groups, value: Array, when: Array, most: Array
 ) -> tuple[Array, Array, Array]:
     def going(state: tuple) -> Array:
         _, _, changed, step = state

@@ -9,17 +9,13 @@ Source: the padded formats of sparse matrices (ELLPACK, sliced; Bell and Garland
 by degree.
 """
 
-from typing import TYPE_CHECKING
-
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int32
 
 from mmsb_jax._errors import StructureError
-
-if TYPE_CHECKING:
-    from mmsb_jax.algebra._semiring import Semiring
+from mmsb_jax.algebra._operations import Operations
 
 MOST_ENTRIES = 2**31 - 1
 
@@ -142,6 +138,6 @@ def _widths(most: int) -> np.ndarray:
     return np.array(widths)
 
 
-def with_zero(semiring: "Semiring", x: Array) -> Array:
+def with_zero(semiring: Operations, x: Array) -> Array:
     """``x`` and behind it the 0̄ that padding meets."""
     return jnp.concatenate([x, jnp.asarray(semiring.zero_of(x.dtype)).reshape(1)])

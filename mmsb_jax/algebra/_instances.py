@@ -4,7 +4,8 @@ import jax.numpy as jnp
 
 from mmsb_jax.algebra import _arithmetic as arithmetic
 from mmsb_jax.algebra import _dense as dense
-from mmsb_jax.algebra._semiring import BOOL, FLOATS, SIGNED, UNSIGNED, Semiring
+from mmsb_jax.algebra._operations import BOOL, FLOATS, SIGNED, UNSIGNED
+from mmsb_jax.algebra._semiring import Semiring, make_known
 
 lor_land = Semiring(
     "lor_land",
@@ -114,14 +115,5 @@ log = Semiring(
 INSTANCES = (lor_land, min_plus, max_plus, max_times, max_min, plus_times, log)
 """All of the above."""
 
-
-def instance(name: str) -> Semiring:
-    """The one of this name: what a pickle of it holds.
-
-    Raises:
-        ValueError: there is none.
-    """
-    for semiring in INSTANCES:
-        if semiring.name == name:
-            return semiring
-    raise ValueError(f"there is no semiring {name!r} in this version of mmsb_jax")
+for _semiring in INSTANCES:
+    make_known(_semiring)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +12,7 @@ from jaxtyping import Array
 from mmsb_jax._errors import MMSBError, StructureError
 from mmsb_jax.algebra._casting import check_held
 from mmsb_jax.algebra._operands import uncast
-
-if TYPE_CHECKING:
-    from mmsb_jax.algebra._semiring import Semiring
+from mmsb_jax.algebra._operations import Operations
 
 
 class LawError(MMSBError, ValueError):
@@ -38,7 +36,7 @@ class Law:
     is_exact: bool = False
 
 
-def laws(semiring: "Semiring") -> Iterator[Law]:
+def laws(semiring: Operations) -> Iterator[Law]:
     """Every law that a semiring with these flags must keep."""
     add, multiply = semiring.add, semiring.multiply
 
@@ -104,7 +102,7 @@ def laws(semiring: "Semiring") -> Iterator[Law]:
         )
 
 
-def check(semiring: "Semiring", dtype: Any, values: Any) -> None:
+def check(semiring: Operations, dtype: Any, values: Any) -> None:
     """`Semiring.check`."""
     if dtype is None and values is not None:
         dtype = uncast(values, "values").dtype
@@ -121,7 +119,7 @@ def check(semiring: "Semiring", dtype: Any, values: Any) -> None:
         _try(semiring, tried)
 
 
-def _try(semiring: "Semiring", values: Array) -> None:
+def _try(semiring: Operations, values: Array) -> None:
     """Raise where a law does not hold for some triple of ``values``."""
     known = list(laws(semiring))
     triples = [side.reshape(-1) for side in jnp.meshgrid(*[values] * 3, indexing="ij")]
@@ -130,7 +128,7 @@ def _try(semiring: "Semiring", values: Array) -> None:
         _compare(semiring, law, triples[: law.values], *sides)
 
 
-def _compare(semiring: "Semiring", law: Law, args: list[Array], left: Array, right: Array) -> None:
+def _compare(semiring: Operations, law: Law, args: list[Array], left: Array, right: Array) -> None:
     """Raise where the two sides of a law differ."""
     dtype = args[0].dtype
     if left.dtype != dtype or right.dtype != dtype:
@@ -164,7 +162,7 @@ def agree(left: Array, right: Array, args: list[Array], is_exact: bool = False) 
     return equal | near
 
 
-def usual_values(semiring: "Semiring", dtype: Any) -> Array:
+def usual_values(semiring: Operations, dtype: Any) -> Array:
     """Small numbers, numbers whose sums saturate only for the infinities, and both infinities."""
     dtype = np.dtype(dtype)
     if dtype.kind == "b":

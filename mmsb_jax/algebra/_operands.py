@@ -1,6 +1,6 @@
 """What folds, products and paths accept: arrays of the right dtype and shape, and no others."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +11,10 @@ from jaxtyping import Array
 from mmsb_jax._errors import StructureError
 from mmsb_jax.algebra._casting import check_held, described, fit, has_own_dtype, on_host
 from mmsb_jax.algebra._forms import check_forms
-
-if TYPE_CHECKING:
-    from mmsb_jax.algebra._semiring import Semiring
+from mmsb_jax.algebra._operations import Operations
 
 
-def as_array(semiring: "Semiring", value: Any, name: str, dtype: Any = None) -> Array:
+def as_array(semiring: Operations, value: Any, name: str, dtype: Any = None) -> Array:
     """``value`` as an array on which ``semiring`` is defined, of ``dtype`` where one is given."""
     array = uncast(value, name)
     check_forms(semiring, semiring.check_dtype(array.dtype))

@@ -17,8 +17,9 @@ from mmsb_jax.algebra._casting import as_dtype, check_held, described
 from mmsb_jax.algebra._fixpoint import led_to, settle
 from mmsb_jax.algebra._instances import lor_land, max_min, max_plus, min_plus
 from mmsb_jax.algebra._operands import as_int32, check_square, is_traced, whole
+from mmsb_jax.algebra._operations import UNSIGNED
 from mmsb_jax.algebra._pull import pull_forward
-from mmsb_jax.algebra._semiring import UNSIGNED, Semiring
+from mmsb_jax.algebra._semiring import Semiring
 from mmsb_jax.algebra._sparse import SparseMatrix, check_matrix, check_one
 from mmsb_jax.algebra._tree import best, cycle_of
 

@@ -1,7 +1,7 @@
 """Products of vectors and matrices, dense and sparse, with masks and accumulators."""
 
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,15 +12,13 @@ from mmsb_jax._errors import StructureError
 from mmsb_jax.algebra import _dense
 from mmsb_jax.algebra._casting import described
 from mmsb_jax.algebra._operands import as_array, check_shape, is_traced, uncast
+from mmsb_jax.algebra._operations import Operations
 from mmsb_jax.algebra._plan import ProductPlan, plan_matmul
 from mmsb_jax.algebra._pull import pull
 from mmsb_jax.algebra._sparse import SparseMatrix, check_matrix
 
-if TYPE_CHECKING:
-    from mmsb_jax.algebra._semiring import Semiring
 
-
-def vecmat(semiring: "Semiring", x: Any, A: Any, mask: Any, into: Any) -> Array:
+def vecmat(semiring: Operations, x: Any, A: Any, mask: Any, into: Any) -> Array:
     """`Semiring.vecmat`."""
     A, x = _pair(semiring, A, "A", x, "x")
     check_shape(x, (A.shape[0],), "x")
@@ -28,7 +26,7 @@ def vecmat(semiring: "Semiring", x: Any, A: Any, mask: Any, into: Any) -> Array:
     return _vecmat(semiring, x, A, mask, into)
 
 
-def matvec(semiring: "Semiring", A: Any, x: Any, mask: Any, into: Any) -> Array:
+def matvec(semiring: Operations, A: Any, x: Any, mask: Any, into: Any) -> Array:
     """`Semiring.matvec`."""
     A, x = _pair(semiring, A, "A", x, "x")
     check_shape(x, (A.shape[1],), "x")
@@ -37,7 +35,7 @@ def matvec(semiring: "Semiring", A: Any, x: Any, mask: Any, into: Any) -> Array:
 
 
 def matmul(
-    semiring: "Semiring", A: Any, B: Any, mask: Any, into: Any, plan: Any
+    semiring: Operations, A: Any, B: Any, mask: Any, into: Any, plan: Any
 ) -> "Array | SparseMatrix":
     """`Semiring.matmul`."""
     A, B = _pair(semiring, A, "A", B, "B")
@@ -54,7 +52,7 @@ def matmul(
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _vecmat(semiring: "Semiring", x: Array, A: Any, mask: Any, into: Any) -> Array:
+def _vecmat(semiring: Operations, x: Array, A: Any, mask: Any, into: Any) -> Array:
     if isinstance(A, SparseMatrix):
         product = pull(semiring, x, A.values, A.into_columns())
     else:
@@ -63,7 +61,7 @@ def _vecmat(semiring: "Semiring", x: Array, A: Any, mask: Any, into: Any) -> Arr
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _matvec(semiring: "Semiring", A: Any, x: Array, mask: Any, into: Any) -> Array:
+def _matvec(semiring: Operations, A: Any, x: Array, mask: Any, into: Any) -> Array:
     if isinstance(A, SparseMatrix):
         product = pull(semiring, x, A.values, A.into_rows(), x_first=False)
     else:
@@ -72,7 +70,7 @@ def _matvec(semiring: "Semiring", A: Any, x: Array, mask: Any, into: Any) -> Arr
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _matmul(semiring: "Semiring", A: Any, B: Any, mask: Any, into: Any) -> Array:
+def _matmul(semiring: Operations, A: Any, B: Any, mask: Any, into: Any) -> Array:
     if isinstance(B, SparseMatrix):
         # One row after another: a gather of many columns at once is twice as slow on a CPU.
         product = lax.map(lambda x: pull(semiring, x, B.values, B.into_columns()), A)
@@ -84,7 +82,7 @@ def _matmul(semiring: "Semiring", A: Any, B: Any, mask: Any, into: Any) -> Array
     return _finish(semiring, product, mask, into)
 
 
-def _finish(semiring: "Semiring", product: Array, mask: Any, into: Any) -> Array:
+def _finish(semiring: Operations, product: Array, mask: Any, into: Any) -> Array:
     """⊕ with the accumulator; outside of the mask the accumulator alone."""
     result = product if into is None else semiring.add(into, product)
     if mask is None:
@@ -93,7 +91,7 @@ def _finish(semiring: "Semiring", product: Array, mask: Any, into: Any) -> Array
 
 
 def _sparse_by_sparse(
-    semiring: "Semiring", A: SparseMatrix, B: SparseMatrix, mask: Any, into: Any, plan: Any
+    semiring: Operations, A: SparseMatrix, B: SparseMatrix, mask: Any, into: Any, plan: Any
 ) -> SparseMatrix:
     if into is not None:
         raise StructureError("into= is for a dense result; two sparse matrices give a sparse one")
@@ -116,14 +114,14 @@ def _sparse_by_sparse(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _planned(
-    semiring: "Semiring", A: SparseMatrix, B: SparseMatrix, plan: ProductPlan
+    semiring: Operations, A: SparseMatrix, B: SparseMatrix, plan: ProductPlan
 ) -> SparseMatrix:
     # The last value of a matrix belongs to padding, and is not an operand.
     folded = pull(semiring, A.values[:-1], B.values, plan.pairs)
     return plan.result.with_data(folded)
 
 
-def _pair(semiring: "Semiring", A: Any, A_name: str, B: Any, B_name: str) -> tuple[Any, Any]:
+def _pair(semiring: Operations, A: Any, A_name: str, B: Any, B_name: str) -> tuple[Any, Any]:
     """Both operands, of one dtype; a matrix has two axes."""
     if isinstance(A, SparseMatrix):
         check_matrix(semiring, A, A_name)
@@ -148,7 +146,7 @@ def _pair(semiring: "Semiring", A: Any, A_name: str, B: Any, B_name: str) -> tup
 
 
 def _extras(
-    semiring: "Semiring", mask: Any, into: Any, shape: tuple[int, ...], dtype: Any
+    semiring: Operations, mask: Any, into: Any, shape: tuple[int, ...], dtype: Any
 ) -> tuple[Any, Any]:
     if mask is not None:
         mask = uncast(mask, "mask")

@@ -6,23 +6,20 @@ won, the first of equals; elsewhere it is that of the operations.
 
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from mmsb_jax.algebra._groups import Groups, with_zero
-
-if TYPE_CHECKING:
-    from mmsb_jax.algebra._semiring import Semiring
+from mmsb_jax.algebra._operations import Operations, fold
 
 # XLA on a CPU reduces a short axis five times slower than it adds as many arrays (JAX 0.10.2).
 _UNROLLED = 4
 
 
 def pull(
-    semiring: "Semiring", x: Array, values: Array, groups: Groups, x_first: bool = True
+    semiring: Operations, x: Array, values: Array, groups: Groups, x_first: bool = True
 ) -> Array:
     """⊕ over each group; 0̄ of an empty one.
 
@@ -39,7 +36,7 @@ def pull(
 
 
 def pull_forward(
-    semiring: "Semiring", x_first: bool, x: Array, values: Array, groups: Groups
+    semiring: Operations, x_first: bool, x: Array, values: Array, groups: Groups
 ) -> Array:
     """`pull` without a rule for its gradient."""
     zero = jnp.full((1, *x.shape[1:]), semiring.zero_of(x.dtype))
@@ -56,10 +53,8 @@ def _at(array: Array, index: Array) -> Array:
     return array.at[index].get(mode="promise_in_bounds")
 
 
-def _fold(semiring: "Semiring", products: Array) -> Array:
+def _fold(semiring: Operations, products: Array) -> Array:
     """⊕ over the first axis, the width of a bucket."""
-    from mmsb_jax.algebra._semiring import fold
-
     if products.shape[0] > _UNROLLED:
         return fold(semiring, products, 0)
     return functools.reduce(semiring.add, list(products))
@@ -77,7 +72,7 @@ def _operands(extended: Array, values: Array, groups: Groups, span: tuple) -> tu
 
 
 def _product(
-    semiring: "Semiring", x_first: bool, extended: Array, values: Array, groups: Groups, span: tuple
+    semiring: Operations, x_first: bool, extended: Array, values: Array, groups: Groups, span: tuple
 ) -> Array:
     met, own = _operands(extended, values, groups, span)
     return semiring.multiply(met, own) if x_first else semiring.multiply(own, met)
@@ -85,19 +80,19 @@ def _product(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _pull_winner(
-    semiring: "Semiring", x_first: bool, x: Array, values: Array, groups: Groups
+    semiring: Operations, x_first: bool, x: Array, values: Array, groups: Groups
 ) -> Array:
     return pull_forward(semiring, x_first, x, values, groups)
 
 
 def _forward(
-    semiring: "Semiring", x_first: bool, x: Array, values: Array, groups: Groups
+    semiring: Operations, x_first: bool, x: Array, values: Array, groups: Groups
 ) -> tuple[Array, tuple]:
     out = pull_forward(semiring, x_first, x, values, groups)
     return out, (x, values, groups, out)
 
 
-def _backward(semiring: "Semiring", x_first: bool, kept: tuple, gradient: Array) -> tuple:
+def _backward(semiring: Operations, x_first: bool, kept: tuple, gradient: Array) -> tuple:
     x, values, groups, out = kept
     slot, found = winners(semiring, x_first, x, values, groups, out)
     met, entry = groups.met_at(slot), groups.entry_at(slot)
@@ -117,7 +112,7 @@ _pull_winner.defvjp(_forward, _backward)
 
 
 def winners(
-    semiring: "Semiring", x_first: bool, x: Array, values: Array, groups: Groups, out: Array
+    semiring: Operations, x_first: bool, x: Array, values: Array, groups: Groups, out: Array
 ) -> tuple[Array, Array]:
     """For each group the slot whose product is ``out``, the first of equals, and whether one is.
 

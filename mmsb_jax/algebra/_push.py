@@ -11,7 +11,7 @@ Source: Moore 1959; the piles, Davidson, Baxter, Garland and Owens 2014, after t
 Meyer and Sanders 2003.
 """
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -20,9 +20,7 @@ from jaxtyping import Array
 
 from mmsb_jax.algebra import _arithmetic as arithmetic
 from mmsb_jax.algebra._groups import Groups
-
-if TYPE_CHECKING:
-    from mmsb_jax.algebra._semiring import Semiring
+from mmsb_jax.algebra._operations import Operations, fold
 
 MOST_EDGES = 16
 LEAST_NODES = 2048
@@ -64,7 +62,7 @@ class _Queue(NamedTuple):
     moved: Array
 
 
-def is_pushed(semiring: "Semiring", out_of: Groups) -> bool:
+def is_pushed(semiring: Operations, out_of: Groups) -> bool:
     """Whether to push: known from the layout, so that it is decided when a program is made."""
     most_edges = max((width for width, _ in out_of.buckets), default=0)
     large = out_of.place.shape[0] >= LEAST_NODES
@@ -72,7 +70,7 @@ def is_pushed(semiring: "Semiring", out_of: Groups) -> bool:
 
 
 def push(
-    semiring: "Semiring",
+    semiring: Operations,
     values: Array,
     out_of: Groups,
     value: Array,
@@ -115,7 +113,7 @@ def push(
 
 
 def _advance(
-    semiring: "Semiring",
+    semiring: Operations,
     values: Array,
     out_of: Groups,
     addresses: tuple[Array, Array, Array],
@@ -158,8 +156,6 @@ def _advance(
 
     length, left = queue.length - taken + rank[-1], queue.left - taken
     far_values = jnp.where(far, own, zero)
-    from mmsb_jax.algebra._semiring import fold
-
     best = semiring.add(queue.best, fold(semiring, far_values, 0))
     moved = queue.moved | (near < n).any()
     ended = left == 0
@@ -182,7 +178,7 @@ def _advance(
 
 
 def _offers(
-    semiring: "Semiring",
+    semiring: Operations,
     values: Array,
     out_of: Groups,
     addresses: tuple[Array, Array, Array],
@@ -201,7 +197,7 @@ def _offers(
     return target.reshape(-1), semiring.multiply(carried, _at(values, entry)).reshape(-1)
 
 
-def _stride(semiring: "Semiring", values: Array) -> Array:
+def _stride(semiring: Operations, values: Array) -> Array:
     """How far beyond the nearest a node may be without waiting. 0̄: nobody waits."""
     zero = jnp.asarray(semiring.zero_of(values.dtype))
     if semiring.multiply is not arithmetic.min_plus_multiply:

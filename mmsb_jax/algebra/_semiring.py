@@ -1,36 +1,25 @@
 """A semiring: two operations and their identities, as data that a compiled program is made for."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Array, Shaped
 
-from mmsb_jax._arguments import MOST, show
-from mmsb_jax._errors import StructureError
-from mmsb_jax.algebra import _product, _star
-from mmsb_jax.algebra._casting import as_dtype, check_held, described, fit, on_host
-from mmsb_jax.algebra._forms import check_closure_forms, check_fields
-from mmsb_jax.algebra._operands import as_array, axis_of, whole
+from mmsb_jax._arguments import show
+from mmsb_jax.algebra import _laws, _product, _star
+from mmsb_jax.algebra._operands import as_array, axis_of
+from mmsb_jax.algebra._operations import Operations, fold, tree
+from mmsb_jax.algebra._sparse import SparseMatrix
 
-if TYPE_CHECKING:
-    from mmsb_jax.algebra._sparse import SparseMatrix
-
-BOOL = ("bool",)
-SIGNED = ("int8", "int16", "int32", "int64")
-UNSIGNED = ("uint8", "uint16", "uint32", "uint64")
-FLOATS = ("float16", "bfloat16", "float32", "float64")
-
-Operation = Callable[[Array, Array], Array]
-Constant = Callable[[np.dtype], Any] | bool | int | float
+_known: "dict[str, Semiring]" = {}
+"""The semirings of this package, by name: a pickle of one is its name."""
 
 
-@dataclass(frozen=True)
-class Semiring:
+@dataclass(frozen=True, repr=False)
+class Semiring(Operations):
     """Two operations ⊕ and ⊗ with their identities 0̄ and 1̄.
 
     Laws, which `check` tries: ⊕ is associative and commutative and has the identity 0̄; ⊗ is
@@ -77,26 +66,6 @@ class Semiring:
         6
     """
 
-    name: str
-    add: Operation
-    multiply: Operation
-    zero: Constant
-    one: Constant
-    dtypes: tuple[str, ...] = SIGNED + UNSIGNED + FLOATS
-    idempotent: bool = False
-    selective: bool = False
-    commutative: bool = True
-    bounded: bool = False
-    reduce: Callable[[Array, int], Array] | None = None
-    product: Operation | None = None
-    contains: Callable[[Array], Array] | None = None
-    converges: Callable[[Array], Array] | None = None
-    endless: Constant | None = None
-    closure: Callable[[Array], Array] | None = None
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-
     def __repr__(self) -> str:
         return f"Semiring({self.name!r})"
 
@@ -107,10 +76,8 @@ class Semiring:
         return self
 
     def __reduce__(self) -> tuple:
-        from mmsb_jax.algebra import _instances
-
-        if any(self is known for known in _instances.INSTANCES):
-            return _instances.instance, (self.name,)
+        if _known.get(self.name) is self:
+            return known, (self.name,)
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         # Some functions of jax.numpy cannot be pickled themselves.
         of_jax = {
@@ -119,52 +86,6 @@ class Semiring:
             if callable(value) and getattr(jnp, getattr(value, "__name__", ""), None) is value
         }
         return _restored, ({k: v for k, v in values.items() if k not in of_jax}, of_jax)
-
-    # -- constants ---------------------------------------------------------------------------
-
-    def zero_of(self, dtype: Any) -> Any:
-        """0̄ as a scalar of this dtype: what ⊕ ignores and ⊗ is stopped by.
-
-        Raises:
-            StructureError: the semiring is not defined on this dtype.
-
-        Example:
-            >>> from mmsb_jax import algebra
-            >>> algebra.min_plus.zero_of("int32")
-            np.int32(2147483647)
-        """
-        return self._constant("zero", dtype)
-
-    def one_of(self, dtype: Any) -> Any:
-        """1̄ as a scalar of this dtype: what ⊗ ignores.
-
-        Raises:
-            StructureError: the semiring is not defined on this dtype.
-
-        Example:
-            >>> from mmsb_jax import algebra
-            >>> algebra.min_plus.one_of("float32")
-            np.float32(0.0)
-        """
-        return self._constant("one", dtype)
-
-    def endless_of(self, dtype: Any) -> Any:
-        """The marker of what gets better without end, as a scalar of this dtype.
-
-        Raises:
-            StructureError: there is none; the semiring is not defined on this dtype.
-
-        Example:
-            >>> from mmsb_jax import algebra
-            >>> algebra.min_plus.endless_of("float32")
-            np.float32(-inf)
-        """
-        if self.endless is None:
-            raise StructureError(
-                f"{self.name} is not bounded and has no endless=, the value of a path that gets "
-                f"better each time round a cycle; give it one, or bounded=True where 1̄ ⊕ a is 1̄"
-            )
-        return self._constant("endless", dtype)
 
     def star_of(self, a: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
         """a* = 1̄ ⊕ a ⊕ a⊗a ⊕ …, elementwise: what going round a loop any number of times gives.
@@ -178,42 +99,7 @@ class Semiring:
             >>> algebra.min_plus.star_of(jnp.array([3.0, -1.0])).tolist()
             [0.0, -inf]
         """
-        a = as_array(self, a, "a")
-        check_closure_forms(self, a.dtype)
-        if self.closure is not None:
-            return self.closure(a)
-        one = jnp.full(a.shape, self.one_of(a.dtype))
-        if self.bounded:
-            return one
-        ends = jnp.bool_(True) if self.converges is None else self.converges(a)
-        return jnp.where(ends, one, self.endless_of(a.dtype))
-
-    def _constant(self, which: str, dtype: Any) -> Any:
-        dtype, value = self.check_dtype(dtype), getattr(self, which)
-        name = f"{which} of {self.name}"
-        with jax.ensure_compile_time_eval():
-            number = on_host(value(dtype) if callable(value) else value, name)
-        if number.shape:
-            raise StructureError(f"{name} is {described(number)}; one number was expected")
-        return fit(number, dtype, name)[()]
-
-    def check_dtype(self, dtype: Any) -> np.dtype:
-        """``dtype`` itself, where the semiring is defined on it.
-
-        Raises:
-            StructureError: it is not.
-
-        Example:
-            >>> from mmsb_jax import algebra
-            >>> algebra.lor_land.check_dtype(bool)
-            dtype('bool')
-        """
-        dtype = as_dtype(dtype)
-        if dtype.name not in self.dtypes:
-            raise StructureError(
-                f"{self.name} is not defined on {dtype.name}; it is on {', '.join(self.dtypes)}"
-            )
-        return dtype
+        return _star.star_of(self, a)
 
     def check(self, dtype: Any = None, values: Any = None) -> None:
         """Try every law and flag on all triples of some values.
@@ -239,8 +125,6 @@ class Semiring:
             ...
             mmsb_jax.algebra._laws.LawError: broken, float32: ⊗ is associative fails ...
         """
-        from mmsb_jax.algebra import _laws
-
         _laws.check(self, dtype, values)
 
     # -- folds -------------------------------------------------------------------------------
@@ -277,7 +161,7 @@ class Semiring:
             6.0
         """
         xs = as_array(self, xs, "xs")
-        return _tree(self.multiply, self.one_of(xs.dtype), xs, axis_of(xs, axis))
+        return tree(self.multiply, self.one_of(xs.dtype), xs, axis_of(xs, axis))
 
     def accumulate(self, xs: Shaped[Array, "..."], axis: int = -1) -> Shaped[Array, "..."]:
         """⊕ of every prefix along ``axis``: `np.minimum.accumulate` for `min_plus`.
@@ -344,7 +228,7 @@ class Semiring:
 
     def matmul(
         self, A: Any, B: Any, *, mask: Any = None, into: Any = None, plan: Any = None
-    ) -> "Array | SparseMatrix":
+    ) -> Array | SparseMatrix:
         """A B: ``C[i, j] = ⊕ₖ A[i, k] ⊗ B[k, j]``, for any pair of arrays and sparse matrices.
 
         Two sparse matrices give a sparse one, which has an entry wherever some A[i, k] meets some
@@ -425,31 +309,23 @@ class Semiring:
             >>> algebra.min_plus.eye(2, "float32").tolist()
             [[0.0, inf], [inf, 0.0]]
         """
-        n = whole(n, "n")
-        if not 0 <= n <= MOST:
-            raise StructureError(f"n is {show(n)}; a length from 0 to {MOST} was expected")
-        dtype = check_held(self.check_dtype(dtype), "dtype")
-        return jnp.where(jnp.eye(n, dtype=bool), self.one_of(dtype), self.zero_of(dtype))
+        return _star.eye(self, n, dtype)
 
 
-def fold(semiring: Semiring, xs: Array, axis: int) -> Array:
-    """⊕ along one axis."""
-    zero = semiring.zero_of(xs.dtype)
-    if semiring.reduce is None or not xs.shape[axis]:
-        return _tree(semiring.add, zero, xs, axis)
-    return semiring.reduce(xs, axis)
+def known(name: str) -> Semiring:
+    """The semiring of this package that has that name: what a pickle of it holds.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in _known:
+        raise ValueError(f"there is no semiring {show(name)} in this version of mmsb_jax")
+    return _known[name]
 
 
-def _tree(operation: Operation, identity: Any, xs: Array, axis: int) -> Array:
-    """``xs`` halved along ``axis`` until one is left; neighbours meet, so order is kept."""
-    xs = jnp.moveaxis(xs, axis, 0)
-    if not xs.shape[0]:
-        return jnp.full(xs.shape[1:], identity)
-    while (length := xs.shape[0]) > 1:
-        even = length & ~1
-        paired = operation(xs[0:even:2], xs[1:even:2])
-        xs = paired if even == length else jnp.concatenate([paired, xs[even:]])
-    return xs[0]
+def make_known(semiring: Semiring) -> Semiring:
+    """Let a semiring be pickled by its name."""
+    return _known.setdefault(semiring.name, semiring)
 
 
 def _restored(values: dict[str, Any], of_jax: dict[str, str]) -> Semiring:

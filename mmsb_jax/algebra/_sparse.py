@@ -1,7 +1,7 @@
 """A sparse matrix: the edges of a graph, in a layout made for pull."""
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -24,9 +24,7 @@ from mmsb_jax.algebra._entries import (
 from mmsb_jax.algebra._forms import check_forms
 from mmsb_jax.algebra._groups import Arranged, Groups
 from mmsb_jax.algebra._operands import check_shape, is_traced, uncast
-
-if TYPE_CHECKING:
-    from mmsb_jax.algebra._semiring import Semiring
+from mmsb_jax.algebra._operations import Operations
 
 
 class SparseMatrix(eqx.Module):
@@ -84,7 +82,7 @@ class SparseMatrix(eqx.Module):
         shape: tuple[int, int],
         dtype: Any = None,
         *,
-        combine: "Semiring | None" = None,
+        combine: Operations | None = None,
     ) -> "SparseMatrix":
         """The matrix with ``A[row[e], col[e]] = data[e]``.
 
@@ -126,7 +124,7 @@ class SparseMatrix(eqx.Module):
         col: np.ndarray,
         values: np.ndarray,
         size: tuple[int, int],
-        combine: "Semiring | None" = None,
+        combine: Operations | None = None,
     ) -> "SparseMatrix":
         """From entries in any order."""
         row, col, values = sorted_entries(row, col, values, combine)
@@ -167,7 +165,7 @@ class SparseMatrix(eqx.Module):
         shape: tuple[int, int],
         dtype: Any = None,
         *,
-        combine: "Semiring | None" = None,
+        combine: Operations | None = None,
     ) -> "SparseMatrix":
         """From compressed rows: the entries of row ``i`` are ``indptr[i]`` to ``indptr[i + 1]``.
 
@@ -251,7 +249,7 @@ class SparseMatrix(eqx.Module):
         dtype: Any = None,
         *,
         kinds: Iterable[str] | None = None,
-        combine: "Semiring | None" = None,
+        combine: Operations | None = None,
     ) -> "SparseMatrix":
         """The edges of a `PageGraph`; node ``i`` is ``graph.order()[i]``.
 
@@ -473,7 +471,7 @@ def check_one(A: SparseMatrix) -> None:
         )
 
 
-def check_matrix(semiring: "Semiring", A: SparseMatrix, name: str) -> None:
+def check_matrix(semiring: Operations, A: SparseMatrix, name: str) -> None:
     """Raise where ``semiring`` has no products with ``A``."""
     check_one(A)
     check_forms(semiring, semiring.check_dtype(check_held(A.dtype, name)))

@@ -1,7 +1,7 @@
 """The closure of a matrix, and its powers."""
 
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,17 +9,17 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool
 
-from mmsb_jax._arguments import show
+from mmsb_jax._arguments import MOST, show
 from mmsb_jax._errors import GraphCycleError, StructureError
 from mmsb_jax.algebra import _dense
+from mmsb_jax.algebra._casting import check_held
+from mmsb_jax.algebra._forms import check_closure_forms
 from mmsb_jax.algebra._operands import as_array, check_square, is_traced, whole
+from mmsb_jax.algebra._operations import Operations
 from mmsb_jax.algebra._sparse import SparseMatrix
 
-if TYPE_CHECKING:
-    from mmsb_jax.algebra._semiring import Semiring
 
-
-def star(semiring: "Semiring", A: Any) -> Array:
+def star(semiring: Operations, A: Any) -> Array:
     """`Semiring.star`."""
     A = _dense_square(semiring, A)
     if not A.shape[0]:
@@ -36,7 +36,7 @@ def star(semiring: "Semiring", A: Any) -> Array:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _star(semiring: "Semiring", A: Array) -> tuple[Array, Array, Bool[Array, " n"]]:
+def _star(semiring: Operations, A: Array) -> tuple[Array, Array, Bool[Array, " n"]]:
     """The closure; what going round each node was when its turn came; whether that has an end."""
     n = A.shape[0]
 
@@ -44,23 +44,45 @@ def _star(semiring: "Semiring", A: Array) -> tuple[Array, Array, Bool[Array, " n
         """Paths whose inner nodes are at most k, from those whose inner nodes are below k."""
         column, row = C[:, k], C[k]
         pivot = row[k]
-        around = jnp.broadcast_to(semiring.star_of(pivot), column.shape)
+        around = jnp.broadcast_to(star_of(semiring, pivot), column.shape)
         there = semiring.multiply(column, around)
         detour = semiring.multiply(there[:, None], jnp.broadcast_to(row, C.shape))
         fine = jnp.bool_(True) if semiring.converges is None else semiring.converges(pivot)
         return _better(semiring, C, detour), (pivot, fine)
 
     C, (pivots, fine) = lax.scan(through, A, jnp.arange(n))
-    return _better(semiring, C, semiring.eye(n, A.dtype)), pivots, fine
+    return _better(semiring, C, eye(semiring, n, A.dtype)), pivots, fine
 
 
-def _better(semiring: "Semiring", a: Array, b: Array) -> Array:
+def _better(semiring: Operations, a: Array, b: Array) -> Array:
     """⊕; where that selects, the gradient goes to the one selected, ``a`` of equals."""
     both = semiring.add(a, b)
     return jnp.where(both == a, a, b) if semiring.selective else both
 
 
-def power(semiring: "Semiring", A: Any, exponent: int) -> Array:
+def star_of(semiring: Operations, a: Any) -> Array:
+    """`Semiring.star_of`."""
+    a = as_array(semiring, a, "a")
+    check_closure_forms(semiring, a.dtype)
+    if semiring.closure is not None:
+        return semiring.closure(a)
+    one = jnp.full(a.shape, semiring.one_of(a.dtype))
+    if semiring.bounded:
+        return one
+    ends = jnp.bool_(True) if semiring.converges is None else semiring.converges(a)
+    return jnp.where(ends, one, semiring.endless_of(a.dtype))
+
+
+def eye(semiring: Operations, n: Any, dtype: Any) -> Array:
+    """`Semiring.eye`."""
+    n = whole(n, "n")
+    if not 0 <= n <= MOST:
+        raise StructureError(f"n is {show(n)}; a length from 0 to {MOST} was expected")
+    dtype = check_held(semiring.check_dtype(dtype), "dtype")
+    return jnp.where(jnp.eye(n, dtype=bool), semiring.one_of(dtype), semiring.zero_of(dtype))
+
+
+def power(semiring: Operations, A: Any, exponent: int) -> Array:
     """`Semiring.power`."""
     exponent = whole(exponent, "exponent", "It says which products are made: no traced one")
     if not 0 <= exponent < 2**64:
@@ -69,9 +91,9 @@ def power(semiring: "Semiring", A: Any, exponent: int) -> Array:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 2))
-def _power(semiring: "Semiring", A: Array, exponent: int) -> Array:
+def _power(semiring: Operations, A: Array, exponent: int) -> Array:
     if not exponent:
-        return semiring.eye(A.shape[0], A.dtype)
+        return eye(semiring, A.shape[0], A.dtype)
     # The leading bit is A itself; each further one squares, and a set one multiplies.
     result = A
     for bit in bin(exponent)[3:]:
@@ -81,7 +103,7 @@ def _power(semiring: "Semiring", A: Array, exponent: int) -> Array:
     return result
 
 
-def _dense_square(semiring: "Semiring", A: Any) -> Array:
+def _dense_square(semiring: Operations, A: Any) -> Array:
     if isinstance(A, SparseMatrix):
         A = A.to_dense(semiring)
     A = as_array(semiring, A, "A")

@@ -1,7 +1,6 @@
 """The tree of the paths that won: who came before whom, the gradient along it, and cycles."""
 
 import functools
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -11,16 +10,14 @@ from jaxtyping import Array
 
 from mmsb_jax.algebra._fixpoint import Found, settle
 from mmsb_jax.algebra._groups import Groups, with_zero
+from mmsb_jax.algebra._operations import Operations, fold
 from mmsb_jax.algebra._pull import pull_forward, select_slots, winners
-
-if TYPE_CHECKING:
-    from mmsb_jax.algebra._semiring import Semiring
-    from mmsb_jax.algebra._sparse import SparseMatrix
+from mmsb_jax.algebra._sparse import SparseMatrix
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def best(
-    semiring: "Semiring",
+    semiring: Operations,
     predecessors: bool,
     values: Array,
     into: Groups,
@@ -36,7 +33,7 @@ def best(
 
 
 def _forward(
-    semiring: "Semiring",
+    semiring: Operations,
     predecessors: bool,
     values: Array,
     into: Groups,
@@ -49,7 +46,7 @@ def _forward(
     return (found.value, shown, found.endless), (values, into, found.value, before, slot, has)
 
 
-def _backward(semiring: "Semiring", predecessors: bool, kept: tuple, gradients: tuple) -> tuple:
+def _backward(semiring: Operations, predecessors: bool, kept: tuple, gradients: tuple) -> tuple:
     """To the edge into each node, all that flows through the node from the tree behind it."""
     values, into, value, before, slot, has = kept
     entry = into.entry_at(slot)
@@ -79,7 +76,7 @@ best.defvjp(_forward, _backward)
 
 
 def before_each(
-    semiring: "Semiring", values: Array, into: Groups, found: Found, source: Array
+    semiring: Operations, values: Array, into: Groups, found: Found, source: Array
 ) -> tuple[Array, Array, Array]:
     """For each node the one before it on a best path (−1 for none), the edge's slot, whether.
 
@@ -107,8 +104,6 @@ def before_each(
         first = jnp.min(jnp.where(is_tight, since, latest), axis=0)
         by_time = is_tight & (since == first)
         theirs = jnp.where(is_tight, theirs, semiring.zero_of(value.dtype))
-        from mmsb_jax.algebra._semiring import fold
-
         by_value = is_tight & (theirs == fold(semiring, theirs, 0))
         return jnp.where(first < when[of_row[rows]], by_time, by_value)
 
@@ -117,7 +112,7 @@ def before_each(
     return jnp.where(passes, before, -1), slot, passes
 
 
-def cycle_of(semiring: "Semiring", A: "SparseMatrix", source: Array) -> list[int]:
+def cycle_of(semiring: Operations, A: SparseMatrix, source: Array) -> list[int]:
     """The nodes of a cycle that makes its paths better without end, in order.
 
     Whose value got better in the last of n steps did so over an edge from a node whose value got
@@ -134,7 +129,7 @@ def cycle_of(semiring: "Semiring", A: "SparseMatrix", source: Array) -> list[int
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _chase(semiring: "Semiring", A: "SparseMatrix", source: Array) -> tuple[Array, Array]:
+def _chase(semiring: Operations, A: SparseMatrix, source: Array) -> tuple[Array, Array]:
     """n steps of pull that keep who came before whom, and a node that changed in the last."""
     n, into = A.shape[0], A.into_columns()
     first = jnp.full(n, semiring.zero_of(A.dtype)).at[source].set(semiring.one_of(A.dtype))
