@@ -20,7 +20,6 @@ LARGE = {"algebra", "bus", "cli", "core", "graph", "store"}
 
 CIRCLES = {
     "bus._reading",
-    "store._log",
 }
 """A module of each circle."""
 

@@ -7,9 +7,10 @@ compaction has taken a file away in the meantime: the manifest says what is ther
 import contextlib
 import itertools
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import Self, TypeVar
 
 from mmsb_jax._errors import (
     ClosedError,
@@ -26,13 +27,7 @@ from mmsb_jax.store._identity import Place, place_of
 from mmsb_jax.store._index import SegmentIndex
 from mmsb_jax.store._manifest import Compaction, Manifest
 from mmsb_jax.store._record import CommitRecord
-from mmsb_jax.store._recovery import (
-    find_segments,
-    leave_out_torn,
-    newest_number,
-    settle_tail,
-    snapshot_mark,
-)
+from mmsb_jax.store._recovery import find_segments, newest_number, snapshot_mark
 from mmsb_jax.store._segment import (
     FOLDER,
     OTHER_HISTORY,
@@ -41,12 +36,10 @@ from mmsb_jax.store._segment import (
     Scan,
     Segment,
     chain_after,
+    newest_mark_behind,
     reader_of,
     scan_commits,
 )
-
-if TYPE_CHECKING:
-    from mmsb_jax.store._log import Log
 
 Read = TypeVar("Read")
 
@@ -60,7 +53,7 @@ class View:
     pieces: list[Piece]
 
 
-class OpenedLog:
+class OpenedLog(ABC):
     """The files of a log; see `Log`."""
 
     def __init__(self, files: Files, place: str, salvage: bool = False) -> None:
@@ -92,6 +85,20 @@ class OpenedLog:
         view = self.view
         return [*view.archives, *view.pieces]
 
+    @property
+    def version(self) -> int:
+        """The newest version; 0 for an empty log."""
+        return self.scan.version
+
+    @property
+    def position(self) -> int:
+        """Where in the log its last whole frame ends, in bytes."""
+        return self.pieces[-1].segment.base + self.scan.offset
+
+    @abstractmethod
+    def chain_at(self, version: int) -> bytes:
+        """The chain after ``version``."""
+
     def _open(self) -> None:
         """Look until the same place is bad twice: a writer may go on while a reader looks."""
         seen = ""
@@ -116,7 +123,7 @@ class OpenedLog:
 
     def _look(self) -> CorruptionError | None:
         """Find where the log ends; returns what is damaged there, if anything."""
-        log, manifest = cast("Log", self), self.manifest
+        manifest = self.manifest
         segments, self.recovered = find_segments(self.files, self.place, manifest)
         compaction = manifest.compaction
         entries = () if compaction is None else compaction.archives
@@ -129,9 +136,45 @@ class OpenedLog:
         self.view = View(compaction, tuple(archives), pieces)
         self.enter_segment(segments[-1])
         self._scan_tail()
-        mark = max(self.scan.synced, snapshot_mark(log))
-        leave_out_torn(log, mark)
-        return settle_tail(log, mark)
+        mark = max(self.scan.synced, snapshot_mark(self.files, manifest.ids))
+        self._leave_out_torn(mark)
+        return self._settle_tail(mark)
+
+    def _leave_out_torn(self, mark: int) -> None:
+        """Leave out the segments behind one whose end was not durable and is not whole.
+
+        A segment is begun before the one that it continues is synced. Only where ``mark``, the
+        newest known, does not cover that one's end is it read here: after a crash that soon.
+        """
+        for place, piece in enumerate(self.pieces[:-1]):
+            if piece.end > mark and self.scan_piece(piece)[0].fault is not None:
+                later = [other.segment.name for other in self.pieces[place + 1 :]]
+                self.recovered.append(
+                    f"{', '.join(later)}: what it continues was not durable and is not whole; "
+                    f"left out"
+                )
+                self.go_back(place)
+                return
+
+    def _settle_tail(self, mark: int) -> CorruptionError | None:
+        """Judge what is behind the newest whole commit: report a torn tail, return damage.
+
+        ``mark`` is the newest position up to which the log is known to have been durable.
+        """
+        last, scan = self.pieces[-1].segment, self.scan
+        if scan.fault is not None:
+            read = reader_of(self.files, last.name)
+            mark = max(mark, newest_mark_behind(read, last, scan.offset))
+        if mark > self.position:
+            fault = scan.fault or "the file ends before what was written durably"
+            return self.damaged(last, scan.offset, fault)
+        if scan.fault is not None:
+            size = self.files.size(last.name)
+            self.recovered.append(
+                f"{last.name}: {size - scan.offset} bytes at {scan.offset} are not a whole commit "
+                f"({scan.fault}); they were not durable, and are left out"
+            )
+        return None
 
     def _read_manifest(self) -> bool:
         """Whether the manifest says something else by now; it is taken over then."""
@@ -188,8 +231,8 @@ class OpenedLog:
         """Open the log beside this one, and take its place: other threads read this one."""
         self._take_over(self._opened_again())
 
-    def _opened_again(self) -> "Log":
-        return cast("Log", type(self)(self.files, self.place, self._salvage))
+    def _opened_again(self) -> Self:
+        return type(self)(self.files, self.place, self._salvage)
 
     def _take_over(self, fresh: "OpenedLog") -> None:
         self.manifest, self.recovered = fresh.manifest, fresh.recovered

@@ -16,17 +16,15 @@ from mmsb_jax.store._segment import (
     FOLDER,
     NO_SEGMENT,
     SEGMENT_FRAME_BYTES,
+    LogIds,
     Segment,
     index_name,
     list_segments,
-    newest_mark_behind,
     read_segment,
-    reader_of,
 )
 from mmsb_jax.store._snapshot import list_snapshots, read_snapshot
 
 if TYPE_CHECKING:
-    from mmsb_jax.store._log import Log
     from mmsb_jax.store._manifest import Compaction, Manifest
 
 
@@ -134,51 +132,14 @@ def _missing(place: str, number: int) -> CorruptionError:
     )
 
 
-def leave_out_torn(log: "Log", mark: int) -> None:
-    """Leave out the segments behind one whose end was not durable and is not whole.
-
-    A segment is begun before the one that it continues is synced. Only where ``mark``, the newest
-    known, does not cover that one's end is it read here: after a crash that soon.
-    """
-    for place, piece in enumerate(log.pieces[:-1]):
-        if piece.end > mark and log.scan_piece(piece)[0].fault is not None:
-            later = [other.segment.name for other in log.pieces[place + 1 :]]
-            log.recovered.append(
-                f"{', '.join(later)}: what it continues was not durable and is not whole; left out"
-            )
-            log.go_back(place)
-            return
-
-
-def settle_tail(log: "Log", mark: int) -> CorruptionError | None:
-    """Judge what is behind the newest whole commit: report a torn tail, return damage.
-
-    ``mark`` is the newest position up to which the log is known to have been durable.
-    """
-    last, scan = log.pieces[-1].segment, log.scan
-    if scan.fault is not None:
-        read = reader_of(log.files, last.name)
-        mark = max(mark, newest_mark_behind(read, last, scan.offset))
-    if mark > log.position:
-        fault = scan.fault or "the file ends before what was written durably"
-        return log.damaged(last, scan.offset, fault)
-    if scan.fault is not None:
-        size = log.files.size(last.name)
-        log.recovered.append(
-            f"{last.name}: {size - scan.offset} bytes at {scan.offset} are not a whole commit "
-            f"({scan.fault}); they were not durable, and are left out"
-        )
-    return None
-
-
-def snapshot_mark(log: "Log") -> int:
+def snapshot_mark(files: Files, ids: LogIds) -> int:
     """The position up to which the newest whole snapshot says that the log was durable.
 
     Raises:
         LocationError: a snapshot could not be read: without what it says, damage would pass for a
             torn tail.
     """
-    for version in reversed(list_snapshots(log.files)):
+    for version in reversed(list_snapshots(files)):
         with contextlib.suppress(BadFrameError, FileNotFoundError):
-            return read_snapshot(log.files, version, log.manifest.ids, with_data=False)[1]
+            return read_snapshot(files, version, ids, with_data=False)[1]
     return 0

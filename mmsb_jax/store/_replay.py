@@ -3,25 +3,22 @@
 import contextlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mmsb_jax._errors import CorruptionError, LocationError
+from mmsb_jax.store._contents import LogContents
 from mmsb_jax.store._format import BadFrameError
 from mmsb_jax.store._record import FULL, PAGE_VERSIONS, CommitRecord
 from mmsb_jax.store._segment import Found
 from mmsb_jax.store._snapshot import read_snapshot
 from mmsb_jax.store._state import Later, StoredState
 
-if TYPE_CHECKING:
-    from mmsb_jax.store._log import Log
-
 _MOST_WAITING_BYTES = 64 << 20
 
 
 def replay(
-    log: "Log",
+    log: LogContents,
     version: int,
     wanted: Callable[[str], bool] | None,
     page_bytes: int | None,
@@ -80,7 +77,7 @@ def _leads_to(state: StoredState, newest: Found | None) -> bool:
     return newest.record.state_digest == state.table.state_digest
 
 
-def _chain_at(log: "Log", version: int, commits: list[Found], newest: Found | None) -> bytes:
+def _chain_at(log: LogContents, version: int, commits: list[Found], newest: Found | None) -> bytes:
     """The chain after ``version``, behind which are ``commits``."""
     if commits:
         return commits[0].record.previous_chain
@@ -90,20 +87,22 @@ def _chain_at(log: "Log", version: int, commits: list[Found], newest: Found | No
     return oldest.chain if version == oldest.first_version - 1 else log.chain_after(version)
 
 
-def advance(log: "Log", state: StoredState, version: int) -> None:
+def advance(log: LogContents, state: StoredState, version: int) -> None:
     """Bring ``state`` forward to ``version``; its bytes are spent where this raises."""
     if version > state.table.version:
         _apply(log, state, _commits(log, state.table.version, log.find(version)), None)
 
 
-def _commits(log: "Log", after: int, newest: Found | None) -> list[Found]:
+def _commits(log: LogContents, after: int, newest: Found | None) -> list[Found]:
     """The commits behind ``after``, up to and with ``newest``."""
     if newest is None or after == newest.record.version:
         return []
     return [*map(log.find, range(after + 1, newest.record.version)), newest]
 
 
-def _apply(log: "Log", state: StoredState, commits: list[Found], executor: Executor | None) -> None:
+def _apply(
+    log: LogContents, state: StoredState, commits: list[Found], executor: Executor | None
+) -> None:
     """Apply commits; what they hold is decoded in the end, the commits of an array together."""
     skips = _replaced_later([found.record for found in commits])
     later: Later = {}
@@ -131,7 +130,7 @@ def _apply(log: "Log", state: StoredState, commits: list[Found], executor: Execu
 
 
 def _decode(
-    log: "Log", state: StoredState, later: Later, newest: Found, executor: Executor | None
+    log: LogContents, state: StoredState, later: Later, newest: Found, executor: Executor | None
 ) -> None:
     """Their frames are whole: what does not decode was written so, at or before ``newest``."""
     with _named(log, newest):
@@ -139,7 +138,7 @@ def _decode(
 
 
 @contextlib.contextmanager
-def _named(log: "Log", found: Found) -> Iterator[None]:
+def _named(log: LogContents, found: Found) -> Iterator[None]:
     """Turn a bad frame into the error that names its place."""
     try:
         yield
