@@ -27,11 +27,12 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", _default))
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # What XLA has compiled is kept on disk, for other workers and runs, and not in memory.
-    assert config.cache is not None
-    jax.config.update(
-        "jax_compilation_cache_dir", str(config.cache.mkdir(f"jax-{jax.__version__}"))
-    )
+    # What XLA has compiled is kept on disk and not in memory; JAX's files are not for two writers.
+    if (cache := getattr(config, "cache", None)) is not None:
+        worker = os.environ.get("PYTEST_XDIST_WORKER", "main")
+        jax.config.update(
+            "jax_compilation_cache_dir", str(cache.mkdir(f"jax-{jax.__version__}-{worker}"))
+        )
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.02)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     # A shell starts what is to run in the background with interrupts ignored, and so are children.

@@ -1,5 +1,6 @@
 """The entries that a sparse matrix is made of: read on the host, checked, cast, sorted, merged."""
 
+import contextlib
 from collections.abc import Iterable
 from typing import Any, cast
 
@@ -106,8 +107,9 @@ def graph_entries(
         )
     wanted = None
     if isinstance(kinds, Iterable) and not isinstance(kinds, str):
-        wanted = frozenset(kind for kind in kinds if isinstance(kind, str))
-    elif kinds is not None:
+        with contextlib.suppress(TypeError):  # of what has no hash
+            wanted = frozenset(kinds)
+    if kinds is not None and wanted is None:
         raise StructureError(
             f"kinds is {described(kinds)}; several kinds were expected, such as ['data']"
         )

@@ -96,14 +96,13 @@ class EventLog:
         Raises:
             ValueError: its size is not that of rows.
         """
-        ring = np.asarray(array)
-        if ring.dtype != EVENT_ROW:
-            if ring.dtype != np.uint8 or ring.ndim != 1 or ring.size % EVENT_ROW.itemsize:
-                raise ValueError(
-                    f"array={show(array)}: expected what write_to wrote, an array of a size of "
-                    f"uint8[{EVENT_ROW.itemsize} * capacity]"
-                )
-            ring = ring.view(EVENT_ROW)
+        try:
+            ring = np.asarray(array).view(EVENT_ROW)
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"array={show(array)}: expected what write_to wrote, an array of a size of "
+                f"uint8[{EVENT_ROW.itemsize} * capacity]"
+            ) from None
         ring = ring[ring["serial"] > 0]
         return ring[np.argsort(ring["serial"])]
 

@@ -273,7 +273,7 @@ class Events:
                 version = calls[-1][1].version
                 if version > max(self._newest, self._last_queued()):
                     self._calls.extend(calls)
-                self._newest = self._here.owed = version
+                self._newest, self._here.owed = max(self._newest, version), version
 
     def _last_queued(self) -> int:
         """The version of the last call: an interrupt may have come before that was noted."""

@@ -251,7 +251,7 @@ def check_whole(delta: Delta) -> None:
     if is_traced(delta):
         return
     with any_settings():
-        has_overflowed = bool(np.any(delta.overflow))
+        has_overflowed = bool(np.any(np.asarray(delta.overflow)))
     if has_overflowed:
         raise InvalidDeltaError(
             f"the delta overflowed: more blocks changed than its capacity of {delta.capacity}. "

@@ -313,4 +313,4 @@ def array_not_found(name: str, names: Sequence[str]) -> ArrayNotFoundError:
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     known = near or sorted(names)[:5]
     hint = f"Did you mean {', '.join(map(repr, known))}?" if known else "There are no arrays."
-    return ArrayNotFoundError(f"no array is named {show(name)}. {hint}")
+    return ArrayNotFoundError(f"no array is named {show(name, 400)}. {hint}")

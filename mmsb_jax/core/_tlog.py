@@ -16,18 +16,22 @@ from mmsb_jax.core._pages import as_version, is_one_integer
 from mmsb_jax.core._settings import any_settings, is_traced
 
 
-def as_number(name: str, value: Any) -> Int32[Array, ""]:
-    """The number of an entry, traced or not, as ``int32``; one beyond that is its end.
+def as_number(name: str, value: Any) -> Int32[Array, ""] | np.int32:
+    """The number of an entry, traced or not, as ``int32``; one beyond that is the nearest.
 
     Raises:
         TypeError: no integer, or several.
     """
     if not is_one_integer(value):
         raise TypeError(f"{name}={show(value)}: expected the number of an entry, one integer")
+    if not isinstance(value, jax.Array):
+        return np.int32(min(max(int(value), -MOST), MOST))
     with any_settings():
-        if isinstance(value, int | np.integer):
-            return jnp.int32(min(max(int(value), -MOST), MOST))
-        return jnp.asarray(value).astype(jnp.int32)
+        ends = jnp.iinfo(value.dtype)
+        low, high = (
+            np.array(end, value.dtype) for end in (max(ends.min, -MOST), min(ends.max, MOST))
+        )
+        return jnp.clip(value, low, high).astype(jnp.int32)
 
 
 class TLog(eqx.Module):

@@ -1,4 +1,4 @@
-"""A file descriptor that no interrupt loses."""
+"""A file descriptor that no interrupt loses, but for one in its finalizer."""
 
 import contextlib
 import os
@@ -29,11 +29,12 @@ class Descriptor:
         return self._kept[0] if self._kept else -1
 
     def close(self) -> None:
-        """Give it back; may be repeated."""
-        if self._kept:
+        """Give it back; may be repeated, and by another thread."""
+        with contextlib.suppress(IndexError):  # it was
             any(map(self._system.close, map(self._kept.pop, (0,))))
 
     def __del__(self) -> None:
-        if contextlib is not None:  # at Python's end the modules go first
-            with contextlib.suppress(OSError, AttributeError):  # of an opening that was cut short
-                self.close()
+        try:  # noqa: SIM105 - in few steps: an interrupt in here is lost, and the file stays open
+            any(map(self._system.close, map(self._kept.pop, (0,))))
+        except (AttributeError, IndexError, OSError):  # cut short when it was opened; closed
+            pass

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import socket
+import threading
 import time
 import weakref
 from pathlib import Path
@@ -28,27 +29,37 @@ def boot_id() -> str:
 
 
 _locked: "weakref.WeakSet[Descriptor]" = weakref.WeakSet()
+_opening = threading.RLock()
+"""Held where a file is opened, and by who forks: a child knows of every file that is locked."""
 
 
 def _let_go_in_child() -> None:
     """Close the files in a forked child: a lock is its parent's, and ends with that."""
+    _opening.release()
     for file in list(_locked):
-        file.close()
+        with contextlib.suppress(OSError):
+            file.close()
 
 
-os.register_at_fork(after_in_child=_let_go_in_child)
+os.register_at_fork(
+    before=_opening.acquire,
+    after_in_parent=_opening.release,
+    after_in_child=_let_go_in_child,
+)
 
 
 def _lock_file(path: Path) -> Descriptor:
-    """A file, locked as long as it is open; one that was deleted in the meantime is not it."""
+    """A file, locked as long as it is open; one that was replaced in the meantime is not it."""
     while True:
-        file = Descriptor(os, path, os.O_RDWR | os.O_CREAT | OWN_FILE)
+        with _opening:
+            file = Descriptor(os, path, os.O_RDWR | os.O_CREAT | OWN_FILE)
+            _locked.add(file)
         try:
             check_regular(path, os.fstat(file.number), is_written=True)
-            _locked.add(file)
             fcntl.flock(file.number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(file.number).st_nlink:
-                return file
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file.number), os.lstat(path)):
+                    return file
         except BaseException:
             file.close()
             raise
@@ -84,15 +95,17 @@ class WriterLock:
             raise
 
     def is_in_place(self) -> bool:
-        """Whether the file that is locked is still the one at its path.
+        """Whether the lock is held, on the file that is at its path.
 
-        Where it was deleted or replaced another process can lock the new one, and write.
+        Where it was let go of, deleted or replaced another process can take it, and write.
 
         Raises:
             LocationError: the path cannot be looked at.
 
         Cost: one look at the directory.
         """
+        if self._file.number < 0:
+            return False
         path = self._root / LOCK_NAME
         try:
             status = asked(path, os.lstat, path)
@@ -125,7 +138,7 @@ class WriterLock:
     def release(self) -> None:
         """Let another process write."""
         try:
-            if self._file.number >= 0 and self.is_in_place():  # else it is another's by now
+            if self.is_in_place():  # else it is another's by now
                 with contextlib.suppress(OSError):
                     (self._root / HOLDER_NAME).unlink()
         except LocationError:

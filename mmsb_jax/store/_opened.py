@@ -60,7 +60,7 @@ class OpenedLog(ABC):
         self.files = files
         self.place = place
         before = Place()
-        with contextlib.suppress(OSError):  # what reads the manifest says it better
+        with contextlib.suppress(FileNotFoundError):  # what reads the manifest says it better
             before = place_of(files)
         self.manifest = Manifest.read(files, place)
         self.recovered: list[str] = []

@@ -2,8 +2,10 @@
 
 import contextlib
 import errno
+import gc
 import os
 import shutil
+import weakref
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ import mmsb_jax as mmsb
 from mmsb_jax._errors import LocationError
 from mmsb_jax.bus import _open
 from mmsb_jax.store._files import DiskFiles
+from tests.bus._script import run_script
 
 
 def _state(value):
@@ -247,3 +250,52 @@ def test_fork_that_fails_where_no_descriptor_is_left_can_be_tried_again(tmp_path
     monkeypatch.setattr(DiskFiles, "names", real_names)
     with bus.fork(tmp_path / "fork.mmsb") as fork:
         assert fork.version == 1
+
+
+def test_bus_that_an_interrupted_open_leaves_behind_writes_nothing(tmp_path, monkeypatch):
+    class Interrupted(weakref.WeakValueDictionary):
+        def __setitem__(self, key, bus):
+            raise KeyboardInterrupt
+
+    path = tmp_path / "log"
+    code = """
+    import os, sys, mmsb_jax as mmsb
+    bus = mmsb.open(sys.argv[1])
+    for value in range(3):
+        bus.commit({"x": value})
+    os._exit(0)  # without a last mark
+    """
+    run_script(code, path)
+    monkeypatch.setattr(_open, "_open_here", Interrupted())
+    with pytest.raises(KeyboardInterrupt) as kept:  # its traceback holds the bus
+        mmsb.open(path)
+    monkeypatch.undo()
+    with mmsb.open(path) as again:
+        assert again.commit({"x": 3}).version == 4
+        (segment,) = (path / "log").iterdir()
+        size = segment.stat().st_size
+        del kept
+        gc.collect()
+        assert segment.stat().st_size == size
+        assert again.commit({"x": 4}).version == 5
+    with mmsb.open(path, mode="r") as reader:
+        assert (reader.version, reader.recovered) == (5, [])
+
+
+def test_disk_that_fails_at_the_first_look_is_told_of_by_open(tmp_path, monkeypatch):
+    mmsb.open(tmp_path / "log").close()
+    real, calls = os.stat, []
+
+    def stat(path, *arguments, **options):
+        if str(path).endswith("log") and not calls:
+            calls.append(path)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "stat", stat)
+    with contextlib.suppress(mmsb.LocationError):
+        bus = mmsb.open(tmp_path / "log")
+        monkeypatch.undo()
+        bus._engine().writer.check_place()
+        bus.close()
+    assert calls

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmsb_jax import Delta, InvalidDeltaError, Pages, TLog, VersionError, diff
+from mmsb_jax import Delta, InvalidDeltaError, Layout, Pages, TLog, VersionError, diff, replay
 from mmsb_jax.testing import check_log, oracle, strategies
 from tests.core._compare import assert_delta, assert_log, assert_same
 
@@ -205,3 +205,13 @@ def test_empty_log_at_a_version_that_is_none_raises(version):
     assert message_of(VersionError, TLog.empty, 1, 1, version=version).startswith(
         f"version={version} arrived"
     )
+
+
+@pytest.mark.parametrize("number", [2**40, 2**31, np.int64(2**32 + 1), np.uint32(2**31 + 5)])
+def test_replay_until_beyond_all_entries_is_replay_of_all(number):
+    layout = Layout.of({"w": jnp.zeros(3)}, 256)
+    base, new = layout.pack({"w": jnp.zeros(3)}), layout.pack({"w": jnp.ones(3)})
+    log = TLog.empty(2, 4).append(diff(base, new))
+    with jax.enable_x64(True):
+        for given in (number, np.asarray(number), jnp.asarray(number)):
+            assert replay(base, log, given).version.tolist() == [1]

@@ -83,6 +83,36 @@ def test_lock_stays_with_the_parent_of_a_forked_child(tmp_path):
     assert run_script(code, tmp_path) == "True True True\n"
 
 
+def test_fork_beside_an_opening_leaves_the_child_no_lock(tmp_path):
+    code = """
+        import os, sys, threading, time
+        from pathlib import Path
+        from mmsb_jax.store import _lock
+
+        opened = threading.Event()
+
+        class Slow(_lock.Descriptor):
+            def __init__(self, *arguments):
+                super().__init__(*arguments)
+                opened.set()
+                time.sleep(0.5)  # another thread forks here
+
+        _lock.Descriptor = Slow
+        thread = threading.Thread(target=lambda: _lock.WriterLock(Path(sys.argv[1])), daemon=True)
+        thread.start()
+        opened.wait()
+        child = os.fork()
+        if child == 0:
+            files = [os.readlink(f"/proc/self/fd/{n}") for n in os.listdir("/proc/self/fd")[:-1]]
+            print(any(file.endswith("/lock") for file in files), flush=True)
+            os._exit(0)
+        os.waitpid(child, 0)
+    """
+    if not os.path.isdir("/proc/self/fd"):
+        pytest.skip("there is no /proc")
+    assert run_script(code, tmp_path) == "False\n"
+
+
 @pytest.mark.parametrize("holder", [None, "", "{", "[]", '{"pid": "x"}', '{"pid": 1}', "\0" * 9999])
 def test_lock_whose_holder_cannot_be_read_is_refused_all_the_same(tmp_path, holder):
     lock = WriterLock(tmp_path)
