@@ -1,8 +1,16 @@
 """The exception tree. Every error says what arrived, what was expected, and what to do."""
 
 
+def _public(module: str) -> str:
+    """Where users find what is in a module: so that a traceback says ``mmsb_jax.VersionError``."""
+    return module.partition("._")[0] if module.startswith("mmsb_jax.") else module
+
+
 class MMSBError(Exception):
     """Base of every error that this library raises on purpose."""
+
+    def __init_subclass__(cls) -> None:
+        cls.__module__ = _public(cls.__module__)
 
 
 class ArrayNotFoundError(MMSBError, KeyError):
@@ -66,3 +74,6 @@ class DivergenceError(MMSBError, ValueError):
 
 class VersionError(MMSBError, LookupError):
     """A version, step or time that the log does not have; the message names the nearest."""
+
+
+MMSBError.__module__ = _public(__name__)

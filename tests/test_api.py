@@ -1,6 +1,7 @@
 """Public names, as they were: `python -m tests.test_api > tests/api.txt` accepts a change."""
 
 import inspect
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -53,6 +54,15 @@ def whole() -> str:
 
 def test_public_names_and_signatures_are_what_they_were():
     assert whole() == SNAPSHOT.read_text()
+
+
+def test_error_says_where_users_find_it():
+    for module in mmsb_jax, algebra:
+        for name in module.__all__:
+            found = getattr(module, name)
+            if inspect.isclass(found) and issubclass(found, Exception):
+                assert getattr(sys.modules[found.__module__], name) is found
+                assert "._" not in found.__module__
 
 
 if __name__ == "__main__":
