@@ -5,7 +5,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import Any, Literal, Self, overload
 
 import numpy as np
 
@@ -26,9 +26,6 @@ from mmsb_jax.graph._node import COPY_NAME, Equal, Rule, When, copy
 from mmsb_jax.store._commit import Commit
 from mmsb_jax.store._record import GRAPH_PREFIX, MAX_NAME_BYTES
 from mmsb_jax.store._verify import VerifyReport
-
-if TYPE_CHECKING:
-    from mmsb_jax.bus._bus import Bus
 
 Mode = Literal["immediate", "deferred"]
 
@@ -188,7 +185,7 @@ class Deriving(Writing):
         cleaning = derivations.computable(derivations.stale_above(node.outputs))
         return self._land_graph(GraphChange(cleaning=cleaning), said) if cleaning else None
 
-    def fork(self, path: Any = None, *, version: int | str | None = None, **options: Any) -> "Bus":
+    def fork(self, path: Any = None, *, version: int | str | None = None, **options: Any) -> Self:
         """A bus of its own that begins with the versions up to ``version`` (the newest for None).
 
         What was derived up to there is derived there too, by the same functions.

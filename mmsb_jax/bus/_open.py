@@ -2,28 +2,19 @@
 
 import contextlib
 import os
-import threading
-import weakref
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 from mmsb_jax._arguments import check_choice, check_flag
-from mmsb_jax._errors import ClosedError, LocationError
+from mmsb_jax._errors import ClosedError
 from mmsb_jax.bus._bus import Bus
-from mmsb_jax.bus._engine import Engine
+from mmsb_jax.bus._opening import key_of, open_files, open_here, open_to_write, opening
 from mmsb_jax.core._layout import DEFAULT_PAGE_BYTES, check_page_bytes
-from mmsb_jax.store._files import DiskFiles, Files, MemoryFiles
-from mmsb_jax.store._fork import create_log, fork_log
-from mmsb_jax.store._lock import WriterLock
+from mmsb_jax.store._files import DiskFiles, MemoryFiles
+from mmsb_jax.store._fork import create_log
 from mmsb_jax.store._log import Log
-from mmsb_jax.store._manifest import NAME as MANIFEST_NAME
-from mmsb_jax.store._place import check_local, check_log_place, sync_path_to
+from mmsb_jax.store._place import check_local, check_log_place
 from mmsb_jax.store._writer import Durability, check_durability, disk_error
-
-# One process has one lock on a log: opening it again must give the bus that holds it.
-_open_here: "weakref.WeakValueDictionary[str, Bus]" = weakref.WeakValueDictionary()
-_opening = threading.RLock()
 
 
 def open(
@@ -74,19 +65,18 @@ def open(
     if path is None:
         files = MemoryFiles()
         create_log(files, page_bytes or DEFAULT_PAGE_BYTES)
-        return _writing_bus(files, "the log in memory", None, durability, snapshots)
+        return open_files(Bus, files, "the log in memory", None, durability, snapshots)
     if mode == "r":
         return _reading_bus(check_log_place(path), salvage)
     place = check_local(path)
-    with _opening:
-        key = os.path.realpath(place)
-        known = _open_here.get(key)
+    with opening:
+        known = open_here.get(key_of(place))
         if known is not None and not _is_dead(known):
             _check_same(known, page_bytes, durability)
             return known
         if known is not None:
             _let_go(known)
-        return _open_to_write(place, key, page_bytes, durability, snapshots)
+        return open_to_write(Bus, place, page_bytes, durability, snapshots)
 
 
 def _is_dead(bus: Bus) -> bool:
@@ -125,132 +115,3 @@ def _reading_bus(place: Path, salvage: bool) -> Bus:
         return Bus(Log(files, str(place), salvage), None, files, place)
     except PermissionError as error:
         raise disk_error(error, str(place)) from error
-
-
-def _open_to_write(
-    place: Path, key: str, page_bytes: int | None, durability: Durability, snapshots: bool
-) -> Bus:
-    """Open it, known in this process by ``key``: an interrupt behind this loses no open bus."""
-    try:
-        _make_directory(place)
-        lock = WriterLock(place)
-    except OSError as error:
-        raise disk_error(error, str(place)) from error
-    try:
-        files = DiskFiles(place)
-        if not is_log(files):
-            create_log(files, page_bytes or DEFAULT_PAGE_BYTES)
-        bus = _writing_bus(files, str(place), lock, durability, snapshots, place)
-        if page_bytes is not None and page_bytes != bus.page_bytes:
-            bus.close()
-            raise ValueError(
-                f"{place} has pages of {bus.page_bytes} bytes, and page_bytes={page_bytes} was "
-                f"asked for. Leave it out: a log keeps the size that it was made with."
-            )
-        _open_here[key] = bus
-    except OSError as error:
-        lock.release()
-        raise (
-            error if isinstance(error, LocationError) else disk_error(error, str(place))
-        ) from error
-    except BaseException:
-        _open_here.pop(key, None)
-        lock.release()
-        raise
-    return bus
-
-
-def _make_directory(place: Path) -> None:
-    """An empty directory to make a log in, unless there is a log already."""
-    if place.exists() and not place.is_dir():
-        raise LocationError(f"{place} is a file. Expected a directory, or a path without anything.")
-    place.mkdir(parents=True, exist_ok=True)
-    if is_log(DiskFiles(place)):
-        return
-    known = {"lock", "lock.holder", "log", MANIFEST_NAME + ".draft"}  # a making cut short
-    if not DiskFiles(place).names("snapshots"):
-        known.add("snapshots")  # a fork that failed
-    strange = sorted(entry.name for entry in place.iterdir() if entry.name not in known)
-    if strange:
-        raise LocationError(
-            f"{place} is not a log (it has no manifest) and not empty: it holds {strange[0]!r}. "
-            f"Expected a directory that mmsb.open made, or a path without anything."
-        )
-    sync_path_to(place)
-
-
-def is_log(files: Files) -> bool:
-    """Whether there is a manifest: it is written last when a log is made."""
-    try:
-        files.size(MANIFEST_NAME)
-    except FileNotFoundError:
-        return False
-    return True
-
-
-def _writing_bus(
-    files: Files,
-    name: str,
-    lock: WriterLock | None,
-    durability: Durability,
-    snapshots: bool,
-    place: Path | None = None,
-) -> Bus:
-    log = Log(files, name)
-    engine = Engine(files, log, lock, durability, snapshots)
-    return Bus(log, engine, files, place)
-
-
-def fork(
-    log: Log, version: int, path: Any, *, durability: Durability = "os", snapshots: bool = True
-) -> Bus:
-    """A bus over a log of its own that goes on behind ``version`` of ``log``; see `Bus.fork`."""
-    check_durability(durability)
-    if path is None:
-        files = MemoryFiles()
-        fork_log(log, version, files)
-        return _writing_bus(files, "the log in memory", None, durability, snapshots)
-    place = check_local(path)
-    try:
-        _make_directory(place)
-        files = DiskFiles(place)
-        if is_log(files):
-            raise LocationError(f"{place} is a log already. Give a path where nothing is yet.")
-        lock = WriterLock(place)
-        try:
-            _check_nothing_left(files, place)
-            with _opening, _all_or_nothing(files):
-                fork_log(log, version, files)
-                bus = _writing_bus(files, str(place), lock, durability, snapshots, place)
-                _open_here[os.path.realpath(place)] = bus
-        except BaseException:
-            lock.release()
-            raise
-    except OSError as error:
-        if isinstance(error, LocationError):
-            raise
-        raise disk_error(error, str(place)) from error
-    return bus
-
-
-def _check_nothing_left(files: DiskFiles, place: Path) -> None:
-    for folder in ("log", "snapshots"):
-        files.sync_names(folder)  # a fork that failed here may have left something, and removed it
-    if files.names("log"):
-        raise LocationError(
-            f"{place} holds a part of a log without its manifest: a fork that a crash cut short, "
-            f"or a log that lost it. Remove the directory if it is a fork, or give another path."
-        )
-
-
-@contextlib.contextmanager
-def _all_or_nothing(files: DiskFiles) -> Iterator[None]:
-    """Where making a log fails nothing is left of it, so that it can be tried again."""
-    try:
-        yield
-    except BaseException:
-        with contextlib.suppress(OSError):
-            files.remove(MANIFEST_NAME)  # first: a log without its segments would be damage
-            for name in list(files.made):  # to list a folder takes a descriptor, which may be it
-                files.remove(name)
-        raise

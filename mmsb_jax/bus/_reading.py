@@ -5,7 +5,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from mmsb_jax._arguments import check_choice, check_flag, check_function, check_text, show
 from mmsb_jax._errors import ClosedError, VersionError
@@ -13,6 +13,7 @@ from mmsb_jax.bus import _checkout as checkouts
 from mmsb_jax.bus._engine import Engine
 from mmsb_jax.bus._events import Events
 from mmsb_jax.bus._history import History
+from mmsb_jax.bus._opening import fork
 from mmsb_jax.bus._rows import Rows
 from mmsb_jax.bus._tree import TreeShape
 from mmsb_jax.core._layout import Layout
@@ -27,7 +28,6 @@ from mmsb_jax.store._threads import Threads
 from mmsb_jax.store._verify import VerifyReport, verify
 
 if TYPE_CHECKING:
-    from mmsb_jax.bus._bus import Bus
     from mmsb_jax.bus._diff import VersionDiff
 
 
@@ -297,14 +297,12 @@ class Reading:
                 checkouts.find_array(self._head(), array)
             return history
 
-    def fork(self, path: Any = None, *, version: int | str | None = None, **options: Any) -> "Bus":
+    def fork(self, path: Any = None, *, version: int | str | None = None, **options: Any) -> Self:
         """As `Deriving.fork`, without what is derived."""
-        from mmsb_jax.bus._open import fork
-
         with self._lock:
             self._settle()
             chosen = self._version_of(version, None, None)
-            return fork(self._log, chosen, path, **options)
+            return fork(type(self), self._log, chosen, path, **options)
 
     def verify(
         self, progress: Callable[[int, int], None] | None = None, *, deep: bool = False

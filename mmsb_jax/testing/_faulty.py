@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from mmsb_jax.bus._bus import Bus
 from mmsb_jax.bus._engine import Engine
-from mmsb_jax.bus._open import is_log
+from mmsb_jax.bus._opening import is_log
 from mmsb_jax.store._files import AppendFile, Buffer, Files
 from mmsb_jax.store._fork import create_log
 from mmsb_jax.store._log import Log

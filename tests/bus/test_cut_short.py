@@ -217,7 +217,7 @@ def test_close_that_is_interrupted_leaves_who_listens(bus, where):
         "check_regular",
         "_say_who",
         "boot_id",
-        "_open_to_write",
+        "open_to_write",
         "realpath",
         "__setitem__",
     ],

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import mmsb_jax as mmsb
-from mmsb_jax.bus._open import is_log
+from mmsb_jax.bus._opening import is_log
 from mmsb_jax.store._files import DiskFiles
 from mmsb_jax.store._fork import fork_log
 from mmsb_jax.store._writer import Durability

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import pytest
 
 import mmsb_jax as mmsb
-from mmsb_jax.bus._open import is_log
+from mmsb_jax.bus._opening import is_log
 from mmsb_jax.store import _writer
 from mmsb_jax.store._files import DiskFiles
 from mmsb_jax.store._log import Log

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import mmsb_jax as mmsb
-from mmsb_jax.bus import _open
+from mmsb_jax.bus import _opening
 from mmsb_jax.store import _writer
 from mmsb_jax.store._files import DiskFiles
 from mmsb_jax.testing._disk import CALLS, Disk
@@ -249,7 +249,7 @@ def trials(tmp_path, monkeypatch) -> Callable[[str, _writer.Durability], Trials]
         made.append(Trials(name, durability, tmp_path / RUN.name))
         return made[-1]
 
-    monkeypatch.setattr(_open, "DiskFiles", lambda place: made[-1].files(place))
+    monkeypatch.setattr(_opening, "DiskFiles", lambda place: made[-1].files(place))
     return make
 
 
