@@ -18,6 +18,19 @@ MOST_MODULES = 9
 LARGE = {"algebra", "bus", "cli", "core", "graph", "store"}
 """Packages of more than nine modules."""
 
+RINGS = {
+    "core": set(),
+    "store": set(),
+    "algebra": set(),
+    "graph": {"core"},
+    "observe": {"store"},
+    "bus": {"core", "graph", "observe", "store"},
+    "testing": {"bus", "core", "store"},
+    "demo": {"bus", "store"},
+    "cli": {"demo", "store"},
+}
+"""What each package may import, beside itself and the modules that belong to none."""
+
 TWICE = {"Found", "Log", "Node", "Outcome", "Part", "Plan", "Rows"}
 """Names of two classes."""
 
@@ -69,6 +82,16 @@ def circles() -> list[set[str]]:
 
 def test_no_modules_need_each_other():
     assert [sorted(circle) for circle in circles()] == []
+
+
+def test_packages_import_only_inwards():
+    found: dict[str, set[str]] = defaultdict(set)
+    for name, needed in imports().items():
+        package = name.partition(".")[0]
+        found[package] |= {other.partition(".")[0] for other in needed} & RINGS.keys() - {package}
+    assert {package: found[package] for package in RINGS} == RINGS
+    others = found.keys() - RINGS.keys() - {"__init__"}
+    assert not {package for package in others if found[package]}
 
 
 def test_package_has_at_most_nine_modules_but_those_listed():
