@@ -70,6 +70,11 @@ def check_kind(name: str, value: Any, kind: type, remedy: str = "") -> None:
         raise TypeError(f"{name}={show(value)}: expected a {kind.__name__}{remedy}")
 
 
+def is_integer(value: Any) -> bool:
+    """Whether ``value`` is an integer of Python or NumPy; True is none."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
 def check_size(name: str, value: Any) -> None:
     """Refuse what is no length of an axis.
 
@@ -77,7 +82,7 @@ def check_size(name: str, value: Any) -> None:
         TypeError: no integer.
         ValueError: an integer out of range; an axis of JAX has at most 2³¹ − 1.
     """
-    if not isinstance(value, int | np.integer) or isinstance(value, bool):
+    if not is_integer(value):
         raise TypeError(f"{name}={show(value)}: expected an integer")
     if not 0 <= value <= MOST:
         raise ValueError(f"{name}={show(value)}: expected 0 to {MOST}")

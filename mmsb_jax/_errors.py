@@ -9,6 +9,8 @@ def _public(module: str) -> str:
 class MMSBError(Exception):
     """Base of every error that this library raises on purpose."""
 
+    __module__ = _public(__name__)
+
     def __init_subclass__(cls) -> None:
         cls.__module__ = _public(cls.__module__)
 
@@ -74,6 +76,3 @@ class DivergenceError(MMSBError, ValueError):
 
 class VersionError(MMSBError, LookupError):
     """A version, step or time that the log does not have; the message names the nearest."""
-
-
-MMSBError.__module__ = _public(__name__)

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from mmsb_jax._arguments import show
+from mmsb_jax._arguments import is_integer, show
 from mmsb_jax._dtypes import dtype_name, parse_dtype
 from mmsb_jax._errors import InvalidDeltaError, StructureError
 from mmsb_jax._texts import encoded, to_decimal
@@ -89,9 +89,7 @@ def new_spec(name: str, shape: Sequence[int] | None, dtype: Any, nbytes: int | N
 @functools.lru_cache(maxsize=256)
 def _checked_spec(shape: tuple[Any, ...], dtype: Any) -> LeafSpec:
     """A spec of that shape and dtype; kept, so that making many arrays alike costs a look-up."""
-    if len(shape) > MAX_DIMENSIONS or not all(
-        isinstance(n, int | np.integer) and not isinstance(n, bool) and n >= 0 for n in shape
-    ):
+    if len(shape) > MAX_DIMENSIONS or not all(is_integer(n) and n >= 0 for n in shape):
         raise StructureError(f"{show(shape)} is not the shape of an array")
     dimensions = tuple(map(int, shape))
     spec = LeafSpec("jax", _dtype_name(dtype), dimensions)

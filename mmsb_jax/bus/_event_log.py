@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xxhash
 
-from mmsb_jax._arguments import MOST, check_text, show
+from mmsb_jax._arguments import MOST, check_text, is_integer, show
 from mmsb_jax._errors import ArrayNotFoundError
 from mmsb_jax.bus._events import Event
 from mmsb_jax.store._commit import Commit
@@ -41,8 +41,7 @@ class EventLog:
     """
 
     def __init__(self, capacity: int = 1024) -> None:
-        is_number = isinstance(capacity, int | np.integer) and not isinstance(capacity, bool)
-        if not is_number or not 1 <= capacity <= MOST:
+        if not is_integer(capacity) or not 1 <= capacity <= MOST:
             raise ValueError(
                 f"capacity={show(capacity)}: expected at least 1 row, an integer up to {MOST}"
             )

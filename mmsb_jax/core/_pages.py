@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, UInt32
 
-from mmsb_jax._arguments import show
+from mmsb_jax._arguments import is_integer, show
 from mmsb_jax._errors import VersionError
 
 
@@ -29,7 +29,7 @@ class Pages(eqx.Module):
 def is_one_integer(value: Any) -> bool:
     """Whether ``value`` is an integer, or an array, traced or not, of one; True is none."""
     if isinstance(value, int | np.integer):
-        return not isinstance(value, bool)
+        return is_integer(value)
     dtype = getattr(value, "dtype", np.dtype(object))
     return getattr(value, "shape", None) == () and jnp.issubdtype(dtype, np.integer)
 
