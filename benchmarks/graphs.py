@@ -9,7 +9,7 @@ import numpy as np
 import rustworkx
 
 from benchmarks._measure import Row, mean_us, median_ms
-from mmsb_jax.graph import PageGraph
+from mmsb_jax._graph import PageGraph
 
 _NODES, _EDGES = 10_000, 40_000
 

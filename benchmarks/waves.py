@@ -20,13 +20,13 @@ import numpy as np
 import mmsb_jax as mmsb
 from benchmarks import _peers
 from benchmarks._measure import Row, mean_us, median_ms
-from mmsb_jax.core._leaves import LeafSpec
-from mmsb_jax.graph._body import Slot
-from mmsb_jax.graph._flow import Flow
-from mmsb_jax.graph._graph import PageGraph
-from mmsb_jax.graph._machine import Machine
-from mmsb_jax.graph._node import Arguments, Node, Rule, Tracer, bind
-from mmsb_jax.graph._wave import Due, Waves
+from mmsb_jax._compile.body import Slot
+from mmsb_jax._core.tree.leaves import LeafSpec
+from mmsb_jax._graph.dag.graph import PageGraph
+from mmsb_jax._graph.run.executor import Machine
+from mmsb_jax._graph.run.node import Arguments, Node, Rule, Tracer, bind
+from mmsb_jax._graph.wave.node_table import Flow
+from mmsb_jax._graph.wave.wave import Due, Waves
 
 _ELEMENTS = 256  # 1 KB of float32
 _HELD_BYTES = 256 << 20

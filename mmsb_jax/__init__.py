@@ -8,7 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mmsb_jax._errors import (
+    from mmsb_jax._base.errors import (
         ArrayNotFoundError,
         ClosedError,
         CorruptionError,
@@ -24,25 +24,25 @@ if TYPE_CHECKING:
         StructureError,
         VersionError,
     )
-    from mmsb_jax.bus._bus import Bus
-    from mmsb_jax.bus._commit import CLEAR
-    from mmsb_jax.bus._deriving import Derived
-    from mmsb_jax.bus._event_log import EventLog
-    from mmsb_jax.bus._events import Event, Subscription
-    from mmsb_jax.bus._open import open
-    from mmsb_jax.bus._replica import Replica
-    from mmsb_jax.core._delta import Delta, apply, compose, diff, invert
-    from mmsb_jax.core._digest import digest, update_digest
-    from mmsb_jax.core._layout import Layout
-    from mmsb_jax.core._pages import Pages
-    from mmsb_jax.core._region import Region
-    from mmsb_jax.core._replay import replay
-    from mmsb_jax.core._tlog import TLog
-    from mmsb_jax.graph._graph import PageGraph
-    from mmsb_jax.store._commit import Commit
+    from mmsb_jax._bus.bus import Bus
+    from mmsb_jax._bus.commit import CLEAR
+    from mmsb_jax._bus.derive.deriving import Derived
+    from mmsb_jax._bus.events.event_log import EventLog
+    from mmsb_jax._bus.events.events import Event, Subscription
+    from mmsb_jax._bus.open import open
+    from mmsb_jax._bus.replica.replica import Replica
+    from mmsb_jax._core.delta import Delta, apply, compose, diff, invert
+    from mmsb_jax._core.digest import digest, update_digest
+    from mmsb_jax._core.layout import Layout
+    from mmsb_jax._core.pages import Pages
+    from mmsb_jax._core.region import Region
+    from mmsb_jax._core.replay import replay
+    from mmsb_jax._core.tlog import TLog
+    from mmsb_jax._graph.dag.graph import PageGraph
+    from mmsb_jax._store.query.commit import Commit
 
 _MODULES = {
-    "_errors": (
+    "_base.errors": (
         "ArrayNotFoundError",
         "ClosedError",
         "CorruptionError",
@@ -58,22 +58,22 @@ _MODULES = {
         "StructureError",
         "VersionError",
     ),
-    "bus._bus": ("Bus",),
-    "bus._commit": ("CLEAR",),
-    "bus._deriving": ("Derived",),
-    "bus._event_log": ("EventLog",),
-    "bus._events": ("Event", "Subscription"),
-    "bus._open": ("open",),
-    "bus._replica": ("Replica",),
-    "core._delta": ("Delta", "apply", "compose", "diff", "invert"),
-    "core._digest": ("digest", "update_digest"),
-    "core._layout": ("Layout",),
-    "core._pages": ("Pages",),
-    "core._region": ("Region",),
-    "core._replay": ("replay",),
-    "core._tlog": ("TLog",),
-    "graph._graph": ("PageGraph",),
-    "store._commit": ("Commit",),
+    "_bus.bus": ("Bus",),
+    "_bus.commit": ("CLEAR",),
+    "_bus.derive.deriving": ("Derived",),
+    "_bus.events.event_log": ("EventLog",),
+    "_bus.events.events": ("Event", "Subscription"),
+    "_bus.open": ("open",),
+    "_bus.replica.replica": ("Replica",),
+    "_core.delta": ("Delta", "apply", "compose", "diff", "invert"),
+    "_core.digest": ("digest", "update_digest"),
+    "_core.layout": ("Layout",),
+    "_core.pages": ("Pages",),
+    "_core.region": ("Region",),
+    "_core.replay": ("replay",),
+    "_core.tlog": ("TLog",),
+    "_graph.dag.graph": ("PageGraph",),
+    "_store.query.commit": ("Commit",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -12,7 +12,7 @@ import jax
 import pytest
 from jaxtyping import install_import_hook
 
-install_import_hook("mmsb_jax.core", "beartype.beartype")
+install_import_hook("mmsb_jax._core", "beartype.beartype")
 
 # A first call compiles, so a deadline says nothing about the code.
 hypothesis.settings.register_profile("default", deadline=None, max_examples=50)

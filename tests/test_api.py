@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any
 
 import mmsb_jax
-from mmsb_jax import algebra, graph, testing
+from mmsb_jax import algebra, testing
 
 SNAPSHOT = Path(__file__).with_name("api.txt")
 

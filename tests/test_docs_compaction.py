@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from mmsb_jax.store._compact import compact
-from mmsb_jax.store._files import DiskFiles
-from mmsb_jax.store._fork import fork_log
-from mmsb_jax.store._log import Log
+from mmsb_jax._store.files.disk import DiskFiles
+from mmsb_jax._store.log.log import Log
+from mmsb_jax._store.maintain.compact import compact
+from mmsb_jax._store.maintain.fork import fork_log
 from tests import _format_reader as reader
 from tests.store._compacted import TAGS, write_story
 from tests.store._logs import PLACE, Expected, Scribe

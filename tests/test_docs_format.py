@@ -21,26 +21,19 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmsb_jax import _texts
-from mmsb_jax.core import _statics
-from mmsb_jax.store import (
-    _archive,
-    _codec,
-    _contents,
-    _digest,
-    _format,
-    _frames,
-    _head,
-    _index,
-    _json,
-    _manifest,
-    _record,
-    _segment,
-    _stream,
-    _tags,
-)
-from mmsb_jax.store._files import DiskFiles
-from mmsb_jax.store._log import Log
+from mmsb_jax._base import strict_json, texts
+from mmsb_jax._core.tree import statics
+from mmsb_jax._store.commit import head
+from mmsb_jax._store.encoding import digest, encode
+from mmsb_jax._store.files.disk import DiskFiles
+from mmsb_jax._store.format import chunk as _frames
+from mmsb_jax._store.format import frame, index, tags
+from mmsb_jax._store.format import manifest as _manifest
+from mmsb_jax._store.format import record as _record
+from mmsb_jax._store.log import archive, contents
+from mmsb_jax._store.log import segment as _segment
+from mmsb_jax._store.log.log import Log
+from mmsb_jax._store.transfer import stream
 from tests import _format_reader as reader
 from tests.golden.compare import check_library, check_reader, codings
 from tests.golden.make import describe, fork, reopen, write_story
@@ -69,27 +62,27 @@ CODES = {"u8": "B", "u16": "H", "u32": "I", "u64": "Q", "i64": "q"}
 SIZES = {"u8": 1, "u16": 2, "u32": 4, "u64": 8, "i64": 8}
 
 STRUCTS = {
-    "frame header": (_format._HEADER.format + _format._HEADER_HASH.format[1:], reader.HEADER),
+    "frame header": (frame._HEADER.format + frame._HEADER_HASH.format[1:], reader.HEADER),
     "manifest": (_manifest._FIXED.format, reader.MANIFEST),
     "ancestor": (_segment._ANCESTOR.format, reader.ANCESTOR),
     "compaction": (_manifest._COMPACTION.format, reader.COMPACTION),
     "archive entry": (_manifest._ARCHIVE.format, reader.ARCHIVE_ENTRY),
-    "archived block": (_archive._BLOCK.format, reader.BLOCK),
-    "archived commit": (_archive._ENTRY.format, reader.ARCHIVED),
-    "archive": (_archive._INDEX.format, reader.ARCHIVE),
+    "archived block": (archive._BLOCK.format, reader.BLOCK),
+    "archived commit": (archive._ENTRY.format, reader.ARCHIVED),
+    "archive": (archive._INDEX.format, reader.ARCHIVE),
     "segment": (_segment._META.format, reader.SEGMENT),
     "commit": (_record._FIXED.format, reader.COMMIT),
     "operation": (_record._OP.format, reader.OPERATION),
     "record": ("<QQIIQII", reader.RECORD),
     "chunk": (_frames._CHUNK.format, reader.CHUNK),
-    "index": (_index._HEAD.format, reader.INDEX),
-    "stream": (_stream._HEAD.format, reader.STREAM),
+    "index": (index._HEAD.format, reader.INDEX),
+    "stream": (stream._HEAD.format, reader.STREAM),
 }
 
 CONSTANTS: dict[str, dict[str, Any]] = {
-    "kinds": dict(_format.Kind.__members__),
+    "kinds": dict(frame.Kind.__members__),
     "operation codes": dict(_record.OpCode.__members__),
-    "codings": dict(_codec.Coding.__members__),
+    "codings": dict(encode.Coding.__members__),
     "commit flags": {
         "HAS_STEP": _record.HAS_STEP,
         "DIGEST_ONLY": _record.DIGEST_ONLY,
@@ -99,51 +92,51 @@ CONSTANTS: dict[str, dict[str, Any]] = {
     },
     "record flags": {"FULL": _record.FULL, "PAGE_VERSIONS": _record.PAGE_VERSIONS},
     "index flags": {
-        "HAS_STEP": _index._HAS_STEP,
-        "HAS_OPERATIONS": _index._HAS_OPS,
-        "SAYS_EXTRA": _index._SAYS_EXTRA,
-        "KNOWS_EXTRA": _index._KNOWS_EXTRA,
+        "HAS_STEP": index._HAS_STEP,
+        "HAS_OPERATIONS": index._HAS_OPS,
+        "SAYS_EXTRA": index._SAYS_EXTRA,
+        "KNOWS_EXTRA": index._KNOWS_EXTRA,
     },
     "the writer's constants": {
         "inline_bytes": _frames.INLINE_BYTES,
-        "chunk_bytes": _codec.CHUNK_BYTES,
-        "sparse_items": _codec.SPARSE_ITEMS,
-        "sparse_span_bytes": _codec.SPARSE_SPAN_BYTES,
-        "compress_below": _codec._COMPRESS_BELOW,
-        "samples": _codec._SAMPLES,
-        "sample_bytes": _codec._SAMPLE_BYTES,
-        "zstd_level": _codec._ZSTD_LEVEL,
-        "least_delta_bytes": _head._LEAST_SPARSE_BYTES,
-        "least_logged_bytes": _head._LEAST_TOTAL_BYTES,
-        "block_bytes": _archive.BLOCK_BYTES,
+        "chunk_bytes": encode.CHUNK_BYTES,
+        "sparse_items": encode.SPARSE_ITEMS,
+        "sparse_span_bytes": encode.SPARSE_SPAN_BYTES,
+        "compress_below": encode._COMPRESS_BELOW,
+        "samples": encode._SAMPLES,
+        "sample_bytes": encode._SAMPLE_BYTES,
+        "zstd_level": encode._ZSTD_LEVEL,
+        "least_delta_bytes": head._LEAST_SPARSE_BYTES,
+        "least_logged_bytes": head._LEAST_TOTAL_BYTES,
+        "block_bytes": archive.BLOCK_BYTES,
     },
     "digest constants": {
-        "GOLDEN": _digest.GOLDEN,
-        "SALT": _digest.SALT,
-        "FIRST": _digest._FIRST,
-        "SECOND": _digest._SECOND,
+        "GOLDEN": digest.GOLDEN,
+        "SALT": digest.SALT,
+        "FIRST": digest._FIRST,
+        "SECOND": digest._SECOND,
     },
     "sizes and limits": {
-        "alignment_bytes": _format.ALIGNMENT_BYTES,
-        "header_bytes": _format.HEADER_BYTES,
+        "alignment_bytes": frame.ALIGNMENT_BYTES,
+        "header_bytes": frame.HEADER_BYTES,
         "commit_fixed_bytes": _record._FIXED.size,
         "record_bytes": _record.RECORD.itemsize,
         "chunk_table_bytes": _record.CHUNK.itemsize,
         "segment_frame_bytes": _segment.SEGMENT_FRAME_BYTES,
-        "max_meta_bytes": _format.MAX_META_BYTES,
-        "max_data_bytes": _format.MAX_DATA_BYTES,
+        "max_meta_bytes": frame.MAX_META_BYTES,
+        "max_data_bytes": frame.MAX_DATA_BYTES,
         "max_dimensions": _record.MAX_DIMENSIONS,
         "max_name_bytes": _record.MAX_NAME_BYTES,
         "max_text_bytes": _record.MAX_TEXT_BYTES,
         "max_array_bytes": _record.MAX_ARRAY_BYTES,
-        "max_extra_bytes": _contents.MAX_EXTRA_BYTES,
+        "max_extra_bytes": contents.MAX_EXTRA_BYTES,
         "max_note_bytes": _record.MAX_NOTE_BYTES,
-        "max_tag_bytes": _tags.MAX_TAG_BYTES,
-        "max_static_bytes": _statics.MAX_TEXT,
-        "max_digits": _texts.MAX_DIGITS,
-        "max_json_depth": _json.MAX_JSON_DEPTH,
+        "max_tag_bytes": tags.MAX_TAG_BYTES,
+        "max_static_bytes": statics.MAX_TEXT,
+        "max_digits": texts.MAX_DIGITS,
+        "max_json_depth": strict_json.MAX_JSON_DEPTH,
         "max_page_bytes": _manifest.MAX_PAGE_BYTES,
-        "max_number": _format.MAX_NUMBER,
+        "max_number": frame.MAX_NUMBER,
     },
 }
 
@@ -188,7 +181,7 @@ def by_page(heading: str, raw: bytes) -> dict[str, Any]:
 
 def test_page_fields_of_frames_are_those_that_the_code_reads():
     raw = (GOLDEN / "v1" / "whole" / "log" / f"{2:08}-{8:020}.seg").read_bytes()
-    header, found = _format.Header.decode(raw[:64], None), by_page("frame header", raw)
+    header, found = frame.Header.decode(raw[:64], None), by_page("frame header", raw)
     assert (found.pop("magic"), found.pop("format")) == (b"MMSB", 1)
     assert found.pop("flags") == header.must_understand
     assert found.pop("header_hash") == xxhash.xxh3_64_intdigest(raw[:56])
@@ -272,7 +265,7 @@ def test_page_constants_equal_the_code(heading: str):
 
 
 def test_page_index_columns_equal_the_code():
-    assert tuple(row["column"] for row in TABLES["index columns"]) == _index._COLUMNS
+    assert tuple(row["column"] for row in TABLES["index columns"]) == index._COLUMNS
 
 
 def test_page_dtypes_have_the_sizes_that_numpy_knows():
@@ -306,7 +299,7 @@ def test_page_digests_of_words_equal_the_code():
         words = [int(word, 16) for word in row["words"].split() if word != "none"]
         array = np.array(words, np.uint32)
         expected = int(row["lane0"], 16), int(row["lane1"], 16)
-        assert _digest.digest_words(array) == expected
+        assert digest.digest_words(array) == expected
         assert reader.lanes_of(array.tobytes()) == expected
     assert f"`mix(1)` is `{reader.mix(1):x}`" in PAGE
     lane0, lane1 = reader.lanes_of(bytes(range(1, 7)))
@@ -315,16 +308,16 @@ def test_page_digests_of_words_equal_the_code():
 
 def test_page_terms_equal_the_code():
     terms = [
-        _digest.state_term(1, b"w\0jax\0float32\0(2, 3)", (5, 7)),
-        _digest.state_term(2, b"step\0int\0int64\0()", (0, 0)),
-        _digest.constant_term("act", "f:jax.nn.relu"),
+        digest.state_term(1, b"w\0jax\0float32\0(2, 3)", (5, 7)),
+        digest.state_term(2, b"step\0int\0int64\0()", (0, 0)),
+        digest.constant_term("act", "f:jax.nn.relu"),
     ]
     found = [row["term, as a number in hexadecimal"] for row in TABLES["terms"]]
     assert found == [f"{term:032x}" for term in terms]
     array = reader.Operation(1, 1, True, (2, 3), "jax", "float32", "w")
     assert reader.array_term(array, (5, 7)) == terms[0]
     assert reader.constant_term("act", "f:jax.nn.relu") == terms[2]
-    state = _digest.state_sum(terms[0], terms[2])
+    state = digest.state_sum(terms[0], terms[2])
     assert f"the digest `{state:032x}`" in PAGE
     chain = _segment.chain_after(bytes(16), b"meta", xxhash.xxh3_64_intdigest(b""))
     assert f"`{chain.hex()}`" in PAGE
@@ -366,7 +359,7 @@ def test_reader_of_a_log_written_now_gives_every_version(tmp_path: Path):
     ):
         check_library(tmp_path / name, describe(scribe))
         log = check_reader(tmp_path / name, describe(scribe))
-        assert codings(log) == set(_codec.Coding)
+        assert codings(log) == set(encode.Coding)
         assert not log.left_out
 
 
@@ -400,15 +393,15 @@ def test_reader_of_large_arrays_finds_their_data_frames(tmp_path: Path):
     scribe.close()
     log = check_reader(tmp_path, describe(scribe))
     first, second, third = log.commits
-    assert first.frame_sizes[0] == _codec.CHUNK_BYTES
+    assert first.frame_sizes[0] == encode.CHUNK_BYTES
     assert len(first.frame_sizes) == 2
-    dense = {_codec.Coding.FULL, _codec.Coding.FULL_ZSTD}
+    dense = {encode.Coding.FULL, encode.Coding.FULL_ZSTD}
     assert {c.coding for r in first.records for c in r.chunks} == dense
     (sparse,) = second.records
-    most = _codec.SPARSE_ITEMS
+    most = encode.SPARSE_ITEMS
     assert [chunk.items for chunk in sparse.chunks] == [most, 280_000 - most]
-    assert {c.coding for r in third.records for c in r.chunks} == {_codec.Coding.XOR_ZSTD}
-    assert third.records[0].chunks[1].offset == _codec.CHUNK_BYTES
+    assert {c.coding for r in third.records for c in r.chunks} == {encode.Coding.XOR_ZSTD}
+    assert third.records[0].chunks[1].offset == encode.CHUNK_BYTES
 
 
 @pytest.mark.parametrize("itemsize", [1, 2, 4, 8, 3, 6])

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 import xxhash
 
-from mmsb_jax._errors import CorruptionError, FormatError, VersionError
-from mmsb_jax.store._codec import Chunk, Coding
-from mmsb_jax.store._files import DiskFiles
-from mmsb_jax.store._format import Kind, build_frame
-from mmsb_jax.store._log import Log
-from mmsb_jax.store._record import CHUNK, DIGEST_ONLY, CommitRecord, records_of
-from mmsb_jax.store._segment import LogIds, frames_hash
+from mmsb_jax._base.errors import CorruptionError, FormatError, VersionError
+from mmsb_jax._store.encoding.encode import Chunk, Coding
+from mmsb_jax._store.files.disk import DiskFiles
+from mmsb_jax._store.format.frame import Kind, build_frame
+from mmsb_jax._store.format.record import CHUNK, DIGEST_ONLY, CommitRecord, records_of
+from mmsb_jax._store.log.log import Log
+from mmsb_jax._store.log.segment import LogIds, frames_hash
 from tests import _format_reader as reader
 from tests.golden.compare import check_library, check_reader
 from tests.golden.make import describe

@@ -15,8 +15,9 @@ from mmsb_jax.algebra._instances import (
     min_plus,
     plus_times,
 )
-from mmsb_jax.algebra._laws import LawError
-from mmsb_jax.algebra._paths import (
+from mmsb_jax.algebra._matrix.plan import ProductPlan, plan_matmul
+from mmsb_jax.algebra._matrix.sparse import SparseMatrix
+from mmsb_jax.algebra._paths.paths import (
     best_paths,
     k_hop,
     longest_paths,
@@ -25,9 +26,8 @@ from mmsb_jax.algebra._paths import (
     shortest_paths,
     widest_paths,
 )
-from mmsb_jax.algebra._plan import ProductPlan, plan_matmul
 from mmsb_jax.algebra._semiring import Semiring
-from mmsb_jax.algebra._sparse import SparseMatrix
+from mmsb_jax.algebra._values.laws import LawError
 
 __all__ = [
     "LawError",

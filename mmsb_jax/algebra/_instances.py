@@ -2,10 +2,10 @@
 
 import jax.numpy as jnp
 
-from mmsb_jax.algebra import _arithmetic as arithmetic
-from mmsb_jax.algebra import _dense as dense
-from mmsb_jax.algebra._operations import BOOL, FLOATS, SIGNED, UNSIGNED
+from mmsb_jax.algebra._matrix import dense
 from mmsb_jax.algebra._semiring import Semiring, make_known
+from mmsb_jax.algebra._values import arithmetic
+from mmsb_jax.algebra._values.operations import BOOL, FLOATS, SIGNED, UNSIGNED
 
 lor_land = Semiring(
     "lor_land",

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Shaped
 
-from mmsb_jax._arguments import show
-from mmsb_jax.algebra import _laws, _product, _star
-from mmsb_jax.algebra._operands import as_array, axis_of
-from mmsb_jax.algebra._operations import Operations, fold, tree
-from mmsb_jax.algebra._sparse import SparseMatrix
+from mmsb_jax._base.arguments import show
+from mmsb_jax.algebra._matrix import product, star
+from mmsb_jax.algebra._matrix.sparse import SparseMatrix
+from mmsb_jax.algebra._values import laws
+from mmsb_jax.algebra._values.operands import as_array, axis_of
+from mmsb_jax.algebra._values.operations import Operations, fold, tree
 
 _known: "dict[str, Semiring]" = {}
 """The semirings of this package, by name: a pickle of one is its name."""
@@ -99,7 +100,7 @@ class Semiring(Operations):
             >>> algebra.min_plus.star_of(jnp.array([3.0, -1.0])).tolist()
             [0.0, -inf]
         """
-        return _star.star_of(self, a)
+        return star.star_of(self, a)
 
     def check(self, dtype: Any = None, values: Any = None) -> None:
         """Try every law and flag on all triples of some values.
@@ -125,7 +126,7 @@ class Semiring(Operations):
             ...
             mmsb_jax.algebra.LawError: broken, float32: ⊗ is associative fails ...
         """
-        _laws.check(self, dtype, values)
+        laws.check(self, dtype, values)
 
     # -- folds -------------------------------------------------------------------------------
 
@@ -205,7 +206,7 @@ class Semiring(Operations):
             >>> algebra.min_plus.vecmat(jnp.array([0.0, 10.0]), A).tolist()
             [12.0, 1.0]
         """
-        return _product.vecmat(self, x, A, mask, into)
+        return product.vecmat(self, x, A, mask, into)
 
     def matvec(
         self, A: Any, x: Shaped[Array, " n"], *, mask: Any = None, into: Any = None
@@ -224,7 +225,7 @@ class Semiring(Operations):
             >>> algebra.max_plus.matvec(A, jnp.array([0.0, 10.0])).tolist()
             [11.0, 2.0]
         """
-        return _product.matvec(self, A, x, mask, into)
+        return product.matvec(self, A, x, mask, into)
 
     def matmul(
         self, A: Any, B: Any, *, mask: Any = None, into: Any = None, plan: Any = None
@@ -257,7 +258,7 @@ class Semiring(Operations):
             >>> algebra.min_plus.matmul(A, A).tolist()
             [[0.0, 1.0], [inf, 0.0]]
         """
-        return _product.matmul(self, A, B, mask, into, plan)
+        return product.matmul(self, A, B, mask, into, plan)
 
     def star(self, A: Any) -> Shaped[Array, "n n"]:
         """A* = I ⊕ A ⊕ A² ⊕ …, dense: all pairs at once; `inv(I - A)` for `plus_times`.
@@ -279,7 +280,7 @@ class Semiring(Operations):
             >>> algebra.min_plus.star(A)[0].tolist()
             [0.0, 1.0, 3.0]
         """
-        return _star.star(self, A)
+        return star.star(self, A)
 
     def power(self, A: Any, exponent: int) -> Shaped[Array, "n n"]:
         """A ⊗ … ⊗ A, dense, by squaring: walks of exactly ``exponent`` edges. I for 0.
@@ -295,7 +296,7 @@ class Semiring(Operations):
             >>> algebra.plus_times.power(jnp.array([[1, 1], [1, 0]]), 10).tolist()
             [[89, 55], [55, 34]]
         """
-        return _star.power(self, A, exponent)
+        return star.power(self, A, exponent)
 
     def eye(self, n: int, dtype: Any) -> Shaped[Array, "n n"]:
         """The identity of `matmul`: 1̄ on the diagonal, 0̄ elsewhere.
@@ -309,7 +310,7 @@ class Semiring(Operations):
             >>> algebra.min_plus.eye(2, "float32").tolist()
             [[0.0, inf], [inf, 0.0]]
         """
-        return _star.eye(self, n, dtype)
+        return star.eye(self, n, dtype)
 
 
 def known(name: str) -> Semiring:

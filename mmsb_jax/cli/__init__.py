@@ -6,19 +6,19 @@ they start without JAX.
 
 import click
 
-from mmsb_jax.cli._checkout import checkout
-from mmsb_jax.cli._command import Commands, show_strange_characters
-from mmsb_jax.cli._compact import compact
-from mmsb_jax.cli._demo import demo
-from mmsb_jax.cli._diff import diff
-from mmsb_jax.cli._fork import fork
-from mmsb_jax.cli._log import log
-from mmsb_jax.cli._repair import repair
-from mmsb_jax.cli._ship import export, follow, import_
-from mmsb_jax.cli._show import show
-from mmsb_jax.cli._stats import stats
-from mmsb_jax.cli._tag import tag
-from mmsb_jax.cli._verify import verify
+from mmsb_jax.cli.change.compact import compact
+from mmsb_jax.cli.change.demo import demo
+from mmsb_jax.cli.change.fork import fork
+from mmsb_jax.cli.change.repair import repair
+from mmsb_jax.cli.change.ship import export, follow, import_
+from mmsb_jax.cli.change.tag import tag
+from mmsb_jax.cli.common.command import Commands, show_strange_characters
+from mmsb_jax.cli.inspect.checkout import checkout
+from mmsb_jax.cli.inspect.diff import diff
+from mmsb_jax.cli.inspect.log import log
+from mmsb_jax.cli.inspect.show import show
+from mmsb_jax.cli.inspect.stats import stats
+from mmsb_jax.cli.inspect.verify import verify
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from mmsb_jax._errors import MMSBError
+from mmsb_jax._base.errors import MMSBError
 
 Tick = Callable[[int], None]
 

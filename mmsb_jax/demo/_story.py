@@ -8,14 +8,14 @@ from pathlib import Path
 import jax.numpy as jnp
 
 import mmsb_jax as mmsb
-from mmsb_jax.bus._diff import VersionDiff
+from mmsb_jax._bus.query.diff import VersionDiff
+from mmsb_jax._store.maintain.verify import VerifyReport
 from mmsb_jax.demo import _lookback as lookback
 from mmsb_jax.demo import _processes as processes
 from mmsb_jax.demo import _runs as runs
 from mmsb_jax.demo import _training as training
 from mmsb_jax.demo._lookback import Cost, Curve
 from mmsb_jax.demo._progress import Stage
-from mmsb_jax.store._verify import VerifyReport
 
 BFLOAT16_RATES = (0.001, 0.01, 0.1)
 TIMED_BATCHES = (64, 1024)

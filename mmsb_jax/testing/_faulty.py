@@ -10,14 +10,14 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from mmsb_jax.bus._bus import Bus
-from mmsb_jax.bus._engine import Engine
-from mmsb_jax.bus._opening import is_log
-from mmsb_jax.store._files import AppendFile, Buffer, Files
-from mmsb_jax.store._fork import create_log
-from mmsb_jax.store._log import Log
-from mmsb_jax.store._unreadable import unreadable
-from mmsb_jax.store._writer import Durability
+from mmsb_jax._bus.bus import Bus
+from mmsb_jax._bus.engine.engine import Engine
+from mmsb_jax._bus.opening import is_log
+from mmsb_jax._store.files.disk import AppendFile, Buffer, Files
+from mmsb_jax._store.files.unreadable import unreadable
+from mmsb_jax._store.log.log import Log
+from mmsb_jax._store.maintain.fork import create_log
+from mmsb_jax._store.writer.writer import Durability
 
 
 def open_on(files: Files, durability: Durability = "os", snapshots: bool = True) -> Bus:

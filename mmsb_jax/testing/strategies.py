@@ -15,11 +15,11 @@ import ml_dtypes
 import numpy as np
 from hypothesis import strategies as st
 
-from mmsb_jax.core._delta import Delta
-from mmsb_jax.core._layout import Layout
-from mmsb_jax.core._leaves import is_holdable
-from mmsb_jax.core._pages import Pages
-from mmsb_jax.core._tlog import TLog
+from mmsb_jax._core.delta import Delta
+from mmsb_jax._core.layout import Layout
+from mmsb_jax._core.pages import Pages
+from mmsb_jax._core.tlog import TLog
+from mmsb_jax._core.tree.leaves import is_holdable
 from mmsb_jax.testing import oracle
 
 SHAPES = ((), (3,), (2, 5), (0, 3), (40,))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import mmsb_jax as mmsb
 from mmsb_jax import algebra
-from mmsb_jax.algebra import _casting
+from mmsb_jax.algebra._values import casting
 
 inf, nan = np.inf, np.nan
 
@@ -146,7 +146,7 @@ def test_refused_entry_is_named_where_it_is():
     with pytest.raises(ValueError, match=r"^weight is nan, which int32 does not have"):
         make.from_graph(_Graph(), nan, "int32")
     with pytest.raises(ValueError, match=r"\[2, 1\] is 2, which bool does not have; False"):
-        _casting.fit(np.array([[0, 1], [1, 1], [1, 2]]), np.dtype(bool), "mask")
+        casting.fit(np.array([[0, 1], [1, 1], [1, 2]]), np.dtype(bool), "mask")
 
 
 def test_infinity_cast_to_integers_is_no_path_in_every_tropical_semiring():
@@ -166,7 +166,7 @@ def test_fit_is_exact_or_rounds_or_refuses(value, dtype):
     dtype = np.dtype(dtype)
     given_array = np.asarray([value])
     try:
-        found = _casting.fit(given_array, dtype, "x")[0].item()
+        found = casting.fit(given_array, dtype, "x")[0].item()
     except mmsb.StructureError:
         found = None
     if dtype.kind == "f":

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmsb_jax import algebra
-from mmsb_jax.algebra import _laws
 from mmsb_jax.algebra._instances import INSTANCES
+from mmsb_jax.algebra._values import laws
 from tests.algebra._graphs import relations
 
 CASES = [(semiring, dtype) for semiring in INSTANCES for dtype in semiring.dtypes]
@@ -38,7 +38,7 @@ def values_of(semiring, dtype):
 
 @pytest.mark.parametrize(("semiring", "dtype"), CASES, ids=IDS)
 def test_semiring_law_holds_for_drawn_values(semiring, dtype):
-    known = list(_laws.laws(semiring))
+    known = list(laws.laws(semiring))
     assert len(known) == len({law.name for law in known}) >= 10
     all_sides = jax.jit(lambda *given: [law.sides(*given[: law.values]) for law in known])
     vector = st.lists(values_of(semiring, dtype), min_size=8, max_size=8)
@@ -49,7 +49,7 @@ def test_semiring_law_holds_for_drawn_values(semiring, dtype):
         if semiring.contains is not None:
             assert all(semiring.contains(values).all() for values in given)
         for law, (left, right) in zip(known, all_sides(*given), strict=True):
-            equal = _laws.agree(left, right, given[: law.values], law.is_exact)
+            equal = laws.agree(left, right, given[: law.values], law.is_exact)
             assert equal.all(), (law.name, given, left, right)
             assert left.dtype == right.dtype == dtype
 

@@ -109,7 +109,7 @@ def test_matmul_with_a_plan_is_traced_once_for_all_values():
 def test_matmul_in_small_pieces_finds_the_same_pairs(monkeypatch):
     A, S = _graphs.weighted(_graphs.kronecker(6), dtype="int32")
     whole = algebra.plus_times.matmul(A, A)
-    monkeypatch.setattr("mmsb_jax.algebra._plan._CHUNK_PAIRS", 50)
+    monkeypatch.setattr("mmsb_jax.algebra._matrix.plan._CHUNK_PAIRS", 50)
     for matrix in (whole, algebra.plus_times.matmul(A, A)):
         np.testing.assert_array_equal(matrix.to_scipy().toarray(), (S @ S).toarray())
 

@@ -6,8 +6,8 @@ import jax
 import pytest
 
 import mmsb_jax as mmsb
-from mmsb_jax.store._files import MemoryFiles
-from mmsb_jax.store._fork import create_log
+from mmsb_jax._store.files.disk import MemoryFiles
+from mmsb_jax._store.maintain.fork import create_log
 from mmsb_jax.testing._faulty import Faults, FaultyFiles, open_on
 
 _COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import mmsb_jax as mmsb
-from mmsb_jax._errors import ClosedError, VersionError
+from mmsb_jax._base.errors import ClosedError, VersionError
 
 
 @pytest.fixture(params=["memory", "disk"])

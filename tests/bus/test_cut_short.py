@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import mmsb_jax as mmsb
-from mmsb_jax.bus._engine import Engine
-from mmsb_jax.store import _threads
+from mmsb_jax._bus.engine.engine import Engine
+from mmsb_jax._store.files import threads as _threads
 
 PATIENCE_S = 20.0
 

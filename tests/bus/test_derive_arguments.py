@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import mmsb_jax as mmsb
-from mmsb_jax.store._record import MAX_NAME_BYTES
+from mmsb_jax._store.format.record import MAX_NAME_BYTES
 from tests.graph._graphs import F, head
 
 LONG, HALF = "n" * 70_000, "\udce9"

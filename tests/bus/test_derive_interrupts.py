@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 import mmsb_jax as mmsb
-from mmsb_jax.bus import _derive, _step
-from mmsb_jax.bus._derive import Derivations
-from mmsb_jax.bus._step import GraphChange, Step, prepare
-from mmsb_jax.graph import _flow
-from mmsb_jax.graph._node import Rule, Tracer
-from mmsb_jax.store._head import Draft, Plan
+from mmsb_jax._bus.derive import registry, transaction
+from mmsb_jax._bus.derive.registry import Derivations
+from mmsb_jax._bus.derive.transaction import GraphChange, Step, prepare
+from mmsb_jax._graph.run.node import Rule, Tracer
+from mmsb_jax._graph.wave import node_table
+from mmsb_jax._store.commit.head import Draft, Plan
 from tests.graph._graphs import Compiled, F, head, insides
 from tests.graph._interrupts import interrupted, moments
 
@@ -80,7 +80,7 @@ def followed(bus: mmsb.Bus) -> Step:
     return step
 
 
-@pytest.mark.parametrize("where", [_step, _flow])
+@pytest.mark.parametrize("where", [transaction, node_table])
 def test_done_that_is_interrupted_anywhere_comes_to_the_same_when_called_again(bus, where):
     known, step = insides(bus), followed(bus)
     before = dict(step._stale), Counter(known.runs), known.awaited, known.next_serial
@@ -104,10 +104,10 @@ def test_done_that_is_interrupted_anywhere_comes_to_the_same_when_called_again(b
         assert told(bus) == wanted
         again()
         count += 1
-    assert count >= (80 if where is _step else 5)
+    assert count >= (80 if where is transaction else 5)
 
 
-@pytest.mark.parametrize("where", [_step, _flow, _derive])
+@pytest.mark.parametrize("where", [transaction, node_table, registry])
 def test_prepare_and_undo_that_are_interrupted_anywhere_leave_all_as_it_was(bus, where):
     before, bytes_before = told(bus), head(bus)
     moment = 0
@@ -117,7 +117,7 @@ def test_prepare_and_undo_that_are_interrupted_anywhere_leave_all_as_it_was(bus,
             break
         insides(bus).flow.revert()  # as the next step does first
         assert told(bus) == before
-        moment += 7 if where is _step else 1  # one in seven of the longest
+        moment += 7 if where is transaction else 1  # one in seven of the longest
     assert moment > 20
     insides(bus).flow.revert()
     for moment in range(500):
@@ -134,7 +134,7 @@ def test_prepare_and_undo_that_are_interrupted_anywhere_leave_all_as_it_was(bus,
 def test_undo_that_two_interrupts_cut_is_finished_by_the_next_step(bus):
     before = told(bus)
     step = followed(bus)
-    assert interrupted(step.undo, _flow, 40)
+    assert interrupted(step.undo, node_table, 40)
     assert insides(bus).flow._journal
     bus.write("plot", F(1, 1))
     after = told(bus)
@@ -145,7 +145,7 @@ def test_undo_that_two_interrupts_cut_is_finished_by_the_next_step(bus):
     )
 
 
-@pytest.mark.parametrize("where", [_flow, _derive])
+@pytest.mark.parametrize("where", [node_table, registry])
 def test_attach_that_is_interrupted_anywhere_leaves_the_node_as_it_was(bus, where):
     table, shape, before = bus._head().table, bus._shape, insides(bus).flow.graph
     rule, tracer, moment = insides(bus).flow.nodes["d"].rule, Tracer(), 0

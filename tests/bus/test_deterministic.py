@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import mmsb_jax as mmsb
-from mmsb_jax.store._files import DiskFiles
-from mmsb_jax.store._log import Log
+from mmsb_jax._store.files.disk import DiskFiles
+from mmsb_jax._store.log.log import Log
 
 
 def _run(path: Path, wait: bool) -> None:

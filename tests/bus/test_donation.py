@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import mmsb_jax as mmsb
-from mmsb_jax.bus._staging import Stager, raw_bytes
+from mmsb_jax._bus.trees.staging import Stager, raw_bytes
 from tests.core._compare import assert_same_tree, what
 
 COMMITS = 1000

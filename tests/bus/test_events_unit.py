@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 
 import mmsb_jax as mmsb
-from mmsb_jax.bus import _event_log, _events
-from mmsb_jax.bus._event_log import EVENT_ROW, EventLog
-from mmsb_jax.bus._events import KINDS, Event, Events, events_of
+from mmsb_jax._bus.events import event_log
+from mmsb_jax._bus.events import events as _events
+from mmsb_jax._bus.events.event_log import EVENT_ROW, EventLog
+from mmsb_jax._bus.events.events import KINDS, Event, Events, events_of
 
 TIMEOUT_S = 60.0
 
@@ -85,7 +86,7 @@ def _wait(event: threading.Event | threading.Semaphore) -> None:
 # ------------------------------------------------------------------------------ what is told
 
 
-@pytest.mark.parametrize("module", [_events, _event_log])
+@pytest.mark.parametrize("module", [_events, event_log])
 def test_events_examples_run(module):
     result = doctest.testmod(module)
     assert result.attempted > 2

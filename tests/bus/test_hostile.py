@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import mmsb_jax as mmsb
-from mmsb_jax._errors import CorruptionError, FormatError, MMSBError
-from mmsb_jax.bus._bus import Bus
-from mmsb_jax.store._log import Log
-from mmsb_jax.store._record import ArrayInfo, Op, OpCode
+from mmsb_jax._base.errors import CorruptionError, FormatError, MMSBError
+from mmsb_jax._bus.bus import Bus
+from mmsb_jax._store.format.record import ArrayInfo, Op, OpCode
+from mmsb_jax._store.log.log import Log
 from tests.store._forged import append_forged, forge
 from tests.store._logs import PLACE, Scribe
 from tests.torture._bundle import STREAM, pack, unpack

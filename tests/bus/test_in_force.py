@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 import mmsb_jax as mmsb
-from mmsb_jax.store import _index, _writer
+from mmsb_jax._store.format import index
+from mmsb_jax._store.maintain import compact
+from mmsb_jax._store.writer import writer
 
 STATE = {"w": np.ones(2, np.float32)}
 
@@ -106,13 +108,12 @@ def test_extra_in_force_outlives_one_compaction_after_another(giver):
 
 
 def test_extra_in_force_whose_bytes_an_older_compaction_dropped_is_refused(monkeypatch):
-    from mmsb_jax.store import _compact
 
     bus = _begin()
     for number in range(6):
         bus.commit({"w": np.full(2, number, np.float32)})
-    monkeypatch.setattr(_compact, "stored_extra", lambda log, version: None)
-    monkeypatch.setattr(_compact, "carries_extra", lambda log, version, extra: True)
+    monkeypatch.setattr(compact, "stored_extra", lambda log, version: None)
+    monkeypatch.setattr(compact, "carries_extra", lambda log, version, extra: True)
     bus.compact(keep_since=6)
     with pytest.raises(mmsb.VersionError, match=r"given by version 1, whose data were dropped"):
         bus.extra()
@@ -121,9 +122,9 @@ def test_extra_in_force_whose_bytes_an_older_compaction_dropped_is_refused(monke
 
 
 def test_index_of_an_older_log_is_walked_and_not_believed(tmp_path, monkeypatch):
-    monkeypatch.setattr(_index, "_KNOWS_EXTRA", 0)
-    monkeypatch.setattr(_index, "_SAYS_EXTRA", 0)
-    monkeypatch.setattr(_writer, "stored_extra", lambda log, version: None)
+    monkeypatch.setattr(index, "_KNOWS_EXTRA", 0)
+    monkeypatch.setattr(index, "_SAYS_EXTRA", 0)
+    monkeypatch.setattr(writer, "stored_extra", lambda log, version: None)
     bus = _begin(tmp_path / "old")
     bus.commit(STATE)
     bus._engine()._begin_snapshot()  # as after a few MiB

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 
 import mmsb_jax as mmsb
-from mmsb_jax.bus._derive import Derivations
+from mmsb_jax._bus.derive.registry import Derivations
 from tests.graph._graphs import Compiled, F, head, insides, runs, stale
 
 

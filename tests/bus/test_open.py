@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import mmsb_jax as mmsb
-from mmsb_jax.store import _format
+from mmsb_jax._store.format import frame
 from tests.bus._script import ROOT, command_of, run_script
 from tests.core._compare import assert_same_tree
 
@@ -120,7 +120,7 @@ def test_fork_onto_a_log_is_refused_and_leaves_it_alone(tmp_path):
 
 def test_open_of_a_newer_format_is_refused_and_left_alone(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(_format, "FORMAT_VERSION", _format.FORMAT_VERSION + 1)
+        patch.setattr(frame, "FORMAT_VERSION", frame.FORMAT_VERSION + 1)
         with mmsb.open(tmp_path / "run") as bus:
             bus.commit(make_tree(0))
     before = _files(tmp_path)

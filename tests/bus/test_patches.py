@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 import mmsb_jax as mmsb
-from mmsb_jax.bus import _follow, _replica, _shipping
-from mmsb_jax.store import _commit
+from mmsb_jax._bus import shipping
+from mmsb_jax._bus.query import follow
+from mmsb_jax._bus.replica import replica
+from mmsb_jax._store.query import commit as _commit
 
 SHAPES = {
     "bf16": (5000, ml_dtypes.bfloat16),
@@ -100,7 +102,7 @@ def test_patches_of_a_version_that_was_compacted_away_are_refused(bus):
     assert [len(p.indices) for p in commits[3].patches()] == [30]
 
 
-@pytest.mark.parametrize("module", [_commit, _follow, _replica, _shipping])
+@pytest.mark.parametrize("module", [_commit, follow, replica, shipping])
 def test_examples_print_what_they_say(module):
     result = doctest.testmod(module)
     assert result.attempted > 3

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 import mmsb_jax as mmsb
-from mmsb_jax._errors import LocationError
-from mmsb_jax.bus import _opening
-from mmsb_jax.store._files import DiskFiles
+from mmsb_jax._base.errors import LocationError
+from mmsb_jax._bus import opening
+from mmsb_jax._store.files.disk import DiskFiles
 from tests.bus._script import run_script
 
 
@@ -188,7 +188,7 @@ def _replace(path):
 @pytest.mark.parametrize("act", [_rename, _replace])
 @pytest.mark.parametrize("call", ["sync", "tag", "snapshot", "commit"])
 def test_writer_whose_directory_is_elsewhere_stops(path, act, call, monkeypatch):
-    from mmsb_jax.store import _writer
+    from mmsb_jax._store.writer import writer as _writer
 
     bus = mmsb.open(path)
     bus.commit(_state(4), structure="new")
@@ -206,7 +206,7 @@ def test_writer_whose_directory_is_elsewhere_stops(path, act, call, monkeypatch)
 
 
 def test_deleted_lock_is_noticed_before_another_can_write(path, monkeypatch):
-    from mmsb_jax.store import _writer
+    from mmsb_jax._store.writer import writer as _writer
 
     bus = mmsb.open(path)
     os.unlink(path / "lock")
@@ -230,7 +230,7 @@ def test_opening_the_path_again_gives_what_is_there_and_not_the_bus_of_before(pa
 
 
 def test_fork_that_fails_where_no_descriptor_is_left_can_be_tried_again(tmp_path, monkeypatch):
-    real, real_names = _opening.fork_log, DiskFiles.names
+    real, real_names = opening.fork_log, DiskFiles.names
 
     def without_descriptors(*arguments):
         raise LocationError(errno.EMFILE, "too many files are open")
@@ -243,10 +243,10 @@ def test_fork_that_fails_where_no_descriptor_is_left_can_be_tried_again(tmp_path
     bus = mmsb.open()
     bus.commit({"w": np.ones(3, np.float32)})
     bus.snapshot()
-    monkeypatch.setattr(_opening, "fork_log", fails)
+    monkeypatch.setattr(opening, "fork_log", fails)
     with pytest.raises(mmsb.LocationError):
         bus.fork(tmp_path / "fork.mmsb")
-    monkeypatch.setattr(_opening, "fork_log", real)
+    monkeypatch.setattr(opening, "fork_log", real)
     monkeypatch.setattr(DiskFiles, "names", real_names)
     with bus.fork(tmp_path / "fork.mmsb") as fork:
         assert fork.version == 1
@@ -266,7 +266,7 @@ def test_bus_that_an_interrupted_open_leaves_behind_writes_nothing(tmp_path, mon
     os._exit(0)  # without a last mark
     """
     run_script(code, path)
-    monkeypatch.setattr(_opening, "open_here", Interrupted())
+    monkeypatch.setattr(opening, "open_here", Interrupted())
     with pytest.raises(KeyboardInterrupt) as kept:  # its traceback holds the bus
         mmsb.open(path)
     monkeypatch.undo()

@@ -8,8 +8,8 @@ import pytest
 from jax.sharding import SingleDeviceSharding
 
 import mmsb_jax as mmsb
-from mmsb_jax.bus import _held
-from mmsb_jax.bus._held import OnDevice
+from mmsb_jax._bus.replica import resident
+from mmsb_jax._bus.replica.resident import OnDevice
 from tests.bus._script import run_script
 
 LARGE = 40_000
@@ -231,12 +231,12 @@ def test_replica_sees_that_a_device_changed_another_byte(monkeypatch):
         replica = mmsb.Replica(bus.export(), like=weights(0))
         replica.update()
         bus.commit(weights(2))
-        padded = _held._padded
+        padded = resident._padded
 
         def wrong(elements, values, spec):
             return padded(elements ^ 1, values, spec)
 
-        monkeypatch.setattr(_held, "_padded", wrong)
+        monkeypatch.setattr(resident, "_padded", wrong)
         with pytest.raises(mmsb.CorruptionError, match="'w'"):
             replica.update(bus.export(1))
         assert replica.version == 1
@@ -338,7 +338,7 @@ def test_replica_over_several_devices_sends_each_its_part():
         """
         import jax, jax.numpy as jnp, numpy as np, mmsb_jax as mmsb
         from jax.sharding import NamedSharding, PartitionSpec
-        from mmsb_jax.bus._held import OnDevice
+        from mmsb_jax._bus.replica.resident import OnDevice
         mesh = jax.make_mesh((2, 2), ("a", "b"))
         rng = np.random.default_rng(0)
         x = rng.standard_normal((130, 514)).astype(jnp.bfloat16)

@@ -340,7 +340,7 @@ def test_train_state_of_flax_is_committed_and_resumed(any_bus):
 
 def test_log_without_statics_takes_them_at_its_next_commit(tmp_path, monkeypatch):
     with monkeypatch.context() as older:
-        older.setattr("mmsb_jax.bus._tree.entries_of", lambda statics, weak: {})
+        older.setattr("mmsb_jax._bus.trees.tree.entries_of", lambda statics, weak: {})
         with mmsb.open(tmp_path / "run") as bus:
             bus.commit({"s": State(jnp.ones(1), 7), "e": {}})
     with mmsb.open(tmp_path / "run") as bus:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import mmsb_jax as mmsb
-from mmsb_jax.core._leaves import with_weak_type
+from mmsb_jax._core.tree.leaves import with_weak_type
 
 WEAK = {
     "0-d": lambda: jnp.asarray(0.1),

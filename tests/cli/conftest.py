@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from mmsb_jax._dtypes import dtype_name
+from mmsb_jax._base.dtypes import dtype_name
+from mmsb_jax._store.commit.head import Draft, Head
+from mmsb_jax._store.files.disk import DiskFiles
+from mmsb_jax._store.format.record import ArrayInfo, Op, OpCode
+from mmsb_jax._store.log.log import Log
+from mmsb_jax._store.maintain.fork import create_log
+from mmsb_jax._store.transfer.stream import write_joining_stream, write_stream
+from mmsb_jax._store.writer.writer import LogWriter
 from mmsb_jax.cli import main
-from mmsb_jax.store._files import DiskFiles
-from mmsb_jax.store._fork import create_log
-from mmsb_jax.store._head import Draft, Head
-from mmsb_jax.store._log import Log
-from mmsb_jax.store._record import ArrayInfo, Op, OpCode
-from mmsb_jax.store._stream import write_joining_stream, write_stream
-from mmsb_jax.store._writer import LogWriter
 
 PAGE_BYTES = 4096
 

@@ -7,7 +7,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from mmsb_jax._dtypes import dtype_name, parse_dtype
+from mmsb_jax._base.dtypes import dtype_name, parse_dtype
 
 BFLOAT16 = np.array([1.5, -0.0, np.nan, np.inf], ml_dtypes.bfloat16)
 ARRAYS = {

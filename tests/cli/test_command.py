@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmsb_jax.cli import _verify
-from mmsb_jax.cli._json import to_json
-from mmsb_jax.cli._table import print_table
-from mmsb_jax.store._lock import WriterLock
+from mmsb_jax._store.files.lock import WriterLock
+from mmsb_jax.cli.common.json import to_json
+from mmsb_jax.cli.common.table import print_table
+from mmsb_jax.cli.inspect import verify
 
 from .conftest import Recorder, strict_json
 
@@ -139,7 +139,7 @@ def test_command_interrupted_exits_130(mmsb, small, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(_verify, "verify_log", interrupt)
+    monkeypatch.setattr(verify, "verify_log", interrupt)
     assert mmsb("verify", small).code == 130
 
 

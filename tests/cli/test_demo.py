@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mmsb_jax._errors import LockedError
+from mmsb_jax._base.errors import LockedError
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmsb_jax.cli import _fork
+from mmsb_jax.cli.change import fork as _fork
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mmsb_jax._globs import matcher
+from mmsb_jax._base.patterns import matcher
 
 
 @pytest.mark.parametrize(

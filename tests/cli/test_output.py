@@ -11,7 +11,8 @@ from pathlib import Path
 import click
 import pytest
 
-from mmsb_jax.cli import _command, main
+from mmsb_jax.cli import main
+from mmsb_jax.cli.common import command as _command
 from tests.cli._commands import COMMANDS, MAKING, tree_of, words
 
 MMSB = (sys.executable, "-c", "from mmsb_jax.cli import main; main()")
@@ -121,7 +122,7 @@ def test_command_interrupted_at_work_exits_130(mmsb, place, monkeypatch, command
         raise KeyboardInterrupt
 
     before = tree_of(place)
-    monkeypatch.setattr("mmsb_jax.store._manifest.Manifest.read", interrupt)
+    monkeypatch.setattr("mmsb_jax._store.format.manifest.Manifest.read", interrupt)
     ran = mmsb(*words(command, "run.mmsb"))
     assert (ran.code, ran.out, ran.err) == (INTERRUPTED, "", "")
     assert tree_of(place) == before
@@ -151,7 +152,7 @@ def test_error_of_the_system_in_a_command_is_not_said_to_be_its_output(mmsb, pla
     def fail(*_, **__):
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("mmsb_jax.store._manifest.Manifest.read", fail)
+    monkeypatch.setattr("mmsb_jax._store.format.manifest.Manifest.read", fail)
     ran = mmsb("log", "run.mmsb")
     assert ran.code == FAILED
     assert ran.err == (
@@ -163,7 +164,7 @@ def test_command_with_a_fault_of_its_own_shows_it(mmsb, place, monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("a fault")
 
-    monkeypatch.setattr("mmsb_jax.store._manifest.Manifest.read", fail)
+    monkeypatch.setattr("mmsb_jax._store.format.manifest.Manifest.read", fail)
     with pytest.raises(RuntimeError, match="a fault"):
         mmsb("log", "run.mmsb")
 

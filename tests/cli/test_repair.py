@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmsb_jax.store._files import DiskFiles
+from mmsb_jax._store.files.disk import DiskFiles
 from tests.store._logs import names_of
 from tests.store._wrong import with_wrong_digests
 

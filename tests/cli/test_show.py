@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from mmsb_jax.store._compact import compact
-from mmsb_jax.store._digest import digest_words
+from mmsb_jax._store.encoding.digest import digest_words
+from mmsb_jax._store.maintain.compact import compact
 
 
 def test_show_without_a_version_shows_the_newest(mmsb, small):

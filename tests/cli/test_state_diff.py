@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmsb_jax._dtypes import dtype_name
-from mmsb_jax.store import _diff
-from mmsb_jax.store._diff import StateDiff, diff_states, diff_versions, printable
-from mmsb_jax.store._record import ArrayInfo
-from mmsb_jax.store._state import StoredState, words_for
+from mmsb_jax._base.dtypes import dtype_name
+from mmsb_jax._store.format.record import ArrayInfo
+from mmsb_jax._store.query import diff as _diff
+from mmsb_jax._store.query.diff import StateDiff, diff_states, diff_versions, printable
+from mmsb_jax._store.state.state import StoredState, words_for
 
 DTYPES = [
     np.dtype(dtype)

@@ -64,7 +64,7 @@ def test_tag_of_a_version_that_is_not_there_exits_3(mmsb, closed):
 def test_tag_while_another_writes_is_refused_and_listing_is_not(mmsb, closed):
     from pathlib import Path
 
-    from mmsb_jax.store._lock import WriterLock
+    from mmsb_jax._store.files.lock import WriterLock
 
     lock = WriterLock(Path(closed))
     ran = mmsb("tag", closed, "best", "--json")

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmsb_jax.cli._progress import progress_bar
+from mmsb_jax.cli.common.progress import progress_bar
 
 
 @pytest.fixture

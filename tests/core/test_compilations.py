@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 
 from mmsb_jax import Delta, Layout, Pages, TLog, apply, diff
-from mmsb_jax.core import _delta, _layout, _packing, _tlog
+from mmsb_jax._core import delta as _delta
+from mmsb_jax._core import layout as _layout
+from mmsb_jax._core import pack, tlog
 from mmsb_jax.testing import strategies
 
-READ = _packing._read.__wrapped__
+READ = pack._read.__wrapped__
 
 
 @pytest.fixture
@@ -33,11 +35,11 @@ def at_most(monkeypatch):
 
 
 def count_packs(at_most, traces):
-    at_most(_layout, "put_donated", _packing._write, traces, donate_argnums=0)
+    at_most(_layout, "put_donated", pack._write, traces, donate_argnums=0)
 
 
 def count_reads(at_most, traces):
-    at_most(_packing, "_read", READ, traces, static_argnums=(2, 3))
+    at_most(pack, "_read", READ, traces, static_argnums=(2, 3))
 
 
 def many_leaves(count):
@@ -112,13 +114,13 @@ def test_entries_of_a_log_compile_for_powers_of_two(at_most):
     log = TLog.empty(16, 64)
     for entry in range(9):
         log = log.append(strategies.delta_of({(page, 0): 1 for page in range(entry)}, 8, 32))
-    at_most(_tlog, "_delta", _tlog._delta.__wrapped__, 5, static_argnums=2)
+    at_most(tlog, "_delta", tlog._delta.__wrapped__, 5, static_argnums=2)
     assert [int(delta.count) for delta in log] == list(range(9))
 
 
 def test_append_and_slice_of_many_entries_compile_once(at_most):
-    at_most(_tlog, "_append", _tlog._append.__wrapped__, 1)
-    at_most(_tlog, "_slice", _tlog._slice.__wrapped__, 1)
+    at_most(tlog, "_append", tlog._append.__wrapped__, 1)
+    at_most(tlog, "_slice", tlog._slice.__wrapped__, 1)
     log = TLog.empty(16, 64)
     for i in range(10):
         log = log.append(strategies.delta_of({(i, i): i}, 4, 32))

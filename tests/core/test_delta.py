@@ -18,7 +18,7 @@ from mmsb_jax import (
     diff,
     invert,
 )
-from mmsb_jax.core._delta import NO_PAGE
+from mmsb_jax._core.delta import NO_PAGE
 from mmsb_jax.testing import check_delta, oracle, strategies
 from tests.core._compare import assert_delta, assert_pages, assert_same
 

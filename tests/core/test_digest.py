@@ -19,8 +19,8 @@ from mmsb_jax import (
     digest,
 )
 from mmsb_jax import update_digest as update
-from mmsb_jax.core._leaves import LeafSpec, host_array
-from mmsb_jax.store._digest import digest_words
+from mmsb_jax._core.tree.leaves import LeafSpec, host_array
+from mmsb_jax._store.encoding.digest import digest_words
 from mmsb_jax.testing import oracle, strategies
 from tests.core._compare import plain
 

@@ -5,10 +5,10 @@ import pkgutil
 import subprocess
 import sys
 
-import mmsb_jax.core
+import mmsb_jax._core
 
 MODULES = [
-    f"mmsb_jax.core.{module.name}" for module in pkgutil.iter_modules(mmsb_jax.core.__path__)
+    module.name for module in pkgutil.walk_packages(mmsb_jax._core.__path__, "mmsb_jax._core.")
 ]
 
 
@@ -35,7 +35,7 @@ def below(names, *packages):
 def test_core_imports_no_outer_ring():
     names = imported_by(*MODULES)
     assert set(MODULES) <= names
-    outer = ("bus", "cli", "demo", "observe", "store", "testing")
+    outer = ("_bus", "_store", "cli", "demo", "testing")
     assert not below(names, *(f"mmsb_jax.{ring}" for ring in outer))
 
 
@@ -51,4 +51,4 @@ def test_import_of_the_package_imports_nothing_of_it():
 
 def test_oracle_imports_neither_jax_nor_hypothesis():
     names = imported_by("mmsb_jax.testing", "mmsb_jax.testing.oracle")
-    assert not below(names, "jax", "jaxlib", "equinox", "hypothesis", "mmsb_jax.core")
+    assert not below(names, "jax", "jaxlib", "equinox", "hypothesis", "mmsb_jax._core")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from mmsb_jax import Delta, Layout, Pages, Region, TLog, apply, diff, digest, replay, update_digest
-from mmsb_jax.core._leaves import LeafSpec
+from mmsb_jax._core.tree.leaves import LeafSpec
 from mmsb_jax.testing import oracle, strategies
 from tests.core._compare import stack
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 
 from mmsb_jax import ArrayNotFoundError, Layout, Pages, Region, StructureError
-from mmsb_jax.core._leaves import LeafSpec
+from mmsb_jax._core.tree.leaves import LeafSpec
 from mmsb_jax.testing import check_pages, strategies
 from tests.core._compare import assert_same_tree
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 
 from mmsb_jax import StructureError
-from mmsb_jax.core._leaves import (
+from mmsb_jax._core.tree.leaves import (
     Constant,
     LeafSpec,
     describe,

@@ -7,7 +7,7 @@ import jax
 import pytest
 from hypothesis import given
 
-from mmsb_jax.core._names import BARE_LEAF, flatten_with_names
+from mmsb_jax._core.tree.paths import BARE_LEAF, flatten_with_names
 from mmsb_jax.testing import strategies
 
 Point = collections.namedtuple("Point", ["x", "y"])

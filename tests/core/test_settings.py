@@ -23,8 +23,8 @@ from mmsb_jax import (
     replay,
     update_digest,
 )
-from mmsb_jax.core import _tlog
-from mmsb_jax.core._delta import check_whole
+from mmsb_jax._core import tlog
+from mmsb_jax._core.delta import check_whole
 from tests.core._compare import assert_same, assert_same_tree
 
 
@@ -127,7 +127,7 @@ def test_numbers_read_from_a_device_pass_a_transfer_guard(level, monkeypatch):
     far_delta = eqx.tree_at(lambda delta: delta.overflow, delta, OnDevice(delta.overflow))
     far = OnDevice(log.ends), OnDevice(log.count)
     far_log = eqx.tree_at(lambda log: (log.ends, log.count), log, far)
-    monkeypatch.setattr(_tlog, "_delta", lambda log, entry, capacity: Delta.empty(capacity))
+    monkeypatch.setattr(tlog, "_delta", lambda log, entry, capacity: Delta.empty(capacity))
     with jax.transfer_guard(level):
         check_whole(far_delta)
         assert far_log.delta(0).capacity == len(far_log) == 1

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from mmsb_jax.store._commit import read_commit
-from mmsb_jax.store._files import DiskFiles
-from mmsb_jax.store._log import Log
-from mmsb_jax.store._verify import verify
+from mmsb_jax._store.files.disk import DiskFiles
+from mmsb_jax._store.log.log import Log
+from mmsb_jax._store.maintain.verify import verify
+from mmsb_jax._store.query.commit import read_commit
 from tests import _format_reader as reader
 from tests.golden.make import Version, encode
 from tests.store._logs import PAGE_BYTES

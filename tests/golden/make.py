@@ -20,11 +20,11 @@ import ml_dtypes
 import numpy as np
 import numpy.random  # here, not when a log is made: it asks for random bytes
 
-from mmsb_jax.store._compact import compact
-from mmsb_jax.store._files import DiskFiles
-from mmsb_jax.store._fork import fork_log
-from mmsb_jax.store._log import Log
-from mmsb_jax.store._stream import write_joining_stream, write_stream
+from mmsb_jax._store.files.disk import DiskFiles
+from mmsb_jax._store.log.log import Log
+from mmsb_jax._store.maintain.compact import compact
+from mmsb_jax._store.maintain.fork import fork_log
+from mmsb_jax._store.transfer.stream import write_joining_stream, write_stream
 from tests.store._logs import FIRST_TIME_NS, Expected, Scribe
 
 FORK_VERSION = 8

@@ -12,12 +12,12 @@ import optax
 import pytest
 
 import mmsb_jax as mmsb
-from mmsb_jax.store._codec import Coding
-from mmsb_jax.store._compact import compact
-from mmsb_jax.store._files import DiskFiles
-from mmsb_jax.store._head import Draft, Head
-from mmsb_jax.store._log import Log
-from mmsb_jax.store._writer import LogWriter
+from mmsb_jax._store.commit.head import Draft, Head
+from mmsb_jax._store.encoding.encode import Coding
+from mmsb_jax._store.files.disk import DiskFiles
+from mmsb_jax._store.log.log import Log
+from mmsb_jax._store.maintain.compact import compact
+from mmsb_jax._store.writer.writer import LogWriter
 from tests import _format_reader as reader
 from tests.golden.compare import (
     check_library,

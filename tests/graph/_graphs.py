@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import mmsb_jax as mmsb
-from mmsb_jax.bus._derive import Derivations
-from mmsb_jax.graph._machine import Machine
-from mmsb_jax.graph._node import Tracer
+from mmsb_jax._bus.derive.registry import Derivations
+from mmsb_jax._graph.run.executor import Machine
+from mmsb_jax._graph.run.node import Tracer
 
 
 def F(*numbers: float) -> np.ndarray:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from jax.experimental import checkify
 
-from mmsb_jax.core._leaves import LeafSpec
-from mmsb_jax.graph._body import Slot, Traced, trace
+from mmsb_jax._compile.body import Slot, Traced, trace
+from mmsb_jax._core.tree.leaves import LeafSpec
 
 THREE = LeafSpec("jax", "float32", (3,))
 X = np.array([1.5, -2.0, 3.0], np.float32)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmsb_jax.graph import PageGraph
-from mmsb_jax.graph._kinds import KINDS
+from mmsb_jax._graph import PageGraph
+from mmsb_jax._graph.dag.kinds import KINDS
 
 _SVG = "{http://www.w3.org/2000/svg}"
 

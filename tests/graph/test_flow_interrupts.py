@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from mmsb_jax.graph import _flow
-from mmsb_jax.graph._flow import Flow
-from mmsb_jax.graph._node import Node, Rule
+from mmsb_jax._graph.run.node import Node, Rule
+from mmsb_jax._graph.wave import node_table
+from mmsb_jax._graph.wave.node_table import Flow
 from tests.graph._interrupts import interrupted, moments
 
 
@@ -75,7 +75,7 @@ def asked(subject: Flow) -> set[int]:
 def test_change_that_is_interrupted_anywhere_is_taken_back():
     first = flow()
     moment = 0
-    while interrupted(lambda: change(first), _flow, moment):
+    while interrupted(lambda: change(first), node_table, moment):
         epochs = asked(first) - {flow().epoch}
         first.revert()
         restored(first, epochs)
@@ -90,9 +90,9 @@ def test_revert_that_is_interrupted_anywhere_goes_on_when_called_again():
         subject = flow()
         change(subject)
         epochs = asked(subject)
-        if not interrupted(subject.revert, _flow, twice):
+        if not interrupted(subject.revert, node_table, twice):
             break
-        interrupted(subject.revert, _flow, twice // 2)
+        interrupted(subject.revert, node_table, twice // 2)
         subject.revert()
         restored(subject, epochs)
         count += 1
@@ -105,7 +105,7 @@ def test_revert_that_is_interrupted_once_anywhere_ends_where_it_should(act):
     for moment in range(2000):
         act(subject)
         epochs = asked(subject)
-        was_cut = interrupted(subject.revert, _flow, moment)
+        was_cut = interrupted(subject.revert, node_table, moment)
         subject.revert()
         restored(subject, epochs)
         if not was_cut:
@@ -118,7 +118,7 @@ def test_commit_that_is_interrupted_anywhere_is_done_when_called_again():
     change(subject)
     journal = list(subject._journal)
     count = 0
-    for _ in moments(subject.commit, _flow):
+    for _ in moments(subject.commit, node_table):
         subject.commit()
         assert told(subject) == wanted
         subject._journal[:] = journal

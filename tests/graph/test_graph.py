@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from mmsb_jax._errors import ArrayNotFoundError, GraphCycleError, MMSBError
-from mmsb_jax.graph import PageGraph
+from mmsb_jax._base.errors import ArrayNotFoundError, GraphCycleError, MMSBError
+from mmsb_jax._graph import PageGraph
 
 
 def _chain(*names: str) -> list[tuple[str, str]]:
@@ -19,7 +19,7 @@ def _chain(*names: str) -> list[tuple[str, str]]:
 def test_graph_module_imports_neither_jax_nor_graph_libraries():
     code = """
 import sys
-import mmsb_jax.graph._graph as module
+import mmsb_jax._graph.dag.graph as module
 module.PageGraph().add("a", "b").order()
 loaded = {name.split(".")[0] for name in sys.modules}
 print(sorted(loaded & {"jax", "jaxlib", "equinox", "networkx", "rustworkx", "scipy"}))

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmsb_jax._errors import GraphCycleError
-from mmsb_jax.graph import PageGraph, _bulk
+from mmsb_jax._base.errors import GraphCycleError
+from mmsb_jax._graph import PageGraph
+from mmsb_jax._graph.dag import bulk
 
 _pairs = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), max_size=150)
 
@@ -19,7 +20,7 @@ def test_from_edges_equals_networkx_whatever_is_called_wide(wide, pairs):
     edges = [(f"n{a}", f"n{b}") for a, b in pairs]
     peer = nx.DiGraph(edges)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_bulk, "_WIDE", wide)
+        patch.setattr(bulk, "_WIDE", wide)
         if not nx.is_directed_acyclic_graph(peer):
             with pytest.raises(GraphCycleError) as refused:
                 PageGraph.from_edges(edges)

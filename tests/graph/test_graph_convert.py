@@ -6,9 +6,9 @@ import rustworkx as rx
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmsb_jax._errors import GraphCycleError
-from mmsb_jax.graph import PageGraph
-from mmsb_jax.graph._kinds import KINDS
+from mmsb_jax._base.errors import GraphCycleError
+from mmsb_jax._graph import PageGraph
+from mmsb_jax._graph.dag.kinds import KINDS
 
 _places = st.integers(0, 9)
 _edges = st.lists(

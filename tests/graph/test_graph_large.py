@@ -4,9 +4,9 @@ import random
 
 import pytest
 
-from mmsb_jax._errors import GraphCycleError
-from mmsb_jax.graph import PageGraph
-from mmsb_jax.graph._records import Records
+from mmsb_jax._base.errors import GraphCycleError
+from mmsb_jax._graph import PageGraph
+from mmsb_jax._graph.dag.records import Records
 
 DEEP, WIDE = 12_000, 100_000
 

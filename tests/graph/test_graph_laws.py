@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmsb_jax._errors import ArrayNotFoundError, GraphCycleError
-from mmsb_jax.graph import PageGraph
+from mmsb_jax._base.errors import ArrayNotFoundError, GraphCycleError
+from mmsb_jax._graph import PageGraph
 
 KINDS = ("data", "control", "device_sync", "compiler")
 NAMES = "abcdefgh"

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import mmsb_jax as mmsb
-from mmsb_jax.graph import _caller
-from mmsb_jax.graph._interpreter import Interpreter
-from mmsb_jax.graph._program import Program, on_device, run_here
+from mmsb_jax._compile.program import Program, on_device, run_here
+from mmsb_jax._graph.run import single
+from mmsb_jax._graph.run.interpreter import Interpreter
 from tests.graph._graphs import F, close, insides
 
 
@@ -154,19 +154,19 @@ def test_results_of_a_program_pass_a_transfer_guard_on_their_way_to_the_host(gua
 @pytest.mark.parametrize("guard", GUARDS)
 @pytest.mark.parametrize("equal", ["bytes", close])
 def test_results_of_a_large_function_pass_a_transfer_guard(guard, equal, monkeypatch) -> None:
-    words_from = _caller.words_from
-    monkeypatch.setattr(_caller, "words_from", lambda array: words_from(np.asarray(array)))
+    words_from = single.words_from
+    monkeypatch.setattr(single, "words_from", lambda array: words_from(np.asarray(array)))
     bus = mmsb.open()
     bus.commit({"large": np.zeros(5000, np.float32)})
     bus.derive("big", ["large"], lambda x: x + 1, equal=equal)
-    real = _caller.Program.__call__
+    real = single.Program.__call__
 
     def far(program: Program, *arrays: Any) -> Any:
         near = [np.asarray(a) if isinstance(a, OnDevice) else a for a in jax.tree.leaves(arrays)]
         near = jax.tree.unflatten(jax.tree.structure(arrays), near)
         return jax.tree.map(OnDevice, real(program, *near))
 
-    monkeypatch.setattr(_caller.Program, "__call__", far)
+    monkeypatch.setattr(single.Program, "__call__", far)
     with guard("disallow_explicit"):
         assert bus.commit({"large": np.ones(5000, np.float32)}).changed == ("big", "large")
     assert bytes(np.asarray(bus.read("big"))) == bytes(np.full(5000, 2, np.float32))

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from mmsb_jax._errors import VersionError
-from mmsb_jax.store._commit import read_commit
-from mmsb_jax.store._files import Files
-from mmsb_jax.store._log import Log
+from mmsb_jax._base.errors import VersionError
+from mmsb_jax._store.files.disk import Files
+from mmsb_jax._store.log.log import Log
+from mmsb_jax._store.query.commit import read_commit
 from tests.store._logs import PAGE_BYTES, Expected, Scribe, check_commit, check_state
 
 TAGS = {"best": 5, "first": 2}

@@ -5,11 +5,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from unittest import mock
 
-from mmsb_jax.store import _writer
-from mmsb_jax.store._codec import Chunk
-from mmsb_jax.store._files import Files as AnyFiles
-from mmsb_jax.store._format import Kind, build_frame
-from mmsb_jax.store._manifest import NAME, Manifest
+from mmsb_jax._store.encoding.encode import Chunk
+from mmsb_jax._store.files.disk import Files as AnyFiles
+from mmsb_jax._store.format.frame import Kind, build_frame
+from mmsb_jax._store.format.manifest import NAME, Manifest
+from mmsb_jax._store.writer import writer as _writer
 from tests.store._logs import Scribe, names_of
 from tests.torture._bundle import Frame, frames_of
 from tests.torture._forged_record import ForgedRecord

@@ -16,16 +16,16 @@ from typing import Any
 
 import numpy as np
 
-from mmsb_jax._dtypes import dtype_name
-from mmsb_jax._errors import CorruptionError, LocationError
-from mmsb_jax.store._commit import read_commit
-from mmsb_jax.store._files import Files, MemoryFiles
-from mmsb_jax.store._fork import create_log
-from mmsb_jax.store._head import Draft, Head, Landed
-from mmsb_jax.store._log import Log
-from mmsb_jax.store._record import ArrayInfo, Op, OpCode
-from mmsb_jax.store._state import StoredState
-from mmsb_jax.store._writer import Durability, LogWriter
+from mmsb_jax._base.dtypes import dtype_name
+from mmsb_jax._base.errors import CorruptionError, LocationError
+from mmsb_jax._store.commit.head import Draft, Head, Landed
+from mmsb_jax._store.files.disk import Files, MemoryFiles
+from mmsb_jax._store.format.record import ArrayInfo, Op, OpCode
+from mmsb_jax._store.log.log import Log
+from mmsb_jax._store.maintain.fork import create_log
+from mmsb_jax._store.query.commit import read_commit
+from mmsb_jax._store.state.state import StoredState
+from mmsb_jax._store.writer.writer import Durability, LogWriter
 
 PAGE_BYTES = 128
 PLACE = "the log"

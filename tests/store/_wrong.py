@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Collection
 
-from mmsb_jax.store._files import Files, MemoryFiles
-from mmsb_jax.store._format import Kind
-from mmsb_jax.store._record import CommitRecord
-from mmsb_jax.store._state import Table
+from mmsb_jax._store.files.disk import Files, MemoryFiles
+from mmsb_jax._store.format.frame import Kind
+from mmsb_jax._store.format.record import CommitRecord
+from mmsb_jax._store.state.state import Table
 from tests.store._logs import copy_files, names_of
 from tests.torture._bundle import Frame, frames_of
 from tests.torture._seal import seal

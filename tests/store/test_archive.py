@@ -5,16 +5,16 @@ import numpy as np
 import pytest
 import zstandard
 
-from mmsb_jax._errors import CorruptionError, StructureError
-from mmsb_jax.store import _archive
-from mmsb_jax.store._archive import Archive, Archived, archive_frames, index_frame
-from mmsb_jax.store._compact import compact
-from mmsb_jax.store._files import MemoryFiles
-from mmsb_jax.store._format import Kind, build_frame
-from mmsb_jax.store._log import Log
-from mmsb_jax.store._manifest import NAME, ArchiveEntry, Compaction, Manifest
-from mmsb_jax.store._segment import LogIds
-from mmsb_jax.store._verify import verify
+from mmsb_jax._base.errors import CorruptionError, StructureError
+from mmsb_jax._store.files.disk import MemoryFiles
+from mmsb_jax._store.format.frame import Kind, build_frame
+from mmsb_jax._store.format.manifest import NAME, ArchiveEntry, Compaction, Manifest
+from mmsb_jax._store.log import archive as _archive
+from mmsb_jax._store.log.archive import Archive, Archived, archive_frames, index_frame
+from mmsb_jax._store.log.log import Log
+from mmsb_jax._store.log.segment import LogIds
+from mmsb_jax._store.maintain.compact import compact
+from mmsb_jax._store.maintain.verify import verify
 from tests.store._compacted import check_compacted, write_story
 from tests.store._forged import publish_forged
 from tests.store._logs import PLACE, Scribe

@@ -5,14 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmsb_jax._words import as_words
-from mmsb_jax.store import _change
-from mmsb_jax.store._change import Change, compare, patch
-from mmsb_jax.store._decode import decode_into
-from mmsb_jax.store._digest import digest_words
-from mmsb_jax.store._frames import pack_chunks
-from mmsb_jax.store._record import FULL, ArrayInfo
-from mmsb_jax.store._recording import record_all
+from mmsb_jax._base.words import as_words
+from mmsb_jax._store.commit import compare as _change
+from mmsb_jax._store.commit.compare import Change, compare, patch
+from mmsb_jax._store.commit.encode import record_all
+from mmsb_jax._store.encoding.decode import decode_into
+from mmsb_jax._store.encoding.digest import digest_words
+from mmsb_jax._store.format.chunk import pack_chunks
+from mmsb_jax._store.format.record import FULL, ArrayInfo
 from tests.store._logs import Here, threads
 
 PAGE_BYTES = 64

@@ -8,9 +8,10 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmsb_jax._errors import DeviceMemoryError
-from mmsb_jax.store import _codec
-from mmsb_jax.store._codec import (
+from mmsb_jax._base.errors import DeviceMemoryError
+from mmsb_jax._store.encoding import encode as _codec
+from mmsb_jax._store.encoding.decode import decode_into, read_blob, read_sparse
+from mmsb_jax._store.encoding.encode import (
     CHUNK_BYTES,
     Chunk,
     Coding,
@@ -22,9 +23,8 @@ from mmsb_jax.store._codec import (
     sparse_chunks,
     unit_of,
 )
-from mmsb_jax.store._decode import decode_into, read_blob, read_sparse
-from mmsb_jax.store._format import BadFrameError
-from mmsb_jax.store._frames import pack_chunks
+from mmsb_jax._store.format.chunk import pack_chunks
+from mmsb_jax._store.format.frame import BadFrameError
 from tests.store._logs import threads
 
 UNITS = [1, 2, 4]

@@ -4,20 +4,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmsb_jax._errors import (
+from mmsb_jax._base.errors import (
     ClosedError,
     CorruptionError,
     FormatError,
     LocationError,
     VersionError,
 )
-from mmsb_jax.store._compact import compact
-from mmsb_jax.store._files import DiskFiles, MemoryFiles
-from mmsb_jax.store._fork import fork_log
-from mmsb_jax.store._leftovers import leftovers
-from mmsb_jax.store._log import Log
-from mmsb_jax.store._manifest import NAME as MANIFEST
-from mmsb_jax.store._verify import verify
+from mmsb_jax._store.files.disk import DiskFiles, MemoryFiles
+from mmsb_jax._store.format.manifest import NAME as MANIFEST
+from mmsb_jax._store.log.log import Log
+from mmsb_jax._store.maintain.cleanup import leftovers
+from mmsb_jax._store.maintain.compact import compact
+from mmsb_jax._store.maintain.fork import fork_log
+from mmsb_jax._store.maintain.verify import verify
 from mmsb_jax.testing._faulty import Faults, FaultyFiles
 from tests.store._compacted import TAGS, VERSIONS, check_compacted, total_bytes, write_story
 from tests.store._logs import PAGE_BYTES, PLACE, Scribe, check_log, check_state, copy_files
@@ -192,7 +192,7 @@ def test_older_version_refuses_a_compacted_log_as_newer():
     assert raw[6] == 9  # a kind that format 1 had not before
     assert raw[5] == 1  # and that must be understood
     files = copy_files(scribe.files)
-    from mmsb_jax.store._format import build_frame
+    from mmsb_jax._store.format.frame import build_frame
 
     files.publish(MANIFEST, build_frame(99, 0, 0, raw[64:])[1])  # type: ignore[arg-type]
     with pytest.raises(FormatError, match="Upgrade"):

@@ -4,8 +4,8 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmsb_jax.store import _digest
-from mmsb_jax.store._digest import (
+from mmsb_jax._store.encoding import digest
+from mmsb_jax._store.encoding.digest import (
     ZERO,
     add,
     constant_term,
@@ -65,7 +65,7 @@ def test_digest_of_zeros_is_zero(size):
 
 
 def test_digest_of_several_tiles_equals_the_scalar_sum(monkeypatch):
-    monkeypatch.setattr(_digest, "_TILE_WORDS", 7)
+    monkeypatch.setattr(digest, "_TILE_WORDS", 7)
     words = np.random.default_rng(0).integers(0, 2**32, 100, np.uint32)
     assert digest_words(words, 5) == scalar_lanes(words.tolist(), 5)
     nothing = np.zeros_like(words)

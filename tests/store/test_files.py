@@ -5,9 +5,9 @@ import threading
 
 import pytest
 
-from mmsb_jax._errors import LocationError
-from mmsb_jax.store import _files
-from mmsb_jax.store._files import DiskFiles, MemoryFiles
+from mmsb_jax._base.errors import LocationError
+from mmsb_jax._store.files import disk
+from mmsb_jax._store.files.disk import DiskFiles, MemoryFiles
 from tests.store._script import run_script
 
 
@@ -126,7 +126,7 @@ def test_disk_keeps_few_files_open(tmp_path):
     before = len(os.listdir("/proc/self/fd"))
     for i in range(100):
         assert files.read(f"log/{i}") == bytes([i])
-    assert len(os.listdir("/proc/self/fd")) - before <= _files._OPEN_READERS
+    assert len(os.listdir("/proc/self/fd")) - before <= disk._OPEN_READERS
     files.close()
     assert len(os.listdir("/proc/self/fd")) <= before
 
@@ -228,9 +228,9 @@ def test_disk_write_cut_short_by_the_system_is_an_error(tmp_path):
     code = """
         import resource, signal, sys
         from pathlib import Path
-        from mmsb_jax._errors import LocationError
-        from mmsb_jax.store._files import DiskFiles
-        from mmsb_jax.store._log import Log
+        from mmsb_jax._base.errors import LocationError
+        from mmsb_jax._store.files.disk import DiskFiles
+        from mmsb_jax._store.log.log import Log
         from tests.store._logs import Scribe, check_log, check_state
 
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

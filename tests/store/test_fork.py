@@ -2,11 +2,11 @@ import errno
 
 import pytest
 
-from mmsb_jax._errors import LocationError, VersionError
-from mmsb_jax.store._files import DiskFiles, MemoryFiles
-from mmsb_jax.store._fork import create_log, fork_log
-from mmsb_jax.store._log import Log
-from mmsb_jax.store._verify import verify
+from mmsb_jax._base.errors import LocationError, VersionError
+from mmsb_jax._store.files.disk import DiskFiles, MemoryFiles
+from mmsb_jax._store.log.log import Log
+from mmsb_jax._store.maintain.fork import create_log, fork_log
+from mmsb_jax._store.maintain.verify import verify
 from mmsb_jax.testing._faulty import disk_fault
 from tests.store._logs import PAGE_BYTES, PLACE, Scribe, check_log, names_of
 

@@ -3,8 +3,8 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmsb_jax._errors import FormatError
-from mmsb_jax.store._format import (
+from mmsb_jax._base.errors import FormatError
+from mmsb_jax._store.format.frame import (
     ALIGNMENT_BYTES,
     HEADER_BYTES,
     MAX_DATA_BYTES,

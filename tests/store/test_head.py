@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmsb_jax._errors import StructureError
-from mmsb_jax.store import _change, _head
-from mmsb_jax.store._head import Draft
-from mmsb_jax.store._log import Log
-from mmsb_jax.store._record import FULL, ArrayInfo, Op, OpCode
-from mmsb_jax.store._verify import verify
+from mmsb_jax._base.errors import StructureError
+from mmsb_jax._store.commit import compare, head
+from mmsb_jax._store.commit.head import Draft
+from mmsb_jax._store.format.record import FULL, ArrayInfo, Op, OpCode
+from mmsb_jax._store.log.log import Log
+from mmsb_jax._store.maintain.verify import verify
 from tests.store._logs import PAGE_BYTES, PLACE, Scribe, check_log, check_state, names_of, threads
 from tests.store._oracle import digest_of, lanes_of
 
@@ -188,8 +188,8 @@ def test_head_never_uses_an_id_again():
 
 
 def test_head_compares_in_threads_as_in_one(monkeypatch):
-    monkeypatch.setattr(_change, "_TILE_WORDS", 64)
-    monkeypatch.setattr(_change, "_JOB_WORDS", 128)
+    monkeypatch.setattr(compare, "_TILE_WORDS", 64)
+    monkeypatch.setattr(compare, "_JOB_WORDS", 128)
     rng = np.random.default_rng(0)
     first = rng.integers(0, 256, (5, 1001), np.uint8)
     contents = []
@@ -270,8 +270,8 @@ def test_full_record_is_due_once_deltas_outgrow_the_array():
 
 
 def test_snapshot_is_due_by_logged_bytes(monkeypatch):
-    monkeypatch.setattr(_head, "_LEAST_SPARSE_BYTES", 3000)
-    monkeypatch.setattr(_head, "_LEAST_TOTAL_BYTES", 1 << 40)
+    monkeypatch.setattr(head, "_LEAST_SPARSE_BYTES", 3000)
+    monkeypatch.setattr(head, "_LEAST_TOTAL_BYTES", 1 << 40)
     scribe = Scribe()
     scribe.create("w", (100,)).write("w", np.ones(100, "f4")).commit()
     logged = 0
@@ -283,8 +283,8 @@ def test_snapshot_is_due_by_logged_bytes(monkeypatch):
 
 
 def test_snapshot_is_due_by_full_records_too(monkeypatch):
-    monkeypatch.setattr(_head, "_LEAST_SPARSE_BYTES", 1 << 40)
-    monkeypatch.setattr(_head, "_LEAST_TOTAL_BYTES", 1 << 10)
+    monkeypatch.setattr(head, "_LEAST_SPARSE_BYTES", 1 << 40)
+    monkeypatch.setattr(head, "_LEAST_TOTAL_BYTES", 1 << 10)
     rng = np.random.default_rng(0)
     scribe = Scribe()
     scribe.create("w", (1000,), "uint8")

@@ -12,23 +12,23 @@ import numpy as np
 import pytest
 import xxhash
 
-from mmsb_jax._errors import CorruptionError, DeviceMemoryError
-from mmsb_jax.store import _room
-from mmsb_jax.store._codec import Chunk, Coding
-from mmsb_jax.store._commit import read_commit
-from mmsb_jax.store._compact import compact
-from mmsb_jax.store._files import DiskFiles
-from mmsb_jax.store._format import build_frame
-from mmsb_jax.store._log import Log
-from mmsb_jax.store._record import FULL, ArrayInfo, Op, OpCode, records_of
-from mmsb_jax.store._snapshot import write_snapshot
+from mmsb_jax._base import memory_limit
+from mmsb_jax._base.errors import CorruptionError, DeviceMemoryError
+from mmsb_jax._store.encoding.encode import Chunk, Coding
+from mmsb_jax._store.files.disk import DiskFiles
+from mmsb_jax._store.format.frame import build_frame
+from mmsb_jax._store.format.record import FULL, ArrayInfo, Op, OpCode, records_of
+from mmsb_jax._store.log.log import Log
+from mmsb_jax._store.maintain.compact import compact
+from mmsb_jax._store.query.commit import read_commit
+from mmsb_jax._store.state.snapshot import write_snapshot
 from tests.store._forged import MACHINE_BYTES, append_forged
 from tests.store._logs import PAGE_BYTES, PLACE, Scribe, check_log
 
 
 @pytest.fixture
 def small_machine(monkeypatch):
-    monkeypatch.setattr(_room, "_machine_bytes", lambda: MACHINE_BYTES)
+    monkeypatch.setattr(memory_limit, "_machine_bytes", lambda: MACHINE_BYTES)
 
 
 @pytest.mark.parametrize("shape", [(2**24,), (2**40,), (2**41 - 1,), (2**20, 2**20)])

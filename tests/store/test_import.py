@@ -1,13 +1,16 @@
 import json
 from pathlib import Path
 
-import mmsb_jax.store
+import mmsb_jax._store
 from tests.store._script import run_script
 
 
 def test_store_imports_no_jax_in_any_of_its_modules():
-    folder = Path(mmsb_jax.store.__file__).parent
-    names = sorted(f"mmsb_jax.store.{path.stem}" for path in folder.glob("_[a-z]*.py"))
+    folder = Path(mmsb_jax._store.__file__).parent
+    names = sorted(
+        ".".join(("mmsb_jax._store", *path.relative_to(folder).with_suffix("").parts))
+        for path in folder.rglob("[a-z]*.py")
+    )
     assert len(names) > 15
     code = """
         import importlib, json, sys
@@ -23,9 +26,9 @@ def test_store_imports_inwards_only():
     """Importing it loads no other ring of the library."""
     code = """
         import sys
-        import mmsb_jax.store._head, mmsb_jax.store._verify, mmsb_jax.store._fork
+        import mmsb_jax._store.maintain.repair, mmsb_jax._store.transfer.import_
 
         rings = {name.split(".")[1] for name in sys.modules if name.startswith("mmsb_jax.")}
-        print(sorted(ring for ring in rings if not ring.startswith("_")))
+        print(sorted(rings))
     """
-    assert run_script(code) == "['store']\n"
+    assert run_script(code) == "['_base', '_store']\n"

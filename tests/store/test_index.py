@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmsb_jax.store._format import BadFrameError, Kind, build_frame
-from mmsb_jax.store._index import SegmentIndex
-from mmsb_jax.store._log import Log
-from mmsb_jax.store._record import ArrayInfo, CommitRecord, Op, OpCode, records_of
+from mmsb_jax._store.format.frame import BadFrameError, Kind, build_frame
+from mmsb_jax._store.format.index import SegmentIndex
+from mmsb_jax._store.format.record import ArrayInfo, CommitRecord, Op, OpCode, records_of
+from mmsb_jax._store.log.log import Log
 from tests.store._logs import PLACE, Scribe, check_log, copy_files
 
 CHAIN = b"c" * 16

@@ -9,29 +9,24 @@ import numpy as np
 import pytest
 import zstandard
 
-from mmsb_jax._errors import (
+from mmsb_jax._base import memory_limit
+from mmsb_jax._base.errors import (
     CorruptionError,
     DeviceMemoryError,
     LocationError,
     StructureError,
     VersionError,
 )
-from mmsb_jax.store import _format, _room, _segment
-from mmsb_jax.store._archive import Archive, Unpacked, index_frame
-from mmsb_jax.store._codec import CHUNK_BYTES, SPARSE_ITEMS, Chunk, Coding
-from mmsb_jax.store._commit import encode_json, read_commit
-from mmsb_jax.store._compact import compact
-from mmsb_jax.store._decode import decode_all
-from mmsb_jax.store._digest import constant_term, state_sum
-from mmsb_jax.store._files import DiskFiles, Files, MemoryFiles
-from mmsb_jax.store._fork import fork_log
-from mmsb_jax.store._format import BadFrameError, Kind, build_frame
-from mmsb_jax.store._frames import pack_chunks
-from mmsb_jax.store._intake import take_in
-from mmsb_jax.store._json import MAX_JSON_DEPTH
-from mmsb_jax.store._log import Log
-from mmsb_jax.store._manifest import MAX_PAGE_BYTES, ArchiveEntry, Manifest
-from mmsb_jax.store._record import (
+from mmsb_jax._base.strict_json import MAX_JSON_DEPTH
+from mmsb_jax._store.encoding.decode import decode_all
+from mmsb_jax._store.encoding.digest import constant_term, state_sum
+from mmsb_jax._store.encoding.encode import CHUNK_BYTES, SPARSE_ITEMS, Chunk, Coding
+from mmsb_jax._store.files.disk import DiskFiles, Files, MemoryFiles
+from mmsb_jax._store.format import frame as _format
+from mmsb_jax._store.format.chunk import pack_chunks
+from mmsb_jax._store.format.frame import BadFrameError, Kind, build_frame
+from mmsb_jax._store.format.manifest import MAX_PAGE_BYTES, ArchiveEntry, Manifest
+from mmsb_jax._store.format.record import (
     FULL,
     MAX_NOTE_BYTES,
     ArrayInfo,
@@ -40,10 +35,17 @@ from mmsb_jax.store._record import (
     OpCode,
     records_of,
 )
-from mmsb_jax.store._segment import LogIds, Segment
-from mmsb_jax.store._stream import open_stream, write_joining_stream, write_stream
-from mmsb_jax.store._tags import MAX_TAG_BYTES
-from mmsb_jax.store._writer import LogWriter
+from mmsb_jax._store.format.tags import MAX_TAG_BYTES
+from mmsb_jax._store.log import segment as _segment
+from mmsb_jax._store.log.archive import Archive, Unpacked, index_frame
+from mmsb_jax._store.log.log import Log
+from mmsb_jax._store.log.segment import LogIds, Segment
+from mmsb_jax._store.maintain.compact import compact
+from mmsb_jax._store.maintain.fork import fork_log
+from mmsb_jax._store.query.commit import encode_json, read_commit
+from mmsb_jax._store.transfer.import_ import take_in
+from mmsb_jax._store.transfer.stream import open_stream, write_joining_stream, write_stream
+from mmsb_jax._store.writer.writer import LogWriter
 from tests.store._compacted import write_story
 from tests.store._forged import (
     MACHINE_BYTES,
@@ -59,7 +61,7 @@ from tests.torture._forged_record import ForgedRecord
 
 @pytest.fixture
 def small_machine(monkeypatch):
-    monkeypatch.setattr(_room, "_machine_bytes", lambda: MACHINE_BYTES)
+    monkeypatch.setattr(memory_limit, "_machine_bytes", lambda: MACHINE_BYTES)
 
 
 @pytest.fixture
@@ -141,12 +143,12 @@ def test_commit_of_more_arrays_than_there_is_room_for_is_refused(scribe: Scribe,
     infos = [ArrayInfo(i, f"{i}", "jax", "int8", (), True) for i in range(2, 90_000)]
     ops = [Op(OpCode.CREATE, info) for info in infos]
     with monkeypatch.context() as patch:
-        patch.setattr(_room, "_machine_bytes", lambda: MACHINE_BYTES)
+        patch.setattr(memory_limit, "_machine_bytes", lambda: MACHINE_BYTES)
         with pytest.raises(DeviceMemoryError, match="the arrays and constants of a commit"):
             scribe.writer.append((), lambda: CommitRecord(b"", b"", 0, 0, 1, ops=ops))
     assert Log(scribe.files, PLACE).version == 1
     append_forged(scribe, ops=ops)
-    monkeypatch.setattr(_room, "_machine_bytes", lambda: MACHINE_BYTES)
+    monkeypatch.setattr(memory_limit, "_machine_bytes", lambda: MACHINE_BYTES)
     with pytest.raises(DeviceMemoryError, match="the arrays and constants of a commit"):
         Log(scribe.files, PLACE)
 

@@ -13,17 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmsb_jax._errors import MMSBError, StructureError
-from mmsb_jax.store import _archive
-from mmsb_jax.store._archive import index_frame
-from mmsb_jax.store._codec import Chunk, Coding
-from mmsb_jax.store._files import MemoryFiles
-from mmsb_jax.store._format import MAX_DATA_BYTES, MAX_NUMBER, Kind, build_frame
-from mmsb_jax.store._frames import pack_chunks
-from mmsb_jax.store._json import MAX_JSON_DEPTH
-from mmsb_jax.store._log import Log
-from mmsb_jax.store._manifest import MAX_PAGE_BYTES, ArchiveEntry, Compaction, Manifest
-from mmsb_jax.store._record import (
+from mmsb_jax._base.errors import MMSBError, StructureError
+from mmsb_jax._base.strict_json import MAX_JSON_DEPTH
+from mmsb_jax._store.encoding.encode import Chunk, Coding
+from mmsb_jax._store.files.disk import MemoryFiles
+from mmsb_jax._store.format.chunk import pack_chunks
+from mmsb_jax._store.format.frame import MAX_DATA_BYTES, MAX_NUMBER, Kind, build_frame
+from mmsb_jax._store.format.manifest import MAX_PAGE_BYTES, ArchiveEntry, Compaction, Manifest
+from mmsb_jax._store.format.record import (
     DIGEST_ONLY,
     EXTRA_ID,
     FULL,
@@ -39,9 +36,12 @@ from mmsb_jax.store._record import (
     OpCode,
     records_of,
 )
-from mmsb_jax.store._segment import LogIds, Segment, read_segment
-from mmsb_jax.store._stream import StreamHead
-from mmsb_jax.store._tags import MAX_TAG_BYTES, decode_tags, encode_tags
+from mmsb_jax._store.format.tags import MAX_TAG_BYTES, decode_tags, encode_tags
+from mmsb_jax._store.log import archive as _archive
+from mmsb_jax._store.log.archive import index_frame
+from mmsb_jax._store.log.log import Log
+from mmsb_jax._store.log.segment import LogIds, Segment, read_segment
+from mmsb_jax._store.transfer.stream import StreamHead
 from tests.store._logs import PLACE, Scribe, check_log
 
 I64, U64 = 2**63 - 1, 2**64 - 1
@@ -199,7 +199,7 @@ def test_chunks_that_no_reader_knows_are_not_encoded():
 
 
 def test_extra_of_more_than_any_can_have_is_not_encoded(monkeypatch):
-    monkeypatch.setattr("mmsb_jax.store._record.MAX_EXTRA_BYTES", 4)
+    monkeypatch.setattr("mmsb_jax._store.format.record.MAX_EXTRA_BYTES", 4)
     record = record_with("records", rows(EXTRA_ROW))
     record.chunks = one_chunk(raw=4)
     record.encode()

@@ -3,8 +3,8 @@ import os
 
 import pytest
 
-from mmsb_jax._errors import LockedError
-from mmsb_jax.store._lock import HOLDER_NAME, LOCK_NAME, WriterLock, boot_id
+from mmsb_jax._base.errors import LockedError
+from mmsb_jax._store.files.lock import HOLDER_NAME, LOCK_NAME, WriterLock, boot_id
 from tests.store._script import run_script
 
 
@@ -13,8 +13,8 @@ def test_lock_held_refuses_a_second_writer_with_the_pid_of_the_first(tmp_path):
     code = """
         import os, sys
         from pathlib import Path
-        from mmsb_jax._errors import LockedError
-        from mmsb_jax.store._lock import WriterLock
+        from mmsb_jax._base.errors import LockedError
+        from mmsb_jax._store.files.lock import WriterLock
         try:
             WriterLock(Path(sys.argv[1]))
         except LockedError as error:
@@ -39,7 +39,7 @@ def test_lock_of_a_killed_process_is_taken_over(tmp_path):
     code = """
         import os, sys
         from pathlib import Path
-        from mmsb_jax.store._lock import WriterLock
+        from mmsb_jax._store.files.lock import WriterLock
         WriterLock(Path(sys.argv[1]))
         os._exit(0)
     """
@@ -54,8 +54,8 @@ def test_lock_stays_with_the_parent_of_a_forked_child(tmp_path):
     code = """
         import os, sys
         from pathlib import Path
-        from mmsb_jax._errors import LockedError
-        from mmsb_jax.store._lock import WriterLock
+        from mmsb_jax._base.errors import LockedError
+        from mmsb_jax._store.files.lock import WriterLock
 
         def is_free():
             try:
@@ -87,7 +87,7 @@ def test_fork_beside_an_opening_leaves_the_child_no_lock(tmp_path):
     code = """
         import os, sys, threading, time
         from pathlib import Path
-        from mmsb_jax.store import _lock
+        from mmsb_jax._store.files import lock as _lock
 
         opened = threading.Event()
 

@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 
-from mmsb_jax._errors import CorruptionError, LocationError, VersionError
-from mmsb_jax.store import _record
-from mmsb_jax.store._files import DiskFiles
-from mmsb_jax.store._head import Draft
-from mmsb_jax.store._log import Log
-from mmsb_jax.store._record import records_of
+from mmsb_jax._base.errors import CorruptionError, LocationError, VersionError
+from mmsb_jax._store.commit.head import Draft
+from mmsb_jax._store.files.disk import DiskFiles
+from mmsb_jax._store.format import record as _record
+from mmsb_jax._store.format.record import records_of
+from mmsb_jax._store.log.log import Log
 from tests.store._logs import (
     FIRST_TIME_NS,
     PAGE_BYTES,

@@ -2,11 +2,11 @@ import struct
 
 import pytest
 
-from mmsb_jax._errors import CorruptionError, FormatError, LocationError
-from mmsb_jax.store._files import MemoryFiles
-from mmsb_jax.store._format import Kind, build_frame
-from mmsb_jax.store._manifest import NAME, Manifest
-from mmsb_jax.store._segment import LogIds
+from mmsb_jax._base.errors import CorruptionError, FormatError, LocationError
+from mmsb_jax._store.files.disk import MemoryFiles
+from mmsb_jax._store.format.frame import Kind, build_frame
+from mmsb_jax._store.format.manifest import NAME, Manifest
+from mmsb_jax._store.log.segment import LogIds
 
 MANIFEST = Manifest(LogIds(((b"a" * 16, 3), (b"b" * 16, 9)), b"c" * 16), 4096, 123)
 

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from mmsb_jax._errors import LocationError
-from mmsb_jax.store import _place
-from mmsb_jax.store._place import check_local, file_system_of, sync_path_to
+from mmsb_jax._base.errors import LocationError
+from mmsb_jax._store.files import local
+from mmsb_jax._store.files.local import check_local, file_system_of, sync_path_to
 
 
 def mount(monkeypatch, *lines: str) -> None:
@@ -74,7 +74,7 @@ def test_file_system_that_cannot_be_told_is_empty(monkeypatch):
 
 def test_file_system_of_this_machine_is_told():
     assert file_system_of(Path(os.sep)) != ""
-    assert "ext4" not in _place._NETWORK
+    assert "ext4" not in local._NETWORK
 
 
 def test_path_to_a_new_directory_is_synced_up_to_the_root_of_its_file_system(tmp_path, monkeypatch):

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmsb_jax._errors import FormatError
-from mmsb_jax.store._codec import Coding
-from mmsb_jax.store._format import BadFrameError
-from mmsb_jax.store._record import (
+from mmsb_jax._base.errors import FormatError
+from mmsb_jax._store.encoding.encode import Coding
+from mmsb_jax._store.format.frame import BadFrameError
+from mmsb_jax._store.format.record import (
     CHUNK,
     EXTRA_ID,
     FULL,

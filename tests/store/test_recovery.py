@@ -6,12 +6,12 @@ import itertools
 import numpy as np
 import pytest
 
-from mmsb_jax._errors import CorruptionError, LocationError
-from mmsb_jax.store import _writer
-from mmsb_jax.store._files import MemoryFiles
-from mmsb_jax.store._fork import create_log, fork_log
-from mmsb_jax.store._log import Log
-from mmsb_jax.store._segment import SEGMENT_FRAME_BYTES
+from mmsb_jax._base.errors import CorruptionError, LocationError
+from mmsb_jax._store.files.disk import MemoryFiles
+from mmsb_jax._store.log.log import Log
+from mmsb_jax._store.log.segment import SEGMENT_FRAME_BYTES
+from mmsb_jax._store.maintain.fork import create_log, fork_log
+from mmsb_jax._store.writer import writer as _writer
 from tests.store._logs import (
     PAGE_BYTES,
     PLACE,

@@ -13,24 +13,24 @@ from typing import Any
 
 import pytest
 
-from mmsb_jax._errors import CorruptionError, LocationError, VersionError
-from mmsb_jax.store._commit import read_commit
-from mmsb_jax.store._compact import compact
-from mmsb_jax.store._files import Files, MemoryFiles
-from mmsb_jax.store._fork import fork_log
-from mmsb_jax.store._format import padded
-from mmsb_jax.store._in_force import extra_in_force
-from mmsb_jax.store._intake import take_in
-from mmsb_jax.store._log import Log
-from mmsb_jax.store._record import DIGEST_ONLY, ArrayInfo, Op, OpCode
-from mmsb_jax.store._repair import repair
-from mmsb_jax.store._repair_report import RepairReport
-from mmsb_jax.store._segment import SEGMENT_FRAME_BYTES
-from mmsb_jax.store._snapshot import list_snapshots, snapshot_name
-from mmsb_jax.store._state import StoredState
-from mmsb_jax.store._stream import open_stream, write_joining_stream
-from mmsb_jax.store._verify import verify
-from mmsb_jax.store._writer import LogWriter
+from mmsb_jax._base.errors import CorruptionError, LocationError, VersionError
+from mmsb_jax._store.files.disk import Files, MemoryFiles
+from mmsb_jax._store.format.frame import padded
+from mmsb_jax._store.format.record import DIGEST_ONLY, ArrayInfo, Op, OpCode
+from mmsb_jax._store.log.in_force import extra_in_force
+from mmsb_jax._store.log.log import Log
+from mmsb_jax._store.log.segment import SEGMENT_FRAME_BYTES
+from mmsb_jax._store.maintain.compact import compact
+from mmsb_jax._store.maintain.fork import fork_log
+from mmsb_jax._store.maintain.repair import repair
+from mmsb_jax._store.maintain.report import RepairReport
+from mmsb_jax._store.maintain.verify import verify
+from mmsb_jax._store.query.commit import read_commit
+from mmsb_jax._store.state.snapshot import list_snapshots, snapshot_name
+from mmsb_jax._store.state.state import StoredState
+from mmsb_jax._store.transfer.import_ import take_in
+from mmsb_jax._store.transfer.stream import open_stream, write_joining_stream
+from mmsb_jax._store.writer.writer import LogWriter
 from tests.store._compacted import TAGS, write_story
 from tests.store._logs import (
     PAGE_BYTES,
@@ -275,7 +275,7 @@ def test_sectors_that_the_disk_refuses_cost_what_is_in_them_alone(
 
     files = copy_files(story.files)
     monkeypatch.setattr(MemoryFiles, "read", refusing)
-    monkeypatch.setattr("mmsb_jax.store._survey._SECTOR_BYTES", 64)
+    monkeypatch.setattr("mmsb_jax._store.maintain.salvage.survey._SECTOR_BYTES", 64)
     report, logs = repaired(files)
     assert check_repair(report, logs, story.history) == set(range(1, 17)) - {10, 11}
 
@@ -370,7 +370,7 @@ def test_progress_counts_the_commits(story: Scribe):
 
 
 def test_a_large_log_gets_segments_and_snapshots(story: Scribe, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("mmsb_jax.store._repair._SEGMENT_BYTES", 4 * SEGMENT_FRAME_BYTES)
+    monkeypatch.setattr("mmsb_jax._store.maintain.repair._SEGMENT_BYTES", 4 * SEGMENT_FRAME_BYTES)
     _, (log,) = repaired(story.files)
     check_log(log, story.history)
     assert len(log.pieces) > 3

@@ -1,10 +1,10 @@
 import pytest
 
-from mmsb_jax._errors import FormatError
-from mmsb_jax.store._files import MemoryFiles
-from mmsb_jax.store._format import BadFrameError, Kind, build_frame
-from mmsb_jax.store._log import Log
-from mmsb_jax.store._segment import (
+from mmsb_jax._base.errors import FormatError
+from mmsb_jax._store.files.disk import MemoryFiles
+from mmsb_jax._store.format.frame import BadFrameError, Kind, build_frame
+from mmsb_jax._store.log.log import Log
+from mmsb_jax._store.log.segment import (
     SEGMENT_FRAME_BYTES,
     Segment,
     index_name,

@@ -1,11 +1,16 @@
 import numpy as np
 import pytest
 
-from mmsb_jax.store._files import MemoryFiles
-from mmsb_jax.store._format import BadFrameError, Kind, build_frame
-from mmsb_jax.store._log import Log
-from mmsb_jax.store._segment import LogIds
-from mmsb_jax.store._snapshot import list_snapshots, read_snapshot, snapshot_name, write_snapshot
+from mmsb_jax._store.files.disk import MemoryFiles
+from mmsb_jax._store.format.frame import BadFrameError, Kind, build_frame
+from mmsb_jax._store.log.log import Log
+from mmsb_jax._store.log.segment import LogIds
+from mmsb_jax._store.state.snapshot import (
+    list_snapshots,
+    read_snapshot,
+    snapshot_name,
+    write_snapshot,
+)
 from tests.store._logs import PAGE_BYTES, PLACE, Scribe, check_log, check_state, copy_files, threads
 
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 import mmsb_jax as mmsb
-from mmsb_jax._errors import CorruptionError, LocationError, LockedError
-from mmsb_jax.store._files import DiskFiles
-from mmsb_jax.store._lock import HOLDER_NAME, LOCK_NAME, WriterLock
-from mmsb_jax.store._log import Log
+from mmsb_jax._base.errors import CorruptionError, LocationError, LockedError
+from mmsb_jax._store.files.disk import DiskFiles
+from mmsb_jax._store.files.lock import HOLDER_NAME, LOCK_NAME, WriterLock
+from mmsb_jax._store.log.log import Log
 
 OUTSIDE = b"what is not the log's"
 

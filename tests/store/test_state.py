@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
-from mmsb_jax._errors import DeviceMemoryError
-from mmsb_jax.store import _room
-from mmsb_jax.store._format import BadFrameError
-from mmsb_jax.store._record import ArrayInfo, Op, OpCode
-from mmsb_jax.store._state import StoredState, Table, words_for
+from mmsb_jax._base import memory_limit
+from mmsb_jax._base.errors import DeviceMemoryError
+from mmsb_jax._store.format.frame import BadFrameError
+from mmsb_jax._store.format.record import ArrayInfo, Op, OpCode
+from mmsb_jax._store.state.state import StoredState, Table, words_for
 from tests.store._logs import PAGE_BYTES, Scribe, check_state
 
 
@@ -122,7 +122,7 @@ def test_digest_from_scratch_finds_a_change_of_the_table(scribe, change):
 
 
 def test_room_is_counted_as_arrays_come_and_go(monkeypatch):
-    monkeypatch.setattr(_room, "_machine_bytes", lambda: 1000)
+    monkeypatch.setattr(memory_limit, "_machine_bytes", lambda: 1000)
     state = StoredState(b"i" * 16)
     state.operate([create(1, "a", (200,))])
     with pytest.raises(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import xxhash
 
-from mmsb_jax._errors import (
+from mmsb_jax._base.errors import (
     CorruptionError,
     DivergenceError,
     FormatError,
@@ -15,18 +15,23 @@ from mmsb_jax._errors import (
     StructureError,
     VersionError,
 )
-from mmsb_jax.store._compact import compact
-from mmsb_jax.store._files import MemoryFiles
-from mmsb_jax.store._fork import create_log, fork_log
-from mmsb_jax.store._format import FORMAT_VERSION, HEADER_BYTES, Header
-from mmsb_jax.store._head import Head
-from mmsb_jax.store._intake import Intake, join, take
-from mmsb_jax.store._lineage import OPEN
-from mmsb_jax.store._log import Log
-from mmsb_jax.store._snapshot import snapshot_name
-from mmsb_jax.store._stream import open_stream, write_file, write_joining_stream, write_stream
-from mmsb_jax.store._verify import verify
-from mmsb_jax.store._writer import LogWriter
+from mmsb_jax._store.commit.head import Head
+from mmsb_jax._store.files.disk import MemoryFiles
+from mmsb_jax._store.format.frame import FORMAT_VERSION, HEADER_BYTES, Header
+from mmsb_jax._store.log.log import Log
+from mmsb_jax._store.maintain.compact import compact
+from mmsb_jax._store.maintain.fork import create_log, fork_log
+from mmsb_jax._store.maintain.verify import verify
+from mmsb_jax._store.state.snapshot import snapshot_name
+from mmsb_jax._store.transfer.import_ import Intake, join, take
+from mmsb_jax._store.transfer.stream import (
+    open_stream,
+    write_file,
+    write_joining_stream,
+    write_stream,
+)
+from mmsb_jax._store.writer.lineage import OPEN
+from mmsb_jax._store.writer.writer import LogWriter
 from mmsb_jax.testing._faulty import Faults, FaultyFiles
 from tests import _format_reader as reader
 from tests.store._logs import PAGE_BYTES, PLACE, Here, Scribe, check_log, check_state, names_of

@@ -2,13 +2,13 @@ import errno
 
 import pytest
 
-from mmsb_jax._errors import ClosedError, LocationError, VersionError
-from mmsb_jax.store._files import DiskFiles, MemoryFiles
-from mmsb_jax.store._fork import fork_log
-from mmsb_jax.store._format import BadFrameError, Kind, build_frame
-from mmsb_jax.store._log import Log
-from mmsb_jax.store._tags import MAX_TAG_BYTES, check_tag, decode_tags, encode_tags
-from mmsb_jax.store._verify import verify
+from mmsb_jax._base.errors import ClosedError, LocationError, VersionError
+from mmsb_jax._store.files.disk import DiskFiles, MemoryFiles
+from mmsb_jax._store.format.frame import BadFrameError, Kind, build_frame
+from mmsb_jax._store.format.tags import MAX_TAG_BYTES, check_tag, decode_tags, encode_tags
+from mmsb_jax._store.log.log import Log
+from mmsb_jax._store.maintain.fork import fork_log
+from mmsb_jax._store.maintain.verify import verify
 from mmsb_jax.testing._faulty import Faults, FaultyFiles
 from tests.store._logs import PLACE, Scribe, check_log, copy_files
 

@@ -11,18 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mmsb_jax._errors import CorruptionError, DeviceMemoryError, LocationError, MMSBError
-from mmsb_jax.store._compact import compact
-from mmsb_jax.store._files import DiskFiles, Files, MemoryFiles
-from mmsb_jax.store._fork import fork_log
-from mmsb_jax.store._leftovers import leftovers
-from mmsb_jax.store._log import Log
-from mmsb_jax.store._manifest import Manifest
-from mmsb_jax.store._patches import patches_of
-from mmsb_jax.store._place import check_local, file_system_of
-from mmsb_jax.store._state import StoredState
-from mmsb_jax.store._stream import open_stream, write_joining_stream, write_stream
-from mmsb_jax.store._unreadable import unreadable
+from mmsb_jax._base.errors import CorruptionError, DeviceMemoryError, LocationError, MMSBError
+from mmsb_jax._store.files.disk import DiskFiles, Files, MemoryFiles
+from mmsb_jax._store.files.local import check_local, file_system_of
+from mmsb_jax._store.files.unreadable import unreadable
+from mmsb_jax._store.format.manifest import Manifest
+from mmsb_jax._store.log.log import Log
+from mmsb_jax._store.maintain.cleanup import leftovers
+from mmsb_jax._store.maintain.compact import compact
+from mmsb_jax._store.maintain.fork import fork_log
+from mmsb_jax._store.query.patches import patches_of
+from mmsb_jax._store.state.state import StoredState
+from mmsb_jax._store.transfer.stream import open_stream, write_joining_stream, write_stream
 from mmsb_jax.testing._disk import READ_CALLS, Disk
 from mmsb_jax.testing._faulty import Faults, FaultyFiles
 from tests.store._compacted import write_story
@@ -335,13 +335,13 @@ def test_memory_that_is_refused_to_a_read_is_named(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "place", ["_decode._decompress", "_frames.check_data", "_state.decode_all"]
+    "place", ["encoding.decode._decompress", "format.chunk.check_data", "state.state.decode_all"]
 )
 def test_memory_that_is_refused_to_a_state_is_named(place: str, monkeypatch):
     scribe = Scribe()
     scribe.create("w", (300_000,)).write("w", np.full(300_000, 3, np.float32)).commit()
     scribe.create("v", (300_000,)).write("v", np.random.default_rng(0).random(150_000)).commit()
-    monkeypatch.setattr(f"mmsb_jax.store.{place}", refuse_memory)
+    monkeypatch.setattr(f"mmsb_jax._store.{place}", refuse_memory)
     with pytest.raises(DeviceMemoryError, match=r"what is read of the log: .* no more memory"):
         scribe.log.state(2)
     with pytest.raises(DeviceMemoryError, match=r"the state at version 2: .* no more memory"):
@@ -351,7 +351,7 @@ def test_memory_that_is_refused_to_a_state_is_named(place: str, monkeypatch):
 def test_memory_that_is_refused_to_a_commit_or_snapshot_is_named(monkeypatch):
     scribe = Scribe()
     scribe.create("w", (5000,)).commit()
-    monkeypatch.setattr("mmsb_jax.store._codec._to_planes", refuse_memory)
+    monkeypatch.setattr("mmsb_jax._store.encoding.encode._to_planes", refuse_memory)
     with pytest.raises(DeviceMemoryError, match=r"of an array of 20,000 bytes: .* no more memory"):
         scribe.write("w", bytes(range(250)) * 80).commit()
 

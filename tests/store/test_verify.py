@@ -5,14 +5,14 @@ import os
 import numpy as np
 import pytest
 
-from mmsb_jax._errors import LocationError
-from mmsb_jax.store import _head
-from mmsb_jax.store._compact import compact
-from mmsb_jax.store._files import MemoryFiles
-from mmsb_jax.store._log import Log
-from mmsb_jax.store._record import ArrayInfo, Op, OpCode
-from mmsb_jax.store._snapshot import snapshot_name, write_snapshot
-from mmsb_jax.store._verify import verify
+from mmsb_jax._base.errors import LocationError
+from mmsb_jax._store.commit import head
+from mmsb_jax._store.files.disk import MemoryFiles
+from mmsb_jax._store.format.record import ArrayInfo, Op, OpCode
+from mmsb_jax._store.log.log import Log
+from mmsb_jax._store.maintain.compact import compact
+from mmsb_jax._store.maintain.verify import verify
+from mmsb_jax._store.state.snapshot import snapshot_name, write_snapshot
 from tests.store._compacted import write_story
 from tests.store._logs import (
     PAGE_BYTES,
@@ -125,10 +125,10 @@ def test_verify_reports_a_digest_that_does_not_follow_from_the_bytes(monkeypatch
     """A writer with a fault in its memory: every frame is whole, and what they say is wrong."""
     scribe = whole()
     if what == "array":
-        monkeypatch.setattr(_head.Change, "lanes", property(lambda _: (1, 2), lambda *_: None))
+        monkeypatch.setattr(head.Change, "lanes", property(lambda _: (1, 2), lambda *_: None))
         scribe.patch("b", {0: 9}).commit()
     else:
-        monkeypatch.setattr(_head, "state_sum", lambda *_: 5)
+        monkeypatch.setattr(head, "state_sum", lambda *_: 5)
         scribe.patch("b", {0: 9}).commit()
     report = verify(scribe.log)
     assert not report
@@ -153,7 +153,7 @@ def test_deep_verify_finds_a_commit_that_lied_where_a_later_one_covers_it(monkey
     """A writer's memory failed for one commit: the digest is of other bytes than were written."""
     scribe = whole()
     with monkeypatch.context() as failing:
-        failing.setattr(_head.Change, "lanes", property(lambda _: (1, 2), lambda *_: None))
+        failing.setattr(head.Change, "lanes", property(lambda _: (1, 2), lambda *_: None))
         scribe.patch("b", {0: 9}).commit()
     scribe.write("b", np.array([4, 5, 6], "u1")).commit()
     log = Log(scribe.close().files, PLACE)

@@ -5,12 +5,13 @@ import threading
 import numpy as np
 import pytest
 
-from mmsb_jax._errors import ClosedError, CorruptionError, LocationError
-from mmsb_jax.store import _snapshot, _writer
-from mmsb_jax.store._files import DiskFiles, MemoryFiles
-from mmsb_jax.store._fork import create_log
-from mmsb_jax.store._log import Log
-from mmsb_jax.store._writer import LogWriter, check_durability, disk_error
+from mmsb_jax._base.errors import ClosedError, CorruptionError, LocationError
+from mmsb_jax._store.files.disk import DiskFiles, MemoryFiles
+from mmsb_jax._store.log.log import Log
+from mmsb_jax._store.maintain.fork import create_log
+from mmsb_jax._store.state import snapshot
+from mmsb_jax._store.writer import writer as _writer
+from mmsb_jax._store.writer.writer import LogWriter, check_durability, disk_error
 from mmsb_jax.testing._faulty import Faults, FaultyFiles
 from tests.store._logs import (
     PAGE_BYTES,
@@ -467,7 +468,7 @@ def test_snapshot_begun_while_one_is_made_is_left_out(monkeypatch):
     scribe = Scribe()
     scribe.create("w", (2,)).commit()
     gate = threading.Event()
-    write = _snapshot.write_snapshot
+    write = snapshot.write_snapshot
 
     def wait_and_write(*args, **kwargs):
         assert gate.wait(60)
@@ -533,9 +534,9 @@ def test_writer_in_a_forked_child_refuses_and_leaves_the_log_alone(tmp_path):
     code = """
         import os, sys
         from pathlib import Path
-        from mmsb_jax._errors import ClosedError
-        from mmsb_jax.store._files import DiskFiles
-        from mmsb_jax.store._log import Log
+        from mmsb_jax._base.errors import ClosedError
+        from mmsb_jax._store.files.disk import DiskFiles
+        from mmsb_jax._store.log.log import Log
         from tests.store._logs import Scribe, check_log
 
         files = DiskFiles(Path(sys.argv[1]))

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import xxhash
 
-from mmsb_jax.store._format import padded, padding
+from mmsb_jax._store.format.frame import padded, padding
 
 STREAM = "stream"
 """Name of a file that is a stream of commits; a bundle without one is a log."""

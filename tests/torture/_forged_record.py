@@ -1,6 +1,6 @@
 """A commit that says what no writer says."""
 
-from mmsb_jax.store._record import CommitRecord
+from mmsb_jax._store.format.record import CommitRecord
 
 
 class ForgedRecord(CommitRecord):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["mmsb_jax.store"]):
+with atheris.instrument_imports(include=["mmsb_jax._store"]):
     from tests.torture._bundle import pack
     from tests.torture._mutate import mutated
     from tests.torture._reading import small_machine, try_bundle

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import zstandard
 
-from mmsb_jax.store._format import Kind
-from mmsb_jax.store._record import CommitRecord, Op, OpCode
+from mmsb_jax._store.format.frame import Kind
+from mmsb_jax._store.format.record import CommitRecord, Op, OpCode
 from tests.torture._bundle import Bundle, Frame, frames_of, pack, place, unpack
 from tests.torture._forged_record import ForgedRecord
 from tests.torture._seal import Files, seal

@@ -9,22 +9,22 @@ from typing import Any
 
 import numpy as np
 
-from mmsb_jax._errors import MMSBError
-from mmsb_jax.store import _room
-from mmsb_jax.store._commit import read_commit
-from mmsb_jax.store._compact import compact
-from mmsb_jax.store._diff import diff_versions
-from mmsb_jax.store._digest import constant_term, state_sum, state_term
-from mmsb_jax.store._files import MemoryFiles
-from mmsb_jax.store._fork import create_log, fork_log
-from mmsb_jax.store._head import Draft, Head
-from mmsb_jax.store._intake import take_in
-from mmsb_jax.store._log import Log
-from mmsb_jax.store._record import ArrayInfo, Op, OpCode
-from mmsb_jax.store._state import StoredState
-from mmsb_jax.store._stream import open_stream, write_joining_stream
-from mmsb_jax.store._verify import verify
-from mmsb_jax.store._writer import LogWriter
+from mmsb_jax._base import memory_limit
+from mmsb_jax._base.errors import MMSBError
+from mmsb_jax._store.commit.head import Draft, Head
+from mmsb_jax._store.encoding.digest import constant_term, state_sum, state_term
+from mmsb_jax._store.files.disk import MemoryFiles
+from mmsb_jax._store.format.record import ArrayInfo, Op, OpCode
+from mmsb_jax._store.log.log import Log
+from mmsb_jax._store.maintain.compact import compact
+from mmsb_jax._store.maintain.fork import create_log, fork_log
+from mmsb_jax._store.maintain.verify import verify
+from mmsb_jax._store.query.commit import read_commit
+from mmsb_jax._store.query.diff import diff_versions
+from mmsb_jax._store.state.state import StoredState
+from mmsb_jax._store.transfer.import_ import take_in
+from mmsb_jax._store.transfer.stream import open_stream, write_joining_stream
+from mmsb_jax._store.writer.writer import LogWriter
 from tests.store._logs import PAGE_BYTES, PLACE, Here
 from tests.store._oracle import scalar_mix
 from tests.torture._bundle import STREAM, Bundle, unpack
@@ -37,11 +37,11 @@ MACHINE_BYTES = 64 << 20
 @contextlib.contextmanager
 def small_machine():
     """The library takes the machine for one of `MACHINE_BYTES`."""
-    before, _room._machine_bytes = _room._machine_bytes, lambda: MACHINE_BYTES
+    before, memory_limit._machine_bytes = memory_limit._machine_bytes, lambda: MACHINE_BYTES
     try:
         yield
     finally:
-        _room._machine_bytes = before
+        memory_limit._machine_bytes = before
 
 
 def try_bundle(raw: bytes) -> None:

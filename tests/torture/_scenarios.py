@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable
 
-from mmsb_jax.store import _writer
+from mmsb_jax._store.writer import writer
 from mmsb_jax.testing._disk import Disk
 from tests.torture._lives import History, Life
 
@@ -104,7 +104,7 @@ SCENARIOS: tuple[Scenario, ...] = (
 )  # fmt: skip
 
 
-def live(scenario: Scenario, durability: _writer.Durability, seed: int) -> Life:
+def live(scenario: Scenario, durability: writer.Durability, seed: int) -> Life:
     """A first life, from an empty disk on; it is not closed, and its threads have ended."""
     life = Life(Disk(), History(), durability)
     scenario(life, random.Random(seed))

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmsb_jax.store import _writer
-from mmsb_jax.store._compact import compact
-from mmsb_jax.store._files import DiskFiles, Files, MemoryFiles
-from mmsb_jax.store._fork import create_log, fork_log
-from mmsb_jax.store._log import Log
-from mmsb_jax.store._record import DIGEST_ONLY, GRAPH_PREFIX, CommitRecord
-from mmsb_jax.store._stream import write_joining_stream, write_stream
+from mmsb_jax._store.files.disk import DiskFiles, Files, MemoryFiles
+from mmsb_jax._store.format.record import DIGEST_ONLY, GRAPH_PREFIX, CommitRecord
+from mmsb_jax._store.log.log import Log
+from mmsb_jax._store.maintain.compact import compact
+from mmsb_jax._store.maintain.fork import create_log, fork_log
+from mmsb_jax._store.transfer.stream import write_joining_stream, write_stream
+from mmsb_jax._store.writer import writer
 from tests.store._compacted import write_story
 from tests.store._logs import PAGE_BYTES, PLACE, Scribe, copy_files, names_of
 from tests.torture._bundle import STREAM, Bundle
@@ -85,7 +85,7 @@ def logs() -> Iterator[Files]:
     yield with_graph(scribe).files
     yield every_coding().close().files
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_writer, "INLINE_BYTES", 0)
+        patch.setattr(writer, "INLINE_BYTES", 0)
         scribe = every_coding()
         scribe.snapshot(rotate=False)
         scribe.patch("w", {0: 1}).commit()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mmsb_jax.store._files import DiskFiles
+from mmsb_jax._store.files.disk import DiskFiles
 from mmsb_jax.testing._disk import SECTOR_BYTES, Disk
 
 ROOT = Path("/run")

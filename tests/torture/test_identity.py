@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 import mmsb_jax as mmsb
-from mmsb_jax.store._opened import OpenedLog
+from mmsb_jax._store.log.opened import OpenedLog
 from tests.bus._script import ROOT, command_of, run_script
 from tests.torture._scale import scaled
 

@@ -16,8 +16,8 @@ from hypothesis import settings
 from hypothesis.stateful import invariant, precondition, rule, run_state_machine_as_test
 
 import mmsb_jax as mmsb
-from mmsb_jax.bus import _opening
-from mmsb_jax.store._files import DiskFiles
+from mmsb_jax._bus import opening
+from mmsb_jax._store.files.disk import DiskFiles
 from mmsb_jax.testing._disk import Disk
 from tests.bus.test_machine import BusMachine
 from tests.torture._scale import scaled
@@ -45,7 +45,7 @@ class TortureMachine(BusMachine):
         self.kept_since = 1
         self.tags: dict[str, int] = {}
         self.ever_tagged: set[tuple[str, int]] = set()
-        self._patch = mock.patch.object(_opening, "DiskFiles", self._files)
+        self._patch = mock.patch.object(opening, "DiskFiles", self._files)
         self._patch.start()
         super().__init__()
 

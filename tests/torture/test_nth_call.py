@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 import mmsb_jax as mmsb
-from mmsb_jax.bus import _opening
-from mmsb_jax.store import _writer
-from mmsb_jax.store._files import DiskFiles
+from mmsb_jax._bus import opening as _opening
+from mmsb_jax._store.files.disk import DiskFiles
+from mmsb_jax._store.writer import writer
 from mmsb_jax.testing._disk import CALLS, Disk
 from mmsb_jax.testing._faulty import open_on
 from tests.torture._lives import FORK, PAGE_BYTES, RUN, History, Life, Told, bytes_of
@@ -134,7 +134,7 @@ class Count:
 class Trials:
     """Trials of one step, each on a copy of the same disk."""
 
-    def __init__(self, name: str, durability: _writer.Durability, place) -> None:
+    def __init__(self, name: str, durability: writer.Durability, place) -> None:
         self.step, self.durability, self.place = STEPS[name], durability, place
         first = Life(Disk(), History(), durability)
         rng = random.Random(0)
@@ -242,10 +242,10 @@ def torture(trials: Trials, faults: list[str], extents: list[bool]) -> Count:
 
 
 @pytest.fixture
-def trials(tmp_path, monkeypatch) -> Callable[[str, _writer.Durability], Trials]:
+def trials(tmp_path, monkeypatch) -> Callable[[str, writer.Durability], Trials]:
     made: list[Trials] = []
 
-    def make(name: str, durability: _writer.Durability) -> Trials:
+    def make(name: str, durability: writer.Durability) -> Trials:
         made.append(Trials(name, durability, tmp_path / RUN.name))
         return made[-1]
 
@@ -265,7 +265,7 @@ def test_call_that_fails_at_any_place_leaves_all_as_it_was(trials, name):
 def test_call_that_fails_in_any_way_at_any_place_leaves_all_as_it_was(
     trials, name, inline_bytes, monkeypatch
 ):
-    monkeypatch.setattr(_writer, "INLINE_BYTES", inline_bytes)
+    monkeypatch.setattr(writer, "INLINE_BYTES", inline_bytes)
     for durability in ("os", "fsync"):
         count = torture(trials(name, durability), list(FAULTS), [False, True])
         print(f"{name}, {durability}: {count}")

@@ -1,0 +1,1 @@
+"""What every room stands on: errors, names of dtypes, words, texts, limits of memory. Imports no JAX."""

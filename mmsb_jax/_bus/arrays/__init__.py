@@ -1,0 +1,1 @@
+"""Arrays by name, outside of any tree: create, write, resize, delete, batches."""

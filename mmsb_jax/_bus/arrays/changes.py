@@ -1,0 +1,230 @@
+"""Changes to arrays by name, collected into one draft: what a batch is, and each call outside one.
+
+The bytes that are read inside a batch are those written in it. Arrays that were made and not yet
+recorded (`Made`) enter the log with the first draft that lands.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from mmsb_jax._base.arguments import check_text
+from mmsb_jax._base.errors import StructureError
+from mmsb_jax._base.memory_limit import room_for
+from mmsb_jax._bus.arrays.names import bytes_for, check_name, new_spec
+from mmsb_jax._bus.derive.transaction import GraphChange
+from mmsb_jax._bus.trees.tree import info_of, spec_of
+from mmsb_jax._core.layout import array_not_found
+from mmsb_jax._core.tree.leaves import LeafSpec
+from mmsb_jax._store.commit.head import Draft
+from mmsb_jax._store.format.record import ArrayInfo, Op, OpCode
+from mmsb_jax._store.state.state import StoredState
+
+Patch = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""(words, mask of their bytes, their bytes) of one array."""
+
+
+class Made:
+    """Arrays that were made since the last commit: they are zeros, and not in the log yet.
+
+    Making one costs a dictionary entry; everything else waits until it is recorded.
+    """
+
+    def __init__(self) -> None:
+        self.specs: dict[str, tuple[int, LeafSpec]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self.specs)
+
+    def info(self, name: str) -> ArrayInfo:
+        """One of them as the log will have it."""
+        array_id, spec = self.specs[name]
+        return info_of(array_id, name, spec, member=False)
+
+    def ops(self) -> list[Op]:
+        """The operations that record them."""
+        return [Op(OpCode.CREATE, self.info(name)) for name in self.specs]
+
+
+class Changes:
+    """A draft in the making.
+
+    Args:
+        state: the head; it is read and not changed.
+        made: arrays to record before anything else.
+        owns: whether to copy what is written, because the caller may change it before the end.
+    """
+
+    def __init__(self, state: StoredState, made: Made, owns: bool = False) -> None:
+        self._state = state
+        self._owns = owns
+        self._created = {op.info.id: op.info for op in made.ops()} if made else {}
+        self._updated: dict[int, ArrayInfo] = {}
+        self._deleted: dict[int, ArrayInfo] = {}
+        self._contents: dict[int, np.ndarray] = {}
+        self._patches: dict[int, Patch] = {}
+        self._ids = {info.name: info.id for info in self._created.values()} if made else {}
+        self._next_id = max(state.table.next_id, 1 + max(self._created, default=0))
+        self.graph: GraphChange | None = None
+
+    def find(self, name: str) -> ArrayInfo:
+        """The array called ``name``, as it is with the changes so far.
+
+        Raises:
+            ArrayNotFoundError: there is none.
+        """
+        check_text("name", name, "the name of an array")
+        table = self._state.table
+        array_id = self._ids.get(name, table.ids.get(name))
+        if array_id is None or array_id in self._deleted:
+            live = [n for n, i in (table.ids | self._ids).items() if i not in self._deleted]
+            raise array_not_found(name, live)
+        made = self._created.get(array_id) or self._updated.get(array_id)
+        return made or table.arrays[array_id]
+
+    def has(self, name: str) -> bool:
+        """Whether an array has that name, with the changes so far."""
+        array_id = self._ids.get(name, self._state.table.ids.get(name))
+        return array_id is not None and array_id not in self._deleted
+
+    def bytes_of(self, info: ArrayInfo) -> np.ndarray:
+        """The bytes of an array (uint8[nbytes]) with the changes so far; not to be written to."""
+        patch = self._patches.pop(info.id, None)
+        if patch is not None:
+            self._contents[info.id] = _patched(self._state.bytes_of(info.id), patch)
+        if info.id in self._contents:
+            return self._contents[info.id]
+        if info.id in self._created:
+            with room_for(f"array {info.name!r}"):
+                return np.zeros(info.nbytes, np.uint8)
+        return self._state.bytes_of(info.id)
+
+    def write(self, name: str, value: Any) -> None:
+        """Replace the bytes of an array.
+
+        Raises:
+            ArrayNotFoundError, StructureError: no such array; another shape or dtype.
+        """
+        info = self.find(name)
+        with room_for(f"what is written to array {name!r}"):
+            raw = bytes_for(info, value)
+            self._contents[info.id] = raw.copy() if self._owns else raw
+        self._patches.pop(info.id, None)
+
+    def patch(self, patches: dict[int, Patch]) -> None:
+        """Write single bytes, array by array."""
+        for array_id, patch in patches.items():
+            if (
+                array_id in self._contents
+                or array_id in self._created
+                or array_id in self._updated
+                or array_id in self._patches
+            ):
+                info = self._created.get(array_id) or self._updated.get(array_id)
+                before = self.bytes_of(info or self._state.table.arrays[array_id])
+                self._contents[array_id] = _patched(before, patch)
+            else:
+                self._patches[array_id] = patch
+
+    def create(self, name: str, spec: LeafSpec) -> None:
+        """Make an array of zeros.
+
+        Raises:
+            StructureError: the name is taken.
+        """
+        self._create(name, spec)
+
+    def _create(self, name: str, spec: LeafSpec) -> ArrayInfo:
+        if self.has(name) or name in self._state.table.values:
+            raise name_taken(name)
+        info = info_of(self._next_id, name, spec, member=False)
+        self._next_id += 1
+        self._created[info.id] = info
+        self._ids[name] = info.id
+        return info
+
+    def delete(self, name: str) -> None:
+        """Delete an array.
+
+        Raises:
+            ArrayNotFoundError, StructureError: no such array; one of the committed tree.
+        """
+        info = self.find(name)
+        _refuse_member(info, "delete")
+        self._contents.pop(info.id, None)
+        self._patches.pop(info.id, None)
+        self._updated.pop(info.id, None)
+        self._ids.pop(name, None)
+        if self._created.pop(info.id, None) is None:
+            self._deleted[info.id] = self._state.table.arrays[info.id]
+
+    def resize(self, name: str, shape: Sequence[int] | None, dtype: Any, nbytes: Any) -> None:
+        """Give an array another shape or dtype; its first bytes stay, new ones are zero.
+
+        Raises:
+            ArrayNotFoundError, StructureError: no such array; one of the committed tree; no shape.
+        """
+        info = self.find(name)
+        _refuse_member(info, "resize")
+        if shape is not None and dtype is None:
+            dtype = info.dtype
+        spec = new_spec(name, shape, dtype, nbytes)
+        if spec == spec_of(info):
+            return
+        with room_for(f"array {name!r} with {spec.nbytes:,} bytes"):
+            raw = np.zeros(spec.nbytes, np.uint8)
+            kept = min(raw.size, info.nbytes)
+            raw[:kept] = self.bytes_of(info)[:kept]
+        after = info_of(info.id, name, spec, member=False)
+        (self._created if info.id in self._created else self._updated)[info.id] = after
+        self._contents[info.id] = raw
+
+    def clone(self, source: str, name: str) -> None:
+        """Make an array with the shape, dtype and bytes of another.
+
+        Raises:
+            ArrayNotFoundError, StructureError: no such array; the name is taken, or no name.
+        """
+        info = self.find(source)
+        check_name(name)
+        with room_for(f"a clone of array {source!r}"):
+            raw = self.bytes_of(info).copy()
+        self._contents[self._create(name, spec_of(info)).id] = raw
+
+    def change_graph(self, change: GraphChange) -> None:
+        """Change the graph, after what was asked before."""
+        self.graph = change if self.graph is None else self.graph.then(change)
+
+    def draft(self) -> Draft:
+        """All of it as one draft."""
+        ops = [Op(OpCode.DELETE, info) for info in self._deleted.values()]
+        ops += [Op(OpCode.CREATE, info) for info in self._created.values()]
+        ops += [Op(OpCode.UPDATE, info) for info in self._updated.values()]
+        return Draft(ops=ops, contents=self._contents, patches=self._patches)
+
+
+def _patched(before: np.ndarray, patch: Patch) -> np.ndarray:
+    """The bytes of an array (uint8[n]) with a patch of its words written over them."""
+    with room_for("the words that are written"):
+        words = np.zeros(-(-before.size // 4), np.uint32)
+    words.view(np.uint8)[: before.size] = before
+    places, mask, data = patch
+    words[places] = (words[places] & ~mask) | (data & mask)
+    return words.view(np.uint8)[: before.size]
+
+
+def name_taken(name: str) -> StructureError:
+    """The error for a name that an array has already."""
+    return StructureError(
+        f"there is an array named {name!r} already. Choose another name, delete it first, or "
+        f"write to it."
+    )
+
+
+def _refuse_member(info: ArrayInfo, verb: str) -> None:
+    if info.member:
+        raise StructureError(
+            f"{verb}({info.name!r}): the array belongs to the committed tree. Commit a tree of the "
+            f"new structure with commit(tree, structure='new')."
+        )

@@ -1,0 +1,1 @@
+"""Derived arrays: what is known of them, what a commit does to them, what the log keeps."""

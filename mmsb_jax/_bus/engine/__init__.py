@@ -1,0 +1,1 @@
+"""What keeps order between threads: the head, the log, the queue and the lock of one bus."""

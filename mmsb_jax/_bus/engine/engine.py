@@ -1,0 +1,407 @@
+"""The engine of a bus that writes: the head, its log, the queue, the lock. It knows no trees."""
+
+import contextlib
+import json
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from mmsb_jax._base.errors import ClosedError, DeviceMemoryError, MMSBError, RecomputeError
+from mmsb_jax._base.memory_limit import room_for
+from mmsb_jax._bus.derive.registry import Derivations
+from mmsb_jax._bus.derive.transaction import GraphChange, Step, prepare
+from mmsb_jax._bus.engine.queue import CommitQueue
+from mmsb_jax._bus.engine.stats import Meter
+from mmsb_jax._bus.events.events import Events, events_of, is_held
+from mmsb_jax._bus.trees.tree import TreeShape
+from mmsb_jax._store.commit.head import Draft, Head, Landed
+from mmsb_jax._store.files.disk import Files
+from mmsb_jax._store.files.lock import WriterLock
+from mmsb_jax._store.files.threads import Threads
+from mmsb_jax._store.format.record import OpCode
+from mmsb_jax._store.log.log import Log
+from mmsb_jax._store.query.commit import Commit, read_extra
+from mmsb_jax._store.query.patches import patches_of
+from mmsb_jax._store.transfer.import_ import Intake, join, take
+from mmsb_jax._store.transfer.stream import Shipped
+from mmsb_jax._store.writer.writer import Durability, LogWriter, disk_error
+
+
+@dataclass(slots=True)
+class _Landing:
+    """A commit under way: who comes next after an interrupt finishes it, or drops it.
+
+    Attributes:
+        said: what its caller says of it.
+        landed: called with the commit, once; sets what its caller knows.
+        audience: who listened when it began.
+        before: the version that it begins at.
+        begun_ns: when that was.
+        thread: which thread is at it.
+        step: what it does to derived arrays; None for nothing.
+        result: what became of it; None as long as the log may not have it.
+        is_counted: whether the counters have it.
+        commit: the commit, once all is done.
+    """
+
+    said: Draft
+    landed: Callable[[Commit], object]
+    audience: tuple[Any, ...]
+    before: int
+    begun_ns: int
+    thread: int
+    step: Step | None = None
+    result: Landed | None = None
+    is_counted: bool = False
+    commit: Commit | None = None
+
+
+def _nothing(commit: Commit) -> None:
+    """Nobody needs to know of the commit."""
+
+
+class Engine:
+    """What stands behind a bus that writes.
+
+    Args:
+        files: the log's directory.
+        log: the log in it, opened.
+        lock: the right to write it; None in memory.
+        durability: when a commit counts as done.
+        snapshots: whether snapshots are made by themselves, by logged bytes.
+    """
+
+    def __init__(
+        self,
+        files: Files,
+        log: Log,
+        lock: WriterLock | None,
+        durability: Durability,
+        snapshots: bool,
+    ) -> None:
+        self.files = files
+        self.log = log
+        self.meter = Meter()
+        self._events: weakref.ref[Events] | None = None
+        self.queue = CommitQueue(self.settle_landing)
+        self.lock = threading.RLock()
+        self._turn = threading.Condition(self.lock)  # only to see whether this thread has it
+        self.threads = Threads()
+        self.closed: str | None = None
+        self.is_released = False
+        self._landing: _Landing | None = None
+        self._is_look_due = False
+        self._deriving: int | None = None  # the thread that computes derived arrays now
+        self.durability = durability
+        self._writer_lock = lock
+        self._snapshots = snapshots
+        self._pid = os.getpid()
+        page_bytes = log.manifest.page_bytes
+        self.page_bytes = page_bytes
+        has_lock = (lambda: True) if lock is None else lock.is_in_place
+        self.writer = LogWriter(log, durability, has_lock)
+        state = log.state(log.version, page_bytes=page_bytes, executor=self.threads)
+        self.head = Head(state, self.writer, page_bytes, lambda: self.threads)
+        self.derivations = Derivations(state.table)
+
+    def tell(self, events: Events) -> None:
+        """Post what commits do to ``events``. Not held: its handlers may hold the bus."""
+        self._events = weakref.ref(events)
+
+    @property
+    def events(self) -> Events | None:
+        """Where to post what commits do; None where nobody can listen any more."""
+        return None if self._events is None else self._events()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it may be used, here and now."""
+        return self.closed is None and os.getpid() == self._pid
+
+    def check_open(self) -> None:
+        """Refuse what comes after `close`, or in a forked child.
+
+        Raises:
+            ClosedError: with the reason.
+            RecomputeError: the function of a derived array calls the bus.
+        """
+        if self._deriving == threading.get_ident() and is_held(self._turn):
+            raise RecomputeError(
+                "the function of a derived array uses the bus. What it reads must be its "
+                "arguments, so that a change of it is seen: name the arrays in inputs=."
+            )
+        if self.closed is not None:
+            raise ClosedError(f"this bus is closed: {self.closed}. Open the log again.")
+        if os.getpid() != self._pid:
+            raise ClosedError(
+                f"this bus belongs to process {self._pid}, which forked this one. Open it with "
+                f"mode='r' here, or pass what is to be written to the parent."
+            )
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing is queued, untold or cut short."""
+        is_done = self._landing is None and not self._is_look_due and not self.writer.is_at_work
+        return is_done and self.queue.is_settled
+
+    def settle(self) -> None:
+        """Wait for what is queued, and finish or drop what an interrupt cut short.
+
+        Raises:
+            what made a queued commit fail.
+        """
+        self.queue.drain()
+        if self._landing is not None or self.writer.is_at_work:
+            self.settle_landing()
+        if self._is_look_due:
+            with self.lock:
+                self._look_if_due()
+
+    def settle_own(self) -> None:
+        """Finish or drop what an interrupt cut short in this very thread; waits for nothing."""
+        landing = self._landing
+        if landing is not None and landing.thread == threading.get_ident():
+            self.settle_landing()
+
+    def settle_landing(self) -> None:
+        """Finish or drop a landing that an interrupt cut short, by whether the log has it.
+
+        Raises:
+            LocationError: the disk does not answer; the next call tries again.
+            DeviceMemoryError: there is no memory for what has landed; the next call tries again.
+        """
+        with self.lock:
+            if self._landing is not None or self.writer.is_at_work:
+                with room_for("what follows from a commit that has landed"):
+                    self._settle_landing()
+
+    def _settle_landing(self) -> None:
+        with contextlib.suppress(ClosedError):  # nothing is written any more; reading goes on
+            self.writer.settle()
+        landing = self._landing
+        if landing is None:
+            return
+        self.head.settle()
+        landed = self.head.landed
+        if landed is not None and landed.version > landing.before:
+            landing.result = landed
+            self._finish(landing)
+        else:
+            self.derivations.revert()
+            self._landing = None
+
+    def land(
+        self,
+        draft: Draft,
+        shape: TreeShape | None = None,
+        change: GraphChange | None = None,
+        landed: Callable[[Commit], object] = _nothing,
+    ) -> Commit:
+        """Commit ``draft`` now; the queue must be empty or this its thread.
+
+        Args:
+            draft: what to commit.
+            shape: structure of the committed tree after it; None where it is not known.
+            change: what to do to the graph in the same commit.
+            landed: called with the commit before anything else is done; where an interrupt comes
+                between, by the next call. It only sets, so that it may be called twice.
+        """
+
+        def append(landing: _Landing) -> Landed:
+            table = self.head.state.table
+            landing.step = step = prepare(self.derivations, table, draft, change, shape)
+            return self.head.commit(draft, None if step is None else step.follow)
+
+        return self._land(draft, append, landed)
+
+    def take(self, shipped: Shipped, place: str, landed: Callable[[Commit], object]) -> Commit:
+        """Land a commit that another log wrote, as it is: no function runs.
+
+        Args:
+            shipped: the commit; the queue must be empty.
+            place: what to call where it comes from.
+            landed: as in `land`.
+
+        Raises:
+            what `mmsb_jax._store.transfer.import_.take` does; nothing has changed then.
+        """
+        record = shipped.record
+        said = Draft(ops=record.ops, step=record.step, source=record.source, note=record.note)
+        return self._land(said, lambda _: take(self.head, shipped, place), landed)
+
+    def join(self, intake: Intake, landed: Callable[[Commit], object]) -> None:
+        """Begin the empty log with the state that a stream begins with."""
+        self._land(Draft(), lambda _: join(self.head, intake), landed, is_told=False)
+
+    def _land(
+        self,
+        said: Draft,
+        append: Callable[[_Landing], Landed],
+        landed: Callable[[Commit], object],
+        is_told: bool = True,
+    ) -> Commit:
+        """Append a commit, count it, and tell of it."""
+        with self.lock:
+            self.settle_landing()
+            self._look_if_due()
+            events, me, before = self.events, threading.get_ident(), self.head.state.table.version
+            audience = () if events is None or not is_told else events.audience
+            landing = _Landing(said, landed, audience, before, time.perf_counter_ns(), me)
+            landing.is_counted = not is_told
+            self._landing = landing
+            self._deriving = me
+            try:
+                landing.result = append(landing)
+            except BaseException as error:
+                self._deriving = None
+                self.settle_landing()
+                if landing.commit is None or not isinstance(error, Exception):
+                    if isinstance(error, MemoryError) and not isinstance(error, MMSBError):
+                        raise DeviceMemoryError(
+                            f"the machine has no memory left for this commit ({error}). Nothing "
+                            f"has changed: free some, and commit again."
+                        ) from error
+                    raise
+            self._deriving = None
+            commit = landing.commit or self._finish(landing)
+            if self._snapshots and self.head.snapshot_is_due:
+                self._begin_snapshot()
+            return commit
+
+    def _finish(self, landing: _Landing) -> Commit:
+        """Do what is left once log and head have a commit; done again, it is the same."""
+        try:
+            return self._announce(landing)
+        except MemoryError as error:
+            raise DeviceMemoryError(
+                f"the machine has no memory left for what follows from a commit that has landed "
+                f"({error}). Free some: the next call goes on."
+            ) from error
+        except Exception as error:
+            self.closed = f"what follows from a commit could not be finished ({error!r})"
+            self._landing = None
+            raise
+
+    def _announce(self, landing: _Landing) -> Commit:
+        landed, step, events = landing.result, landing.step, self.events
+        assert landed is not None
+        if step is not None:
+            step.done()
+        commit = self._commit_of(landing.said, landed)
+        landing.landed(commit)
+        if not landing.is_counted:
+            landing.is_counted = True
+            self.meter.count_commit(landed, time.perf_counter_ns() - landing.begun_ns)
+            if step is not None and step.wave.ran:
+                self.meter.count_wave(len(step.wave.ran), step.wave_ns)
+        if events is not None and landing.audience:
+            about = events_about(landing.said, step, commit)
+            events.post(events_of(commit, landing.audience, about), landing.audience)
+        landing.commit, self._landing = commit, None
+        return commit
+
+    def look_anew(self) -> None:
+        """Take up from the table what is derived, by the next call: another log writes to it."""
+        self._is_look_due = True
+
+    def _look_if_due(self) -> None:
+        if not self._is_look_due:
+            return
+        before, self.derivations = self.derivations, Derivations(self.head.state.table)
+        self.derivations.is_deferred = before.is_deferred
+        self.derivations.attach_from(before, self.head.state.table, None)
+        self._is_look_due = False
+
+    def _commit_of(self, draft: Draft, landed: Landed) -> Commit:
+        log, writer, version = self.log, self.writer, landed.version
+        return Commit(
+            version=version,
+            step=draft.step,
+            time_ns=landed.time_ns,
+            source=draft.source,
+            note=json.loads(draft.note) if draft.note else None,
+            changed=landed.changed,
+            changed_bytes=landed.changed_bytes,
+            logged_bytes=landed.logged_bytes,
+            _extra=lambda: read_extra(log, version),
+            _patches=lambda: patches_of(log, version),
+            _durable_version=lambda: writer.durable_version,
+        )
+
+    def _begin_snapshot(self) -> None:
+        # A snapshot saves time later. That it cannot be made now is no reason to fail a commit
+        # that has landed: `stats` tells, and the next commit tries again.
+        try:
+            sealed = self.writer.rotate()
+            self.head.begin_segment()
+            self.writer.schedule_snapshot(self.page_bytes, sealed)
+        except MMSBError as error:
+            self.writer.snapshot_fault = str(error)
+
+    def snapshot(self) -> None:
+        """Make a snapshot of the newest version, and wait for it.
+
+        Raises:
+            LocationError, ClosedError: the disk fails; log and state are as they were.
+        """
+        with self.lock:
+            version = self.log.version
+        while True:
+            future = self.writer.schedule_snapshot(self.page_bytes)
+            try:
+                future.result()
+            except OSError as error:
+                raise disk_error(error, self.log.place) from error
+            if version == 0 or version in self.log.snapshots() or self.log.version != version:
+                return
+
+    def close(self, finish: Iterable[Callable[[], None]] = ()) -> None:
+        """Let what is queued land, run ``finish``, sync, and let go of everything.
+
+        An interrupt may cut it short: called again, it goes on.
+        """
+        if self.is_released:
+            return
+        if os.getpid() != self._pid:
+            self.closed = "it belongs to the process that opened it"
+            return
+        failure: BaseException | None = None
+        steps = [self.queue.drain, self.settle_landing]
+        for step in steps if self.closed else [*steps, *finish]:
+            try:
+                step()
+            except Exception as error:
+                failure = failure or error
+        self.queue.stop()
+        self.closed = "it was closed"
+        try:
+            self.writer.close()
+        except Exception as error:
+            failure = failure or error
+        self.threads.shutdown()
+        self.files.close()
+        if self._writer_lock is not None:
+            self._writer_lock.release()
+        self.is_released = True
+        if failure is not None:
+            raise failure
+
+
+def events_about(
+    draft: Draft, step: Step | None, commit: Commit
+) -> dict[str, list[tuple[Any, ...]]]:
+    """What a commit did, by kind of event; see `mmsb_jax._bus.events.events.events_of`."""
+    made: dict[OpCode, list[tuple[Any, ...]]] = {code: [] for code in OpCode}
+    for op in draft.ops:
+        made[op.code].append((op.info.name,))
+    about: dict[str, list[tuple[Any, ...]]] = {
+        "deleted": made[OpCode.DELETE],
+        "created": made[OpCode.CREATE],
+        "resized": made[OpCode.UPDATE],
+        "delta": [()] if draft.patches else [],
+    }
+    return about if step is None else about | step.about(commit.changed)

@@ -1,0 +1,138 @@
+"""Counters of a bus, and the table that they are shown as."""
+
+import threading
+from collections import deque
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from mmsb_jax._store.commit.head import Landed
+
+_LATENCIES_KEPT = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """What a bus holds and has done.
+
+    Attributes:
+        version: newest version.
+        durable_version: newest version that survives a power cut.
+        arrays: arrays at the newest version.
+        pages: pages of these.
+        state_bytes: bytes of these.
+        segments, snapshots: files of the log.
+        snapshot_fault: why the last snapshot was not made; None when all is well.
+        queued: commits that have not landed yet.
+        programs: programs compiled for commits that do not wait.
+        commits: commits since the counters were reset; so are the following.
+        unchanged_commits: those in which no byte differed.
+        changed_bytes: bytes that differed.
+        logged_bytes: bytes written to the log.
+        commit_ms_p50, commit_ms_p99: time from comparison to the log's answer, in milliseconds,
+            of the newest 4,096 commits; None where there were none.
+        derived, stale: derived arrays' functions, and those of them that are stale.
+        edges, depth: of the graph.
+        wave_programs: programs compiled for derived arrays.
+        waves: commits in which a function ran, since the counters were reset; so are the following.
+        functions_run: how many ran in them together.
+        wave_ms_p50, wave_ms_p99: time that these took, in milliseconds; None where there were none.
+        failed_handlers: exceptions in handlers of events that are kept.
+    """
+
+    version: int
+    durable_version: int
+    arrays: int
+    pages: int
+    state_bytes: int
+    segments: int
+    snapshots: int
+    snapshot_fault: str | None
+    queued: int
+    programs: int
+    commits: int
+    unchanged_commits: int
+    changed_bytes: int
+    logged_bytes: int
+    commit_ms_p50: float | None
+    commit_ms_p99: float | None
+    derived: int
+    stale: int
+    edges: int
+    depth: int
+    wave_programs: int
+    waves: int
+    functions_run: int
+    wave_ms_p50: float | None
+    wave_ms_p99: float | None
+    failed_handlers: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """The counters by name."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        width = max(map(len, self.to_dict()))
+        return "\n".join(
+            f"{name:<{width}}  {_shown(value)}" for name, value in self.to_dict().items()
+        )
+
+    def _repr_html_(self) -> str:
+        import html
+
+        rows = "".join(
+            f"<tr><td>{name}</td><td>{html.escape(_shown(value))}</td></tr>"
+            for name, value in self.to_dict().items()
+        )
+        return f"<table>{rows}</table>"
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:,.3f}" if isinstance(value, float) else str(value)
+
+
+class Meter:
+    """Counts commits; thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin again at zero."""
+        with self._lock:
+            self.commits = self.unchanged = self.changed_bytes = self.logged_bytes = 0
+            self.waves = self.functions_run = 0
+            self._commits_ns: deque[int] = deque(maxlen=_LATENCIES_KEPT)
+            self._waves_ns: deque[int] = deque(maxlen=_LATENCIES_KEPT)
+
+    def count_commit(self, landed: Landed, elapsed_ns: int) -> None:
+        """Count one commit."""
+        with self._lock:
+            self.commits += 1
+            self.unchanged += landed.changed_bytes == 0
+            self.changed_bytes += landed.changed_bytes
+            self.logged_bytes += landed.logged_bytes
+            self._commits_ns.append(elapsed_ns)
+
+    def count_wave(self, functions: int, elapsed_ns: int) -> None:
+        """Count one wave in which functions ran."""
+        with self._lock:
+            self.waves += 1
+            self.functions_run += functions
+            self._waves_ns.append(elapsed_ns)
+
+    def commit_ms(self, percent: float) -> float | None:
+        """A percentile of the newest commits' times, in milliseconds."""
+        return self._percentile_ms(self._commits_ns, percent)
+
+    def wave_ms(self, percent: float) -> float | None:
+        """A percentile of the newest waves' times, in milliseconds."""
+        return self._percentile_ms(self._waves_ns, percent)
+
+    def _percentile_ms(self, times_ns: deque[int], percent: float) -> float | None:
+        with self._lock:
+            return float(np.percentile(list(times_ns), percent)) / 1e6 if times_ns else None

@@ -1,0 +1,1 @@
+"""What a commit did, told to those who asked."""

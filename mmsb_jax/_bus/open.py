@@ -1,0 +1,117 @@
+"""Opening a bus: where its log is, who may write it, and whether it is open here already."""
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from mmsb_jax._base.arguments import check_choice, check_flag
+from mmsb_jax._base.errors import ClosedError
+from mmsb_jax._bus.bus import Bus
+from mmsb_jax._bus.opening import key_of, open_files, open_here, open_to_write, opening
+from mmsb_jax._core.layout import DEFAULT_PAGE_BYTES, check_page_bytes
+from mmsb_jax._store.files.disk import DiskFiles, MemoryFiles
+from mmsb_jax._store.files.local import check_local, check_log_place
+from mmsb_jax._store.log.log import Log
+from mmsb_jax._store.maintain.fork import create_log
+from mmsb_jax._store.writer.writer import Durability, check_durability, disk_error
+
+
+def open(
+    path: str | os.PathLike[str] | None = None,
+    mode: Literal["a", "r"] = "a",
+    *,
+    page_bytes: int | None = None,
+    durability: Durability = "os",
+    snapshots: bool = True,
+    salvage: bool = False,
+) -> Bus:
+    """A bus: in memory without ``path``, else durable in that directory, made or recovered.
+
+    Args:
+        path: a directory ``….mmsb`` on a local file system. Opened twice in one process for
+            writing, it is the same bus; closing it closes it for both.
+        mode: ``"a"`` to write (one process at a time), ``"r"`` to read beside the writer.
+        page_bytes: bytes of a page, a multiple of 128; 4096 for a new log. A log keeps its own.
+        durability: when a commit returns: ``"os"`` after the write (survives the process),
+            ``("group", ms)`` after the write and synced within ``ms`` milliseconds, ``"fsync"``
+            after the sync (survives the machine).
+        snapshots: whether snapshots are made by themselves, by logged bytes.
+        salvage: with ``mode="r"``, open what is whole before a damage instead of refusing.
+
+    Raises:
+        LocationError: a URL, a network file system, no permission, a directory that is no log.
+        LockedError: another live process writes it.
+        CorruptionError: what was durable does not read back.
+        FormatError: a newer format wrote it.
+
+    Cost: reads the newest snapshot and the log behind it.
+
+    >>> import mmsb_jax as mmsb
+    >>> bus = mmsb.open()
+    >>> bus.commit({"w": 1.0}).version
+    1
+    """
+    check_choice("mode", mode, "a", "r")
+    check_flag("snapshots", snapshots)
+    check_flag("salvage", salvage)
+    if salvage and mode != "r":
+        raise ValueError("salvage=True needs mode='r': a damaged log is not written to")
+    check_durability(durability)
+    if page_bytes is not None:
+        check_page_bytes(page_bytes)
+    if path is None and mode == "r":
+        raise ValueError("mode='r' reads the log of another bus: give the path of its directory")
+    if path is None:
+        files = MemoryFiles()
+        create_log(files, page_bytes or DEFAULT_PAGE_BYTES)
+        return open_files(Bus, files, "the log in memory", None, durability, snapshots)
+    if mode == "r":
+        return _reading_bus(check_log_place(path), salvage)
+    place = check_local(path)
+    with opening:
+        known = open_here.get(key_of(place))
+        if known is not None and not _is_dead(known):
+            _check_same(known, page_bytes, durability)
+            return known
+        if known is not None:
+            _let_go(known)
+        return open_to_write(Bus, place, page_bytes, durability, snapshots)
+
+
+def _is_dead(bus: Bus) -> bool:
+    """Whether a bus of this process can never be written to again, or is of another log by now."""
+    engine = bus._engine_or_none
+    if bus.closed or engine is None:
+        return True
+    with contextlib.suppress(ClosedError):
+        engine.writer.check_place()
+        return False
+    return True
+
+
+def _let_go(bus: Bus) -> None:
+    """Let a bus that is dead in this process give its log back, so that it can be opened again."""
+    with contextlib.suppress(Exception):  # what is whole on disk is recovered
+        bus.close()
+
+
+def _check_same(bus: Bus, page_bytes: int | None, durability: Any) -> None:
+    if page_bytes is not None and page_bytes != bus.page_bytes:
+        raise ValueError(
+            f"{bus.path} is open in this process with page_bytes={bus.page_bytes}; it cannot be "
+            f"opened with page_bytes={page_bytes}"
+        )
+    if durability != "os" and durability != bus.durability:
+        raise ValueError(
+            f"{bus.path} is open in this process with durability={bus.durability!r}; close it "
+            f"there before opening it with {durability!r}"
+        )
+
+
+def _reading_bus(place: Path, salvage: bool) -> Bus:
+    files = DiskFiles(place)
+    try:
+        return Bus(Log(files, str(place), salvage), None, files, place)
+    except PermissionError as error:
+        raise disk_error(error, str(place)) from error

@@ -1,0 +1,185 @@
+"""Where the log of a bus is made, opened and forked, and who may write it; `_open` is for users."""
+
+import contextlib
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from mmsb_jax._base.errors import LocationError
+from mmsb_jax._bus.engine.engine import Engine
+from mmsb_jax._core.layout import DEFAULT_PAGE_BYTES
+from mmsb_jax._store.files.disk import DiskFiles, Files, MemoryFiles
+from mmsb_jax._store.files.local import check_local, sync_path_to
+from mmsb_jax._store.files.lock import WriterLock
+from mmsb_jax._store.format.manifest import NAME as MANIFEST_NAME
+from mmsb_jax._store.log.log import Log
+from mmsb_jax._store.maintain.fork import create_log, fork_log
+from mmsb_jax._store.writer.writer import Durability, check_durability, disk_error
+
+B = TypeVar("B", bound=Any)
+Make = Callable[[Log, Engine | None, Files, Path | None], B]
+
+# One process has one lock on a log: opening it again must give the bus that holds it.
+open_here: "weakref.WeakValueDictionary[str, Any]" = weakref.WeakValueDictionary()
+"""Key of a directory → the bus that writes the log in it."""
+opening = threading.RLock()
+"""Held while a log is opened to be written."""
+
+
+def key_of(place: Path) -> str:
+    """What a directory is known by, whatever links lead to it."""
+    return os.path.realpath(place)
+
+
+def open_to_write(
+    make: Make[B],
+    place: Path,
+    page_bytes: int | None,
+    durability: Durability,
+    snapshots: bool,
+) -> B:
+    """Open a log, which is made where there is none; an interrupt behind this loses no open bus.
+
+    Args:
+        make: what it is opened as, given log, engine, files and place.
+        place: its directory.
+        page_bytes: of a new log; what another must have; None for any.
+        durability, snapshots: as for `mmsb_jax.open`.
+
+    Raises:
+        LocationError, LockedError, CorruptionError, FormatError: as `mmsb_jax.open`.
+        ValueError: another size of pages.
+    """
+    try:
+        _make_directory(place)
+        lock = WriterLock(place)
+    except OSError as error:
+        raise disk_error(error, str(place)) from error
+    try:
+        files = DiskFiles(place)
+        if not is_log(files):
+            create_log(files, page_bytes or DEFAULT_PAGE_BYTES)
+        bus = open_files(make, files, str(place), lock, durability, snapshots, place)
+        if page_bytes is not None and page_bytes != bus.page_bytes:
+            bus.close()
+            raise ValueError(
+                f"{place} has pages of {bus.page_bytes} bytes, and page_bytes={page_bytes} was "
+                f"asked for. Leave it out: a log keeps the size that it was made with."
+            )
+        open_here[key_of(place)] = bus
+    except OSError as error:
+        lock.release()
+        raise (
+            error if isinstance(error, LocationError) else disk_error(error, str(place))
+        ) from error
+    except BaseException:
+        open_here.pop(key_of(place), None)
+        lock.release()
+        raise
+    return bus
+
+
+def _make_directory(place: Path) -> None:
+    """An empty directory to make a log in, unless there is a log already."""
+    if place.exists() and not place.is_dir():
+        raise LocationError(f"{place} is a file. Expected a directory, or a path without anything.")
+    place.mkdir(parents=True, exist_ok=True)
+    if is_log(DiskFiles(place)):
+        return
+    known = {"lock", "lock.holder", "log", MANIFEST_NAME + ".draft"}  # a making cut short
+    if not DiskFiles(place).names("snapshots"):
+        known.add("snapshots")  # a fork that failed
+    strange = sorted(entry.name for entry in place.iterdir() if entry.name not in known)
+    if strange:
+        raise LocationError(
+            f"{place} is not a log (it has no manifest) and not empty: it holds {strange[0]!r}. "
+            f"Expected a directory that mmsb.open made, or a path without anything."
+        )
+    sync_path_to(place)
+
+
+def is_log(files: Files) -> bool:
+    """Whether there is a manifest: it is written last when a log is made."""
+    try:
+        files.size(MANIFEST_NAME)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def open_files(
+    make: Make[B],
+    files: Files,
+    name: str,
+    lock: WriterLock | None,
+    durability: Durability,
+    snapshots: bool,
+    place: Path | None = None,
+) -> B:
+    """What ``make`` makes of a log that is there, to be written."""
+    log = Log(files, name)
+    return make(log, Engine(files, log, lock, durability, snapshots), files, place)
+
+
+def fork(
+    make: Make[B],
+    log: Log,
+    version: int,
+    path: Any,
+    *,
+    durability: Durability = "os",
+    snapshots: bool = True,
+) -> B:
+    """A bus over a log of its own that goes on behind ``version`` of ``log``; see `Bus.fork`."""
+    check_durability(durability)
+    if path is None:
+        files = MemoryFiles()
+        fork_log(log, version, files)
+        return open_files(make, files, "the log in memory", None, durability, snapshots)
+    place = check_local(path)
+    try:
+        _make_directory(place)
+        files = DiskFiles(place)
+        if is_log(files):
+            raise LocationError(f"{place} is a log already. Give a path where nothing is yet.")
+        lock = WriterLock(place)
+        try:
+            _check_nothing_left(files, place)
+            with opening, _all_or_nothing(files):
+                fork_log(log, version, files)
+                bus = open_files(make, files, str(place), lock, durability, snapshots, place)
+                open_here[key_of(place)] = bus
+        except BaseException:
+            lock.release()
+            raise
+    except OSError as error:
+        if isinstance(error, LocationError):
+            raise
+        raise disk_error(error, str(place)) from error
+    return bus
+
+
+def _check_nothing_left(files: DiskFiles, place: Path) -> None:
+    for folder in ("log", "snapshots"):
+        files.sync_names(folder)  # a fork that failed here may have left something, and removed it
+    if files.names("log"):
+        raise LocationError(
+            f"{place} holds a part of a log without its manifest: a fork that a crash cut short, "
+            f"or a log that lost it. Remove the directory if it is a fork, or give another path."
+        )
+
+
+@contextlib.contextmanager
+def _all_or_nothing(files: DiskFiles) -> Iterator[None]:
+    """Where making a log fails nothing is left of it, so that it can be tried again."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            files.remove(MANIFEST_NAME)  # first: a log without its segments would be damage
+            for name in list(files.made):  # to list a folder takes a descriptor, which may be it
+                files.remove(name)
+        raise

@@ -1,0 +1,1 @@
+"""Histories, differences and followed commits, as objects."""

@@ -1,0 +1,1 @@
+"""The newest arrays of another process's log, kept up to date."""

@@ -1,0 +1,1 @@
+"""Trees against the table of arrays: in, and back out."""

@@ -1,0 +1,313 @@
+"""Trees from states: in a structure that is known, in that of `like`, or as a dict by name."""
+
+import warnings
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from mmsb_jax._base.arguments import show
+from mmsb_jax._base.errors import ArrayNotFoundError, CorruptionError, StructureError
+from mmsb_jax._base.memory_limit import room_for
+from mmsb_jax._base.patterns import matcher
+from mmsb_jax._bus.trees.recorded import is_weak, show_pair, statics_in
+from mmsb_jax._bus.trees.tree import (
+    TreeShape,
+    check_references,
+    constant_of,
+    is_compatible,
+    place_of,
+    recorded_leaves,
+    spec_of,
+)
+from mmsb_jax._core.layout import array_not_found
+from mmsb_jax._core.tree.leaves import Constant, LeafSpec, describe, rebuild, view_as
+from mmsb_jax._core.tree.nodes import Node, nodes_of
+from mmsb_jax._core.tree.paths import BARE_LEAF, flatten_with_names, put_together
+from mmsb_jax._store.format.record import ArrayInfo
+from mmsb_jax._store.state.state import StoredState, Table
+
+
+def wanted_names(arrays: Sequence[str] | None) -> Callable[[str], bool] | None:
+    """Which names ``arrays`` (patterns) select; None for all."""
+    if arrays is None:
+        return None
+    is_list = isinstance(arrays, Collection) and not isinstance(arrays, str)
+    if not is_list or not all(isinstance(pattern, str) for pattern in arrays):
+        raise TypeError(
+            f"arrays={show(arrays)}: expected a list of patterns, such as ['params/**']"
+        )
+    pattern = matcher(arrays)
+    return lambda name: pattern.fullmatch(name) is not None
+
+
+def read_array(state: StoredState, info: ArrayInfo) -> Any:
+    """An array of a state as the leaf that it was, the caller's own."""
+    return array_of(info, state.bytes_of(info.id), is_weak(state.table, info.name))
+
+
+def array_of(info: ArrayInfo, raw: np.ndarray, weak: bool = False) -> Any:
+    """The leaf whose bytes are ``raw`` (uint8[nbytes]), the caller's own.
+
+    Raises:
+        CorruptionError: no leaf is what is recorded of it.
+    """
+    spec = spec_of(info)
+    is_copied_by_jax = spec.kind == "jax" or spec.kind.startswith("key:")
+    try:
+        with room_for(f"array {info.name!r}"):
+            raw = raw if is_copied_by_jax else raw.copy()
+            return rebuild(spec, view_as(spec, raw), is_weak=weak)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise CorruptionError(
+            f"array {info.name!r} is recorded as {spec}, which no leaf is: {error}"
+        ) from error
+
+
+def build_flat(state: StoredState, wanted: Callable[[str], bool] | None) -> dict[str, Any]:
+    """Arrays, strings and integers by name; a tree that was a bare leaf is its only entry."""
+    flat = {
+        info.name: read_array(state, info)
+        for info in state.table.arrays.values()
+        if wanted is None or wanted(info.name)
+    }
+    for name, tagged in state.table.values.items():
+        constant = constant_of(tagged)
+        if constant.kind in ("str", "int") and (wanted is None or wanted(name)):
+            flat[name] = constant.value
+    return flat
+
+
+def fits(state: StoredState, shape: TreeShape) -> bool:
+    """Whether the committed tree of ``state`` had the structure ``shape``, by what is recorded."""
+    recorded, own = recorded_leaves(state.table), shape.leaves
+    if recorded.keys() != own.keys():
+        return False
+    statics = statics_in(state.table)
+    return all(is_compatible(recorded[name], leaf) for name, leaf in own.items()) and (
+        statics is None or statics == {path: static.text for path, static in shape.statics.items()}
+    )
+
+
+def known_shape(state: StoredState, shape: TreeShape | None) -> TreeShape | None:
+    """The structure of the committed tree of ``state``, as far as it is known here.
+
+    Of several that fit, the one that its version had; ``shape`` is the newest.
+    """
+    if shape is None:
+        return None
+    known, version = (shape, *shape.earlier), state.table.version
+    then = [one for one in known if one.since <= version]
+    later = [one for one in reversed(known) if one.since > version]
+    return next((one for one in (*then, *later) if fits(state, one)), None)
+
+
+def build_known(
+    state: StoredState,
+    shape: TreeShape,
+    wanted: Callable[[str], bool] | None,
+    arrays: Sequence[str] | None,
+) -> Any:
+    """The tree of ``shape``; with ``wanted`` the part that holds what ``arrays`` selects.
+
+    Where no one node holds them, or one was made by name, they come as a dict by name.
+    """
+    table = state.table
+
+    def leaf_of(name: str) -> Any:
+        if name in table.values:
+            return constant_of(table.values[name]).value
+        return read_array(state, table.arrays[table.ids[name]])
+
+    if wanted is None:
+        return shape.build(leaf_of)
+    if any(wanted(info.name) for info in table.arrays.values() if not info.member):
+        return build_flat(state, wanted)
+    place = place_of(arrays[0]) if arrays is not None and len(arrays) == 1 else ""
+    node = shape.part(wanted, place)
+    return build_flat(state, wanted) if node is None else shape.build(leaf_of, node)
+
+
+def build_like(
+    state: StoredState,
+    like: Any,
+    wanted: Callable[[str], bool] | None,
+    arrays: Sequence[str] | None,
+    missing: str,
+    advice: str = "",
+) -> Any:
+    """A tree with the classes, functions and shardings of ``like``; errors end with ``advice``.
+
+    Raises:
+        StructureError: its paths, shapes or dtypes are not those recorded; all are named.
+    """
+    check_references(like)
+    names, leaves, treedef = flatten_with_names(like)
+    recorded = recorded_in(state.table, wanted)
+    prefix = prefix_of(names, recorded, arrays)
+    built, faults, kept = [], [], []
+    for name, leaf in zip(absolute_names(names, prefix), leaves, strict=True):
+        expected = describe(leaf, name)
+        known = recorded.pop(name, None)
+        if known is None and missing == "keep" and not isinstance(leaf, jax.ShapeDtypeStruct):
+            kept.append(name)
+            built.append(leaf)
+        elif known is None:
+            where = "made by name" if name in state.table.ids else "not recorded"
+            faults.append(f"{name}: {expected} in `like`, {where}")
+        else:
+            fault, value = _one_like(state, name, known, leaf, expected)
+            faults += [f"{name}: {fault}"] if fault else []
+            built.append(value)
+    faults += [f"{name}: recorded, not in `like`" for name in recorded]
+    root, keeps = nodes_of(like, treedef), missing == "keep"
+    differing, uncompared = _statics_like(state.table, root, prefix, wanted, keeps)
+    faults += differing
+    if faults:
+        listed = "\n".join(f"  {fault}" for fault in sorted(faults))
+        raise StructureError(
+            f"`like` differs from version {state.table.version} at {len(faults)} paths:\n{listed}\n"
+            f"Give a tree of that structure{advice}."
+        )
+    if kept:
+        warnings.warn(
+            f"{len(kept)} paths are not recorded at version {state.table.version} and were taken "
+            f"from `like`: {', '.join(kept)}",
+            stacklevel=3,
+        )
+    if uncompared:
+        warnings.warn(
+            f"what {len(uncompared)} static values of `like` were at version {state.table.version} "
+            f"is not recorded but for their types, and was not compared: {', '.join(uncompared)}",
+            stacklevel=3,
+        )
+    return put_together(treedef, built, "`like`")
+
+
+def _statics_like(
+    table: Table,
+    like: Node,
+    prefix: str,
+    wanted: Callable[[str], bool] | None,
+    keeps: bool,
+) -> tuple[list[str], list[str]]:
+    """(how what is no leaf differs, paths at which it cannot be compared)."""
+    recorded = statics_in(table)
+    if recorded is None:
+        return [], []
+    arriving = {path: static for node in like.walk() for path, static in node.statics.items()}
+    paths = absolute_names(arriving, prefix)
+    lost = [path for path in recorded.keys() - set(paths) if wanted is None or wanted(path)]
+    faults = [f"{path}: static {recorded[path]} recorded, not in `like`" for path in lost]
+    uncompared = []
+    for path, static in zip(paths, arriving.values(), strict=True):
+        was = recorded.get(path)
+        if was is None:
+            faults += [] if keeps else [f"{path}: static {static.text} in `like`, not recorded"]
+        elif was != static.text:
+            now, shown = show_pair(static.text, was)
+            faults.append(f"{path}: static {now} in `like`, {shown} recorded")
+        elif static.opaque:
+            uncompared.append(f"{path} ({static.text})")
+    return faults, uncompared
+
+
+def recorded_in(
+    table: Table, wanted: Callable[[str], bool] | None
+) -> dict[str, ArrayInfo | Constant]:
+    """What a tree like that of the state must have, by name; with ``wanted`` what is selected."""
+    recorded: dict[str, ArrayInfo | Constant] = {
+        info.name: info for info in table.arrays.values() if info.member
+    }
+    recorded |= {name: constant_of(value) for name, value in table.values.items()}
+    if wanted is not None:
+        chosen = {info.name: info for info in table.arrays.values()} | recorded
+        recorded = {name: known for name, known in chosen.items() if wanted(name)}
+    return recorded
+
+
+def prefix_of(names: Sequence[str], recorded: Collection[str], arrays: Sequence[str] | None) -> str:
+    """The path of `like` in the log, where it is the template of one selected part; else empty."""
+    if arrays is None or len(arrays) != 1 or any(name in recorded for name in names):
+        return ""
+    return arrays[0].removesuffix("**").rstrip("/")
+
+
+def absolute_names(names: Iterable[str], prefix: str) -> list[str]:
+    """Names in a part as in the log."""
+    if not prefix:
+        return list(names)
+    return [prefix if name == BARE_LEAF else f"{prefix}/{name}" for name in names]
+
+
+def _one_like(
+    state: StoredState, name: str, known: ArrayInfo | Constant, leaf: Any, expected: Any
+) -> tuple[str | None, Any]:
+    """(what does not fit, the leaf)."""
+    was = known if isinstance(known, Constant) else spec_of(known)
+    if not is_compatible(was, expected):
+        return f"{expected} in `like`, {was} recorded", None
+    if isinstance(known, Constant):
+        return None, leaf if known.kind == "function" else known.value
+    spec = spec_like(known, expected)
+    sharding = sharding_of(leaf, spec)
+    raw = view_as(spec, state.bytes_of(known.id))
+    try:
+        with room_for(f"array {name!r}"):
+            raw = raw if spec.kind == "jax" else raw.copy()
+            return None, rebuild(spec, raw, sharding, is_weak(state.table, name))
+    except (TypeError, ValueError, OverflowError) as error:
+        place = "" if sharding is None else f" in {sharding}"
+        return f"{spec}{place} cannot be made: {error}", None
+
+
+def spec_like(info: ArrayInfo, expected: LeafSpec | Constant) -> LeafSpec:
+    """What an array becomes where `like` has ``expected``: that, as long as nothing is cast."""
+    spec = spec_of(info)
+    if isinstance(expected, LeafSpec) and (
+        (spec.dtype, spec.shape) == (expected.dtype, expected.shape)
+    ):
+        return expected
+    return spec
+
+
+def sharding_of(leaf: Any, spec: LeafSpec) -> Any:
+    """Where `like` says that an array goes; None for the default device."""
+    if not isinstance(leaf, jax.Array | jax.ShapeDtypeStruct):
+        return None
+    if spec.kind != "jax" and not spec.kind.startswith("key:"):
+        return None
+    if not isinstance(leaf, jax.ShapeDtypeStruct) and not getattr(leaf, "_committed", False):
+        return None
+    sharding = leaf.sharding
+    if isinstance(sharding, NamedSharding) and len(sharding.spec) > len(leaf.shape):
+        # JAX gives a key that was made under a mesh the axes of its data.
+        axes = PartitionSpec(*sharding.spec[: len(leaf.shape)])
+        return NamedSharding(sharding.mesh, axes, memory_kind=sharding.memory_kind)
+    return sharding
+
+
+def find_array(state: StoredState, name: str) -> ArrayInfo:
+    """The array called ``name``.
+
+    Raises:
+        ArrayNotFoundError: there is none; the message says which are near.
+    """
+    table = state.table
+    if name not in table.ids:
+        raise array_not_found(name, list(table.ids))
+    return table.arrays[table.ids[name]]
+
+
+def check_selection(state: StoredState, arrays: Sequence[str] | None) -> None:
+    """Refuse patterns that select nothing."""
+    for pattern in arrays or ():
+        wanted = wanted_names([pattern])
+        names = [*state.table.ids, *state.table.values]
+        if wanted is not None and not any(map(wanted, names)):
+            raise ArrayNotFoundError(
+                f"arrays={pattern!r} selects nothing at version {state.table.version}. "
+                f"{array_not_found(pattern, names)}"
+            )

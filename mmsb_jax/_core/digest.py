@@ -1,0 +1,138 @@
+"""The digest of the arrays in a pool: two sums of a strong mix over words, per array.
+
+The same numbers as `mmsb_jax._store.encoding.digest` gives on the host, where the mix is described.
+Being sums, they follow from the changed words alone, and survive a move of the array in the pool.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.ops import segment_sum
+from jaxtyping import Array, UInt32
+
+from mmsb_jax._base.arguments import show
+from mmsb_jax._base.digest_mix import FIRST, GOLDEN, SALT, SECOND
+from mmsb_jax._core.delta import (
+    LINE_WORDS,
+    Delta,
+    _take,
+    check_pages_and_delta,
+    check_whole,
+    rows_inside,
+)
+from mmsb_jax._core.layout import Layout, check_pages
+from mmsb_jax._core.pages import Pages
+from mmsb_jax._core.settings import any_settings
+
+
+def digest(pages: Pages, layout: Layout) -> UInt32[Array, "regions 2"]:
+    """The digest of every array: ``uint32[regions, 2]``, in the order of ``layout.regions``.
+
+    It finds drift and damage; it is not a signature.
+
+    Raises:
+        StructureError: the pages are not of this layout.
+
+    Cost: one pass over the pool.
+    """
+    check_pages(layout, pages)
+    owner, first = _places(layout)
+    with any_settings():
+        return _digest(pages.words, owner, first, len(layout.regions))
+
+
+def update_digest(
+    before: UInt32[Array, "regions 2"], pages: Pages, layout: Layout, delta: Delta
+) -> UInt32[Array, "regions 2"]:
+    """The digest after ``delta``, from that before it: ``digest(apply(pages, delta), layout)``.
+
+    Args:
+        before: ``digest(pages, layout)``.
+        pages: the pages before the delta.
+        layout: their layout.
+        delta: the change.
+
+    Raises:
+        StructureError: the pages are not of this layout.
+        InvalidDeltaError: as for `apply`.
+
+    Cost: the bytes of the delta.
+    """
+    check_pages(layout, pages)
+    check_pages_and_delta(pages, delta)
+    check_whole(delta)
+    expected = (len(layout.regions), 2)
+    if getattr(before, "shape", None) != expected or before.dtype != jnp.uint32:
+        raise TypeError(
+            f"before={show(before)}: expected uint32{list(expected)}, what digest(pages, layout) "
+            f"gave"
+        )
+    owner, first = _places(layout)
+    with any_settings():
+        return _update(before, pages.words, owner, first, delta)
+
+
+@functools.lru_cache(maxsize=64)
+def _places(layout: Layout) -> tuple[np.ndarray, np.ndarray]:
+    """For each page: number of its region (one too many for none), index of its first word."""
+    owner = np.full(layout.pages, len(layout.regions), np.int32)
+    first = np.zeros(layout.pages, np.uint32)
+    for i, region in enumerate(layout.regions):
+        rows = slice(region.page, region.page + region.pages)
+        owner[rows] = i
+        first[rows] = (np.arange(region.pages) * layout.page_words).astype(np.uint32)
+    return owner, first
+
+
+def _mix(words: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
+    words = (words ^ (words >> 16)) * jnp.uint32(FIRST)
+    words = (words ^ (words >> 15)) * jnp.uint32(SECOND)
+    return words ^ (words >> 16)
+
+
+def _lanes(words: UInt32[Array, "*n w"], index: UInt32[Array, "*n w"]) -> UInt32[Array, "*n 2"]:
+    """Lanes of each row of ``words``, which stand at ``index`` of their array."""
+    key = _mix(index + jnp.uint32(GOLDEN))
+    live = words != 0
+    first = jnp.where(live, _mix(words ^ key), 0).sum(axis=-1, dtype=jnp.uint32)
+    second = jnp.where(live, _mix((words + key) ^ jnp.uint32(SALT)), 0)
+    return jnp.stack([first, second.sum(axis=-1, dtype=jnp.uint32)], axis=-1)
+
+
+def digest_flat(words: UInt32[Array, " n"]) -> UInt32[Array, "2"]:
+    """The digest of one array, from all of its words.
+
+    Cost: one pass over them.
+    """
+    lines = jnp.pad(words, (0, -words.size % LINE_WORDS)).reshape(-1, LINE_WORDS)
+    index = jnp.arange(lines.size, dtype=jnp.uint32).reshape(lines.shape)
+    return _lanes(lines, index).sum(axis=0, dtype=jnp.uint32)  # zeros add nothing
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _digest(words: Array, owner: Any, first: Any, regions: int) -> Array:
+    # By lines: a sum over a longer axis makes XLA write the mixed words out first.
+    lines = words.reshape(words.shape[0], words.shape[1] // LINE_WORDS, LINE_WORDS)
+    index = jnp.asarray(first)[:, None] + jnp.arange(words.shape[1], dtype=jnp.uint32)
+    lanes = _lanes(lines, index.reshape(lines.shape)).sum(axis=1, dtype=jnp.uint32)
+    return segment_sum(lanes, jnp.asarray(owner), regions)
+
+
+@jax.jit
+def _update(before: Array, words: Array, owner: Any, first: Any, delta: Delta) -> Array:
+    if not words.size or not delta.capacity:
+        return before
+    # A block outside of the pool belongs to no region, and its sum is dropped.
+    blocks = words.shape[1] // delta.block_words
+    page = rows_inside(delta.page, delta.block, words.shape[0], blocks)
+    old = _take(words, page, delta.block, delta.block_words)
+    new = (old & ~delta.mask) | (delta.data & delta.mask)
+    start = jnp.asarray(first).at[page].get(mode="fill", fill_value=0)
+    start += (delta.block * delta.block_words).astype(jnp.uint32)
+    index = start[:, None] + jnp.arange(delta.block_words, dtype=jnp.uint32)
+    region = jnp.asarray(owner).at[page].get(mode="fill", fill_value=before.shape[0])
+    gained = _lanes(new, index) - _lanes(old, index)
+    return before + segment_sum(gained, region, before.shape[0])

@@ -1,0 +1,1 @@
+"""`PageGraph`, what follows from what: immutable, without cycles, levelled. It imports no JAX."""

@@ -1,0 +1,1 @@
+"""Waves: which nodes are stale after a change, and their recomputation in order."""

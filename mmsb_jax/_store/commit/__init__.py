@@ -1,0 +1,1 @@
+"""Making a commit: the head compares, encodes and adopts."""

@@ -1,0 +1,154 @@
+"""Records: what the log says of each change, encoded, with the digest and the pages after it.
+
+As in `mmsb_jax._store.commit.compare`, small arrays are treated a lot at a time, large ones one by
+one, and side by side in threads.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import Executor, Future
+
+import numpy as np
+
+from mmsb_jax._store.commit.compare import (
+    WORD_BYTES,
+    Change,
+    distinct_pages,
+    elements_of,
+    join,
+    join_picked,
+    lots_of,
+    tally,
+)
+from mmsb_jax._store.encoding.digest import Lanes, add, digest_each, gained_each
+from mmsb_jax._store.encoding.encode import Coding, dense_chunks, is_own_sample, sparse_chunks
+from mmsb_jax._store.format.record import FULL
+
+_PARALLEL_WORDS = 1 << 17
+"""Words of a commit from which threads are worth their trouble."""
+_FINISH_WORDS = 1 << 12
+"""Changed words from which an array is worth a turn of another thread."""
+
+_FIRST_PAGE = np.zeros(1, np.int64)
+
+
+def record_all(
+    changes: Sequence[Change],
+    lanes_before: Callable[[int], Lanes],
+    delta_bytes: Mapping[int, int],
+    page_bytes: int,
+    executor: Callable[[], Executor],
+) -> Callable[[], None]:
+    """Make what the records of ``changes`` say.
+
+    Args:
+        changes: those in which a byte differs.
+        lanes_before: digest of an array before the commit's bytes.
+        delta_bytes: stored bytes of the deltas that the next one of an array would stand on; a
+            full record is due once they have grown past the array's own size.
+        page_bytes: bytes of a page.
+        executor: where large ones are worked on side by side.
+
+    Returns:
+        A function that waits until digests and pages of large arrays are known: they are computed
+        in threads, so that writing goes on meanwhile.
+    """
+    page_words = page_bytes // WORD_BYTES
+    sparse, dense, large, due = [], [], [], set()
+    for change in changes:
+        array_id = change.info.id
+        change.before = lanes_before(array_id)
+        if delta_bytes.get(array_id, 0) > change.nbytes:
+            due.add(array_id)
+        if change.picked is not None and array_id not in due:
+            (sparse if change.is_small else large).append(change)
+        else:
+            (dense if is_own_sample(change.nbytes) else large).append(change)
+    wait = _finish_large(large, page_words, executor) if large else _nothing
+    for lot in lots_of(sparse):
+        _record_sparse(lot, page_words)
+    for lot in lots_of(dense):
+        _record_dense(lot, due, page_words)
+    if large:
+        _encode_large(large, due, executor)
+    return wait
+
+
+def _nothing() -> None:
+    """There is nothing to wait for."""
+
+
+def _record_sparse(lot: Sequence[Change], page_words: int) -> None:
+    """Make the records of small arrays of which some elements changed."""
+    parts = [change.picked for change in lot if change.picked is not None]
+    picked, unit = join_picked(parts), lot[0].unit
+    elements = elements_of(picked, unit)
+    chunks = sparse_chunks(*elements, unit, [change.items for change in lot])
+    words, values, mixed = picked
+    gains = gained_each(values ^ mixed, values, words, [part.words.size for part in parts])
+    for change, part, chunk, gained in zip(lot, parts, chunks, gains, strict=True):
+        change.chunks = (chunk,)
+        change.lanes = add(change.before, gained)
+        is_one_page = change.old.size <= page_words
+        change.pages = _FIRST_PAGE if is_one_page else distinct_pages(part.words, page_words)
+
+
+def _record_dense(lot: Sequence[Change], due: Collection[int], page_words: int) -> None:
+    """Make the records of arrays that are written whole, and are their own samples."""
+    sizes = [change.old.size for change in lot]
+    old, new = join([change.old for change in lot]), join([c.words_after() for c in lot])
+    mixed = old ^ new
+    differing = tally(mixed.view(np.uint8), [WORD_BYTES * size for size in sizes])
+    alone = [change.fresh or change.info.id in due for change in lot]
+    extents = [change.nbytes for change in lot]
+    chunks = dense_chunks(new, mixed, lot[0].unit, extents, alone)
+    last = 0
+    for change, lanes, count, chunk in zip(
+        lot, digest_each(new, sizes), differing, chunks, strict=True
+    ):
+        first, last = last, last + change.old.size
+        change.chunks = (chunk,)
+        change.flags = 0 if chunk.coding is Coding.XOR_ZSTD else FULL
+        change.lanes, change.changed_bytes = lanes, count
+        is_one_page = change.old.size <= page_words
+        change.pages = _FIRST_PAGE if is_one_page else _pages_with(mixed[first:last], page_words)
+
+
+def _finish_large(
+    changes: Sequence[Change], page_words: int, executor: Callable[[], Executor]
+) -> Callable[[], None]:
+    """Begin to finish ``changes``; the function returned waits until that is done."""
+    waiting: list[Future[None]] = []
+    work = [c.old.size if c.picked is None else c.differing for c in changes]
+    is_large = sum(work) >= _PARALLEL_WORDS
+    for change, words in zip(changes, work, strict=True):
+        if not is_large or words < _FINISH_WORDS:
+            change.finish(page_words)
+        else:
+            waiting.append(executor().submit(change.finish, page_words))
+
+    def wait() -> None:
+        for future in waiting:
+            future.result()
+
+    return wait
+
+
+def _encode_large(
+    changes: Sequence[Change], due: Collection[int], executor: Callable[[], Executor]
+) -> None:
+    """Encode ``changes``; sparse records of large commits side by side."""
+    sparse = [c for c in changes if c.picked is not None and c.info.id not in due]
+    is_large = sum(c.items for c in sparse) >= _PARALLEL_WORDS
+    # Only these in threads: dense ones are compressed there chunk by chunk, and would wait in one.
+    done = (executor().map if is_large else map)(lambda c: c.encode(False, executor), sparse)
+    for change in changes:
+        if change.picked is None or change.info.id in due:
+            change.encode(change.info.id in due, executor)
+    for _ in done:
+        pass
+
+
+def _pages_with(mixed: np.ndarray, page_words: int) -> np.ndarray:
+    """The pages in which a word is not 0."""
+    pages = np.logical_or.reduceat(mixed != 0, np.arange(0, mixed.size, page_words))
+    return np.flatnonzero(pages)

@@ -1,0 +1,1 @@
+"""How the bytes of one array are written and put back, and its digest."""

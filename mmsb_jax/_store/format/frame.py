@@ -1,0 +1,274 @@
+"""Frames: the unit of every file of a log and of what goes over a wire.
+
+A frame is a 64-byte header, then its *meta* (what it says), then its *data* (bytes of arrays),
+both padded with zeros to 64 bytes. The header names its own place in the log, so that pieces of
+two frames never pass for one, and carries a hash of itself, of the meta and of the data.
+`docs/format.md` specifies it to the byte.
+"""
+
+import struct
+from collections.abc import Callable, Sequence
+from enum import IntEnum
+from typing import NamedTuple
+
+import xxhash
+
+from mmsb_jax._base.errors import FormatError, StructureError
+from mmsb_jax._store.files.disk import Buffer
+from mmsb_jax._store.format.limits import U64, check_number
+
+MAGIC = b"MMSB"
+FORMAT_VERSION = 1
+ALIGNMENT_BYTES = 64
+MAX_META_BYTES = 1 << 30
+MAX_DATA_BYTES = 1 << 32
+MAX_NUMBER = (1 << 63) - 1
+"""Of versions, of segments, and of the positions where segments begin."""
+
+_HEADER = struct.Struct("<4sBBHQQIIQQQ")
+_HEADER_HASH = struct.Struct("<Q")
+HEADER_BYTES = _HEADER.size + _HEADER_HASH.size
+
+_MUST_UNDERSTAND = 1
+
+
+class Kind(IntEnum):
+    """What a frame is. Numbers are never used again."""
+
+    SEGMENT = 1
+    DATA = 2
+    COMMIT = 3
+    MARK = 4
+    SNAPSHOT = 5
+    MANIFEST = 6
+    INDEX = 7
+    TAG = 8
+    COMPACTED = 9
+    STREAM = 10
+    ARCHIVED = 11
+    ARCHIVE = 12
+
+
+_KINDS = frozenset(map(int, Kind))
+
+
+class BadFrameError(Exception):
+    """These bytes are not a whole frame; the reader of the file decides what that means."""
+
+
+def padding(size: int) -> bytes:
+    """The zeros between ``size`` and the next aligned position."""
+    return bytes(-size % ALIGNMENT_BYTES)
+
+
+def padded(size: int) -> int:
+    """``size`` rounded up to the alignment."""
+    return -(-size // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+
+
+class Header(NamedTuple):
+    """The header of a frame.
+
+    Attributes:
+        kind: a `Kind`, or a number that a later version may give a meaning.
+        position: where in the log (not in the file) the frame begins, in bytes.
+        synced: the log is known to be durable up to this position.
+        meta_bytes: size of the meta without padding.
+        stream: number of the stream of data frames; 0 until there are several.
+        data_bytes: size of the data without padding.
+        meta_hash: xxh3-64 of the meta with its padding.
+        data_hash: xxh3-64 of the data with its padding.
+    """
+
+    kind: int
+    position: int
+    synced: int
+    meta_bytes: int
+    stream: int
+    data_bytes: int
+    meta_hash: int
+    data_hash: int
+    must_understand: bool = True
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of the whole frame."""
+        return HEADER_BYTES + padded(self.meta_bytes) + padded(self.data_bytes)
+
+    @property
+    def data_offset(self) -> int:
+        """Where in the frame its data begins."""
+        return HEADER_BYTES + padded(self.meta_bytes)
+
+    def encode(self) -> bytes:
+        """The 64 bytes."""
+        body = _HEADER.pack(
+            MAGIC,
+            FORMAT_VERSION,
+            _MUST_UNDERSTAND if self.must_understand else 0,
+            self.kind,
+            self.position,
+            self.synced,
+            self.meta_bytes,
+            self.stream,
+            self.data_bytes,
+            self.meta_hash,
+            self.data_hash,
+        )
+        return body + _HEADER_HASH.pack(xxhash.xxh3_64_intdigest(body))
+
+    @classmethod
+    def decode(cls, raw: bytes, position: int | None) -> "Header":
+        """The header in ``raw``, which stands at ``position`` (None: anywhere).
+
+        Raises:
+            BadFrameError: not a header, damaged, or one that belongs elsewhere.
+            FormatError: a whole header of a newer format.
+        """
+        if len(raw) < HEADER_BYTES:
+            raise BadFrameError(f"{len(raw)} bytes where a header of {HEADER_BYTES} should be")
+        body = raw[: _HEADER.size]
+        if raw[:4] != MAGIC:
+            raise BadFrameError("no frame begins here")
+        (expected,) = _HEADER_HASH.unpack_from(raw, _HEADER.size)
+        if xxhash.xxh3_64_intdigest(body) != expected:
+            raise BadFrameError("the header does not match its hash")
+        _, version, flags, kind, *rest = _HEADER.unpack(body)
+        must_understand = bool(flags & _MUST_UNDERSTAND)
+        if version > FORMAT_VERSION:
+            raise FormatError(
+                f"a frame of format {version} at position {rest[0]}; this version of mmsb_jax "
+                f"reads format {FORMAT_VERSION}. Upgrade mmsb-jax to open it."
+            )
+        header = cls(kind, *rest, must_understand=must_understand)
+        if position is not None and header.position != position:
+            raise BadFrameError(f"a frame of position {header.position} stands at {position}")
+        if header.meta_bytes > MAX_META_BYTES or header.data_bytes > MAX_DATA_BYTES:
+            raise BadFrameError("the header claims more bytes than a frame can have")
+        return header
+
+    def check_kind(self) -> bool:
+        """Whether this version knows the kind; False for one that may be passed over.
+
+        Raises:
+            FormatError: an unknown kind that must be understood.
+        """
+        if self.kind in _KINDS:
+            return True
+        if self.must_understand:
+            raise FormatError(
+                f"a frame of unknown kind {self.kind} at position {self.position}, which must be "
+                f"understood. Upgrade mmsb-jax to open it."
+            )
+        return False
+
+
+def check_frame_size(meta_bytes: int, data_bytes: int) -> None:
+    """Refuse more than a frame can have.
+
+    Raises:
+        StructureError: it could not be read back.
+    """
+    if meta_bytes > MAX_META_BYTES or data_bytes > MAX_DATA_BYTES:
+        raise StructureError(
+            f"a frame of {meta_bytes:,} bytes about {data_bytes:,} bytes of data; at most "
+            f"{MAX_META_BYTES:,} and {MAX_DATA_BYTES:,} can be recorded. Commit fewer arrays, or "
+            f"shorter strings, at once."
+        )
+
+
+def build_frame(
+    kind: Kind,
+    position: int,
+    synced: int,
+    meta: bytes = b"",
+    data: Sequence[Buffer] = (),
+    must_understand: bool = True,
+) -> tuple[Header, list[Buffer]]:
+    """A frame as its header and the buffers to write; ``data`` is not copied.
+
+    Raises:
+        StructureError: more than a frame can have: it could not be read back.
+    """
+    data_bytes = sum(map(len, data))
+    check_frame_size(len(meta), data_bytes)
+    check_number("the position of a frame", position, 0, U64)
+    check_number("the position that is synced", synced, 0, U64)
+    padded_meta = meta + padding(len(meta))
+    data_hasher = xxhash.xxh3_64()
+    tail = padding(data_bytes)
+    for part in (*data, tail):
+        data_hasher.update(part)
+    header = Header(
+        kind=kind,
+        position=position,
+        synced=synced,
+        meta_bytes=len(meta),
+        stream=0,
+        data_bytes=data_bytes,
+        meta_hash=xxhash.xxh3_64_intdigest(padded_meta),
+        data_hash=data_hasher.intdigest(),
+        must_understand=must_understand,
+    )
+    buffers: list[Buffer] = [header.encode() + padded_meta]
+    if data_bytes:
+        buffers += [*data, tail] if tail else data
+    return header, buffers
+
+
+Reader = Callable[[int, int], bytes]
+"""(offset, size) → bytes of one file, fewer at its end."""
+
+
+def read_header(read: Reader, offset: int, position: int | None) -> Header:
+    """The header at ``offset`` of a file.
+
+    Raises:
+        BadFrameError, FormatError: as `Header.decode`.
+    """
+    return Header.decode(read(offset, HEADER_BYTES), position)
+
+
+def read_meta(read: Reader, offset: int, header: Header) -> bytes:
+    """The meta of the frame at ``offset``, checked against its hash.
+
+    Raises:
+        BadFrameError: damaged or cut short.
+    """
+    return check_meta(read(offset + HEADER_BYTES, padded(header.meta_bytes)), header)
+
+
+def check_meta(raw: bytes | memoryview, header: Header) -> bytes:
+    """The meta in ``raw``, which holds it with its padding.
+
+    Raises:
+        BadFrameError: damaged or cut short.
+    """
+    if len(raw) != padded(header.meta_bytes):
+        raise BadFrameError("the frame is cut short in its meta")
+    if xxhash.xxh3_64_intdigest(raw) != header.meta_hash:
+        raise BadFrameError("the meta does not match its hash")
+    return bytes(raw[: header.meta_bytes])
+
+
+def read_data(read: Reader, offset: int, header: Header) -> memoryview:
+    """The data of the frame at ``offset``, checked against its hash.
+
+    Raises:
+        BadFrameError: damaged or cut short.
+    """
+    size = padded(header.data_bytes)
+    return check_data(memoryview(read(offset + header.data_offset, size) if size else b""), header)
+
+
+def check_data(raw: memoryview, header: Header) -> memoryview:
+    """The data in ``raw``, which holds it with its padding.
+
+    Raises:
+        BadFrameError: damaged or cut short.
+    """
+    if len(raw) != padded(header.data_bytes):
+        raise BadFrameError("the frame is cut short in its data")
+    if xxhash.xxh3_64_intdigest(raw) != header.data_hash:
+        raise BadFrameError("the data does not match its hash")
+    return raw[: header.data_bytes]

@@ -1,0 +1,496 @@
+"""The meta of a commit frame: what changed, in which arrays, and what the caller said of it.
+
+A snapshot's frame has the same meta: it is the commit that makes the whole state from nothing.
+"""
+
+import functools
+import json
+import re
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+import numpy as np
+
+from mmsb_jax._base.dtypes import dtype_name, parse_dtype
+from mmsb_jax._base.errors import FormatError, StructureError
+from mmsb_jax._base.memory_limit import check_room
+from mmsb_jax._base.strict_json import check_texts, parse_json
+from mmsb_jax._store.encoding.encode import Coding
+from mmsb_jax._store.format.frame import MAX_DATA_BYTES, MAX_NUMBER, BadFrameError, check_frame_size
+from mmsb_jax._store.format.limits import I64, U64, check_hash, check_number, check_text
+
+RECORD = np.dtype(
+    [
+        ("id", "<u8"),
+        ("base", "<u8"),
+        ("lane0", "<u4"),
+        ("lane1", "<u4"),
+        ("changed", "<u8"),
+        ("chunks", "<u4"),
+        ("flags", "<u4"),
+    ]
+)
+"""One array of a commit: its id, the version that the record builds on, the digest after it, the
+bytes that changed, how many chunks follow, and flags."""
+
+CHUNK = np.dtype(
+    [
+        ("offset", "<u8"),
+        ("raw", "<u4"),
+        ("stored", "<u4"),
+        ("items", "<u4"),
+        ("coding", "u1"),
+        ("unit", "u1"),
+        ("reserved", "<u2"),
+    ]
+)
+"""One piece of a record: the bytes of the array that it covers, and how they are stored."""
+
+FULL = 1
+"""Record flag: the chunks give every byte of the array; what was there before does not matter."""
+PAGE_VERSIONS = 2
+"""Record flag, in snapshots: the data are the versions of the array's pages (uint64 each)."""
+
+EXTRA_ID = 0
+"""Array id of the record that holds the caller's ``extra``."""
+
+GRAPH_PREFIX = "\0"
+"""What the name of a constant begins with that is no leaf of a tree, but an entry of the graph."""
+
+HAS_STEP, DIGEST_ONLY, EXTRA_IS_JSON, VALUES_REPLACE, STRUCTURE_CHANGED = 1, 2, 4, 8, 16
+"""Flags of a commit. DIGEST_ONLY is reserved for commits that hold no data on purpose."""
+
+_KNOWN_FLAGS = (
+    HAS_STEP | DIGEST_ONLY | EXTRA_IS_JSON | VALUES_REPLACE | STRUCTURE_CHANGED,
+    FULL | PAGE_VERSIONS,
+)
+_KNOWN_CODINGS = frozenset(map(int, Coding))
+
+_NO_RECORDS, _NO_CHUNKS = np.empty(0, RECORD), np.empty(0, CHUNK)
+
+_FIXED = struct.Struct("<16s16s16s16sQqqQQIIIIIIIHH")
+_RECORD = struct.Struct("<QQIIQII")
+_OP = struct.Struct("<BBHHHQ")
+MAX_DIMENSIONS = 64
+MAX_NOTE_BYTES = 1 << 16
+MAX_NAME_BYTES = (1 << 15) - 1
+MAX_TEXT_BYTES = (1 << 16) - 1
+"""Of a source, a kind and the name of a dtype."""
+MAX_ARRAY_BYTES = 1 << 44
+MAX_EXTRA_BYTES = 1 << 40
+_PARSED = 32
+"""So many times its own size an operation or a constant may take in memory."""
+
+
+class OpCode(IntEnum):
+    """What an operation does to the table of arrays. Numbers are never used again."""
+
+    CREATE = 1
+    DELETE = 2
+    UPDATE = 3
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayInfo:
+    """One array of the table.
+
+    Attributes:
+        id: number of the array, never used again after it is deleted.
+        name: path, unique among the live arrays.
+        kind: what the leaf was (see `mmsb_jax._core.tree.leaves.LeafSpec`).
+        dtype: name of the dtype.
+        shape: shape.
+        member: whether it belongs to the committed tree (else it was created by name).
+    """
+
+    id: int
+    name: str
+    kind: str
+    dtype: str
+    shape: tuple[int, ...]
+    member: bool
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the array."""
+        size = parse_dtype(self.dtype).itemsize
+        for length in self.shape:
+            size *= length
+        return size
+
+    @property
+    def spanned_bytes(self) -> int:
+        """What its bytes would be if no dimension were 0: NumPy bounds that product too."""
+        size = max(1, parse_dtype(self.dtype).itemsize)
+        for length in self.shape:
+            size *= max(1, length)
+        return size
+
+    def schema(self) -> bytes:
+        """What the array is, for the digest of the state."""
+        return f"{self.name}\0{self.kind}\0{self.dtype}\0{self.shape}".encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """A change of the table of arrays, in the order in which the commit makes them."""
+
+    code: OpCode
+    info: ArrayInfo
+
+
+@dataclass(slots=True)
+class CommitRecord:
+    """The meta of a commit or snapshot frame, decoded."""
+
+    log_id: bytes
+    previous_chain: bytes
+    state_digest: int
+    version: int
+    time_ns: int
+    step: int | None = None
+    source: str = ""
+    note: str = ""
+    values: dict[str, str | None] = field(default_factory=dict)
+    flags: int = 0
+    changed_bytes: int = 0
+    next_id: int = 1
+    frame_sizes: list[int] = field(default_factory=list)
+    frames_hash: bytes = bytes(16)
+    records: np.ndarray = field(default_factory=lambda: _NO_RECORDS)
+    chunks: np.ndarray = field(default_factory=lambda: _NO_CHUNKS)
+    ops: list[Op] = field(default_factory=list)
+
+    def encode(self) -> bytes:
+        """The meta's bytes.
+
+        Raises:
+            StructureError: they could not be read back: something is beyond a limit.
+            DeviceMemoryError: the machine would have no room to read them.
+        """
+        self.check()
+        source, note = self.source.encode(), self.note.encode()
+        values = json.dumps(self.values, sort_keys=True).encode() if self.values else b""
+        ops = b"".join(map(_encode_op, self.ops))
+        flags = self.flags | (HAS_STEP if self.step is not None else 0)
+        tables = self.records.tobytes() + self.chunks.tobytes()
+        rest = (ops, source, note, values)
+        check_frame_size(
+            _FIXED.size + 8 * len(self.frame_sizes) + len(tables) + sum(map(len, rest)), 0
+        )
+        _check_parsed(len(ops) + len(values))
+        fixed = _FIXED.pack(
+            self.log_id,
+            self.previous_chain,
+            self.state_digest.to_bytes(16, "little"),
+            self.frames_hash,
+            self.version,
+            self.step or 0,
+            self.time_ns,
+            self.changed_bytes,
+            self.next_id,
+            flags,
+            len(self.frame_sizes),
+            len(self.records),
+            len(self.chunks),
+            len(ops),
+            len(note),
+            len(values),
+            len(source),
+            0,
+        )
+        sizes = struct.pack(f"<{len(self.frame_sizes)}Q", *self.frame_sizes)
+        return b"".join((fixed, sizes, tables, *rest))
+
+    def check(self) -> None:
+        """Refuse what `decode`, or who reads what it gives, would refuse.
+
+        Raises:
+            StructureError: something is beyond a limit.
+        """
+        self.check_said()
+        for name in ("log_id", "previous_chain", "frames_hash"):
+            check_hash(name, getattr(self, name))
+        check_number("the digest", self.state_digest, 0, (1 << 128) - 1)
+        check_number("version", self.version, 1, MAX_NUMBER)
+        check_number("changed_bytes", self.changed_bytes, 0, U64)
+        for size in self.frame_sizes:
+            check_number("the size of a frame", size, 0, MAX_DATA_BYTES)
+        _check_tables(self)
+
+    def check_said(self) -> None:
+        """`check` what its maker says before the data are written, so that none need be.
+
+        Raises:
+            StructureError: something is beyond a limit.
+        """
+        if self.step is not None:
+            check_number("step", self.step, -I64 - 1, I64)
+        check_number("time_ns", self.time_ns, -I64 - 1, I64)
+        check_number("the next id", self.next_id, 1, U64)
+        check_text("source", self.source, MAX_TEXT_BYTES)
+        check_text("note", self.note, MAX_NOTE_BYTES)
+        if self.note:
+            try:
+                parse_json(self.note)
+            except ValueError as error:
+                raise StructureError(
+                    f"the note cannot be recorded: it is no JSON that can be read back: {error}"
+                ) from error
+        for name, value in self.values.items():
+            check_text("the name of a constant", name, U64)
+            if value is not None:
+                check_text(f"the constant {name!r}", value, U64)
+        is_snapshot = self.flags & VALUES_REPLACE
+        for op in self.ops:
+            check_op(op)
+            if op.code is OpCode.CREATE and not is_snapshot:
+                check_new_name(op.info.name)
+
+    @classmethod
+    def decode(cls, meta: bytes) -> "CommitRecord":
+        """The record in ``meta``, every size checked against the bytes there are.
+
+        Raises:
+            BadFrameError: the parts do not fill the meta exactly, or contradict each other.
+            FormatError: a flag, coding or operation that this version does not know.
+            DeviceMemoryError: more arrays or constants than the machine has room for.
+        """
+        if len(meta) < _FIXED.size:
+            raise BadFrameError("the commit is shorter than its fixed part")
+        (
+            *hashes,
+            version,
+            step,
+            time_ns,
+            changed_bytes,
+            next_id,
+            flags,
+            frames,
+            records,
+            chunks,
+            ops_bytes,
+            note_bytes,
+            values_bytes,
+            source_bytes,
+            _,
+        ) = _FIXED.unpack_from(meta)
+        sizes = (
+            frames * 8,
+            records * RECORD.itemsize,
+            chunks * CHUNK.itemsize,
+            ops_bytes,
+            source_bytes,
+            note_bytes,
+            values_bytes,
+        )
+        if _FIXED.size + sum(sizes) != len(meta):
+            raise BadFrameError("the parts of the commit do not fill its meta")
+        if note_bytes > MAX_NOTE_BYTES or version > MAX_NUMBER:
+            raise BadFrameError(f"version {version} with a note of {note_bytes} bytes")
+        _check_parsed(ops_bytes + values_bytes)
+        parts, start = [], _FIXED.size
+        for size in sizes:
+            parts.append(meta[start : start + size])
+            start += size
+        record_table = np.frombuffer(parts[1], RECORD)
+        if _sum(record_table["chunks"]) != chunks:
+            raise BadFrameError("the records of the commit do not share out its chunks")
+        chunk_table = np.frombuffer(parts[2], CHUNK)
+        _refuse_unknown(flags, record_table, chunk_table)
+        log_id, previous_chain, state_digest, frames_hash = hashes
+        try:
+            return cls(
+                log_id=log_id,
+                previous_chain=previous_chain,
+                state_digest=int.from_bytes(state_digest, "little"),
+                version=version,
+                time_ns=time_ns,
+                step=step if flags & HAS_STEP else None,
+                source=parts[4].decode(),
+                note=parts[5].decode(),
+                values=_decode_values(parts[6]),
+                flags=flags & ~HAS_STEP,
+                changed_bytes=changed_bytes,
+                next_id=next_id,
+                frame_sizes=list(struct.unpack(f"<{frames}Q", parts[0])),
+                frames_hash=frames_hash,
+                records=record_table,
+                chunks=chunk_table,
+                ops=_decode_ops(parts[3]),
+            )
+        except FormatError:
+            raise
+        except ValueError as error:
+            raise BadFrameError(f"the commit does not parse: {error}") from error
+
+    def extra_span(self) -> slice | None:
+        """Which of the chunks are those of the caller's ``extra``; None where there is none."""
+        places = np.flatnonzero(self.records["id"] == EXTRA_ID)
+        if not places.size:
+            return None
+        start = int(self.records["chunks"][: places[0]].sum())
+        return slice(start, start + int(self.records["chunks"][places[0]]))
+
+    @property
+    def says_extra(self) -> bool:
+        """Whether the caller's ``extra`` is among the records."""
+        return EXTRA_ID in self.records["id"]
+
+    def touched(self) -> list[int]:
+        """Ids of the arrays that the commit has bytes of."""
+        return [i for i in self.records["id"].tolist() if i != EXTRA_ID]
+
+
+def _check_parsed(nbytes: int) -> None:
+    check_room(_PARSED * nbytes, "the arrays and constants of a commit")
+
+
+def _sum(column: np.ndarray) -> int:
+    return int(np.add.reduce(column, dtype=np.uint64))
+
+
+def _check_tables(record: CommitRecord) -> None:
+    """Refuse records and chunks that contradict each other, or say what no reader knows."""
+    records, chunks = record.records, record.chunks
+    if _sum(records["chunks"]) != len(chunks):
+        raise StructureError("the records of the commit do not share out its chunks")
+    try:
+        _refuse_unknown(record.flags, records, chunks)
+    except FormatError as error:
+        raise StructureError(f"what cannot be read back cannot be recorded: {error}") from error
+    if record.flags & HAS_STEP:
+        raise StructureError("the flag of a step follows from the step")
+    # A chunk has less than 2**32 bytes: few cannot be too many.
+    if len(chunks) > MAX_EXTRA_BYTES >> 32 and (span := record.extra_span()) is not None:
+        check_number("the bytes of extra", _sum(chunks["raw"][span]), 0, MAX_EXTRA_BYTES)
+
+
+def check_new_name(name: str) -> None:
+    """Refuse a name that no array may be given, though those of an older log may have it.
+
+    Raises:
+        StructureError: it is empty, or begins with NUL as the entries of the graph do.
+    """
+    if not name or name.startswith(GRAPH_PREFIX):
+        raise StructureError(
+            f"name={name!r:.80}: expected at least one character, and no NUL at the beginning"
+        )
+
+
+def check_op(op: Op) -> None:
+    """Refuse an operation that could not be read back.
+
+    Raises:
+        StructureError: a name, kind, dtype, shape, size or id beyond its limit.
+    """
+    info = op.info
+    if op.code not in _OP_CODES:
+        raise StructureError(f"operation {op.code!r} cannot be recorded")
+    check_number("the id of an array", info.id, 1, U64)
+    check_text("the name of an array", info.name, MAX_NAME_BYTES)
+    for length in info.shape:
+        check_number("a dimension of an array", length, 0, U64)
+    _check_type(info.kind, info.dtype, info.shape)
+
+
+@functools.lru_cache(maxsize=1024)
+def _check_type(kind: str, dtype: str, shape: tuple[int, ...]) -> None:
+    """Refuse what an array may not be; kept, since many are alike."""
+    check_text("the kind of an array", kind, MAX_TEXT_BYTES)
+    check_text("the dtype of an array", dtype, MAX_TEXT_BYTES)
+    try:
+        _check_dtype(dtype)
+    except ValueError as error:
+        raise StructureError(f"an array cannot be recorded: {error}") from error
+    if len(shape) > MAX_DIMENSIONS:
+        raise StructureError(
+            f"an array of {len(shape)} dimensions; at most {MAX_DIMENSIONS} can be recorded"
+        )
+    size = ArrayInfo(1, "", kind, dtype, shape, True).spanned_bytes
+    if size > MAX_ARRAY_BYTES:
+        raise StructureError(
+            f"an array of {dtype}{list(shape)} takes {size:,} bytes (a dimension of 0 counts as "
+            f"1); at most {MAX_ARRAY_BYTES:,} can be recorded"
+        )
+
+
+def _refuse_unknown(flags: int, records: np.ndarray, chunks: np.ndarray) -> None:
+    """What a later version may add is not damage, and must not be taken for a torn tail."""
+    known_commit, known_record = _KNOWN_FLAGS
+    if flags & ~known_commit:
+        _refuse("commit flags", flags)
+    record_flags = int(np.bitwise_or.reduce(records["flags"]))
+    if record_flags & ~known_record:
+        _refuse("record flags", record_flags)
+    for coding in set(chunks["coding"].tobytes()) - _KNOWN_CODINGS:
+        _refuse("coding", coding)
+
+
+def _refuse(what: str, number: int) -> None:
+    raise FormatError(
+        f"a commit has {what} {number}, which this version of mmsb_jax does not know. Upgrade "
+        f"mmsb-jax to open the log."
+    )
+
+
+def _encode_op(op: Op) -> bytes:
+    info = op.info
+    kind, dtype, name = info.kind.encode(), info.dtype.encode(), info.name.encode()
+    head = _OP.pack(
+        op.code, len(info.shape), len(kind), len(dtype), len(name) | (info.member << 15), info.id
+    )
+    return head + struct.pack(f"<{len(info.shape)}Q", *info.shape) + kind + dtype + name
+
+
+def _decode_ops(raw: bytes) -> list[Op]:
+    ops, start = [], 0
+    while start < len(raw):
+        if len(raw) - start < _OP.size:
+            raise ValueError("an operation is cut short")
+        code, dimensions, *lengths, array_id = _OP.unpack_from(raw, start)
+        start += _OP.size
+        member = bool(lengths[2] >> 15)
+        lengths[2] &= MAX_NAME_BYTES
+        if dimensions > MAX_DIMENSIONS or len(raw) - start < dimensions * 8 + sum(lengths):
+            raise ValueError("an operation is cut short")
+        shape = struct.unpack_from(f"<{dimensions}Q", raw, start)
+        start += dimensions * 8
+        texts = []
+        for length in lengths:
+            texts.append(raw[start : start + length].decode())
+            start += length
+        kind, dtype, name = texts
+        if code not in _OP_CODES:  # first: what its texts mean is not ours to say
+            _refuse("operation", code)
+        _check_dtype(dtype)
+        ops.append(Op(OpCode(code), ArrayInfo(array_id, name, kind, dtype, shape, member)))
+    return ops
+
+
+_DTYPE = re.compile(r"[<>|]?[A-Za-z][A-Za-z0-9_]*(\[[A-Za-z0-9]+\])?")
+_OP_CODES = frozenset(map(int, OpCode))
+
+
+@functools.lru_cache(maxsize=256)
+def _check_dtype(name: str) -> None:
+    """Refuse what `dtype_name` does not write: NumPy understands more, Python objects among it."""
+    if not _DTYPE.fullmatch(name) or dtype_name(parse_dtype(name)) != name:
+        raise ValueError(f"{name!r} is not the name of a dtype")
+
+
+def _decode_values(raw: bytes) -> dict[str, str | None]:
+    values = parse_json(raw) if raw else {}
+    if not isinstance(values, dict) or not all(
+        value is None or isinstance(value, str) for value in values.values()
+    ):
+        raise ValueError("the constants are not a table of strings")
+    check_texts(values)
+    return values
+
+
+def records_of(rows: Sequence[tuple[int, int, int, int, int, int, int]]) -> np.ndarray:
+    """A record table from (id, base, lane0, lane1, changed, chunks, flags)."""
+    return np.frombuffer(bytearray().join([_RECORD.pack(*row) for row in rows]), RECORD)

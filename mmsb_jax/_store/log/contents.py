@@ -1,0 +1,424 @@
+"""The log as a reader sees it: which commits there are, what each says, the state after any."""
+
+import bisect
+import contextlib
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from mmsb_jax._base.arguments import show
+from mmsb_jax._base.errors import CorruptionError, VersionError
+from mmsb_jax._base.memory_limit import room_for
+from mmsb_jax._store.encoding.decode import read_blob
+from mmsb_jax._store.files.disk import Files
+from mmsb_jax._store.format.chunk import chunk_views, read_parts
+from mmsb_jax._store.format.frame import BadFrameError
+from mmsb_jax._store.format.index import IndexRow, SegmentIndex
+from mmsb_jax._store.format.record import EXTRA_ID, MAX_EXTRA_BYTES, CommitRecord
+from mmsb_jax._store.format.tags import no_tag
+from mmsb_jax._store.log.archive import Archive
+from mmsb_jax._store.log.opened import OpenedLog, Read
+from mmsb_jax._store.log.segment import Found, Piece, reader_of
+from mmsb_jax._store.state.snapshot import list_snapshots, read_snapshot, read_snapshot_extra
+
+
+class LogContents(OpenedLog):
+    """What the files of a log hold, commit by commit; see `Log`."""
+
+    def __init__(self, files: Files, place: str, salvage: bool = False) -> None:
+        self._names: dict[int, str] = {}
+        self._named_through = 0
+        try:
+            super().__init__(files, place, salvage)
+        except BaseException as error:
+            files.close()  # what was opened to look is not kept for a log that there is not
+            if isinstance(error, FileNotFoundError):
+                raise self.missing(error) from error
+            raise
+
+    @property
+    def first_version(self) -> int:
+        """The oldest version of which the log knows what its commit says."""
+        view = self.view
+        part = view.archives[0] if view.archives else view.pieces[0].segment
+        return part.first_version
+
+    @property
+    def kept_since(self) -> int:
+        """The oldest version whose commit is there with its data.
+
+        Of what is older a compaction has left what the commits say of themselves, and the states
+        of the versions in `kept`.
+        """
+        return self.pieces[0].segment.first_version
+
+    @property
+    def kept(self) -> tuple[int, ...]:
+        """Versions before `kept_since` whose state is there, ascending."""
+        compaction = self.view.compaction
+        return () if compaction is None else compaction.kept
+
+    @property
+    def durable_version(self) -> int:
+        """The newest version that is known to survive a power cut."""
+        return self.steadily(self._durable_version)
+
+    def _durable_version(self) -> int:
+        for piece in reversed(self.pieces):
+            if piece.segment.base < self.scan.synced:
+                index = self.index_of(piece)
+                limit = self.scan.synced - piece.segment.base
+                return piece.segment.first_version - 1 + index.count_before(limit)
+        return self.kept_since - 1
+
+    def tags(self) -> dict[str, int]:
+        """The version that each tag names, by tag, sorted."""
+        return self.steadily(self._tags)
+
+    def _tags(self) -> dict[str, int]:
+        compaction = self.view.compaction
+        found = dict[str, int | None]() if compaction is None else dict(compaction.tags)
+        for piece in list(self.pieces):
+            found |= self.index_of(piece).tags
+        return {
+            name: version
+            for name, version in sorted(found.items())
+            if version is not None and version <= self.version
+        }
+
+    def tagged(self, name: str) -> int:
+        """The version that is tagged ``name``.
+
+        Raises:
+            VersionError: there is no such tag; the message names some.
+        """
+        tags = self.tags()
+        if name not in tags:
+            raise no_tag(name, tags)
+        return tags[name]
+
+    def part_of(self, version: int) -> Archive | Piece:
+        """The archive or segment that holds the commit of ``version``.
+
+        Raises:
+            VersionError: the log does not have that version.
+        """
+        view = self.view
+        if version > self.version:
+            raise self.no_version(version)
+        starts = [piece.segment.first_version for piece in view.pieces]
+        if version >= starts[0]:
+            return view.pieces[bisect.bisect_right(starts, version) - 1]
+        place = bisect.bisect_left(view.archives, version, key=lambda archive: archive.last_version)
+        if place == len(view.archives) or version < view.archives[place].first_version:
+            raise self.no_version(version)
+        return view.archives[place]
+
+    def piece_of(self, version: int) -> Piece:
+        """The segment that holds ``version``.
+
+        Raises:
+            VersionError: the log does not have that version, or only knows what it was.
+        """
+        part = self.part_of(version)
+        if isinstance(part, Archive):
+            raise self.dropped(version)
+        return part
+
+    def steadily(self, read: Callable[[], Read]) -> Read:
+        """As `OpenedLog.steadily`.
+
+        Raises:
+            CorruptionError: a file of the log is missing.
+            DeviceMemoryError: the system gives no more memory.
+        """
+        try:
+            with room_for(f"what is read of {self.place}"):
+                return super().steadily(read)
+        except FileNotFoundError as error:
+            raise self.missing(error) from error
+
+    def missing(self, error: FileNotFoundError) -> CorruptionError:
+        """The error for a file that the log needs, and that is not there."""
+        name = str(error.filename or "a file")
+        where = name if name.startswith("/") else f"{self.place}/{name}"
+        return CorruptionError(
+            f"{where} is missing. Restore it from a copy, or make a new log of what "
+            f"is whole with `mmsb repair`."
+        )
+
+    def no_version(self, version: int) -> VersionError:
+        """The error for a version that is not there, with the nearest that is."""
+        if not self.version:
+            return VersionError(f"version {show(version)} does not exist: the log is empty")
+        nearest = min(max(version, self.first_version), self.version)
+        return VersionError(
+            f"version {show(version)} does not exist. The log has versions {self.first_version} to "
+            f"{self.version}; the nearest is {nearest}."
+        )
+
+    def dropped(self, version: int) -> VersionError:
+        """The error for a version whose data a compaction dropped, with the nearest that is had."""
+        there = (*self.kept, self.kept_since)
+        nearest = min(there, key=lambda known: (abs(known - version), known))
+        kept = ", ".join(map(str, self.kept))
+        return VersionError(
+            f"the data of version {version} were dropped when the log was compacted. It has "
+            f"versions {self.kept_since} to {self.version}, and of those before the states of "
+            f"{kept or 'none'}; the nearest is {nearest}."
+        )
+
+    def check_kept(self, version: int) -> None:
+        """Refuse a version whose state cannot be had any more.
+
+        Raises:
+            VersionError: its data were dropped.
+        """
+        if version < self.kept_since and version not in self.kept:
+            is_known = version >= self.first_version
+            raise self.dropped(version) if is_known else self.no_version(version)
+
+    def row(self, version: int) -> IndexRow:
+        """What the index says of ``version``.
+
+        Raises:
+            VersionError: no such version.
+            CorruptionError: it is behind a damage in its segment.
+        """
+        return self.steadily(lambda: self._index_with(version)[1].row(version))
+
+    def _index_with(self, version: int) -> tuple[Archive | Piece, SegmentIndex]:
+        part = self.part_of(version)
+        index = self.index_of(part)
+        if version > index.last_version:
+            assert isinstance(part, Piece)
+            assert part.damage is not None
+            raise part.damage
+        return part, index
+
+    def record(self, version: int) -> CommitRecord:
+        """What the commit says of itself; reads none of its data.
+
+        Raises:
+            VersionError: no such version.
+            CorruptionError: its frame does not read back.
+        """
+        return self._commit(version)[0]
+
+    def chain_after(self, version: int) -> bytes:
+        """The chain after the commit of ``version``."""
+        return self._commit(version)[1]
+
+    def chain_at(self, version: int) -> bytes:
+        """The chain after ``version``, which may be the one before the oldest that is there."""
+        if version == 0:
+            return bytes(16)
+        if version == self.version:
+            return self.scan.chain
+        return self.record(version + 1).previous_chain
+
+    def end_of(self, version: int) -> int:
+        """Where in the log the commit of ``version`` ends, in bytes."""
+        return self._commit(version)[2]
+
+    def _commit(self, version: int) -> tuple[CommitRecord, bytes, int]:
+        """What a commit says, the chain after it, the position where it ends."""
+
+        def read() -> tuple[CommitRecord, bytes, int]:
+            part = self.part_of(version)
+            if isinstance(part, Archive):
+                return part.record(version)
+            found = self._find(version)
+            return found.record, found.chain, found.end
+
+        return self.steadily(read)
+
+    def find(self, version: int) -> Found:
+        """The commit of ``version``, which has its data; reads none of them.
+
+        Raises:
+            VersionError: no such version, or its data were dropped.
+            CorruptionError: its frame does not read back.
+        """
+        return self.steadily(lambda: self._find(version))
+
+    def _find(self, version: int) -> Found:
+        piece, index = self._index_with(version)
+        if isinstance(piece, Archive):
+            raise self.dropped(version)
+        offset = index.offset(version)
+        try:
+            found = self._read_commit(piece, offset)
+            if found.record.version != version:
+                raise BadFrameError(f"the commit of version {version} is not where it should be")
+            if found.record.log_id != self.manifest.ids.of(version):
+                raise BadFrameError(f"the commit of version {version} is of another log")
+        except FileNotFoundError as error:
+            raise self.missing(error) from error
+        except BadFrameError as error:
+            raise self.damaged(piece.segment, offset, str(error)) from error
+        return found
+
+    def chunks_of(self, found: Found) -> list[memoryview]:
+        """The data of a commit, one view a chunk, in order.
+
+        Raises:
+            CorruptionError: they do not read back.
+        """
+        segment = found.piece.segment
+        read = reader_of(self.files, segment.name)
+        try:
+            parts = read_parts(read, segment.base, found.offset, found.record)
+            return chunk_views(found.record, parts)
+        except FileNotFoundError as error:
+            raise self.missing(error) from error
+        except BadFrameError as error:
+            raise self.damaged(segment, found.offset, str(error)) from error
+
+    def extra(self, version: int) -> tuple[bytes | None, int]:
+        """The caller's ``extra`` of a commit (None: there is none), and the commit's flags.
+
+        Raises:
+            VersionError: no such version, or its data were dropped.
+            CorruptionError: it does not read back.
+        """
+        record = self.record(version)
+        if record.extra_span() is None:
+            return None, record.flags
+        return self.steadily(lambda: self._extra(version)), record.flags
+
+    def _extra(self, version: int) -> bytes | None:
+        self.check_kept(version)
+        if version < self.kept_since:
+            extra = read_snapshot_extra(self.files, version, self.manifest.ids, MAX_EXTRA_BYTES)
+            if extra is None:
+                raise CorruptionError(
+                    f"{self.place}: the extra of version {version} is not there. Its state is: "
+                    f"the log was repaired, and only that was whole."
+                )
+            return extra
+        found = self._find(version)
+        span = found.record.extra_span()
+        assert span is not None
+        parts = self.chunks_of(found)[span]
+        try:
+            return read_blob(found.record.chunks[span], parts, MAX_EXTRA_BYTES)
+        except BadFrameError as error:
+            raise self.damaged(found.piece.segment, found.offset, str(error)) from error
+
+    def select(
+        self,
+        array: str | None = None,
+        source: str | None = None,
+        since: int | None = None,
+        until: int | None = None,
+        start_ns: int | None = None,
+        end_ns: int | None = None,
+    ) -> Iterator[int]:
+        """Versions, oldest first; ``since`` and ``until`` are inclusive, as ``start_ns`` is."""
+        low = max(self.first_version, 0 if since is None else since)
+        high = self.version if until is None else min(until, self.version)
+
+        def find() -> list[int]:
+            ids = None if array is None else self.ids_named(array, low, high)
+            found: list[int] = []
+            for index in map(self.index_of, self.parts):
+                if index.last_version >= low and index.first_version <= high:
+                    found += index.select(ids, source, start_ns, end_ns)
+            return [version for version in found if low <= version <= high]
+
+        return iter(self.steadily(find))
+
+    def ids_named(self, name: str, low: int, high: int) -> list[int]:
+        """Ids of every array that was called ``name`` while it was touched in ``low … high``."""
+        touched: set[int] = set()
+        for index in map(self.index_of, self.parts):
+            if index.last_version >= low and index.first_version <= high:
+                touched |= index.touched_ids()
+        return [i for i in touched if self.name_of(i) == name]
+
+    def versions_with_ops(self) -> list[int]:
+        """Versions, oldest first, that changed the table of arrays."""
+        return self.steadily(
+            lambda: [v for p in self.parts for v in self.index_of(p).versions_with_ops()]
+        )
+
+    def name_of(self, array_id: int) -> str:
+        """The name of an array, live or deleted.
+
+        Raises:
+            CorruptionError: no commit ever made such an array.
+        """
+        for learn in (self._learn_names, self._learn_archived_names):
+            if array_id in self._names:
+                break
+            self.steadily(learn)
+        if array_id not in self._names:
+            raise CorruptionError(
+                f"{self.place}: a commit touches array {array_id}, which no commit ever made"
+            )
+        return self._names[array_id]
+
+    def _learn_names(self) -> None:
+        through = self.version
+        for piece in list(self.pieces):
+            for version in self.index_of(piece).versions_with_ops(self._named_through):
+                self._learn(self._find(version).record)
+        if not self._named_through and self.kept_since > 1:
+            # What was made before is in the snapshot that the rest builds on.
+            with contextlib.suppress(BadFrameError, StopIteration):
+                oldest = next(v for v in self.snapshots() if v >= self.kept_since - 1)
+                ids = self.manifest.ids
+                state, _ = read_snapshot(self.files, oldest, ids, with_data=False)
+                self._names |= {i: info.name for i, info in state.table.arrays.items()}
+        self._named_through = through
+
+    def _learn_archived_names(self) -> None:
+        for archive in self.view.archives:
+            for version in archive.index.versions_with_ops():
+                self._learn(archive.record(version)[0])
+
+    def _learn(self, record: CommitRecord) -> None:
+        self._names |= {op.info.id: op.info.name for op in record.ops}
+
+    def last_with(self, step: int | None = None, time_ns: int | None = None) -> int:
+        """The newest version of ``step``, or the newest not after ``time_ns``.
+
+        Raises:
+            VersionError: there is none; the message names the nearest.
+        """
+        return self.steadily(lambda: self._last_with(step, time_ns))
+
+    def _last_with(self, step: int | None, time_ns: int | None) -> int:
+        for part in reversed(self.parts):
+            found = self.index_of(part).last_with(step, time_ns)
+            if found is not None:
+                return found
+        if not any(len(self.index_of(part)) for part in self.parts):
+            raise VersionError("the log is empty: there is no version to find")
+        if step is not None:
+            steps = np.concatenate([self.index_of(part).steps() for part in self.parts])
+            if not steps.size:
+                raise VersionError(f"no commit has a step; step={step} does not exist")
+            nearest = min(steps.tolist(), key=lambda known: abs(known - step))
+            raise VersionError(f"step {step} does not exist; the nearest step is {nearest}")
+        indexes = map(self.index_of, self.parts)
+        earliest = min(index.earliest_ns() for index in indexes if len(index))
+        raise VersionError(
+            f"time_ns={time_ns} is before every commit; the earliest is time_ns={earliest}"
+        )
+
+    def snapshots(self) -> list[int]:
+        """Versions of which there is a snapshot, ascending."""
+        oldest, kept = self.kept_since - 1, self.kept
+        return [
+            version
+            for version in list_snapshots(self.files)
+            if oldest < version <= self.version or version in kept
+        ]
+
+    def arrays_of(self, record: CommitRecord) -> list[str]:
+        """Names of the arrays that a commit changed a byte of."""
+        rows = record.records
+        changed = rows[(rows["changed"] > 0) & (rows["id"] != EXTRA_ID)]
+        return sorted(self.name_of(int(i)) for i in changed["id"])

@@ -1,0 +1,84 @@
+"""A log: its commits, and the state at any of them."""
+
+import functools
+from collections.abc import Callable
+from concurrent.futures import Executor
+
+from mmsb_jax._base.errors import CorruptionError, VersionError
+from mmsb_jax._base.memory_limit import room_for
+from mmsb_jax._store.format.frame import BadFrameError
+from mmsb_jax._store.format.record import DIGEST_ONLY
+from mmsb_jax._store.log.contents import LogContents
+from mmsb_jax._store.log.replay import advance, replay
+from mmsb_jax._store.state.state import StoredState, Table
+
+
+class Log(LogContents):
+    """A log, opened to read. Its writer holds one too, and enters what it appends.
+
+    Args:
+        files: the log's directory.
+        place: what to call it in messages.
+        salvage: open what is whole before a damage, instead of refusing.
+
+    Attributes:
+        recovered: what recovery found and left out; empty when all was well.
+        pieces: the segments, oldest first; there is at least one.
+        scan: where the last segment ends.
+
+    Raises:
+        LocationError, CorruptionError, FormatError: the directory is no log, is damaged below
+            what was durable, or was written by a newer format.
+    """
+
+    def table(self, version: int) -> Table:
+        """The arrays, constants and digests at ``version``; reads no array's bytes."""
+        if version == 0:
+            return Table(self.manifest.ids.own)
+        nothing = functools.partial(replay, self, version, lambda _: False, None, with_data=False)
+        return self.steadily(nothing)[0].table
+
+    def state(
+        self,
+        version: int,
+        wanted: Callable[[str], bool] | None = None,
+        page_bytes: int | None = None,
+        check: bool = True,
+        executor: Executor | None = None,
+    ) -> StoredState:
+        """The state at ``version``, from the nearest snapshot and the commits behind it.
+
+        Args:
+            version: 0 is the empty state.
+            wanted: which arrays to hold, by name; None for all.
+            page_bytes: to keep the versions of pages; None to leave them.
+            check: whether to compare the digest of every array held, from scratch.
+            executor: where to decode and check side by side.
+
+        Raises:
+            VersionError: no such version, or its data were dropped.
+            CorruptionError: a commit on the way does not read back, or the digest differs.
+        """
+        if version == 0:
+            return StoredState(self.manifest.ids.own, wanted, page_bytes)
+        state, newest = self.steadily(
+            lambda: replay(self, version, wanted, page_bytes, executor=executor)
+        )
+        if newest is not None and newest.record.flags & DIGEST_ONLY:
+            raise VersionError(f"version {version} holds a digest only: its bytes were not logged")
+        if check:
+            try:
+                state.check_digest(executor)
+            except BadFrameError as error:
+                raise CorruptionError(
+                    f"{self.place}: {error}. Its frames are whole: it was written so, or several "
+                    f"were changed together. `mmsb verify --deep` names the arrays that are wrong, "
+                    f"and since when; `mmsb repair` makes a log of all that is shown to be right, "
+                    f"with --keep-unproven of these arrays too."
+                ) from error
+        return state
+
+    def advance(self, state: StoredState, version: int) -> None:
+        """Bring ``state`` forward to ``version``; its bytes are spent where this raises."""
+        with room_for(f"the state at version {version}"):
+            advance(self, state, version)

@@ -1,0 +1,434 @@
+"""Segments: the files of the log, and the walk over the frames in one.
+
+A segment begins with a frame that says which segment it continues, from which version, position
+and chain on. What stands in the old one behind that position is not part of the log: recovery
+never truncates, it continues elsewhere.
+"""
+
+import bisect
+import contextlib
+import itertools
+import operator
+import re
+import struct
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import xxhash
+
+from mmsb_jax._base.errors import CorruptionError, FormatError
+from mmsb_jax._store.files.disk import Files
+from mmsb_jax._store.format.frame import (
+    ALIGNMENT_BYTES,
+    HEADER_BYTES,
+    MAGIC,
+    MAX_NUMBER,
+    BadFrameError,
+    Buffer,
+    Header,
+    Kind,
+    Reader,
+    build_frame,
+    padded,
+    read_data,
+    read_header,
+    read_meta,
+)
+from mmsb_jax._store.format.index import SegmentIndex
+from mmsb_jax._store.format.limits import check_hash, check_number
+from mmsb_jax._store.format.record import CommitRecord
+from mmsb_jax._store.format.tags import TagChanges, decode_tags
+
+FOLDER = "log"
+_ANCESTOR = struct.Struct("<16sQ")
+ANCESTOR_BYTES = _ANCESTOR.size
+"""Bytes of an entry of a lineage."""
+
+_META = struct.Struct("<16sQQQ16s")
+_NAME = re.compile(r"log/([0-9]{8,})-([0-9]{20})\.seg")
+NO_SEGMENT = 0
+"""Number that stands for "none before"; segments count from 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One file of the log.
+
+    Attributes:
+        log_id: id of the log that wrote it.
+        number: its number; never used again.
+        previous: number of the segment that it continues.
+        first_version: version of its first commit.
+        base: position of its first byte.
+        chain: chain before its first commit.
+        synced: position up to which the log was durable when it was made.
+        is_cut: whether a compaction made it, of the end of the segment of that number.
+    """
+
+    log_id: bytes
+    number: int
+    previous: int
+    first_version: int
+    base: int
+    chain: bytes
+    synced: int
+    is_cut: bool = False
+
+    @property
+    def name(self) -> str:
+        """Name of its file."""
+        return segment_name(self.number, self.first_version, self.is_cut)
+
+    @property
+    def index_name(self) -> str:
+        """Name of its index's sidecar."""
+        return index_name(self.name)
+
+    def start(self) -> "Scan":
+        """Where a scan of it begins."""
+        return Scan(SEGMENT_FRAME_BYTES, self.first_version - 1, self.chain, self.synced)
+
+    def frame(self) -> list[Buffer]:
+        """Its first frame.
+
+        Raises:
+            StructureError: it could not be read back: something is beyond a limit.
+        """
+        check_number("the number of a segment", self.number, NO_SEGMENT + 1, MAX_NUMBER)
+        check_number("the number of the one before", self.previous, NO_SEGMENT, MAX_NUMBER)
+        check_number("the first version of a segment", self.first_version, 1, MAX_NUMBER)
+        check_number("where a segment begins", self.base, 0, MAX_NUMBER)
+        check_hash("the id of a log", self.log_id)
+        check_hash("the chain before a segment", self.chain)
+        meta = _META.pack(self.log_id, self.number, self.previous, self.first_version, self.chain)
+        return build_frame(Kind.SEGMENT, self.base, self.synced, meta)[1]
+
+
+SEGMENT_FRAME_BYTES = HEADER_BYTES + padded(_META.size)
+"""Bytes of the first frame of a segment."""
+
+
+def segment_name(number: int, first_version: int, is_cut: bool = False) -> str:
+    """Name of the file of a segment. One that was cut is found by the manifest alone."""
+    return f"{FOLDER}/{number:08d}-{first_version:020d}.{'cut' if is_cut else 'seg'}"
+
+
+def list_segments(names: Iterable[str]) -> list[tuple[int, int, str]]:
+    """(number, first version, name) of the segment files among ``names``, ascending."""
+    found = ((_NAME.fullmatch(name), name) for name in names)
+    segments = ((int(m[1]), int(m[2]), name) for m, name in found if m)
+    return sorted(segment for segment in segments if segment[0] != NO_SEGMENT)
+
+
+def index_name(segment_name: str) -> str:
+    """Name of the sidecar with the index of a segment."""
+    return segment_name[: -len(".seg")] + ".idx"
+
+
+def read_segment(files: Files, name: str) -> Segment:
+    """The segment that a file's first frame declares.
+
+    Raises:
+        BadFrameError: the frame is damaged or cut short, or is not that of this file.
+    """
+    read = reader_of(files, name)
+    header = read_header(read, 0, None)
+    if header.kind != Kind.SEGMENT or header.meta_bytes != _META.size or header.data_bytes:
+        raise BadFrameError("the file does not begin with the frame of a segment")
+    log_id, number, previous, first_version, chain = _META.unpack(read_meta(read, 0, header))
+    segment = Segment(
+        log_id=log_id,
+        number=number,
+        previous=previous,
+        first_version=first_version,
+        base=header.position,
+        chain=chain,
+        synced=header.synced,
+        is_cut=name.endswith(".cut"),
+    )
+    if segment.name != name:
+        raise BadFrameError(f"the file declares itself to be {segment.name}")
+    if first_version == 0 or max(number, first_version, segment.base) > MAX_NUMBER:
+        raise BadFrameError("the segment begins where none can")
+    return segment
+
+
+def reader_of(files: Files, name: str) -> Reader:
+    """Reads bytes of one file."""
+    return lambda offset, size: files.read(name, offset, size)
+
+
+class ScannedCommit(NamedTuple):
+    """A whole commit that a scan met.
+
+    Attributes:
+        record: what it says.
+        offset: where its frame stands in the file.
+        logged_bytes: bytes of all its frames.
+        chain: chain after it.
+    """
+
+    record: CommitRecord
+    offset: int
+    logged_bytes: int
+    chain: bytes
+
+
+@dataclass(slots=True, eq=False)
+class Piece:
+    """A segment as part of the log: where it ends (None: it is the last), and its index.
+
+    ``damage`` says what is wrong behind the last commit of the index, where that is not all.
+    """
+
+    segment: Segment
+    end_offset: int | None
+    index: SegmentIndex | None
+    damage: CorruptionError | None = None
+
+    @property
+    def end(self) -> int:
+        """Position of its end, where the next segment begins."""
+        assert self.end_offset is not None
+        return self.segment.base + self.end_offset
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A commit that was read.
+
+    Attributes:
+        record: what it says.
+        piece: where it is.
+        offset, end_offset: where in the file its frame begins and ends.
+        chain: the chain after it.
+        meta, data_hash: what its frame adds to the chain.
+    """
+
+    record: CommitRecord
+    piece: Piece
+    offset: int
+    end_offset: int
+    chain: bytes
+    meta: bytes
+    data_hash: int
+
+    @property
+    def end(self) -> int:
+        """Position in the log where the commit ends."""
+        return self.piece.segment.base + self.end_offset
+
+
+@dataclass(slots=True)
+class Scan:
+    """Where a scan is and, at its end, why it ended.
+
+    Attributes:
+        offset: end of the last whole commit (or mark), in the file.
+        version: version of the last whole commit.
+        chain: chain after it.
+        synced: newest synced position that a frame has named.
+        fault: what is wrong behind `offset`; None where the file ends there.
+        tags: what was said of tags on the way, the newest of each.
+    """
+
+    offset: int
+    version: int
+    chain: bytes
+    synced: int
+    fault: str | None = None
+    tags: TagChanges = field(default_factory=dict)
+
+
+def chain_after(previous_chain: bytes, meta: bytes, data_hash: int) -> bytes:
+    """The chain after a commit: xxh3-128 of that before, the commit's meta, its data's hash."""
+    return xxhash.xxh3_128_digest(previous_chain + meta + struct.pack("<Q", data_hash))
+
+
+def frames_hash(frames: list[tuple[int, int]]) -> bytes:
+    """What a commit says of its data frames: xxh3-128 of (bytes, data hash) of each."""
+    return xxhash.xxh3_128_digest(b"".join([struct.pack("<QQ", *frame) for frame in frames]))
+
+
+def scan_commits(
+    read: Reader,
+    segment: Segment,
+    scan: Scan,
+    log_ids: "LogIds",
+    end_offset: int | None = None,
+    check_data: bool = True,
+) -> Iterator[ScannedCommit]:
+    """Whole commits from ``scan.offset`` on; ``scan`` follows and says at the end why it ended.
+
+    Args:
+        read: reads the segment's file.
+        segment: the segment.
+        scan: where to begin; changed in place.
+        log_ids: which log's id a version carries.
+        end_offset: where the next segment says that this one ends; None to read on to the end.
+        check_data: whether data are read and compared with their hash.
+    """
+    offset = scan.offset
+    pending: list[tuple[int, int]] = []
+    while end_offset is None or offset < end_offset:
+        try:
+            raw = read(offset, HEADER_BYTES)
+            if not raw:
+                if pending:
+                    scan.fault = "data frames without their commit"
+                elif end_offset is not None:
+                    scan.fault = "the file ends before the next segment says"
+                return
+            header = Header.decode(raw, segment.base + offset)
+            is_known, commit = header.check_kind(), None
+            if header.kind == Kind.DATA and not header.meta_bytes:
+                if check_data:
+                    read_data(read, offset, header)
+                pending.append((header.data_bytes, header.data_hash))
+            elif header.kind == Kind.COMMIT:
+                commit = _read_commit(read, offset, header, scan, pending, log_ids, check_data)
+                pending = []
+            elif pending or (is_known and header.kind not in (Kind.MARK, Kind.TAG)):
+                raise BadFrameError(f"a frame of kind {header.kind} where none should be")
+            else:  # a mark, or what a later version has added and this one may pass over
+                meta = read_meta(read, offset, header)
+                read_data(read, offset, header)
+                if header.kind == Kind.TAG:
+                    scan.tags |= decode_tags(meta)
+        except BadFrameError as error:
+            scan.fault = str(error)
+            return
+        scan.synced = max(scan.synced, header.synced)
+        offset += header.frame_bytes
+        if commit is not None:
+            scan.version, scan.chain = commit.record.version, commit.chain
+        if not pending:
+            scan.offset = offset
+        if commit is not None:
+            yield commit
+    if offset != end_offset or pending:
+        scan.fault = "the next segment says that this one ends elsewhere"
+
+
+def _read_commit(
+    read: Reader,
+    offset: int,
+    header: Header,
+    scan: Scan,
+    pending: list[tuple[int, int]],
+    log_ids: "LogIds",
+    check_data: bool,
+) -> ScannedCommit:
+    """The commit whose frame stands at ``offset``, checked against what came before it."""
+    meta = read_meta(read, offset, header)
+    record = CommitRecord.decode(meta)
+    if check_data:
+        read_data(read, offset, header)
+    if record.version != scan.version + 1:
+        raise BadFrameError(f"version {record.version} follows version {scan.version}")
+    check_commit(record, scan.chain, log_ids, pending)
+    chain = chain_after(scan.chain, meta, header.data_hash)
+    return ScannedCommit(record, offset, offset + header.frame_bytes - scan.offset, chain)
+
+
+OTHER_HISTORY = "belongs to another history"
+"""How the fault ends where a commit is whole, and does not follow from what is before it."""
+
+
+def check_commit(
+    record: CommitRecord, chain: bytes, log_ids: "LogIds", frames: list[tuple[int, int]]
+) -> None:
+    """Refuse a commit that does not follow ``chain``, or is not that of ``frames``.
+
+    Args:
+        record: the commit.
+        chain: the chain before it.
+        log_ids: which log's id a version carries.
+        frames: (bytes, data hash) of the data frames before it.
+
+    Raises:
+        BadFrameError: it belongs to another history, or has other data frames.
+    """
+    if record.previous_chain != chain or record.log_id != log_ids.of(record.version):
+        raise BadFrameError(f"version {record.version} {OTHER_HISTORY}")
+    if not has_frames(record, frames):
+        raise BadFrameError(f"version {record.version} has other data frames than it says")
+
+
+def has_frames(record: CommitRecord, frames: list[tuple[int, int]]) -> bool:
+    """Whether (bytes, data hash) are those of the data frames that a record names."""
+    sizes = [size for size, _ in frames]
+    return record.frame_sizes == sizes and record.frames_hash == frames_hash(frames)
+
+
+def headers_from(read: Reader, base: int | None, offset: int) -> Iterator[tuple[int, Header]]:
+    """Every whole header from ``offset`` on, with its offset.
+
+    Used where a frame is bad: a frame can stand at any aligned offset, and its header says so
+    itself. ``base`` is the position of the file's first byte; None takes any.
+    """
+    offset = padded(offset)
+    while block := read(offset, 1 << 22):
+        found = block.find(MAGIC)
+        while found >= 0:
+            if found % ALIGNMENT_BYTES == 0:
+                raw = block[found : found + HEADER_BYTES]
+                position = None if base is None else base + offset + found
+                # Bytes of an array that look like a frame, or a damaged one.
+                with contextlib.suppress(BadFrameError, FormatError):
+                    yield offset + found, Header.decode(raw, position)
+            found = block.find(MAGIC, found + 1)
+        offset += len(block) // ALIGNMENT_BYTES * ALIGNMENT_BYTES or len(block)
+
+
+def newest_mark_behind(read: Reader, segment: Segment, offset: int) -> int:
+    """The newest synced position that any whole header behind ``offset`` names; 0 for none.
+
+    It tells damage from a torn tail.
+    """
+    headers = headers_from(read, segment.base, offset)
+    return max((header.synced for _, header in headers), default=0)
+
+
+@dataclass(frozen=True, slots=True)
+class LogIds:
+    """Which log wrote a version: a fork's early versions are its parent's.
+
+    Attributes:
+        lineage: (id, last version written under it) of the logs that this one was forked from.
+        own: id of this log.
+    """
+
+    lineage: tuple[tuple[bytes, int], ...]
+    own: bytes
+
+    def of(self, version: int) -> bytes:
+        """The id that the frame of ``version`` carries."""
+        place = bisect.bisect_left(self.lineage, version, key=operator.itemgetter(1))
+        return self.lineage[place][0] if place < len(self.lineage) else self.own
+
+    def encode_lineage(self) -> bytes:
+        """The lineage as bytes, 24 an entry."""
+        return b"".join([_ANCESTOR.pack(*ancestor) for ancestor in self.lineage])
+
+    @staticmethod
+    def decode_lineage(raw: bytes) -> tuple[tuple[bytes, int], ...]:
+        """The lineage in ``raw``, which it fills.
+
+        Raises:
+            BadFrameError: its versions do not ascend.
+        """
+        lineage = tuple(_ANCESTOR.iter_unpack(raw))
+        if any(last < before for (_, before), (_, last) in itertools.pairwise(lineage)):
+            raise BadFrameError("its ancestors do not stand in order")
+        return lineage
+
+    def may_hold(self, log_id: bytes, version: int) -> bool:
+        """Whether a segment made by ``log_id`` may begin with ``version``.
+
+        The log itself makes segments also for versions that it took from another.
+        """
+        return log_id == self.own or any(
+            log_id == known and version <= last for known, last in self.lineage
+        )

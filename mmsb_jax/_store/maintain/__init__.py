@@ -1,0 +1,1 @@
+"""What is done to a whole log: create, fork, compact, verify, repair."""

@@ -1,0 +1,1 @@
+"""What of a damaged log still reads back, and can be shown to be right."""

@@ -1,0 +1,1 @@
+"""What can be asked of a log: commits, differences, patches, what lands next."""

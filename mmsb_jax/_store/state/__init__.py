@@ -1,0 +1,1 @@
+"""The state of a log at one version, and its snapshots."""

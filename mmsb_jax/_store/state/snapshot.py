@@ -1,0 +1,291 @@
+"""Snapshots: the whole state at one version, so that a checkout has a near start.
+
+A snapshot is a file of data frames and one frame with the meta of a commit: the one that makes the
+state from nothing. Its header's ``synced`` is the position in the log that it covers.
+"""
+
+import itertools
+import re
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
+from typing import NamedTuple
+
+import numpy as np
+
+from mmsb_jax._base.dtypes import parse_dtype
+from mmsb_jax._base.errors import CorruptionError
+from mmsb_jax._base.memory_limit import room_for
+from mmsb_jax._store.encoding.decode import read_blob
+from mmsb_jax._store.encoding.digest import ZERO
+from mmsb_jax._store.encoding.encode import Chunk, Coding, encode_dense, unit_of
+from mmsb_jax._store.files.disk import Buffer, Files
+from mmsb_jax._store.format.chunk import chunk_views, data_frames, pack_chunks
+from mmsb_jax._store.format.frame import (
+    BadFrameError,
+    Header,
+    Kind,
+    Reader,
+    build_frame,
+    read_data,
+    read_header,
+    read_meta,
+)
+from mmsb_jax._store.format.record import (
+    EXTRA_ID,
+    EXTRA_IS_JSON,
+    FULL,
+    MAX_EXTRA_BYTES,
+    PAGE_VERSIONS,
+    VALUES_REPLACE,
+    CommitRecord,
+    Op,
+    OpCode,
+    records_of,
+)
+from mmsb_jax._store.log.segment import LogIds, frames_hash, has_frames, reader_of
+from mmsb_jax._store.state.state import StoredState
+
+FOLDER = "snapshots"
+_NAME = re.compile(r"snapshots/([0-9]{20})\.snap")
+
+
+def snapshot_name(version: int) -> str:
+    """Name of the file that holds the state at ``version``."""
+    return f"{FOLDER}/{version:020d}.snap"
+
+
+def list_snapshots(files: Files) -> list[int]:
+    """Versions of which there is a snapshot file, ascending."""
+    found = (_NAME.fullmatch(name) for name in files.names(FOLDER))
+    return sorted(int(match[1]) for match in found if match)
+
+
+def write_snapshot(
+    files: Files,
+    state: StoredState,
+    time_ns: int,
+    position: int,
+    executor: Callable[[], Executor] | None = None,
+    extra: "Extra | None" = None,
+) -> int:
+    """Publish ``state`` as the snapshot of its version; returns the bytes written.
+
+    The log must be synced up to ``position``, where the version ends. ``extra`` is kept beside the
+    state where the commit itself will go.
+    """
+    with room_for(f"the snapshot of version {state.table.version}"):
+        buffers = list(_frames(state, time_ns, position, executor, extra))
+    files.publish(snapshot_name(state.table.version), buffers)
+    return sum(map(len, buffers))
+
+
+def snapshot_bytes(state: StoredState, extra: "Extra | None" = None) -> int:
+    """The bytes that `write_snapshot` would write."""
+    return sum(map(len, _frames(state, 0, 0, None, extra)))
+
+
+class Extra(NamedTuple):
+    """The caller's ``extra`` of a commit.
+
+    Attributes:
+        chunks: its chunks.
+        is_json: whether they are JSON.
+        version: the commit that gave it; 0 for that which holds it.
+    """
+
+    chunks: Sequence[Chunk]
+    is_json: bool
+    version: int = 0
+
+    def blob(self) -> bytes:
+        """Its bytes.
+
+        Raises:
+            BadFrameError: they do not decode.
+        """
+        rows = pack_chunks(self.chunks)
+        return read_blob(rows, [memoryview(chunk.data) for chunk in self.chunks], MAX_EXTRA_BYTES)
+
+    @classmethod
+    def of(cls, record: CommitRecord, views: Sequence[memoryview]) -> "Extra | None":
+        """That of a commit or snapshot, whose data are ``views``; None where it has none."""
+        span = record.extra_span()
+        if span is None:
+            return None
+        chunks = [
+            Chunk(
+                offset=int(row["offset"]),
+                raw_bytes=int(row["raw"]),
+                items=int(row["items"]),
+                coding=Coding(int(row["coding"])),
+                unit=int(row["unit"]),
+                data=bytes(view),
+            )
+            for row, view in zip(record.chunks[span], views[span], strict=True)
+        ]
+        given_by = record.records["base"][record.records["id"] == EXTRA_ID]
+        return cls(chunks, bool(record.flags & EXTRA_IS_JSON), int(given_by[0]))
+
+
+def _frames(
+    state: StoredState,
+    time_ns: int,
+    position: int,
+    executor: Callable[[], Executor] | None,
+    extra: Extra | None,
+) -> Iterator[Buffer]:
+    table = state.table
+    rows, chunks, flags = [], [], VALUES_REPLACE
+    for array_id, info in table.arrays.items():
+        base, lanes = table.bases.get(array_id, 0), table.lanes.get(array_id, ZERO)
+        if base == 0:
+            continue  # never written: zeros
+        unit = unit_of(parse_dtype(info.dtype).itemsize)
+        encoded, _ = encode_dense(state.bytes_of(array_id), None, unit, executor)
+        rows.append((array_id, base, *lanes, info.nbytes, len(encoded), FULL))
+        chunks += encoded
+        versions = state.page_versions.get(array_id)
+        if versions is not None and versions.size:
+            encoded, _ = encode_dense(versions.view(np.uint8), None, 8)
+            rows.append((array_id, base, *lanes, 0, len(encoded), PAGE_VERSIONS))
+            chunks += encoded
+    if extra is not None:
+        given_by = 0 if extra.version == table.version else extra.version
+        rows.append((EXTRA_ID, given_by, 0, 0, 0, len(extra.chunks), FULL))
+        chunks += extra.chunks
+        flags |= EXTRA_IS_JSON if extra.is_json else 0
+    offset, sizes = 0, []
+    for header, frame in data_frames(chunks, position=0, synced=position):
+        offset += header.frame_bytes
+        sizes.append((header.data_bytes, header.data_hash))
+        yield from frame
+    record = CommitRecord(
+        log_id=table.log_id,
+        previous_chain=table.chain,
+        state_digest=table.state_digest,
+        version=table.version,
+        time_ns=time_ns,
+        values={**table.values, **table.graph},
+        flags=flags,
+        next_id=table.next_id,
+        frame_sizes=[size for size, _ in sizes],
+        frames_hash=frames_hash(sizes),
+        records=records_of(rows),
+        chunks=pack_chunks(chunks),
+        ops=[Op(OpCode.CREATE, info) for info in table.arrays.values()],
+    )
+    yield from build_frame(Kind.SNAPSHOT, offset, position, record.encode())[1]
+
+
+def read_snapshot(
+    files: Files,
+    version: int,
+    log_ids: LogIds,
+    wanted: Callable[[str], bool] | None = None,
+    page_bytes: int | None = None,
+    with_data: bool = True,
+) -> tuple[StoredState, int]:
+    """The state in a snapshot, and the log's position that it covers.
+
+    Args:
+        files: the log's directory.
+        version: which snapshot.
+        log_ids: which ids the log's versions carry.
+        wanted: which arrays to hold, by name; None for all.
+        page_bytes: to keep the versions of pages; None to leave them.
+        with_data: False reads the table alone: no array then has bytes.
+
+    Raises:
+        BadFrameError: damaged, cut short, or of another log.
+        FormatError: written by a newer format.
+    """
+    read = reader_of(files, snapshot_name(version))
+    walk = _walk(files, version, log_ids, read if with_data else None)
+    state = StoredState(walk.record.log_id, wanted if with_data else lambda _: False, page_bytes)
+    state.load(walk.record, lambda: chunk_views(walk.record, walk.parts))
+    return state, walk.synced
+
+
+def read_snapshot_with_extra(
+    files: Files, version: int, log_ids: LogIds, page_bytes: int | None
+) -> tuple[StoredState, Extra | None]:
+    """The state in a snapshot, and the ``extra`` that is kept beside it, as it is stored.
+
+    Raises:
+        BadFrameError, FormatError: as `read_snapshot`.
+    """
+    walk = _walk(files, version, log_ids, reader_of(files, snapshot_name(version)))
+    views = chunk_views(walk.record, walk.parts)
+    state = StoredState(walk.record.log_id, None, page_bytes)
+    state.load(walk.record, lambda: views)
+    return state, Extra.of(walk.record, views)
+
+
+class _Walk(NamedTuple):
+    """A snapshot's frames: its record, its data frames (header, offset), their data if read."""
+
+    record: CommitRecord
+    frames: list[tuple[Header, int]]
+    parts: list[memoryview]
+    synced: int
+
+
+def _walk(files: Files, version: int, log_ids: LogIds, data: Reader | None) -> _Walk:
+    name = snapshot_name(version)
+    read, end = reader_of(files, name), files.size(name)
+    frames: list[tuple[Header, int]] = []
+    offset, parts = 0, []
+    while True:
+        header = read_header(read, offset, offset)
+        header.check_kind()
+        if header.kind == Kind.SNAPSHOT:
+            break
+        if header.kind != Kind.DATA:
+            raise BadFrameError(f"a frame of kind {header.kind} in a snapshot")
+        if data is not None:
+            parts.append(read_data(data, offset, header))
+        frames.append((header, offset))
+        offset += header.frame_bytes
+    record = CommitRecord.decode(read_meta(read, offset, header))
+    if offset + header.frame_bytes != end or header.data_bytes:
+        raise BadFrameError("the file does not end with its frame")
+    if record.version != version or record.log_id != log_ids.of(version):
+        raise BadFrameError(f"the snapshot is of version {record.version} of another history")
+    if not has_frames(record, [(frame.data_bytes, frame.data_hash) for frame, _ in frames]):
+        raise BadFrameError("the snapshot has other data frames than it says")
+    return _Walk(record, frames, parts, header.synced)
+
+
+def read_snapshot_extra(
+    files: Files, version: int, log_ids: LogIds, most_bytes: int
+) -> bytes | None:
+    """The caller's ``extra`` of the commit of a snapshot's version; None where it has none.
+
+    Raises:
+        CorruptionError: it does not read back.
+    """
+    name = snapshot_name(version)
+    try:
+        walk = _walk(files, version, log_ids, None)
+        record = walk.record
+        if not record.records.size or record.records["id"][-1] != EXTRA_ID:
+            return None
+        chunks = record.chunks[record.chunks.size - int(record.records["chunks"][-1]) :]
+        wanted = int(chunks["stored"].sum(dtype=np.uint64))
+        # It is the last of the data: only the last frames are read.
+        parts, size, read = [], 0, reader_of(files, name)
+        for header, offset in reversed(walk.frames):
+            if size >= wanted:
+                break
+            parts.insert(0, read_data(read, offset, header))
+            size += header.data_bytes
+        raw = memoryview(b"".join(parts))[size - wanted :]
+        ends = np.cumsum(chunks["stored"], dtype=np.int64).tolist()
+        views = [raw[start:end] for start, end in itertools.pairwise([0, *ends])]
+        return read_blob(chunks, views, most_bytes)
+    except (BadFrameError, FileNotFoundError) as error:
+        fault = "missing" if isinstance(error, FileNotFoundError) else f"damaged: {error}"
+        raise CorruptionError(
+            f"{name} is {fault}. Restore it from a copy: nothing else has the extra of "
+            f"version {version}."
+        ) from error

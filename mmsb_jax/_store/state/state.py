@@ -1,0 +1,455 @@
+"""A state rebuilt from the log: the table of arrays, their bytes, and what commits do to them."""
+
+from collections.abc import Callable, Iterable, Set
+from concurrent.futures import Executor
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from mmsb_jax._base.errors import StructureError
+from mmsb_jax._base.memory_limit import check_room, no_room
+from mmsb_jax._store.encoding.decode import check_extent, decode_all, decode_into, read_sparse
+from mmsb_jax._store.encoding.digest import (
+    ZERO,
+    Lanes,
+    constant_term,
+    digest_words,
+    state_sum,
+    state_term,
+)
+from mmsb_jax._store.encoding.encode import SPARSE_CODINGS
+from mmsb_jax._store.format.frame import BadFrameError
+from mmsb_jax._store.format.limits import check_text
+from mmsb_jax._store.format.record import (
+    EXTRA_ID,
+    FULL,
+    GRAPH_PREFIX,
+    MAX_ARRAY_BYTES,
+    MAX_NAME_BYTES,
+    PAGE_VERSIONS,
+    VALUES_REPLACE,
+    ArrayInfo,
+    CommitRecord,
+    Op,
+    OpCode,
+)
+
+DataReader = Callable[[], list[memoryview]]
+"""Reads the data of a commit: one view a chunk, in order. Called only when a chunk is wanted."""
+
+Later = dict[int, list[tuple[np.void, memoryview]]]
+"""Chunks that are still to be decoded, by the id of their array, in order."""
+
+_PIECEMEAL_WORDS = 1 << 20
+
+
+def words_for(nbytes: int) -> int:
+    """Words that hold ``nbytes`` bytes."""
+    return -(-nbytes // 4)
+
+
+@dataclass(slots=True)
+class Table:
+    """What is known of a state without its bytes: arrays, constants, digests, the chain."""
+
+    log_id: bytes
+    version: int = 0
+    chain: bytes = bytes(16)
+    state_digest: int = 0
+    next_id: int = 1
+    arrays: dict[int, ArrayInfo] = field(default_factory=dict)
+    ids: dict[str, int] = field(default_factory=dict)
+    values: dict[str, str] = field(default_factory=dict)
+    graph: dict[str, str] = field(default_factory=dict)
+    """What is recorded of the graph: derived arrays, links, stale marks (`GRAPH_PREFIX`)."""
+    lanes: dict[int, Lanes] = field(default_factory=dict)
+    bases: dict[int, int] = field(default_factory=dict)
+    """Version of the newest record of each array; a delta builds on it."""
+
+    def apply_ops(self, ops: Iterable[Op]) -> list[tuple[Op, ArrayInfo | None]]:
+        """Make the operations of a commit; returns each with the array before it.
+
+        Raises:
+            BadFrameError: one does not fit: an array that is not there or is there already, a name
+                that is taken, an id that was used before, something beyond a limit.
+        """
+        done = []
+        made: set[int] = set()
+        for op in ops:
+            info, before = op.info, self.arrays.get(op.info.id)
+            try:
+                check_text("the name of an array", info.name, MAX_NAME_BYTES)
+            except StructureError as error:  # never of one that was read
+                raise BadFrameError(str(error)) from error
+            if (op.code is OpCode.CREATE) != (before is None):
+                raise BadFrameError(f"{op.code.name} of array {info.id} {info.name!r} does not fit")
+            if before is None and (info.id < self.next_id or info.id in made):
+                raise BadFrameError(f"the id of array {info.id} {info.name!r} was used before")
+            if before is not None and before.name != info.name:
+                raise BadFrameError(f"array {info.id} is named {before.name!r}, not {info.name!r}")
+            if info.spanned_bytes > MAX_ARRAY_BYTES:
+                raise BadFrameError(f"array {info.name!r} claims {info.spanned_bytes} bytes")
+            if op.code is OpCode.CREATE and info.name in self.ids:
+                raise BadFrameError(f"two arrays are named {info.name!r}")
+            if op.code is OpCode.DELETE:
+                del self.arrays[info.id], self.ids[info.name]
+                self.lanes.pop(info.id, None)
+                self.bases.pop(info.id, None)
+            else:
+                self.arrays[info.id] = info
+                self.ids[info.name] = info.id
+                made.add(info.id)
+            done.append((op, before))
+        return done
+
+    def copied(self) -> "Table":
+        """Another one that says the same."""
+        parts = (self.arrays, self.ids, self.values, self.graph, self.lanes, self.bases)
+        names = ("arrays", "ids", "values", "graph", "lanes", "bases")
+        return replace(self, **{name: dict(p) for name, p in zip(names, parts, strict=True)})
+
+    def apply_values(self, record: CommitRecord) -> None:
+        """Make the commit's changes of the constants."""
+        if record.flags & VALUES_REPLACE:
+            self.values.clear()
+            self.graph.clear()
+        for name, value in record.values.items():
+            kept = self._kept_with(name)
+            if value is None:
+                kept.pop(name, None)
+            else:
+                kept[name] = value
+
+    def value_of(self, name: str) -> str | None:
+        """The constant, or entry of the graph, called ``name``; None where there is none."""
+        return self._kept_with(name).get(name)
+
+    def _kept_with(self, name: str) -> dict[str, str]:
+        return self.graph if name.startswith(GRAPH_PREFIX) else self.values
+
+    def apply_head(self, record: CommitRecord, chain: bytes) -> None:
+        """Take over what the commit says of itself."""
+        self.log_id = record.log_id
+        self.version = record.version
+        self.state_digest = record.state_digest
+        self.next_id = record.next_id
+        self.chain = chain
+        for array_id, _, lane0, lane1, _, _, flags in record.records.tolist():
+            if array_id != EXTRA_ID and not flags & PAGE_VERSIONS:
+                self.lanes[array_id] = (lane0, lane1)
+                self.bases[array_id] = record.version
+
+    def digest(self) -> int:
+        """The digest of the state, from the lanes of its arrays and its constants."""
+        total = 0
+        for array_id, info in self.arrays.items():
+            term = state_term(array_id, info.schema(), self.lanes.get(array_id, ZERO))
+            total = state_sum(total, term)
+        for name, value in (self.values | self.graph).items():
+            total = state_sum(total, constant_term(name, value))
+        return total
+
+
+class StoredState:
+    """A state with its bytes, brought forward commit by commit.
+
+    Args:
+        log_id: id of the log that its versions carry.
+        wanted: names of arrays → whether to hold their bytes; None holds all.
+        page_bytes: size of a page, to keep the version of each page; None keeps none.
+    """
+
+    def __init__(
+        self,
+        log_id: bytes,
+        wanted: Callable[[str], bool] | None = None,
+        page_bytes: int | None = None,
+    ) -> None:
+        self.table = Table(log_id)
+        self.words: dict[int, np.ndarray] = {}
+        self.page_versions: dict[int, np.ndarray] = {}
+        self._wanted = wanted
+        self._page_bytes = page_bytes
+        self._held_bytes = 0
+
+    @property
+    def keeps_page_versions(self) -> bool:
+        """Whether the version of each page is kept, for which every change must be replayed."""
+        return self._page_bytes is not None
+
+    def bytes_of(self, array_id: int) -> np.ndarray:
+        """The bytes of an array (uint8[nbytes]), a view."""
+        nbytes = self.table.arrays[array_id].nbytes
+        return self.words[array_id].view(np.uint8)[:nbytes]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        return sum(info.nbytes for info in self.table.arrays.values())
+
+    def apply(
+        self,
+        record: CommitRecord,
+        chain: bytes,
+        read_chunks: DataReader,
+        skip: Iterable[int] = (),
+        later: "Later | None" = None,
+        broken: set[int] | None = None,
+    ) -> None:
+        """Bring the state forward by one commit; ``chain`` is that after it.
+
+        Records of the ids in ``skip`` are passed over: a later full record replaces them. With
+        ``later``, chunks are put there, to be decoded by `decode_later`. With ``broken``, the ids
+        of arrays whose record does not decode are put there, and the others go on.
+
+        Raises:
+            BadFrameError: the commit does not fit the state. The state is spent then.
+        """
+        self.operate(record.ops)
+        self.table.apply_values(record)
+        self._apply_records(record, read_chunks, frozenset(skip), later, broken)
+        self.table.apply_head(record, chain)
+
+    def decode_later(self, later: "Later", executor: Executor | None = None) -> None:
+        """Decode what `apply` put off, array by array, and forget it.
+
+        Raises:
+            BadFrameError: a chunk does not hold what it says; the state is spent then.
+        """
+        arrays = [(self.bytes_of(array_id), chunks) for array_id, chunks in later.items()]
+        later.clear()
+        if executor is None:
+            for target, chunks in arrays:
+                decode_all(target, chunks)
+        else:
+            for _ in executor.map(lambda array: decode_all(*array), arrays):
+                pass
+
+    def load(self, record: CommitRecord, read_chunks: DataReader) -> None:
+        """Take over the whole state that a snapshot's record holds; this one must be empty.
+
+        Raises:
+            BadFrameError: the record contradicts itself.
+        """
+        table = self.table
+        self.operate(record.ops)
+        table.apply_values(record)
+        full = [
+            row
+            for row in record.records
+            if row["id"] != EXTRA_ID and not row["flags"] & PAGE_VERSIONS
+        ]
+        # The deltas that follow build on the record that each array had last.
+        table.bases = {int(row["id"]): int(row["base"]) for row in full}
+        table.lanes = {int(row["id"]): (int(row["lane0"]), int(row["lane1"])) for row in full}
+        self._apply_records(record, read_chunks)
+        table.log_id = record.log_id
+        table.version, table.next_id = record.version, record.next_id
+        table.state_digest, table.chain = record.state_digest, record.previous_chain
+
+    def operate(self, ops: Iterable[Op]) -> list[tuple[Op, ArrayInfo | None]]:
+        """Make the operations of a commit; returns each with the array before it.
+
+        Raises:
+            BadFrameError: as `Table.apply_ops`; the state is spent then.
+            DeviceMemoryError: an array that the machine has no room for.
+        """
+        done = self.table.apply_ops(ops)
+        for op, before in done:
+            if op.code is OpCode.DELETE:
+                self._hold(op.info.id, None)
+            elif self._wanted is None or self._wanted(op.info.name):
+                self._allocate(op.info, before)
+        return done
+
+    def _allocate(self, info: ArrayInfo, before: ArrayInfo | None) -> None:
+        pages = 0 if self._page_bytes is None else -(-info.nbytes // self._page_bytes)
+        needed = self._held_bytes + info.nbytes + 8 * pages
+        check_room(needed, f"array {info.name!r} with those before it")
+        try:
+            fresh, versions = (
+                np.zeros(words_for(info.nbytes), np.uint32),
+                np.zeros(pages, np.uint64),
+            )
+        except MemoryError as error:
+            raise no_room(info.nbytes + 8 * pages, f"array {info.name!r}") from error
+        old = self.words.get(info.id)
+        if old is not None and before is not None:
+            kept = min(before.nbytes, info.nbytes)
+            fresh.view(np.uint8)[:kept] = old.view(np.uint8)[:kept]
+        self._hold(info.id, fresh)
+        if self._page_bytes is not None:
+            known = self.page_versions.get(info.id, versions[:0])[:pages]
+            versions[: known.size] = known
+            self.page_versions[info.id] = versions
+
+    def _hold(self, array_id: int, words: np.ndarray | None) -> None:
+        """Hold ``words`` as those of an array; None lets go of it."""
+        old = self.words.pop(array_id, None)
+        self._held_bytes -= 0 if old is None else old.nbytes
+        if words is None:
+            self.page_versions.pop(array_id, None)
+        else:
+            self.words[array_id] = words
+            self._held_bytes += words.nbytes
+
+    def sketch(self, ops: Iterable[Op]) -> "StoredState":
+        """A state of the arrays alone that ``ops`` touch, sharing their words: to try ``ops`` on.
+
+        Cost: what ``ops`` touch, not the state.
+        """
+        part, table = StoredState(self.table.log_id, None, self._page_bytes), self.table
+        part.table.next_id = table.next_id
+        part._held_bytes = self._held_bytes
+        for op in ops:
+            known = {op.info.id, table.ids.get(op.info.name)} & table.arrays.keys()
+            for array_id in known:
+                info = table.arrays[array_id]
+                part.table.arrays[array_id] = info
+                part.table.ids[info.name] = array_id
+                part.words[array_id] = self.words[array_id]
+                if array_id in self.page_versions:
+                    part.page_versions[array_id] = self.page_versions[array_id]
+        return part
+
+    def adopt(self, part: "StoredState", ops: Iterable[Op]) -> None:
+        """Take over what a `sketch` became by ``ops``; done again from anywhere in it, the same."""
+        table = self.table
+        for op in ops:
+            array_id, name = op.info.id, op.info.name
+            if op.code is OpCode.DELETE:
+                table.arrays.pop(array_id, None)
+                if table.ids.get(name) == array_id:
+                    del table.ids[name]
+                table.lanes.pop(array_id, None)
+                table.bases.pop(array_id, None)
+            else:
+                table.arrays[array_id] = op.info
+                table.ids[name] = array_id
+        for array_id in {op.info.id for op in ops}:
+            if array_id in part.words:
+                self.words[array_id] = part.words[array_id]
+            else:
+                self.words.pop(array_id, None)
+                self.page_versions.pop(array_id, None)
+            if array_id in part.page_versions:
+                self.page_versions[array_id] = part.page_versions[array_id]
+        self._held_bytes = part._held_bytes
+
+    def _apply_records(
+        self,
+        record: CommitRecord,
+        read_chunks: DataReader,
+        skip: frozenset[int] = frozenset(),
+        later: "Later | None" = None,
+        broken: set[int] | None = None,
+    ) -> None:
+        parts: list[memoryview] | None = None
+        stop = 0
+        for row in record.records:
+            start, stop = stop, stop + int(row["chunks"])
+            array_id = int(row["id"])
+            if array_id == EXTRA_ID:
+                continue
+            if array_id not in self.table.arrays:
+                raise BadFrameError(f"a record of array {array_id}, which is not there")
+            if array_id in skip or array_id not in self.words:
+                continue
+            if parts is None:
+                parts = read_chunks()
+            rows = record.chunks[start:stop]
+            if row["flags"] & PAGE_VERSIONS:
+                self._load_page_versions(array_id, rows, parts[start:stop])
+                continue
+            try:
+                self._apply_chunks(record.version, array_id, row, rows, parts[start:stop], later)
+            except BadFrameError:
+                if broken is None:
+                    raise
+                broken.add(array_id)
+
+    def _load_page_versions(self, array_id: int, rows: np.ndarray, parts: list[memoryview]) -> None:
+        versions = self.page_versions.get(array_id)
+        if versions is not None:
+            if int(rows["raw"].sum(dtype=np.uint64)) != versions.nbytes:
+                raise BadFrameError(f"the page versions of array {array_id} are not one a page")
+            for row, part in zip(rows, parts, strict=True):
+                decode_into(versions.view(np.uint8), row, part)
+
+    def _apply_chunks(
+        self,
+        version: int,
+        array_id: int,
+        row: np.void,
+        rows: np.ndarray,
+        parts: list[memoryview],
+        later: "Later | None",
+    ) -> None:
+        target = self.bytes_of(array_id)
+        full = bool(row["flags"] & FULL)
+        if not full and self.table.bases.get(array_id, 0) != int(row["base"]):
+            raise BadFrameError(
+                f"a record of array {array_id} builds on version {int(row['base'])}, "
+                f"its newest is {self.table.bases.get(array_id, 0)}"
+            )
+        if full and int(rows["raw"].sum(dtype=np.uint64)) != target.size:
+            raise BadFrameError(f"a full record of array {array_id} does not give all its bytes")
+        check_extent(rows, target.size)
+        if array_id not in self.page_versions:
+            chunks = zip(rows, parts, strict=True)
+            if later is None:
+                decode_all(target, list(chunks))
+            else:
+                later.setdefault(array_id, []).extend(chunks)
+            return
+        versions = self.page_versions[array_id]
+        for chunk, part in zip(rows, parts, strict=True):
+            for page in self._changed_pages(target, chunk, part):
+                versions[page] = version
+
+    def _changed_pages(
+        self, target: np.ndarray, chunk: np.void, part: memoryview
+    ) -> Iterable[np.ndarray]:
+        """Apply one chunk; yields the pages in which it changed a byte."""
+        assert self._page_bytes is not None
+        offset, raw, page_bytes = int(chunk["offset"]), int(chunk["raw"]), self._page_bytes
+        if int(chunk["coding"]) in SPARSE_CODINGS:
+            decode_into(target, chunk, part)
+            index, _ = read_sparse(chunk, part)
+            yield np.unique((offset + index * int(chunk["unit"])) // page_bytes)
+            return
+        first, last = offset // page_bytes, -(-(offset + raw) // page_bytes)
+        before = target[first * page_bytes : last * page_bytes].copy()
+        decode_into(target, chunk, part)
+        changed = before != target[first * page_bytes : last * page_bytes]
+        starts = np.arange(0, changed.size, page_bytes)
+        if changed.size:
+            yield first + np.flatnonzero(np.logical_or.reduceat(changed, starts))
+
+    def check_digest(self, executor: Executor | None = None, ids: Set[int] | None = None) -> None:
+        """Compare the digest of the bytes, from scratch, with what the commits say.
+
+        Args:
+            executor: where to digest side by side.
+            ids: the arrays to digest; None for all that are held.
+
+        Raises:
+            BadFrameError: an array, or the state, has another digest; the message names it.
+        """
+        # What has no record is all zeros.
+        held = [i for i in self.table.lanes if i in self.words and (ids is None or i in ids)]
+        for array_id, lanes in zip(held, self.digest_each(held, executor), strict=True):
+            if lanes != self.table.lanes[array_id]:
+                name = self.table.arrays[array_id].name
+                raise BadFrameError(f"the bytes of {name!r} do not have the digest recorded")
+        if self.table.digest() != self.table.state_digest:
+            raise BadFrameError(
+                f"the state at version {self.table.version} does not have the digest recorded"
+            )
+
+    def digest_each(self, held: list[int], executor: Executor | None = None) -> Iterable[Lanes]:
+        """The digests of arrays that are held: large ones piece by piece, small side by side."""
+        largest = max((self.words[array_id].size for array_id in held), default=0)
+        if executor is None or largest > _PIECEMEAL_WORDS:
+            return (digest_words(self.words[array_id], executor=executor) for array_id in held)
+        return executor.map(lambda array_id: digest_words(self.words[array_id]), held)

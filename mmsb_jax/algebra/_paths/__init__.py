@@ -1,0 +1,1 @@
+"""Best paths from one source."""

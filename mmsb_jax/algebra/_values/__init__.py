@@ -1,0 +1,1 @@
+"""Values of a semiring: operations, dtypes, laws."""

@@ -1,0 +1,53 @@
+"""``mmsb fork``: a log of its own that shares its history with another, up to a version."""
+
+import click
+
+from mmsb_jax._store.files.local import check_local
+from mmsb_jax._store.maintain.fork import fork_log
+from mmsb_jax._store.query.diff import printable
+from mmsb_jax.cli.common.command import (
+    PATH,
+    LogCommand,
+    json_option,
+    path_argument,
+    salvage_option,
+    say,
+    version_options,
+)
+from mmsb_jax.cli.common.json import to_json
+from mmsb_jax.cli.common.new_log import new_log
+from mmsb_jax.cli.common.reader import find_version, open_log
+
+
+@click.command(cls=LogCommand)
+@path_argument
+@click.argument("new", type=PATH)
+@version_options
+@salvage_option
+@json_option
+def fork(
+    path: str,
+    new: str,
+    version: int | str | None,
+    step: int | None,
+    time_ns: int | None,
+    salvage: bool,
+    as_json: bool,
+) -> None:
+    """Make at NEW a log that goes on behind a version.
+
+    It is a copy, sharing blocks where the disk can: the two logs do not need each other. NEW must
+    not exist, or be an empty directory.
+    """
+    target = check_local(new)
+    with open_log(path, salvage, quiet=as_json) as opened:
+        found = find_version(opened, version, step, time_ns)
+        if found != 0:
+            opened.part_of(found)
+            opened.check_kept(found)
+        with new_log(target) as files:
+            fork_log(opened, found, files)
+    if as_json:
+        say(to_json({"version": found, "path": str(target)}))
+    else:
+        say(f"{printable(str(target))} goes on behind version {found}")
