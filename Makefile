@@ -34,6 +34,7 @@ check: $(VENV)/.with-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports --no-logo
 
 # A new pip: older ones download whatever they resolve.
 extras: $(VENV)/.made

@@ -48,7 +48,7 @@ def listing(module: ModuleType) -> Iterator[str]:
 
 
 def whole() -> str:
-    modules = mmsb_jax, algebra, graph, testing
+    modules = mmsb_jax, algebra, testing
     return "\n".join(line for module in modules for line in listing(module)) + "\n"
 
 

@@ -24,9 +24,12 @@ from hypothesis import strategies as st
 from mmsb_jax._base import strict_json, texts
 from mmsb_jax._core.tree import statics
 from mmsb_jax._store.commit import head
-from mmsb_jax._store.encoding import digest, encode
+from mmsb_jax._store.encoding import base, choose, digest
+from mmsb_jax._store.encoding import dense as encode
 from mmsb_jax._store.files.disk import DiskFiles
-from mmsb_jax._store.format import chunk as _frames
+from mmsb_jax._store.format import chain as _chain
+from mmsb_jax._store.format import chunk as _chunk
+from mmsb_jax._store.format import data as _frames
 from mmsb_jax._store.format import frame, index, tags
 from mmsb_jax._store.format import manifest as _manifest
 from mmsb_jax._store.format import record as _record
@@ -64,7 +67,7 @@ SIZES = {"u8": 1, "u16": 2, "u32": 4, "u64": 8, "i64": 8}
 STRUCTS = {
     "frame header": (frame._HEADER.format + frame._HEADER_HASH.format[1:], reader.HEADER),
     "manifest": (_manifest._FIXED.format, reader.MANIFEST),
-    "ancestor": (_segment._ANCESTOR.format, reader.ANCESTOR),
+    "ancestor": (_chain._ANCESTOR.format, reader.ANCESTOR),
     "compaction": (_manifest._COMPACTION.format, reader.COMPACTION),
     "archive entry": (_manifest._ARCHIVE.format, reader.ARCHIVE_ENTRY),
     "archived block": (archive._BLOCK.format, reader.BLOCK),
@@ -74,7 +77,7 @@ STRUCTS = {
     "commit": (_record._FIXED.format, reader.COMMIT),
     "operation": (_record._OP.format, reader.OPERATION),
     "record": ("<QQIIQII", reader.RECORD),
-    "chunk": (_frames._CHUNK.format, reader.CHUNK),
+    "chunk": (_chunk._CHUNK.format, reader.CHUNK),
     "index": (index._HEAD.format, reader.INDEX),
     "stream": (stream._HEAD.format, reader.STREAM),
 }
@@ -100,12 +103,12 @@ CONSTANTS: dict[str, dict[str, Any]] = {
     "the writer's constants": {
         "inline_bytes": _frames.INLINE_BYTES,
         "chunk_bytes": encode.CHUNK_BYTES,
-        "sparse_items": encode.SPARSE_ITEMS,
-        "sparse_span_bytes": encode.SPARSE_SPAN_BYTES,
-        "compress_below": encode._COMPRESS_BELOW,
-        "samples": encode._SAMPLES,
-        "sample_bytes": encode._SAMPLE_BYTES,
-        "zstd_level": encode._ZSTD_LEVEL,
+        "sparse_items": _chunk.SPARSE_ITEMS,
+        "sparse_span_bytes": _chunk.SPARSE_SPAN_BYTES,
+        "compress_below": choose._COMPRESS_BELOW,
+        "samples": choose._SAMPLES,
+        "sample_bytes": choose._SAMPLE_BYTES,
+        "zstd_level": base._ZSTD_LEVEL,
         "least_delta_bytes": head._LEAST_SPARSE_BYTES,
         "least_logged_bytes": head._LEAST_TOTAL_BYTES,
         "block_bytes": archive.BLOCK_BYTES,
@@ -287,8 +290,8 @@ def test_reader_itemsize_of_a_protocol_string_equals_numpy(dtype: str):
 def test_page_hashes_equal_the_code():
     expected = [
         f"{xxhash.xxh3_64_intdigest(b''):x}",
-        _segment.frames_hash([]).hex(),
-        _segment.frames_hash([(10, 5), (1048576, 7)]).hex(),
+        _chain.frames_hash([]).hex(),
+        _chain.frames_hash([(10, 5), (1048576, 7)]).hex(),
     ]
     assert [row["value"] for row in TABLES["hashes"]] == expected
     assert reader.hash_of_frames([(10, 5), (1048576, 7)]).hex() == expected[2]
@@ -398,7 +401,7 @@ def test_reader_of_large_arrays_finds_their_data_frames(tmp_path: Path):
     dense = {encode.Coding.FULL, encode.Coding.FULL_ZSTD}
     assert {c.coding for r in first.records for c in r.chunks} == dense
     (sparse,) = second.records
-    most = encode.SPARSE_ITEMS
+    most = _chunk.SPARSE_ITEMS
     assert [chunk.items for chunk in sparse.chunks] == [most, 280_000 - most]
     assert {c.coding for r in third.records for c in r.chunks} == {encode.Coding.XOR_ZSTD}
     assert third.records[0].chunks[1].offset == encode.CHUNK_BYTES

@@ -15,12 +15,12 @@ import pytest
 import xxhash
 
 from mmsb_jax._base.errors import CorruptionError, FormatError, VersionError
-from mmsb_jax._store.encoding.encode import Chunk, Coding
 from mmsb_jax._store.files.disk import DiskFiles
+from mmsb_jax._store.format.chain import LogIds, frames_hash
+from mmsb_jax._store.format.chunk import CHUNK, Chunk, Coding
 from mmsb_jax._store.format.frame import Kind, build_frame
-from mmsb_jax._store.format.record import CHUNK, DIGEST_ONLY, CommitRecord, records_of
+from mmsb_jax._store.format.record import DIGEST_ONLY, CommitRecord, records_of
 from mmsb_jax._store.log.log import Log
-from mmsb_jax._store.log.segment import LogIds, frames_hash
 from tests import _format_reader as reader
 from tests.golden.compare import check_library, check_reader
 from tests.golden.make import describe

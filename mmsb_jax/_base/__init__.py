@@ -1,1 +1,1 @@
-"""What every room stands on: errors, names of dtypes, words, texts, limits of memory. Imports no JAX."""
+"""What every package stands on: errors, dtypes, words, texts, limits. It imports no JAX."""

@@ -1,11 +1,12 @@
 """Arguments: what a caller passed, checked where it comes in and shown in messages."""
 
+import operator
 import os
 from typing import Any
 
 import numpy as np
 
-from mmsb_jax._base.errors import LocationError
+from mmsb_jax._base.errors import LocationError, VersionError
 
 MOST = 2**31 - 1
 """What a length of JAX, or a number of a row, is at most."""
@@ -110,3 +111,17 @@ def path_text(name: str, value: Any) -> str:
     if fault:
         raise LocationError(f"{name}={show(text)} {fault}. Give the path of a file or directory.")
     return text
+
+
+def check_number(name: str, value: Any) -> None:
+    """Refuse what is no version, step or time."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool):
+        raise TypeError(f"{name}={show(value)}: expected an integer")
+    if number < 0:
+        raise VersionError(
+            f"{name}={show(value)} is negative; versions, steps and times count from 0"
+        )

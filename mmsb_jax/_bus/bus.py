@@ -22,8 +22,8 @@ from mmsb_jax._bus.keeping import Keeping
 from mmsb_jax._bus.shipping import Shipping
 from mmsb_jax._bus.trees import checkout as checkouts
 from mmsb_jax._core.layout import Layout
-from mmsb_jax._store.commit.head import Draft
-from mmsb_jax._store.files.disk import Files
+from mmsb_jax._store.commit.draft import Draft
+from mmsb_jax._store.files.protocol import Files
 from mmsb_jax._store.files.threads import Threads
 from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.query.commit import Commit, read_extra_in_force

@@ -17,7 +17,7 @@ from mmsb_jax._bus.arrays.changes import Made
 from mmsb_jax._bus.engine.engine import Engine
 from mmsb_jax._bus.trees.staging import Staged, Stager, check_readable, raw_bytes
 from mmsb_jax._bus.trees.tree import Reconciled, TreeShape, differences, reconcile
-from mmsb_jax._store.commit.head import Draft
+from mmsb_jax._store.commit.draft import Draft
 from mmsb_jax._store.format.record import MAX_NOTE_BYTES
 from mmsb_jax._store.query.commit import Commit, encode_json
 

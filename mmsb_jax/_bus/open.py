@@ -10,8 +10,9 @@ from mmsb_jax._base.errors import ClosedError
 from mmsb_jax._bus.bus import Bus
 from mmsb_jax._bus.opening import key_of, open_files, open_here, open_to_write, opening
 from mmsb_jax._core.layout import DEFAULT_PAGE_BYTES, check_page_bytes
-from mmsb_jax._store.files.disk import DiskFiles, MemoryFiles
+from mmsb_jax._store.files.disk import DiskFiles
 from mmsb_jax._store.files.local import check_local, check_log_place
+from mmsb_jax._store.files.memory import MemoryFiles
 from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.maintain.fork import create_log
 from mmsb_jax._store.writer.writer import Durability, check_durability, disk_error

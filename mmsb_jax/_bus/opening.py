@@ -11,10 +11,12 @@ from typing import Any, TypeVar
 from mmsb_jax._base.errors import LocationError
 from mmsb_jax._bus.engine.engine import Engine
 from mmsb_jax._core.layout import DEFAULT_PAGE_BYTES
-from mmsb_jax._store.files.disk import DiskFiles, Files, MemoryFiles
+from mmsb_jax._store.files.disk import DiskFiles
 from mmsb_jax._store.files.local import check_local, sync_path_to
 from mmsb_jax._store.files.lock import WriterLock
-from mmsb_jax._store.format.manifest import NAME as MANIFEST_NAME
+from mmsb_jax._store.files.memory import MemoryFiles
+from mmsb_jax._store.files.protocol import Files
+from mmsb_jax._store.format.names import MANIFEST_NAME
 from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.maintain.fork import create_log, fork_log
 from mmsb_jax._store.writer.writer import Durability, check_durability, disk_error

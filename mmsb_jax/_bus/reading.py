@@ -1,14 +1,19 @@
 """The reading half of a bus: what can be asked of its log, and changes nothing."""
 
-import operator
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from mmsb_jax._base.arguments import check_choice, check_flag, check_function, check_text, show
-from mmsb_jax._base.errors import ClosedError, VersionError
+from mmsb_jax._base.arguments import (
+    check_choice,
+    check_flag,
+    check_function,
+    check_number,
+    check_text,
+)
+from mmsb_jax._base.errors import ClosedError
 from mmsb_jax._bus.arrays.rows import Rows
 from mmsb_jax._bus.engine.engine import Engine
 from mmsb_jax._bus.events.events import Events
@@ -17,7 +22,7 @@ from mmsb_jax._bus.query.history import History
 from mmsb_jax._bus.trees import checkout as checkouts
 from mmsb_jax._bus.trees.tree import TreeShape
 from mmsb_jax._core.layout import Layout
-from mmsb_jax._store.files.disk import Files
+from mmsb_jax._store.files.protocol import Files
 from mmsb_jax._store.files.threads import Threads
 from mmsb_jax._store.format.record import ArrayInfo
 from mmsb_jax._store.log.in_force import step_in_force
@@ -342,17 +347,3 @@ class Reading:
 
 
 _PARTS = "; arrays=[…] selects a part, missing='keep' takes from `like` what is not recorded"
-
-
-def check_number(name: str, value: Any) -> None:
-    """Refuse what is no version, step or time."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = None
-    if number is None or isinstance(value, bool):
-        raise TypeError(f"{name}={show(value)}: expected an integer")
-    if number < 0:
-        raise VersionError(
-            f"{name}={show(value)} is negative; versions, steps and times count from 0"
-        )

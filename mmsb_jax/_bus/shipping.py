@@ -7,12 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import overload
 
-from mmsb_jax._base.arguments import path_text, show
+from mmsb_jax._base.arguments import check_number, path_text, show
 from mmsb_jax._base.errors import DivergenceError, LocationError
 from mmsb_jax._bus.derive.deriving import Deriving
 from mmsb_jax._bus.query.follow import Following
-from mmsb_jax._bus.reading import check_number
-from mmsb_jax._store.files.disk import Buffer
+from mmsb_jax._store.files.protocol import Buffer
 from mmsb_jax._store.query.commit import Commit
 from mmsb_jax._store.transfer.import_ import Intake
 from mmsb_jax._store.transfer.stream import (

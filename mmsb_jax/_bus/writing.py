@@ -16,7 +16,7 @@ from mmsb_jax._bus.events.events import is_held
 from mmsb_jax._bus.reading import Reading
 from mmsb_jax._bus.trees.tree import TreeShape
 from mmsb_jax._core.layout import Layout
-from mmsb_jax._store.files.disk import Files
+from mmsb_jax._store.files.protocol import Files
 from mmsb_jax._store.format.record import ArrayInfo
 from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.query.commit import Commit

@@ -1,8 +1,8 @@
 """A disk that is simulated under the real file layer, and what may be left of it after a crash.
 
 `Disk` answers the system calls that `mmsb_jax._store.files.disk.DiskFiles` makes, so that its
-drafts, renames and syncs are tried and not a copy of them. It keeps a journal of everything that changed
-it; so one run gives the crash at each of its moments.
+drafts, renames and syncs are tried and not a copy of them. It keeps a journal of everything that
+changed it; so one run gives the crash at each of its moments.
 
 The model. What a sync covered is there. Of what it did not cover:
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from mmsb_jax._bus.bus import Bus
 from mmsb_jax._bus.engine.engine import Engine
 from mmsb_jax._bus.opening import is_log
-from mmsb_jax._store.files.disk import AppendFile, Buffer, Files
+from mmsb_jax._store.files.protocol import AppendFile, Buffer, Files
 from mmsb_jax._store.files.unreadable import unreadable
 from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.maintain.fork import create_log

@@ -6,7 +6,7 @@ import jax
 import pytest
 
 import mmsb_jax as mmsb
-from mmsb_jax._store.files.disk import MemoryFiles
+from mmsb_jax._store.files.memory import MemoryFiles
 from mmsb_jax._store.maintain.fork import create_log
 from mmsb_jax.testing._faulty import Faults, FaultyFiles, open_on
 

@@ -11,7 +11,8 @@ from mmsb_jax._bus.derive.registry import Derivations
 from mmsb_jax._bus.derive.transaction import GraphChange, Step, prepare
 from mmsb_jax._graph.run.node import Rule, Tracer
 from mmsb_jax._graph.wave import node_table
-from mmsb_jax._store.commit.head import Draft, Plan
+from mmsb_jax._store.commit.draft import Draft
+from mmsb_jax._store.commit.plan import Plan
 from tests.graph._graphs import Compiled, F, head, insides
 from tests.graph._interrupts import interrupted, moments
 

@@ -15,7 +15,7 @@ from flax import nnx
 from jax.extend.random import define_prng_impl
 
 import mmsb_jax as mmsb
-from mmsb_jax._store.files.disk import MemoryFiles
+from mmsb_jax._store.files.memory import MemoryFiles
 from mmsb_jax._store.maintain.fork import create_log
 from mmsb_jax.testing._faulty import FaultyFiles, open_on
 from tests.core._compare import assert_same_tree, what

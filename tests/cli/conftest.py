@@ -12,7 +12,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from mmsb_jax._base.dtypes import dtype_name
-from mmsb_jax._store.commit.head import Draft, Head
+from mmsb_jax._store.commit.draft import Draft
+from mmsb_jax._store.commit.head import Head
 from mmsb_jax._store.files.disk import DiskFiles
 from mmsb_jax._store.format.record import ArrayInfo, Op, OpCode
 from mmsb_jax._store.log.log import Log

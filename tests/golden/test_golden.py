@@ -12,9 +12,10 @@ import optax
 import pytest
 
 import mmsb_jax as mmsb
-from mmsb_jax._store.commit.head import Draft, Head
-from mmsb_jax._store.encoding.encode import Coding
+from mmsb_jax._store.commit.draft import Draft
+from mmsb_jax._store.commit.head import Head
 from mmsb_jax._store.files.disk import DiskFiles
+from mmsb_jax._store.format.chunk import Coding
 from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.maintain.compact import compact
 from mmsb_jax._store.writer.writer import LogWriter

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mmsb_jax._base.errors import VersionError
-from mmsb_jax._store.files.disk import Files
+from mmsb_jax._store.files.protocol import Files
 from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.query.commit import read_commit
 from tests.store._logs import PAGE_BYTES, Expected, Scribe, check_commit, check_state

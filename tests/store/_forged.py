@@ -5,10 +5,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from unittest import mock
 
-from mmsb_jax._store.encoding.encode import Chunk
-from mmsb_jax._store.files.disk import Files as AnyFiles
+from mmsb_jax._store.files.protocol import Files as AnyFiles
+from mmsb_jax._store.format.chunk import Chunk
 from mmsb_jax._store.format.frame import Kind, build_frame
-from mmsb_jax._store.format.manifest import NAME, Manifest
+from mmsb_jax._store.format.manifest import Manifest
+from mmsb_jax._store.format.names import MANIFEST_NAME
 from mmsb_jax._store.writer import writer as _writer
 from tests.store._logs import Scribe, names_of
 from tests.torture._bundle import Frame, frames_of
@@ -35,7 +36,7 @@ def append_forged_tags(scribe: Scribe, changes: Any) -> None:
 def publish_forged(files: AnyFiles, manifest: Manifest) -> None:
     """Put a manifest in place, whatever it says."""
     kind = Kind.MANIFEST if manifest.compaction is None else Kind.COMPACTED
-    files.publish(NAME, build_frame(kind, 0, 0, manifest._encode())[1])
+    files.publish(MANIFEST_NAME, build_frame(kind, 0, 0, manifest._encode())[1])
 
 
 def forge(files: AnyFiles, name: str, change: Callable[[list[Frame]], object]) -> None:

@@ -18,8 +18,10 @@ import numpy as np
 
 from mmsb_jax._base.dtypes import dtype_name
 from mmsb_jax._base.errors import CorruptionError, LocationError
-from mmsb_jax._store.commit.head import Draft, Head, Landed
-from mmsb_jax._store.files.disk import Files, MemoryFiles
+from mmsb_jax._store.commit.draft import Draft
+from mmsb_jax._store.commit.head import Head, Landed
+from mmsb_jax._store.files.memory import MemoryFiles
+from mmsb_jax._store.files.protocol import Files
 from mmsb_jax._store.format.record import ArrayInfo, Op, OpCode
 from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.maintain.fork import create_log

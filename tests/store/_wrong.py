@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Collection
 
-from mmsb_jax._store.files.disk import Files, MemoryFiles
+from mmsb_jax._store.files.memory import MemoryFiles
+from mmsb_jax._store.files.protocol import Files
 from mmsb_jax._store.format.frame import Kind
 from mmsb_jax._store.format.record import CommitRecord
 from mmsb_jax._store.state.state import Table

@@ -6,13 +6,14 @@ import pytest
 import zstandard
 
 from mmsb_jax._base.errors import CorruptionError, StructureError
-from mmsb_jax._store.files.disk import MemoryFiles
+from mmsb_jax._store.files.memory import MemoryFiles
+from mmsb_jax._store.format.chain import LogIds
 from mmsb_jax._store.format.frame import Kind, build_frame
-from mmsb_jax._store.format.manifest import NAME, ArchiveEntry, Compaction, Manifest
+from mmsb_jax._store.format.manifest import ArchiveEntry, Compaction, Manifest
+from mmsb_jax._store.format.names import MANIFEST_NAME
 from mmsb_jax._store.log import archive as _archive
 from mmsb_jax._store.log.archive import Archive, Archived, archive_frames, index_frame
 from mmsb_jax._store.log.log import Log
-from mmsb_jax._store.log.segment import LogIds
 from mmsb_jax._store.maintain.compact import compact
 from mmsb_jax._store.maintain.verify import verify
 from tests.store._compacted import check_compacted, write_story
@@ -162,11 +163,11 @@ def test_manifest_of_a_compacted_log_cut_short_anywhere_is_refused():
     meta = whole[64 : 64 + struct.unpack_from("<I", whole, 24)[0]]
     files = MemoryFiles()
     for size in range(len(whole)):
-        files.publish(NAME, [whole[:size]])
+        files.publish(MANIFEST_NAME, [whole[:size]])
         with pytest.raises(CorruptionError, match="manifest is damaged"):
             Manifest.read(files, PLACE)
     for size in range(len(meta)):
-        files.publish(NAME, build_frame(Kind.COMPACTED, 0, 0, meta[:size])[1])
+        files.publish(MANIFEST_NAME, build_frame(Kind.COMPACTED, 0, 0, meta[:size])[1])
         with pytest.raises(CorruptionError, match="manifest is damaged"):
             Manifest.read(files, PLACE)
 

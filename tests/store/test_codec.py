@@ -9,21 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmsb_jax._base.errors import DeviceMemoryError
-from mmsb_jax._store.encoding import encode as _codec
-from mmsb_jax._store.encoding.decode import decode_into, read_blob, read_sparse
-from mmsb_jax._store.encoding.encode import (
-    CHUNK_BYTES,
-    Chunk,
-    Coding,
-    compress_blob,
-    dense_chunks,
-    encode_dense,
-    encode_sparse,
-    prefers_sparse,
-    sparse_chunks,
-    unit_of,
-)
-from mmsb_jax._store.format.chunk import pack_chunks
+from mmsb_jax._store.encoding import sparse
+from mmsb_jax._store.encoding.base import unit_of
+from mmsb_jax._store.encoding.blob import compress_blob, read_blob
+from mmsb_jax._store.encoding.choose import prefers_sparse
+from mmsb_jax._store.encoding.decode import decode_into
+from mmsb_jax._store.encoding.dense import dense_chunks, encode_dense
+from mmsb_jax._store.encoding.sparse import encode_sparse, read_sparse, sparse_chunks
+from mmsb_jax._store.format.chunk import CHUNK_BYTES, Chunk, Coding, pack_chunks
 from mmsb_jax._store.format.frame import BadFrameError
 from tests.store._logs import threads
 
@@ -82,8 +75,8 @@ def test_sparse_over_the_limits_is_divided_and_comes_back(seed, gaps, unit, item
     expected = before.copy()
     put(expected, index, values, unit)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_codec, "SPARSE_ITEMS", items)
-        patch.setattr(_codec, "SPARSE_SPAN_BYTES", span * unit)
+        patch.setattr(sparse, "SPARSE_ITEMS", items)
+        patch.setattr(sparse, "SPARSE_SPAN_BYTES", span * unit)
         chunks = encode_sparse(index, values, unit)
         decode(before, chunks)
     np.testing.assert_array_equal(before, expected)

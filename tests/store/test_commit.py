@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmsb_jax._base.errors import CorruptionError, StructureError
-from mmsb_jax._store.commit.head import Draft
+from mmsb_jax._store.commit.draft import Draft
 from mmsb_jax._store.query.commit import encode_json, read_commit
 from tests.store._forged import append_forged
 from tests.store._logs import Scribe

@@ -11,13 +11,14 @@ from mmsb_jax._base.errors import (
     LocationError,
     VersionError,
 )
-from mmsb_jax._store.files.disk import DiskFiles, MemoryFiles
-from mmsb_jax._store.format.manifest import NAME as MANIFEST
+from mmsb_jax._store.files.disk import DiskFiles
+from mmsb_jax._store.files.memory import MemoryFiles
+from mmsb_jax._store.format.manifest import MANIFEST_NAME as MANIFEST
 from mmsb_jax._store.log.log import Log
-from mmsb_jax._store.maintain.cleanup import leftovers
 from mmsb_jax._store.maintain.compact import compact
 from mmsb_jax._store.maintain.fork import fork_log
 from mmsb_jax._store.maintain.verify import verify
+from mmsb_jax._store.writer.cleanup import leftovers
 from mmsb_jax.testing._faulty import Faults, FaultyFiles
 from tests.store._compacted import TAGS, VERSIONS, check_compacted, total_bytes, write_story
 from tests.store._logs import PAGE_BYTES, PLACE, Scribe, check_log, check_state, copy_files

@@ -8,9 +8,9 @@ import pytest
 
 from mmsb_jax._store.files.disk import DiskFiles
 from mmsb_jax._store.log.log import Log
-from mmsb_jax._store.maintain.cleanup import leftovers
 from mmsb_jax._store.maintain.compact import compact
 from mmsb_jax._store.maintain.verify import verify
+from mmsb_jax._store.writer.cleanup import leftovers
 from mmsb_jax.testing._disk import Disk
 from tests.store._compacted import TAGS, check_compacted, total_bytes, write_story
 from tests.store._logs import PLACE, Expected, Scribe, check_log

@@ -7,7 +7,8 @@ import pytest
 
 from mmsb_jax._base.errors import LocationError
 from mmsb_jax._store.files import disk
-from mmsb_jax._store.files.disk import DiskFiles, MemoryFiles
+from mmsb_jax._store.files.disk import DiskFiles
+from mmsb_jax._store.files.memory import MemoryFiles
 from tests.store._script import run_script
 
 

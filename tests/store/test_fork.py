@@ -3,7 +3,8 @@ import errno
 import pytest
 
 from mmsb_jax._base.errors import LocationError, VersionError
-from mmsb_jax._store.files.disk import DiskFiles, MemoryFiles
+from mmsb_jax._store.files.disk import DiskFiles
+from mmsb_jax._store.files.memory import MemoryFiles
 from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.maintain.fork import create_log, fork_log
 from mmsb_jax._store.maintain.verify import verify

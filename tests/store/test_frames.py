@@ -3,17 +3,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmsb_jax._store.encoding.encode import CHUNK_BYTES, Chunk, Coding
-from mmsb_jax._store.format.chunk import (
-    chunk_views,
-    data_frames,
-    group_chunks,
-    pack_chunks,
-    read_parts,
-)
+from mmsb_jax._store.format.chain import frames_hash
+from mmsb_jax._store.format.chunk import CHUNK_BYTES, Chunk, Coding, pack_chunks
+from mmsb_jax._store.format.data import chunk_views, data_frames, group_chunks, read_parts
 from mmsb_jax._store.format.frame import BadFrameError, Kind, build_frame
 from mmsb_jax._store.format.record import CommitRecord
-from mmsb_jax._store.log.segment import frames_hash
 from tests.torture._forged_record import ForgedRecord
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from mmsb_jax._base.errors import StructureError
 from mmsb_jax._store.commit import compare, head
-from mmsb_jax._store.commit.head import Draft
+from mmsb_jax._store.commit.draft import Draft
 from mmsb_jax._store.format.record import FULL, ArrayInfo, Op, OpCode
 from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.maintain.verify import verify

@@ -14,8 +14,8 @@ import xxhash
 
 from mmsb_jax._base import memory_limit
 from mmsb_jax._base.errors import CorruptionError, DeviceMemoryError
-from mmsb_jax._store.encoding.encode import Chunk, Coding
 from mmsb_jax._store.files.disk import DiskFiles
+from mmsb_jax._store.format.chunk import Chunk, Coding
 from mmsb_jax._store.format.frame import build_frame
 from mmsb_jax._store.format.record import FULL, ArrayInfo, Op, OpCode, records_of
 from mmsb_jax._store.log.log import Log

@@ -20,10 +20,12 @@ from mmsb_jax._base.errors import (
 from mmsb_jax._base.strict_json import MAX_JSON_DEPTH
 from mmsb_jax._store.encoding.decode import decode_all
 from mmsb_jax._store.encoding.digest import constant_term, state_sum
-from mmsb_jax._store.encoding.encode import CHUNK_BYTES, SPARSE_ITEMS, Chunk, Coding
-from mmsb_jax._store.files.disk import DiskFiles, Files, MemoryFiles
+from mmsb_jax._store.files.disk import DiskFiles
+from mmsb_jax._store.files.memory import MemoryFiles
+from mmsb_jax._store.files.protocol import Files
 from mmsb_jax._store.format import frame as _format
-from mmsb_jax._store.format.chunk import pack_chunks
+from mmsb_jax._store.format.chain import LogIds
+from mmsb_jax._store.format.chunk import CHUNK_BYTES, SPARSE_ITEMS, Chunk, Coding, pack_chunks
 from mmsb_jax._store.format.frame import BadFrameError, Kind, build_frame
 from mmsb_jax._store.format.manifest import MAX_PAGE_BYTES, ArchiveEntry, Manifest
 from mmsb_jax._store.format.record import (
@@ -39,7 +41,7 @@ from mmsb_jax._store.format.tags import MAX_TAG_BYTES
 from mmsb_jax._store.log import segment as _segment
 from mmsb_jax._store.log.archive import Archive, Unpacked, index_frame
 from mmsb_jax._store.log.log import Log
-from mmsb_jax._store.log.segment import LogIds, Segment
+from mmsb_jax._store.log.segment import Segment
 from mmsb_jax._store.maintain.compact import compact
 from mmsb_jax._store.maintain.fork import fork_log
 from mmsb_jax._store.query.commit import encode_json, read_commit

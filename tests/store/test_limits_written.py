@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from mmsb_jax._base.errors import MMSBError, StructureError
 from mmsb_jax._base.strict_json import MAX_JSON_DEPTH
-from mmsb_jax._store.encoding.encode import Chunk, Coding
-from mmsb_jax._store.files.disk import MemoryFiles
-from mmsb_jax._store.format.chunk import pack_chunks
+from mmsb_jax._store.files.memory import MemoryFiles
+from mmsb_jax._store.format.chain import LogIds
+from mmsb_jax._store.format.chunk import Chunk, Coding, pack_chunks
 from mmsb_jax._store.format.frame import MAX_DATA_BYTES, MAX_NUMBER, Kind, build_frame
 from mmsb_jax._store.format.manifest import MAX_PAGE_BYTES, ArchiveEntry, Compaction, Manifest
 from mmsb_jax._store.format.record import (
@@ -40,7 +40,7 @@ from mmsb_jax._store.format.tags import MAX_TAG_BYTES, decode_tags, encode_tags
 from mmsb_jax._store.log import archive as _archive
 from mmsb_jax._store.log.archive import index_frame
 from mmsb_jax._store.log.log import Log
-from mmsb_jax._store.log.segment import LogIds, Segment, read_segment
+from mmsb_jax._store.log.segment import Segment, read_segment
 from mmsb_jax._store.transfer.stream import StreamHead
 from tests.store._logs import PLACE, Scribe, check_log
 

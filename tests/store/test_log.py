@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from mmsb_jax._base.errors import CorruptionError, LocationError, VersionError
-from mmsb_jax._store.commit.head import Draft
+from mmsb_jax._store.commit.draft import Draft
 from mmsb_jax._store.files.disk import DiskFiles
 from mmsb_jax._store.format import record as _record
 from mmsb_jax._store.format.record import records_of

@@ -3,10 +3,11 @@ import struct
 import pytest
 
 from mmsb_jax._base.errors import CorruptionError, FormatError, LocationError
-from mmsb_jax._store.files.disk import MemoryFiles
+from mmsb_jax._store.files.memory import MemoryFiles
+from mmsb_jax._store.format.chain import LogIds
 from mmsb_jax._store.format.frame import Kind, build_frame
-from mmsb_jax._store.format.manifest import NAME, Manifest
-from mmsb_jax._store.log.segment import LogIds
+from mmsb_jax._store.format.manifest import Manifest
+from mmsb_jax._store.format.names import MANIFEST_NAME
 
 MANIFEST = Manifest(LogIds(((b"a" * 16, 3), (b"b" * 16, 9)), b"c" * 16), 4096, 123)
 
@@ -25,9 +26,9 @@ def test_manifest_that_is_missing_means_that_this_is_no_log():
 def test_manifest_cut_short_at_any_byte_is_refused():
     files = MemoryFiles()
     MANIFEST.publish(files)
-    whole = files.read(NAME)
+    whole = files.read(MANIFEST_NAME)
     for size in range(len(whole)):
-        files.publish(NAME, [whole[:size]])
+        files.publish(MANIFEST_NAME, [whole[:size]])
         with pytest.raises(CorruptionError, match="x/manifest is damaged at byte 0"):
             Manifest.read(files, "x")
 
@@ -45,14 +46,14 @@ def test_manifest_cut_short_at_any_byte_is_refused():
 )
 def test_manifest_whose_frame_is_whole_and_lies_is_refused(kind, meta):
     files = MemoryFiles()
-    files.publish(NAME, build_frame(kind, 0, 0, meta)[1])
+    files.publish(MANIFEST_NAME, build_frame(kind, 0, 0, meta)[1])
     with pytest.raises(CorruptionError, match="is damaged"):
         Manifest.read(files, "x")
 
 
 def test_manifest_of_an_unknown_kind_is_refused_as_newer():
     files = MemoryFiles()
-    files.publish(NAME, build_frame(99, 0, 0, b"")[1])
+    files.publish(MANIFEST_NAME, build_frame(99, 0, 0, b"")[1])
     with pytest.raises(FormatError, match="unknown kind 99"):
         Manifest.read(files, "x")
 

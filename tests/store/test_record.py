@@ -8,10 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmsb_jax._base.errors import FormatError
-from mmsb_jax._store.encoding.encode import Coding
+from mmsb_jax._store.format.chunk import CHUNK, Coding
 from mmsb_jax._store.format.frame import BadFrameError
 from mmsb_jax._store.format.record import (
-    CHUNK,
     EXTRA_ID,
     FULL,
     HAS_STEP,

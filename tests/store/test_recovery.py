@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mmsb_jax._base.errors import CorruptionError, LocationError
-from mmsb_jax._store.files.disk import MemoryFiles
+from mmsb_jax._store.files.memory import MemoryFiles
 from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.log.segment import SEGMENT_FRAME_BYTES
 from mmsb_jax._store.maintain.fork import create_log, fork_log

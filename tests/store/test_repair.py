@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 
 from mmsb_jax._base.errors import CorruptionError, LocationError, VersionError
-from mmsb_jax._store.files.disk import Files, MemoryFiles
+from mmsb_jax._store.files.memory import MemoryFiles
+from mmsb_jax._store.files.protocol import Files
 from mmsb_jax._store.format.frame import padded
+from mmsb_jax._store.format.names import list_snapshots, snapshot_name
 from mmsb_jax._store.format.record import DIGEST_ONLY, ArrayInfo, Op, OpCode
 from mmsb_jax._store.log.in_force import extra_in_force
 from mmsb_jax._store.log.log import Log
@@ -26,7 +28,6 @@ from mmsb_jax._store.maintain.repair import repair
 from mmsb_jax._store.maintain.report import RepairReport
 from mmsb_jax._store.maintain.verify import verify
 from mmsb_jax._store.query.commit import read_commit
-from mmsb_jax._store.state.snapshot import list_snapshots, snapshot_name
 from mmsb_jax._store.state.state import StoredState
 from mmsb_jax._store.transfer.import_ import take_in
 from mmsb_jax._store.transfer.stream import open_stream, write_joining_stream

@@ -1,17 +1,15 @@
 import pytest
 
 from mmsb_jax._base.errors import FormatError
-from mmsb_jax._store.files.disk import MemoryFiles
-from mmsb_jax._store.format.frame import BadFrameError, Kind, build_frame
+from mmsb_jax._store.files.memory import MemoryFiles
+from mmsb_jax._store.format.frame import BadFrameError, Kind, build_frame, reader_of
+from mmsb_jax._store.format.names import index_name, list_segments
 from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.log.segment import (
     SEGMENT_FRAME_BYTES,
     Segment,
-    index_name,
-    list_segments,
     newest_mark_behind,
     read_segment,
-    reader_of,
 )
 from tests.store._logs import PLACE, Scribe, check_log, open_and_compare
 

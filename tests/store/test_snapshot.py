@@ -1,16 +1,12 @@
 import numpy as np
 import pytest
 
-from mmsb_jax._store.files.disk import MemoryFiles
+from mmsb_jax._store.files.memory import MemoryFiles
+from mmsb_jax._store.format.chain import LogIds
 from mmsb_jax._store.format.frame import BadFrameError, Kind, build_frame
+from mmsb_jax._store.format.names import list_snapshots, snapshot_name
 from mmsb_jax._store.log.log import Log
-from mmsb_jax._store.log.segment import LogIds
-from mmsb_jax._store.state.snapshot import (
-    list_snapshots,
-    read_snapshot,
-    snapshot_name,
-    write_snapshot,
-)
+from mmsb_jax._store.state.snapshot import read_snapshot, write_snapshot
 from tests.store._logs import PAGE_BYTES, PLACE, Scribe, check_log, check_state, copy_files, threads
 
 

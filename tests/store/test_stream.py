@@ -16,13 +16,14 @@ from mmsb_jax._base.errors import (
     VersionError,
 )
 from mmsb_jax._store.commit.head import Head
-from mmsb_jax._store.files.disk import MemoryFiles
+from mmsb_jax._store.files.memory import MemoryFiles
+from mmsb_jax._store.format.chain import OPEN
 from mmsb_jax._store.format.frame import FORMAT_VERSION, HEADER_BYTES, Header
+from mmsb_jax._store.format.names import snapshot_name
 from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.maintain.compact import compact
 from mmsb_jax._store.maintain.fork import create_log, fork_log
 from mmsb_jax._store.maintain.verify import verify
-from mmsb_jax._store.state.snapshot import snapshot_name
 from mmsb_jax._store.transfer.import_ import Intake, join, take
 from mmsb_jax._store.transfer.stream import (
     open_stream,
@@ -30,7 +31,6 @@ from mmsb_jax._store.transfer.stream import (
     write_joining_stream,
     write_stream,
 )
-from mmsb_jax._store.writer.lineage import OPEN
 from mmsb_jax._store.writer.writer import LogWriter
 from mmsb_jax.testing._faulty import Faults, FaultyFiles
 from tests import _format_reader as reader

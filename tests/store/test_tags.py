@@ -3,7 +3,8 @@ import errno
 import pytest
 
 from mmsb_jax._base.errors import ClosedError, LocationError, VersionError
-from mmsb_jax._store.files.disk import DiskFiles, MemoryFiles
+from mmsb_jax._store.files.disk import DiskFiles
+from mmsb_jax._store.files.memory import MemoryFiles
 from mmsb_jax._store.format.frame import BadFrameError, Kind, build_frame
 from mmsb_jax._store.format.tags import MAX_TAG_BYTES, check_tag, decode_tags, encode_tags
 from mmsb_jax._store.log.log import Log

@@ -12,17 +12,19 @@ import numpy as np
 import pytest
 
 from mmsb_jax._base.errors import CorruptionError, DeviceMemoryError, LocationError, MMSBError
-from mmsb_jax._store.files.disk import DiskFiles, Files, MemoryFiles
+from mmsb_jax._store.files.disk import DiskFiles
 from mmsb_jax._store.files.local import check_local, file_system_of
+from mmsb_jax._store.files.memory import MemoryFiles
+from mmsb_jax._store.files.protocol import Files
 from mmsb_jax._store.files.unreadable import unreadable
 from mmsb_jax._store.format.manifest import Manifest
 from mmsb_jax._store.log.log import Log
-from mmsb_jax._store.maintain.cleanup import leftovers
 from mmsb_jax._store.maintain.compact import compact
 from mmsb_jax._store.maintain.fork import fork_log
 from mmsb_jax._store.query.patches import patches_of
 from mmsb_jax._store.state.state import StoredState
 from mmsb_jax._store.transfer.stream import open_stream, write_joining_stream, write_stream
+from mmsb_jax._store.writer.cleanup import leftovers
 from mmsb_jax.testing._disk import READ_CALLS, Disk
 from mmsb_jax.testing._faulty import Faults, FaultyFiles
 from tests.store._compacted import write_story
@@ -335,7 +337,7 @@ def test_memory_that_is_refused_to_a_read_is_named(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "place", ["encoding.decode._decompress", "format.chunk.check_data", "state.state.decode_all"]
+    "place", ["encoding.dense.decompress", "format.data.check_data", "state.state.decode_all"]
 )
 def test_memory_that_is_refused_to_a_state_is_named(place: str, monkeypatch):
     scribe = Scribe()
@@ -351,7 +353,7 @@ def test_memory_that_is_refused_to_a_state_is_named(place: str, monkeypatch):
 def test_memory_that_is_refused_to_a_commit_or_snapshot_is_named(monkeypatch):
     scribe = Scribe()
     scribe.create("w", (5000,)).commit()
-    monkeypatch.setattr("mmsb_jax._store.encoding.encode._to_planes", refuse_memory)
+    monkeypatch.setattr("mmsb_jax._store.encoding.dense.to_planes", refuse_memory)
     with pytest.raises(DeviceMemoryError, match=r"of an array of 20,000 bytes: .* no more memory"):
         scribe.write("w", bytes(range(250)) * 80).commit()
 

@@ -7,12 +7,13 @@ import pytest
 
 from mmsb_jax._base.errors import LocationError
 from mmsb_jax._store.commit import head
-from mmsb_jax._store.files.disk import MemoryFiles
+from mmsb_jax._store.files.memory import MemoryFiles
+from mmsb_jax._store.format.names import snapshot_name
 from mmsb_jax._store.format.record import ArrayInfo, Op, OpCode
 from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.maintain.compact import compact
 from mmsb_jax._store.maintain.verify import verify
-from mmsb_jax._store.state.snapshot import snapshot_name, write_snapshot
+from mmsb_jax._store.state.snapshot import write_snapshot
 from tests.store._compacted import write_story
 from tests.store._logs import (
     PAGE_BYTES,

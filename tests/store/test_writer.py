@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from mmsb_jax._base.errors import ClosedError, CorruptionError, LocationError
-from mmsb_jax._store.files.disk import DiskFiles, MemoryFiles
+from mmsb_jax._store.files.disk import DiskFiles
+from mmsb_jax._store.files.memory import MemoryFiles
 from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.maintain.fork import create_log
 from mmsb_jax._store.state import snapshot

@@ -11,9 +11,10 @@ import numpy as np
 
 from mmsb_jax._base import memory_limit
 from mmsb_jax._base.errors import MMSBError
-from mmsb_jax._store.commit.head import Draft, Head
+from mmsb_jax._store.commit.draft import Draft
+from mmsb_jax._store.commit.head import Head
 from mmsb_jax._store.encoding.digest import constant_term, state_sum, state_term
-from mmsb_jax._store.files.disk import MemoryFiles
+from mmsb_jax._store.files.memory import MemoryFiles
 from mmsb_jax._store.format.record import ArrayInfo, Op, OpCode
 from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.maintain.compact import compact

@@ -8,11 +8,11 @@ import struct
 import xxhash
 
 from mmsb_jax._store.encoding.digest import digest_words
-from mmsb_jax._store.format.chunk import chunk_views
+from mmsb_jax._store.format.chain import frames_hash
+from mmsb_jax._store.format.data import chunk_views
 from mmsb_jax._store.format.frame import BadFrameError, Kind
 from mmsb_jax._store.format.record import EXTRA_ID, PAGE_VERSIONS, CommitRecord
 from mmsb_jax._store.log.log import Log
-from mmsb_jax._store.log.segment import frames_hash
 from mmsb_jax._store.state.state import StoredState
 from tests.store._logs import PLACE
 from tests.torture._bundle import STREAM, Frame, place

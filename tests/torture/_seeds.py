@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmsb_jax._store.files.disk import DiskFiles, Files, MemoryFiles
+from mmsb_jax._store.files.disk import DiskFiles
+from mmsb_jax._store.files.memory import MemoryFiles
+from mmsb_jax._store.files.protocol import Files
 from mmsb_jax._store.format.record import DIGEST_ONLY, GRAPH_PREFIX, CommitRecord
 from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.maintain.compact import compact

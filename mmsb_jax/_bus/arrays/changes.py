@@ -17,7 +17,7 @@ from mmsb_jax._bus.derive.transaction import GraphChange
 from mmsb_jax._bus.trees.tree import info_of, spec_of
 from mmsb_jax._core.layout import array_not_found
 from mmsb_jax._core.tree.leaves import LeafSpec
-from mmsb_jax._store.commit.head import Draft
+from mmsb_jax._store.commit.draft import Draft
 from mmsb_jax._store.format.record import ArrayInfo, Op, OpCode
 from mmsb_jax._store.state.state import StoredState
 

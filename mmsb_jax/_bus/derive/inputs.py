@@ -16,7 +16,7 @@ from mmsb_jax._core.layout import array_not_found
 from mmsb_jax._core.tree.leaves import LeafSpec, is_holdable
 from mmsb_jax._core.tree.nodes import Part
 from mmsb_jax._graph.run.node import Arguments, Node, Rule
-from mmsb_jax._store.commit.head import Draft
+from mmsb_jax._store.commit.draft import Draft
 from mmsb_jax._store.format.record import ArrayInfo, Op, OpCode
 from mmsb_jax._store.state.state import Table
 

@@ -19,7 +19,7 @@ from mmsb_jax._graph.run.node import Node, Rule, Tracer, bind
 from mmsb_jax._graph.wave.function import DerivedGraph
 from mmsb_jax._graph.wave.node_table import Flow
 from mmsb_jax._graph.wave.wave import Due, Waves
-from mmsb_jax._store.commit.head import Draft
+from mmsb_jax._store.commit.draft import Draft
 from mmsb_jax._store.format.record import Op, OpCode
 from mmsb_jax._store.state.state import StoredState
 

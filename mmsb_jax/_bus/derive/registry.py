@@ -15,7 +15,7 @@ from mmsb_jax._graph.run.executor import Machine
 from mmsb_jax._graph.run.node import Node, Rule, Tracer, bind, copy
 from mmsb_jax._graph.wave.node_table import Flow, Mark
 from mmsb_jax._graph.wave.wave import Due, Waves
-from mmsb_jax._store.commit.head import Draft
+from mmsb_jax._store.commit.draft import Draft
 from mmsb_jax._store.state.state import StoredState, Table
 
 

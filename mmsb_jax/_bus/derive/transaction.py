@@ -34,7 +34,8 @@ from mmsb_jax._graph.run.pagewise import Rows
 from mmsb_jax._graph.wave.node_table import Mark
 from mmsb_jax._graph.wave.wave import Due, Wave
 from mmsb_jax._store.commit.compare import Change
-from mmsb_jax._store.commit.head import Draft, Plan
+from mmsb_jax._store.commit.draft import Draft
+from mmsb_jax._store.commit.plan import Plan
 from mmsb_jax._store.format.record import ArrayInfo, Op, OpCode
 from mmsb_jax._store.state.state import Table
 
@@ -382,7 +383,7 @@ class Step:
     def follow(
         self, plan: Plan, changes: list[Change]
     ) -> tuple[dict[int, Any], dict[str, str | None]]:
-        """Run the wave that the changes set off; see `mmsb_jax._store.commit.head.Follow`."""
+        """Run the wave that the changes set off; see `mmsb_jax._store.commit.plan.Follow`."""
         flow = self._flow
         by_name = {change.info.name: change for change in changes}
         due = Due(

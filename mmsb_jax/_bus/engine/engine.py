@@ -18,16 +18,17 @@ from mmsb_jax._bus.engine.queue import CommitQueue
 from mmsb_jax._bus.engine.stats import Meter
 from mmsb_jax._bus.events.events import Events, events_of, is_held
 from mmsb_jax._bus.trees.tree import TreeShape
-from mmsb_jax._store.commit.head import Draft, Head, Landed
-from mmsb_jax._store.files.disk import Files
+from mmsb_jax._store.commit.draft import Draft
+from mmsb_jax._store.commit.head import Head, Landed
 from mmsb_jax._store.files.lock import WriterLock
+from mmsb_jax._store.files.protocol import Files
 from mmsb_jax._store.files.threads import Threads
+from mmsb_jax._store.format.data import Shipped
 from mmsb_jax._store.format.record import OpCode
 from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.query.commit import Commit, read_extra
 from mmsb_jax._store.query.patches import patches_of
 from mmsb_jax._store.transfer.import_ import Intake, join, take
-from mmsb_jax._store.transfer.stream import Shipped
 from mmsb_jax._store.writer.writer import Durability, LogWriter, disk_error
 
 

@@ -3,7 +3,8 @@
 import time
 from collections.abc import Iterator
 
-from mmsb_jax._bus.reading import Reading, check_number
+from mmsb_jax._base.arguments import check_number
+from mmsb_jax._bus.reading import Reading
 from mmsb_jax._store.query.commit import Commit, read_commit
 from mmsb_jax._store.query.follow import Follower
 

@@ -12,10 +12,10 @@ from mmsb_jax._core.tree.leaves import Constant, describe
 from mmsb_jax._core.tree.paths import flatten_with_names, put_together
 from mmsb_jax._store.encoding.decode import check_extent
 from mmsb_jax._store.encoding.digest import ZERO
+from mmsb_jax._store.format.data import Shipped
 from mmsb_jax._store.format.frame import BadFrameError
 from mmsb_jax._store.format.record import DIGEST_ONLY, FULL, ArrayInfo, CommitRecord
 from mmsb_jax._store.state.state import StoredState, Table
-from mmsb_jax._store.transfer.stream import Shipped
 
 Recorded = dict[str, ArrayInfo | Constant]
 

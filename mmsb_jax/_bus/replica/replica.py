@@ -14,12 +14,14 @@ from mmsb_jax._base.arguments import show
 from mmsb_jax._base.errors import CorruptionError, DivergenceError, StructureError, VersionError
 from mmsb_jax._bus.replica.arrays import ReplicaArrays
 from mmsb_jax._bus.trees import checkout as checkouts
-from mmsb_jax._store.files.disk import Buffer, DiskFiles
+from mmsb_jax._store.files.disk import DiskFiles
 from mmsb_jax._store.files.local import check_log_place
+from mmsb_jax._store.files.protocol import Buffer
+from mmsb_jax._store.format.data import Shipped
 from mmsb_jax._store.format.frame import BadFrameError
 from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.state.state import StoredState, Table
-from mmsb_jax._store.transfer.stream import Shipped, Stream, open_stream, shipped
+from mmsb_jax._store.transfer.stream import Stream, open_stream, shipped
 
 Source = str | os.PathLike[str] | Buffer | Iterator[Buffer]
 

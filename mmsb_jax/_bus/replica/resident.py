@@ -30,15 +30,11 @@ from mmsb_jax._core.tree.leaves import (
     with_weak_type,
 )
 from mmsb_jax._core.tree.words import from_words, to_words
-from mmsb_jax._store.encoding.decode import (
-    decode_all,
-    decode_into,
-    read_sparse,
-    sets_elements,
-    sparse_elements,
-)
+from mmsb_jax._store.encoding.base import unit_of_dtype
+from mmsb_jax._store.encoding.decode import decode_all, decode_into
 from mmsb_jax._store.encoding.digest import Lanes, digest_words
-from mmsb_jax._store.encoding.encode import SPARSE_CODINGS, Coding, unit_of_dtype
+from mmsb_jax._store.encoding.sparse import read_sparse, sets_elements, sparse_elements
+from mmsb_jax._store.format.chunk import SPARSE_CODINGS, Coding
 from mmsb_jax._store.format.frame import BadFrameError
 from mmsb_jax._store.state.state import words_for
 

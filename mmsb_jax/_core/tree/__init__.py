@@ -1,1 +1,1 @@
-"""Pytrees as the library sees them: leaves and their bytes, paths as names, nodes, static fields."""
+"""Pytrees as the library sees them: leaves, their bytes and names, nodes, static fields."""

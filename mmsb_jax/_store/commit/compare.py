@@ -15,14 +15,12 @@ from typing import NamedTuple
 import numpy as np
 
 from mmsb_jax._base.words import WORD_BYTES
+from mmsb_jax._store.encoding.base import unit_of_dtype
+from mmsb_jax._store.encoding.choose import prefers_sparse
+from mmsb_jax._store.encoding.dense import encode_dense
 from mmsb_jax._store.encoding.digest import Lanes, add, digest_gained, digest_words, starts_of
-from mmsb_jax._store.encoding.encode import (
-    Chunk,
-    encode_dense,
-    encode_sparse,
-    prefers_sparse,
-    unit_of_dtype,
-)
+from mmsb_jax._store.encoding.sparse import encode_sparse
+from mmsb_jax._store.format.chunk import Chunk
 from mmsb_jax._store.format.record import FULL, ArrayInfo
 
 _TILE_WORDS = 1 << 17

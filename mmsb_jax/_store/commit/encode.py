@@ -19,8 +19,11 @@ from mmsb_jax._store.commit.compare import (
     lots_of,
     tally,
 )
+from mmsb_jax._store.encoding.choose import is_own_sample
+from mmsb_jax._store.encoding.dense import dense_chunks
 from mmsb_jax._store.encoding.digest import Lanes, add, digest_each, gained_each
-from mmsb_jax._store.encoding.encode import Coding, dense_chunks, is_own_sample, sparse_chunks
+from mmsb_jax._store.encoding.sparse import sparse_chunks
+from mmsb_jax._store.format.chunk import Coding
 from mmsb_jax._store.format.record import FULL
 
 _PARALLEL_WORDS = 1 << 17

@@ -2,66 +2,35 @@
 
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from mmsb_jax._base.errors import StructureError
-from mmsb_jax._base.words import as_words
 from mmsb_jax._store.commit.compare import Change, compare, patch
+from mmsb_jax._store.commit.draft import Draft
 from mmsb_jax._store.commit.encode import record_all
+from mmsb_jax._store.commit.plan import Content, Follow, Plan
+from mmsb_jax._store.encoding.blob import compress_blob
 from mmsb_jax._store.encoding.digest import (
     ZERO,
-    Lanes,
     constant_term,
-    digest_words,
     state_sum,
     state_term,
 )
-from mmsb_jax._store.encoding.encode import Chunk, compress_blob
-from mmsb_jax._store.format.frame import BadFrameError
+from mmsb_jax._store.format.chunk import Chunk
 from mmsb_jax._store.format.record import (
     EXTRA_ID,
     EXTRA_IS_JSON,
     FULL,
     STRUCTURE_CHANGED,
-    ArrayInfo,
     CommitRecord,
-    Op,
     records_of,
 )
 from mmsb_jax._store.state.state import StoredState
 from mmsb_jax._store.writer.writer import LogWriter
-
-
-@dataclass(slots=True)
-class Draft:
-    """What a commit is asked to do.
-
-    Attributes:
-        ops: changes of the table of arrays, in order.
-        contents: array id → its bytes after (uint8[nbytes]), for the arrays to compare.
-        patches: array id → (words (int64[n], ascending), mask of the bytes written (uint32[n]),
-            bytes written (uint32[n])).
-        values: constants: name → tagged value, None for one that goes.
-        step, source, note, time_ns: what the caller says of it (`CommitRecord`).
-        extra: the caller's blob.
-        extra_is_json: whether the blob is JSON.
-    """
-
-    ops: list[Op] = field(default_factory=list)
-    contents: dict[int, np.ndarray] = field(default_factory=dict)
-    patches: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = field(default_factory=dict)
-    values: dict[str, str | None] = field(default_factory=dict)
-    step: int | None = None
-    source: str = ""
-    note: str = ""
-    time_ns: int | None = None
-    extra: bytes | None = None
-    extra_is_json: bool = False
 
 
 class Landed(NamedTuple):
@@ -73,15 +42,6 @@ class Landed(NamedTuple):
     changed_bytes: int
     logged_bytes: int
 
-
-Content = np.ndarray | tuple[np.ndarray, np.ndarray]
-"""What an array becomes: all its words; or some (int64[n], ascending) and what they become."""
-
-Follow = Callable[["Plan", list[Change]], tuple[dict[int, Content], dict[str, str | None]]]
-"""What follows from a commit's changes: what derived arrays become, entries of the graph.
-
-Called before anything is written. An exception in it ends the commit, and nothing has changed.
-"""
 
 Stored = tuple[int, int, int]
 """(array, stored bytes, record flags) of one record."""
@@ -141,103 +101,6 @@ class Joining:
 
 _LEAST_SPARSE_BYTES = 4 << 20
 _LEAST_TOTAL_BYTES = 64 << 20
-
-
-class Plan:
-    """A draft against the state it meets: what goes, what is made, what is compared.
-
-    Attributes:
-        made: the arrays that operations touch, as the code that replays them makes them; None
-            without operations.
-        arrays: what these are after the operations, by id.
-        gone: ids of the arrays whose present term leaves the digest of the state.
-        compared: changes to find by comparing whole arrays.
-        patched: changes that are known, those without a differing byte left out.
-        next_id: the next id that is free.
-        terms: what each changed array adds to the digest of the state; the head enters it.
-
-    Raises:
-        StructureError: an operation, or the size of a content, does not fit the state.
-    """
-
-    def __init__(self, state: StoredState, draft: Draft) -> None:
-        self._state = state
-        self.made: StoredState | None = None
-        self.arrays: dict[int, ArrayInfo] = {}
-        self.gone: Set[int] = frozenset()
-        self.next_id = state.table.next_id
-        self.terms: dict[int, int] = {}
-        self._touched: Set[int] = frozenset()
-        self._cut: Set[int] = frozenset()
-        if draft.ops:
-            self._operate(draft.ops)
-        self.compared = [self._to_compare(*item) for item in draft.contents.items()]
-        self.patched = []
-        for array_id, (words, mask, data) in draft.patches.items():
-            change = self.change(array_id)
-            if patch(change, words, (change.old[words] & ~mask) | (data & mask)):
-                self.patched.append(change)
-
-    def _operate(self, ops: Sequence[Op]) -> None:
-        self.made = self._state.sketch(ops)
-        try:
-            done = self.made.operate(ops)
-        except BadFrameError as error:
-            raise StructureError(f"the commit does not fit the state: {error}") from error
-        self.arrays = self.made.table.arrays
-        self._touched = {op.info.id for op in ops}
-        self.gone = self._touched & self._state.table.arrays.keys()
-        self.next_id = max(self.next_id, 1 + max(self._touched))
-        self._cut = {op.info.id for op, before in done if before and op.info.nbytes < before.nbytes}
-
-    def _to_compare(self, array_id: int, raw: np.ndarray) -> Change:
-        change = self.change(array_id)
-        if raw.size != change.info.nbytes:
-            raise StructureError(
-                f"{raw.size} bytes for {change.info.name!r}, which has {change.info.nbytes}"
-            )
-        change.new = as_words(raw)
-        return change
-
-    def change(self, array_id: int) -> Change:
-        """A change of an array, of which nothing is known yet.
-
-        Raises:
-            StructureError: there is no such array.
-        """
-        info = self.info(array_id)
-        if info is None:
-            raise StructureError(f"bytes for array {array_id}, which is not there")
-        fresh = array_id not in self._state.table.bases
-        return Change(info, self.words(array_id), None, fresh=fresh)
-
-    def info(self, array_id: int) -> ArrayInfo | None:
-        """An array as the draft's operations leave it; None where there is none."""
-        arrays = self.arrays if array_id in self._touched else self._state.table.arrays
-        return arrays.get(array_id)
-
-    def id_of(self, name: str) -> int:
-        """The id of an array by its name, as the draft's operations leave it."""
-        made = {} if self.made is None else self.made.table.ids
-        return made.get(name) or self._state.table.ids[name]
-
-    def words(self, array_id: int) -> np.ndarray:
-        """The words of an array as the draft's operations leave it; not to be written to."""
-        if self.made is not None and array_id in self._touched:
-            return self.made.words[array_id]
-        return self._state.words[array_id]
-
-    def change_to(self, array_id: int, words: np.ndarray) -> Change:
-        """A change that replaces all words of an array; it is still to be compared."""
-        change = self.change(array_id)
-        change.new = words
-        return change
-
-    def lanes_before(self, array_id: int) -> Lanes:
-        """Digest of an array as it is when the commit's bytes meet it."""
-        if array_id in self._cut and array_id in self.arrays:
-            return digest_words(self.words(array_id))
-        return self._state.table.lanes.get(array_id, ZERO)
 
 
 class Head:

@@ -1,12 +1,4 @@
-"""The file layer: all that the store asks of a disk, so that a test can put a faulty one beneath.
-
-Names are relative paths with ``/``. Two layers: `DiskFiles`, a directory of a local file system,
-and `MemoryFiles`, the same behaviour without a disk.
-
-Where reading fails the error is a `LocationError` that says why; but for a file that is not there,
-which is a `FileNotFoundError`. Where writing fails it is the system's: the writer knows what became
-of the log.
-"""
+"""A directory of a local file system, as a log uses it."""
 
 import contextlib
 import errno
@@ -15,17 +7,16 @@ import stat
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from mmsb_jax._base.errors import LocationError
 from mmsb_jax._base.memory_limit import no_room
 from mmsb_jax._store.files.descriptor import Descriptor
+from mmsb_jax._store.files.protocol import AppendFile, Buffer, Files
 from mmsb_jax._store.files.unreadable import check_regular, unreadable
 
 Answer = TypeVar("Answer")
 
-Buffer = bytes | bytearray | memoryview
-"""What is written: anything with a contiguous buffer of bytes."""
 
 _MAX_BUFFERS_A_CALL = 512  # below IOV_MAX of every Linux
 _OPEN_READERS = 64
@@ -35,78 +26,6 @@ OWN_FILE = os.O_NOFOLLOW | os.O_NONBLOCK
 """How a file of the log is opened: no link is followed, and no pipe is waited for."""
 _READ_BYTES = 1 << 20
 """What is read without asking first how much there is: a file may claim any size."""
-
-
-class AppendFile(Protocol):
-    """A file that only grows."""
-
-    def append(self, buffers: Sequence[Buffer]) -> None:
-        """Write all of ``buffers`` at the end; on an error any part of them may be there."""
-        ...
-
-    def sync(self) -> None:
-        """Return once every byte appended so far would survive a power cut."""
-        ...
-
-    def truncate(self, size: int) -> None:
-        """Take back what a failed `append` may have left behind ``size``."""
-        ...
-
-    def is_there(self) -> bool:
-        """Whether the file has a name still: what is written to it can be found again."""
-        ...
-
-    def close(self) -> None:
-        """Give the handle back."""
-        ...
-
-
-class Files(Protocol):
-    """A directory."""
-
-    def create(self, name: str) -> AppendFile:
-        """A new file, durably entered in its directory once it is synced; it must not exist."""
-        ...
-
-    def reopen(self, name: str) -> AppendFile:
-        """An existing file, to append to."""
-        ...
-
-    def rewrite(self, name: str, offset: int) -> None:
-        """Write what stands from ``offset`` on again, in place, so that the next sync covers it.
-
-        A sync that failed, in whatever process, is told of once: what it should have covered reads
-        back, may not be on the disk, and a later sync does not look at it.
-        """
-        ...
-
-    def read(self, name: str, offset: int = 0, size: int | None = None) -> bytes:
-        """Up to ``size`` bytes from ``offset``; fewer at the end of the file."""
-        ...
-
-    def size(self, name: str) -> int:
-        """Bytes of the file."""
-        ...
-
-    def names(self, folder: str) -> list[str]:
-        """Sorted names of the files in ``folder``, each with the folder before it."""
-        ...
-
-    def publish(self, name: str, buffers: Sequence[Buffer]) -> None:
-        """Put a whole file in place at once and durably: after a crash, the old one or the new."""
-        ...
-
-    def copy(self, source: "Files", name: str, size: int) -> None:
-        """Make ``name`` durably from the first ``size`` bytes of the file of that name there."""
-        ...
-
-    def remove(self, name: str) -> None:
-        """Delete a file; it need not exist."""
-        ...
-
-    def close(self) -> None:
-        """Give every handle back."""
-        ...
 
 
 class _DiskAppendFile:
@@ -424,83 +343,3 @@ def sync_folder(system: Any, folder: Path) -> None:
     descriptor = asked(folder, Descriptor, system, folder, os.O_RDONLY | os.O_DIRECTORY)
     with _closing(descriptor.close):
         system.fsync(descriptor.number)
-
-
-class _MemoryFile:
-    """Bytes that grow; they cannot while somebody reads them, hence the lock."""
-
-    def __init__(self, content: bytes = b"") -> None:
-        self._content = bytearray(content)
-        self._lock = threading.Lock()
-
-    def append(self, buffers: Sequence[Buffer]) -> None:
-        with self._lock:
-            for buffer in buffers:
-                if len(buffer):
-                    self._content += memoryview(buffer).cast("B")
-
-    def sync(self) -> None:
-        """Memory has nothing to sync."""
-
-    def is_there(self) -> bool:
-        """Memory keeps what it is given."""
-        return True
-
-    def truncate(self, size: int) -> None:
-        with self._lock:
-            del self._content[size:]
-
-    def close(self) -> None:
-        """Memory has no handles."""
-
-    def read(self, offset: int, size: int | None) -> bytes:
-        with self._lock, memoryview(self._content) as view:
-            return bytes(view[offset : None if size is None else offset + size])
-
-    def __len__(self) -> int:
-        return len(self._content)
-
-
-class MemoryFiles:
-    """A directory in memory: the log of a bus without a path."""
-
-    def __init__(self) -> None:
-        self._files: dict[str, _MemoryFile] = {}
-
-    def create(self, name: str) -> AppendFile:
-        if name in self._files:
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name)
-        return self._files.setdefault(name, _MemoryFile())
-
-    def reopen(self, name: str) -> AppendFile:
-        return self._file(name)
-
-    def rewrite(self, name: str, offset: int) -> None:
-        """Memory has no doubts."""
-
-    def read(self, name: str, offset: int = 0, size: int | None = None) -> bytes:
-        return self._file(name).read(offset, size)
-
-    def size(self, name: str) -> int:
-        return len(self._file(name))
-
-    def _file(self, name: str) -> _MemoryFile:
-        try:
-            return self._files[name]
-        except KeyError:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name) from None
-
-    def names(self, folder: str) -> list[str]:
-        return sorted(name for name in list(self._files) if name.rpartition("/")[0] == folder)
-
-    def publish(self, name: str, buffers: Sequence[Buffer]) -> None:
-        self._files[name] = _MemoryFile(b"".join(buffers))
-
-    def copy(self, source: Files, name: str, size: int) -> None:
-        self._files[name] = _MemoryFile(source.read(name, 0, size))
-
-    def remove(self, name: str) -> None:
-        self._files.pop(name, None)
-
-    def close(self) -> None:
-        """Memory has no handles."""

@@ -6,16 +6,17 @@ two frames never pass for one, and carries a hash of itself, of the meta and of 
 `docs/format.md` specifies it to the byte.
 """
 
+import contextlib
+import operator
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import xxhash
 
 from mmsb_jax._base.errors import FormatError, StructureError
-from mmsb_jax._store.files.disk import Buffer
-from mmsb_jax._store.format.limits import U64, check_number
+from mmsb_jax._store.files.protocol import Buffer, Files
 
 MAGIC = b"MMSB"
 FORMAT_VERSION = 1
@@ -24,12 +25,15 @@ MAX_META_BYTES = 1 << 30
 MAX_DATA_BYTES = 1 << 32
 MAX_NUMBER = (1 << 63) - 1
 """Of versions, of segments, and of the positions where segments begin."""
-
 _HEADER = struct.Struct("<4sBBHQQIIQQQ")
 _HEADER_HASH = struct.Struct("<Q")
 HEADER_BYTES = _HEADER.size + _HEADER_HASH.size
-
 _MUST_UNDERSTAND = 1
+Reader = Callable[[int, int], bytes]
+"""(offset, size) → bytes of one file, fewer at its end."""
+U32, U64 = (1 << 32) - 1, (1 << 64) - 1
+I64 = (1 << 63) - 1
+HASH_BYTES = 16
 
 
 class Kind(IntEnum):
@@ -216,10 +220,6 @@ def build_frame(
     return header, buffers
 
 
-Reader = Callable[[int, int], bytes]
-"""(offset, size) → bytes of one file, fewer at its end."""
-
-
 def read_header(read: Reader, offset: int, position: int | None) -> Header:
     """The header at ``offset`` of a file.
 
@@ -272,3 +272,77 @@ def check_data(raw: memoryview, header: Header) -> memoryview:
     if xxhash.xxh3_64_intdigest(raw) != header.data_hash:
         raise BadFrameError("the data does not match its hash")
     return raw[: header.data_bytes]
+
+
+def check_number(what: str, value: Any, least: int, most: int) -> None:
+    """Refuse what is no whole number from ``least`` to ``most``.
+
+    Raises:
+        StructureError: it is not.
+    """
+    try:
+        is_within = least <= operator.index(value) <= most
+    except TypeError:
+        is_within = False
+    if not is_within:
+        raise StructureError(
+            f"{what} {value!r:.80} cannot be recorded: expected a whole number from {least} to "
+            f"{most}"
+        )
+
+
+def check_text(what: str, text: Any, most_bytes: int) -> None:
+    """Refuse what is no text of at most ``most_bytes`` bytes of UTF-8.
+
+    Raises:
+        StructureError: it is not.
+    """
+    if not isinstance(text, str):
+        raise StructureError(f"{what} {text!r:.80} cannot be recorded: expected a string")
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        raise StructureError(
+            f"{what} {text!r:.80} cannot be recorded: it has half of a character (a lone "
+            f"surrogate), which no UTF-8 has. Decode the bytes that it came from otherwise."
+        ) from None
+    if size > most_bytes:
+        raise StructureError(
+            f"{what} of {size:,} bytes, {text[:80]!r}…, cannot be recorded: at most "
+            f"{most_bytes:,} bytes. Shorten it."
+        )
+
+
+def check_hash(what: str, raw: Any) -> None:
+    """Refuse what is not the 16 bytes of an id, a chain or a hash.
+
+    Raises:
+        StructureError: it is not.
+    """
+    if not isinstance(raw, bytes) or len(raw) != HASH_BYTES:
+        raise StructureError(f"{what} {raw!r:.80} cannot be recorded: expected {HASH_BYTES} bytes")
+
+
+def reader_of(files: Files, name: str) -> Reader:
+    """Reads bytes of one file."""
+    return lambda offset, size: files.read(name, offset, size)
+
+
+def headers_from(read: Reader, base: int | None, offset: int) -> Iterator[tuple[int, Header]]:
+    """Every whole header from ``offset`` on, with its offset.
+
+    Used where a frame is bad: a frame can stand at any aligned offset, and its header says so
+    itself. ``base`` is the position of the file's first byte; None takes any.
+    """
+    offset = padded(offset)
+    while block := read(offset, 1 << 22):
+        found = block.find(MAGIC)
+        while found >= 0:
+            if found % ALIGNMENT_BYTES == 0:
+                raw = block[found : found + HEADER_BYTES]
+                position = None if base is None else base + offset + found
+                # Bytes of an array that look like a frame, or a damaged one.
+                with contextlib.suppress(BadFrameError, FormatError):
+                    yield offset + found, Header.decode(raw, position)
+            found = block.find(MAGIC, found + 1)
+        offset += len(block) // ALIGNMENT_BYTES * ALIGNMENT_BYTES or len(block)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmsb_jax._store.files.disk import Buffer
+from mmsb_jax._store.files.protocol import Buffer
 from mmsb_jax._store.format.frame import BadFrameError, Kind, build_frame
 from mmsb_jax._store.format.record import CommitRecord
 from mmsb_jax._store.format.tags import TagChanges, decode_tags, encode_tags

@@ -1,13 +1,13 @@
 """The manifest: what the log is, in one small file that is replaced as a whole."""
 
-import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from mmsb_jax._base.arguments import show
 from mmsb_jax._base.errors import CorruptionError, LocationError, StructureError
-from mmsb_jax._store.files.disk import Buffer, Files
+from mmsb_jax._store.files.protocol import Buffer, Files
+from mmsb_jax._store.format.chain import ANCESTOR_BYTES, LogIds
 from mmsb_jax._store.format.frame import (
     HEADER_BYTES,
     MAX_META_BYTES,
@@ -18,19 +18,15 @@ from mmsb_jax._store.format.frame import (
     read_header,
     read_meta,
 )
+from mmsb_jax._store.format.names import LOG_FOLDER, MANIFEST_NAME, segment_name
 from mmsb_jax._store.format.tags import decode_tags, encode_tags
-from mmsb_jax._store.log.segment import ANCESTOR_BYTES, FOLDER, LogIds, segment_name
 
-NAME = "manifest"
 MAX_PAGE_BYTES = 1 << 30
 _FIXED = struct.Struct("<16sQQI")
 _COMPACTION = struct.Struct("<QQIIII")
 _ARCHIVE = struct.Struct("<QQQ16s")
 _KEPT = struct.Struct("<Q")
 _CUT = 1
-
-ARCHIVE_NAME = re.compile(rf"{FOLDER}/[0-9]{{20}}-[0-9]{{20}}\.arc")
-"""Name of an archive's file; see `ArchiveEntry.name`."""
 
 
 def check_page_bytes(page_bytes: int) -> None:
@@ -61,7 +57,7 @@ class ArchiveEntry:
     @property
     def name(self) -> str:
         """Name of the archive's file."""
-        return f"{FOLDER}/{self.first_version:020d}-{self.last_version:020d}.arc"
+        return f"{LOG_FOLDER}/{self.first_version:020d}-{self.last_version:020d}.arc"
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +161,7 @@ class Manifest:
 
     def publish(self, files: Files) -> None:
         """Write it in place of the one before."""
-        files.publish(NAME, self.frame())
+        files.publish(MANIFEST_NAME, self.frame())
 
     def frame(self) -> list[Buffer]:
         """Its file. That of a compacted log is of a kind of its own: it must be understood.
@@ -200,7 +196,7 @@ class Manifest:
         """
         try:
             # At once: it may be replaced between two calls.
-            return cls._decode(files.read(NAME, 0, HEADER_BYTES + MAX_META_BYTES))
+            return cls._decode(files.read(MANIFEST_NAME, 0, HEADER_BYTES + MAX_META_BYTES))
         except FileNotFoundError:
             raise LocationError(
                 f"{place} is not a log: it has no manifest. Expected a directory that "
@@ -208,8 +204,8 @@ class Manifest:
             ) from None
         except (BadFrameError, struct.error) as error:
             raise CorruptionError(
-                f"{place}/{NAME} is damaged at byte 0: {error}. The log itself may be whole: "
-                f"restore the manifest from a copy, or make a new log with `mmsb repair`."
+                f"{place}/{MANIFEST_NAME} is damaged at byte 0: {error}. The log itself may be "
+                f"whole: restore the manifest from a copy, or make a new log with `mmsb repair`."
             ) from error
 
     @classmethod

@@ -17,9 +17,18 @@ from mmsb_jax._base.dtypes import dtype_name, parse_dtype
 from mmsb_jax._base.errors import FormatError, StructureError
 from mmsb_jax._base.memory_limit import check_room
 from mmsb_jax._base.strict_json import check_texts, parse_json
-from mmsb_jax._store.encoding.encode import Coding
-from mmsb_jax._store.format.frame import MAX_DATA_BYTES, MAX_NUMBER, BadFrameError, check_frame_size
-from mmsb_jax._store.format.limits import I64, U64, check_hash, check_number, check_text
+from mmsb_jax._store.format.chunk import CHUNK, Coding
+from mmsb_jax._store.format.frame import (
+    I64,
+    MAX_DATA_BYTES,
+    MAX_NUMBER,
+    U64,
+    BadFrameError,
+    check_frame_size,
+    check_hash,
+    check_number,
+    check_text,
+)
 
 RECORD = np.dtype(
     [
@@ -35,18 +44,6 @@ RECORD = np.dtype(
 """One array of a commit: its id, the version that the record builds on, the digest after it, the
 bytes that changed, how many chunks follow, and flags."""
 
-CHUNK = np.dtype(
-    [
-        ("offset", "<u8"),
-        ("raw", "<u4"),
-        ("stored", "<u4"),
-        ("items", "<u4"),
-        ("coding", "u1"),
-        ("unit", "u1"),
-        ("reserved", "<u2"),
-    ]
-)
-"""One piece of a record: the bytes of the array that it covers, and how they are stored."""
 
 FULL = 1
 """Record flag: the chunks give every byte of the array; what was there before does not matter."""

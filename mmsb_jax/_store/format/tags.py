@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from mmsb_jax._base.arguments import show
 from mmsb_jax._base.errors import StructureError, VersionError
 from mmsb_jax._base.strict_json import parse_json
-from mmsb_jax._store.format.frame import BadFrameError
-from mmsb_jax._store.format.limits import check_text
+from mmsb_jax._store.format.frame import BadFrameError, check_text
 
 MAX_TAG_BYTES = 255
 

@@ -14,7 +14,8 @@ import zstandard
 
 from mmsb_jax._base.errors import CorruptionError
 from mmsb_jax._base.memory_limit import check_room
-from mmsb_jax._store.files.disk import Buffer, Files
+from mmsb_jax._store.files.protocol import Buffer, Files
+from mmsb_jax._store.format.chain import LogIds, chain_after
 from mmsb_jax._store.format.frame import (
     HEADER_BYTES,
     MAX_META_BYTES,
@@ -23,16 +24,16 @@ from mmsb_jax._store.format.frame import (
     Kind,
     Reader,
     build_frame,
+    check_number,
     padded,
     read_data,
     read_header,
     read_meta,
+    reader_of,
 )
 from mmsb_jax._store.format.index import IndexRow, SegmentIndex
-from mmsb_jax._store.format.limits import check_number
 from mmsb_jax._store.format.manifest import ArchiveEntry
 from mmsb_jax._store.format.record import CommitRecord
-from mmsb_jax._store.log.segment import LogIds, chain_after, reader_of
 
 BLOCK_BYTES = 1 << 20
 """A block is ended once its metas are more than this."""

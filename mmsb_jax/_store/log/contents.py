@@ -9,17 +9,18 @@ import numpy as np
 from mmsb_jax._base.arguments import show
 from mmsb_jax._base.errors import CorruptionError, VersionError
 from mmsb_jax._base.memory_limit import room_for
-from mmsb_jax._store.encoding.decode import read_blob
-from mmsb_jax._store.files.disk import Files
-from mmsb_jax._store.format.chunk import chunk_views, read_parts
-from mmsb_jax._store.format.frame import BadFrameError
+from mmsb_jax._store.encoding.blob import read_blob
+from mmsb_jax._store.files.protocol import Files
+from mmsb_jax._store.format.data import chunk_views, read_parts
+from mmsb_jax._store.format.frame import BadFrameError, reader_of
 from mmsb_jax._store.format.index import IndexRow, SegmentIndex
+from mmsb_jax._store.format.names import list_snapshots
 from mmsb_jax._store.format.record import EXTRA_ID, MAX_EXTRA_BYTES, CommitRecord
 from mmsb_jax._store.format.tags import no_tag
 from mmsb_jax._store.log.archive import Archive
 from mmsb_jax._store.log.opened import OpenedLog, Read
-from mmsb_jax._store.log.segment import Found, Piece, reader_of
-from mmsb_jax._store.state.snapshot import list_snapshots, read_snapshot, read_snapshot_extra
+from mmsb_jax._store.log.segment import Found, Piece
+from mmsb_jax._store.state.snapshot import read_snapshot, read_snapshot_extra
 
 
 class LogContents(OpenedLog):

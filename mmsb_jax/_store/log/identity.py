@@ -7,8 +7,9 @@ manifest at the path are looked at, and the id in that, each time that a log is 
 
 from typing import NamedTuple
 
-from mmsb_jax._store.files.disk import DiskFiles, Files, asked
-from mmsb_jax._store.format.manifest import NAME as MANIFEST_NAME
+from mmsb_jax._store.files.disk import DiskFiles, asked
+from mmsb_jax._store.files.protocol import Files
+from mmsb_jax._store.format.names import MANIFEST_NAME
 
 
 class Place(NamedTuple):

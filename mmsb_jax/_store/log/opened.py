@@ -20,24 +20,23 @@ from mmsb_jax._base.errors import (
     LocationError,
     VersionError,
 )
-from mmsb_jax._store.files.disk import DiskFiles, Files
-from mmsb_jax._store.format.frame import BadFrameError, Kind, read_header, read_meta
+from mmsb_jax._store.files.disk import DiskFiles
+from mmsb_jax._store.files.protocol import Files
+from mmsb_jax._store.format.chain import OTHER_HISTORY, chain_after
+from mmsb_jax._store.format.frame import BadFrameError, Kind, read_header, read_meta, reader_of
 from mmsb_jax._store.format.index import SegmentIndex
 from mmsb_jax._store.format.manifest import Compaction, Manifest
+from mmsb_jax._store.format.names import LOG_FOLDER
 from mmsb_jax._store.format.record import CommitRecord
 from mmsb_jax._store.log.archive import Archive, Unpacked
 from mmsb_jax._store.log.identity import Place, place_of
 from mmsb_jax._store.log.recovery import find_segments, newest_number, snapshot_mark
 from mmsb_jax._store.log.segment import (
-    FOLDER,
-    OTHER_HISTORY,
     Found,
     Piece,
     Scan,
     Segment,
-    chain_after,
     newest_mark_behind,
-    reader_of,
     scan_commits,
 )
 
@@ -255,7 +254,7 @@ class OpenedLog(ABC):
 
     def newest_number(self) -> int:
         """The highest number that a segment's file has, whether the log has it or not."""
-        return max(newest_number(self.files.names(FOLDER)), self.pieces[-1].segment.number)
+        return max(newest_number(self.files.names(LOG_FOLDER)), self.pieces[-1].segment.number)
 
     def enter_segment(self, segment: Segment) -> None:
         """Go on in ``segment``, which is the last from now on."""
@@ -381,7 +380,7 @@ class OpenedLog(ABC):
 
     def _go_on(self) -> None:
         while True:
-            compaction, names = self.manifest.compaction, self.files.names(FOLDER)
+            compaction, names = self.manifest.compaction, self.files.names(LOG_FOLDER)
             if self.pieces[0].segment.name not in names and self.reload():
                 return
             self._scan_tail()

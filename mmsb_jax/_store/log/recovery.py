@@ -10,19 +10,18 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from mmsb_jax._base.errors import CorruptionError
-from mmsb_jax._store.files.disk import Files
+from mmsb_jax._store.files.protocol import Files
+from mmsb_jax._store.format.chain import LogIds
 from mmsb_jax._store.format.frame import BadFrameError
-from mmsb_jax._store.log.segment import (
-    FOLDER,
+from mmsb_jax._store.format.names import (
+    LOG_FOLDER,
     NO_SEGMENT,
-    SEGMENT_FRAME_BYTES,
-    LogIds,
-    Segment,
     index_name,
     list_segments,
-    read_segment,
+    list_snapshots,
 )
-from mmsb_jax._store.state.snapshot import list_snapshots, read_snapshot
+from mmsb_jax._store.log.segment import SEGMENT_FRAME_BYTES, Segment, read_segment
+from mmsb_jax._store.state.snapshot import read_snapshot
 
 if TYPE_CHECKING:
     from mmsb_jax._store.format.manifest import Compaction, Manifest
@@ -87,7 +86,7 @@ def _name_by_number(
     """The segment files, and which of them are known to have been continued by another."""
     listed: list[str] = []
     while True:
-        listed, before = files.names(FOLDER), listed
+        listed, before = files.names(LOG_FOLDER), listed
         found = _segments_from(oldest, listed)
         continued = {number for number, _, name in found if index_name(name) in listed}
         if not found:

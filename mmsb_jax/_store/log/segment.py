@@ -5,24 +5,16 @@ and chain on. What stands in the old one behind that position is not part of the
 never truncates, it continues elsewhere.
 """
 
-import bisect
-import contextlib
-import itertools
-import operator
-import re
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import xxhash
-
-from mmsb_jax._base.errors import CorruptionError, FormatError
-from mmsb_jax._store.files.disk import Files
+from mmsb_jax._base.errors import CorruptionError
+from mmsb_jax._store.files.protocol import Files
+from mmsb_jax._store.format.chain import LogIds, chain_after, check_commit
 from mmsb_jax._store.format.frame import (
-    ALIGNMENT_BYTES,
     HEADER_BYTES,
-    MAGIC,
     MAX_NUMBER,
     BadFrameError,
     Buffer,
@@ -30,25 +22,21 @@ from mmsb_jax._store.format.frame import (
     Kind,
     Reader,
     build_frame,
+    check_hash,
+    check_number,
+    headers_from,
     padded,
     read_data,
     read_header,
     read_meta,
+    reader_of,
 )
 from mmsb_jax._store.format.index import SegmentIndex
-from mmsb_jax._store.format.limits import check_hash, check_number
+from mmsb_jax._store.format.names import NO_SEGMENT, index_name, segment_name
 from mmsb_jax._store.format.record import CommitRecord
 from mmsb_jax._store.format.tags import TagChanges, decode_tags
 
-FOLDER = "log"
-_ANCESTOR = struct.Struct("<16sQ")
-ANCESTOR_BYTES = _ANCESTOR.size
-"""Bytes of an entry of a lineage."""
-
 _META = struct.Struct("<16sQQQ16s")
-_NAME = re.compile(r"log/([0-9]{8,})-([0-9]{20})\.seg")
-NO_SEGMENT = 0
-"""Number that stands for "none before"; segments count from 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,23 +97,6 @@ SEGMENT_FRAME_BYTES = HEADER_BYTES + padded(_META.size)
 """Bytes of the first frame of a segment."""
 
 
-def segment_name(number: int, first_version: int, is_cut: bool = False) -> str:
-    """Name of the file of a segment. One that was cut is found by the manifest alone."""
-    return f"{FOLDER}/{number:08d}-{first_version:020d}.{'cut' if is_cut else 'seg'}"
-
-
-def list_segments(names: Iterable[str]) -> list[tuple[int, int, str]]:
-    """(number, first version, name) of the segment files among ``names``, ascending."""
-    found = ((_NAME.fullmatch(name), name) for name in names)
-    segments = ((int(m[1]), int(m[2]), name) for m, name in found if m)
-    return sorted(segment for segment in segments if segment[0] != NO_SEGMENT)
-
-
-def index_name(segment_name: str) -> str:
-    """Name of the sidecar with the index of a segment."""
-    return segment_name[: -len(".seg")] + ".idx"
-
-
 def read_segment(files: Files, name: str) -> Segment:
     """The segment that a file's first frame declares.
 
@@ -152,11 +123,6 @@ def read_segment(files: Files, name: str) -> Segment:
     if first_version == 0 or max(number, first_version, segment.base) > MAX_NUMBER:
         raise BadFrameError("the segment begins where none can")
     return segment
-
-
-def reader_of(files: Files, name: str) -> Reader:
-    """Reads bytes of one file."""
-    return lambda offset, size: files.read(name, offset, size)
 
 
 class ScannedCommit(NamedTuple):
@@ -241,16 +207,6 @@ class Scan:
     tags: TagChanges = field(default_factory=dict)
 
 
-def chain_after(previous_chain: bytes, meta: bytes, data_hash: int) -> bytes:
-    """The chain after a commit: xxh3-128 of that before, the commit's meta, its data's hash."""
-    return xxhash.xxh3_128_digest(previous_chain + meta + struct.pack("<Q", data_hash))
-
-
-def frames_hash(frames: list[tuple[int, int]]) -> bytes:
-    """What a commit says of its data frames: xxh3-128 of (bytes, data hash) of each."""
-    return xxhash.xxh3_128_digest(b"".join([struct.pack("<QQ", *frame) for frame in frames]))
-
-
 def scan_commits(
     read: Reader,
     segment: Segment,
@@ -332,56 +288,6 @@ def _read_commit(
     return ScannedCommit(record, offset, offset + header.frame_bytes - scan.offset, chain)
 
 
-OTHER_HISTORY = "belongs to another history"
-"""How the fault ends where a commit is whole, and does not follow from what is before it."""
-
-
-def check_commit(
-    record: CommitRecord, chain: bytes, log_ids: "LogIds", frames: list[tuple[int, int]]
-) -> None:
-    """Refuse a commit that does not follow ``chain``, or is not that of ``frames``.
-
-    Args:
-        record: the commit.
-        chain: the chain before it.
-        log_ids: which log's id a version carries.
-        frames: (bytes, data hash) of the data frames before it.
-
-    Raises:
-        BadFrameError: it belongs to another history, or has other data frames.
-    """
-    if record.previous_chain != chain or record.log_id != log_ids.of(record.version):
-        raise BadFrameError(f"version {record.version} {OTHER_HISTORY}")
-    if not has_frames(record, frames):
-        raise BadFrameError(f"version {record.version} has other data frames than it says")
-
-
-def has_frames(record: CommitRecord, frames: list[tuple[int, int]]) -> bool:
-    """Whether (bytes, data hash) are those of the data frames that a record names."""
-    sizes = [size for size, _ in frames]
-    return record.frame_sizes == sizes and record.frames_hash == frames_hash(frames)
-
-
-def headers_from(read: Reader, base: int | None, offset: int) -> Iterator[tuple[int, Header]]:
-    """Every whole header from ``offset`` on, with its offset.
-
-    Used where a frame is bad: a frame can stand at any aligned offset, and its header says so
-    itself. ``base`` is the position of the file's first byte; None takes any.
-    """
-    offset = padded(offset)
-    while block := read(offset, 1 << 22):
-        found = block.find(MAGIC)
-        while found >= 0:
-            if found % ALIGNMENT_BYTES == 0:
-                raw = block[found : found + HEADER_BYTES]
-                position = None if base is None else base + offset + found
-                # Bytes of an array that look like a frame, or a damaged one.
-                with contextlib.suppress(BadFrameError, FormatError):
-                    yield offset + found, Header.decode(raw, position)
-            found = block.find(MAGIC, found + 1)
-        offset += len(block) // ALIGNMENT_BYTES * ALIGNMENT_BYTES or len(block)
-
-
 def newest_mark_behind(read: Reader, segment: Segment, offset: int) -> int:
     """The newest synced position that any whole header behind ``offset`` names; 0 for none.
 
@@ -389,46 +295,3 @@ def newest_mark_behind(read: Reader, segment: Segment, offset: int) -> int:
     """
     headers = headers_from(read, segment.base, offset)
     return max((header.synced for _, header in headers), default=0)
-
-
-@dataclass(frozen=True, slots=True)
-class LogIds:
-    """Which log wrote a version: a fork's early versions are its parent's.
-
-    Attributes:
-        lineage: (id, last version written under it) of the logs that this one was forked from.
-        own: id of this log.
-    """
-
-    lineage: tuple[tuple[bytes, int], ...]
-    own: bytes
-
-    def of(self, version: int) -> bytes:
-        """The id that the frame of ``version`` carries."""
-        place = bisect.bisect_left(self.lineage, version, key=operator.itemgetter(1))
-        return self.lineage[place][0] if place < len(self.lineage) else self.own
-
-    def encode_lineage(self) -> bytes:
-        """The lineage as bytes, 24 an entry."""
-        return b"".join([_ANCESTOR.pack(*ancestor) for ancestor in self.lineage])
-
-    @staticmethod
-    def decode_lineage(raw: bytes) -> tuple[tuple[bytes, int], ...]:
-        """The lineage in ``raw``, which it fills.
-
-        Raises:
-            BadFrameError: its versions do not ascend.
-        """
-        lineage = tuple(_ANCESTOR.iter_unpack(raw))
-        if any(last < before for (_, before), (_, last) in itertools.pairwise(lineage)):
-            raise BadFrameError("its ancestors do not stand in order")
-        return lineage
-
-    def may_hold(self, log_id: bytes, version: int) -> bool:
-        """Whether a segment made by ``log_id`` may begin with ``version``.
-
-        The log itself makes segments also for versions that it took from another.
-        """
-        return log_id == self.own or any(
-            log_id == known and version <= last for known, last in self.lineage
-        )

@@ -13,32 +13,23 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 
 from mmsb_jax._base.errors import CorruptionError, FormatError
-from mmsb_jax._store.files.disk import Buffer, Files
-from mmsb_jax._store.format.frame import BadFrameError
+from mmsb_jax._store.files.protocol import Buffer, Files
+from mmsb_jax._store.format.frame import BadFrameError, reader_of
 from mmsb_jax._store.format.index import SegmentIndex
-from mmsb_jax._store.format.manifest import NAME as MANIFEST_NAME
 from mmsb_jax._store.format.manifest import ArchiveEntry, Compaction, Manifest
+from mmsb_jax._store.format.names import (
+    LOG_FOLDER,
+    MANIFEST_NAME,
+    NO_SEGMENT,
+    SNAPSHOT_FOLDER,
+    snapshot_name,
+)
 from mmsb_jax._store.log.archive import Archive, Archived, archive_frames
 from mmsb_jax._store.log.in_force import carries_extra, stored_extra
 from mmsb_jax._store.log.opened import View
-from mmsb_jax._store.log.segment import (
-    FOLDER,
-    NO_SEGMENT,
-    SEGMENT_FRAME_BYTES,
-    Piece,
-    Scan,
-    Segment,
-    reader_of,
-    scan_commits,
-)
-from mmsb_jax._store.maintain.cleanup import leftovers, remove_leftovers
-from mmsb_jax._store.state.snapshot import FOLDER as SNAPSHOTS
-from mmsb_jax._store.state.snapshot import (
-    read_snapshot_with_extra,
-    snapshot_bytes,
-    snapshot_name,
-    write_snapshot,
-)
+from mmsb_jax._store.log.segment import SEGMENT_FRAME_BYTES, Piece, Scan, Segment, scan_commits
+from mmsb_jax._store.state.snapshot import read_snapshot_with_extra, snapshot_bytes, write_snapshot
+from mmsb_jax._store.writer.cleanup import leftovers, remove_leftovers
 from mmsb_jax._store.writer.writer import LogWriter, disk_error
 
 _COPY_BYTES = 1 << 23
@@ -128,7 +119,7 @@ def compact(
 
 def _sizes(files: Files) -> dict[str, int]:
     """The bytes of each file of a log."""
-    names = [MANIFEST_NAME, *files.names(FOLDER), *files.names(SNAPSHOTS)]
+    names = [MANIFEST_NAME, *files.names(LOG_FOLDER), *files.names(SNAPSHOT_FOLDER)]
     return {name: files.size(name) for name in names}
 
 

@@ -5,22 +5,15 @@ import time
 from collections.abc import Iterable
 
 from mmsb_jax._base.errors import CorruptionError, LocationError
-from mmsb_jax._store.files.disk import Buffer, Files
+from mmsb_jax._store.files.protocol import Buffer, Files
+from mmsb_jax._store.format.chain import LogIds
 from mmsb_jax._store.format.frame import Kind, build_frame
 from mmsb_jax._store.format.manifest import ArchiveEntry, Compaction, Manifest
+from mmsb_jax._store.format.names import LOG_FOLDER, NO_SEGMENT, SNAPSHOT_FOLDER, snapshot_name
 from mmsb_jax._store.format.tags import encode_tags
 from mmsb_jax._store.log.archive import Archive, archive_frames
 from mmsb_jax._store.log.log import Log
-from mmsb_jax._store.log.segment import (
-    FOLDER,
-    NO_SEGMENT,
-    SEGMENT_FRAME_BYTES,
-    LogIds,
-    Piece,
-    Segment,
-)
-from mmsb_jax._store.state.snapshot import FOLDER as SNAPSHOTS
-from mmsb_jax._store.state.snapshot import snapshot_name
+from mmsb_jax._store.log.segment import SEGMENT_FRAME_BYTES, Piece, Segment
 
 _LOG_ID_BYTES = 16
 
@@ -34,7 +27,7 @@ def create_log(files: Files, page_bytes: int) -> None:
     Raises:
         LocationError: the directory holds segments with commits: a log that lost its manifest.
     """
-    for name in files.names(FOLDER):
+    for name in files.names(LOG_FOLDER):
         if files.size(name) > SEGMENT_FRAME_BYTES:
             raise LocationError(
                 f"{name} is there and the manifest is not: this was a log. Restore the manifest "
@@ -82,7 +75,7 @@ def fork_log(source: Log, version: int, target: Files) -> None:
 
 
 def _names(files: Files) -> set[str]:
-    return {*files.names(FOLDER), *files.names(SNAPSHOTS)}
+    return {*files.names(LOG_FOLDER), *files.names(SNAPSHOT_FOLDER)}
 
 
 def _fork(source: Log, version: int, target: Files) -> None:

@@ -17,14 +17,17 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 
 from mmsb_jax._base.errors import CorruptionError, LocationError
 from mmsb_jax._store.commit.head import Head
-from mmsb_jax._store.files.disk import Buffer, Files, MemoryFiles
+from mmsb_jax._store.files.memory import MemoryFiles
+from mmsb_jax._store.files.protocol import Buffer, Files
+from mmsb_jax._store.format.chain import LogIds
 from mmsb_jax._store.format.frame import HEADER_BYTES, BadFrameError, padded
 from mmsb_jax._store.format.manifest import ArchiveEntry, Compaction, Manifest
+from mmsb_jax._store.format.names import LOG_FOLDER, NO_SEGMENT, list_snapshots, snapshot_name
 from mmsb_jax._store.format.record import CommitRecord
 from mmsb_jax._store.format.tags import TagChanges
 from mmsb_jax._store.log.archive import Archived, archive_frames, end_of_commit
 from mmsb_jax._store.log.log import Log
-from mmsb_jax._store.log.segment import FOLDER, NO_SEGMENT, SEGMENT_FRAME_BYTES, LogIds, Segment
+from mmsb_jax._store.log.segment import SEGMENT_FRAME_BYTES, Segment
 from mmsb_jax._store.maintain.fork import make_empty, new_ids
 from mmsb_jax._store.maintain.report import MadeLog, RepairReport, UnprovenArray
 from mmsb_jax._store.maintain.salvage.anew import Anew
@@ -32,7 +35,7 @@ from mmsb_jax._store.maintain.salvage.guarded import check_damage, guarded
 from mmsb_jax._store.maintain.salvage.survey import Line, Met, Part, Survey, lineage_of, survey
 from mmsb_jax._store.maintain.salvage.trial import span_text
 from mmsb_jax._store.maintain.verify import verify
-from mmsb_jax._store.state.snapshot import Extra, list_snapshots, snapshot_name, write_snapshot
+from mmsb_jax._store.state.snapshot import Extra, write_snapshot
 from mmsb_jax._store.state.state import StoredState
 from mmsb_jax._store.writer.writer import LogWriter, disk_error
 
@@ -104,7 +107,7 @@ def _manifest_of(source: Files, place: str, page_bytes: int) -> tuple[Manifest |
         cause = error.__cause__ if isinstance(error, LocationError) else error
         if cause is not None:
             check_damage(cause, place)
-        elif not source.names(FOLDER):
+        elif not source.names(LOG_FOLDER):
             raise
         fault = "missing" if cause is None else "damaged"
     return None, [

@@ -5,14 +5,15 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
 from mmsb_jax._base.errors import CorruptionError, FormatError
-from mmsb_jax._store.format.frame import BadFrameError, Kind, read_header, read_meta
+from mmsb_jax._store.format.frame import BadFrameError, Kind, read_header, read_meta, reader_of
 from mmsb_jax._store.format.index import SegmentIndex
+from mmsb_jax._store.format.names import LOG_FOLDER, list_snapshots, snapshot_name
 from mmsb_jax._store.log.log import Log
-from mmsb_jax._store.log.segment import FOLDER, Piece, reader_of
+from mmsb_jax._store.log.segment import Piece
 from mmsb_jax._store.maintain.salvage.guarded import check_damage, guarded
 from mmsb_jax._store.maintain.salvage.survey import commits_of_segment
 from mmsb_jax._store.maintain.salvage.trial import Spans, Trial, span_text
-from mmsb_jax._store.state.snapshot import list_snapshots, read_snapshot, snapshot_name
+from mmsb_jax._store.state.snapshot import read_snapshot
 from mmsb_jax._store.state.state import StoredState
 
 
@@ -146,7 +147,7 @@ def _check_kept(log: Log, report: VerifyReport, executor: Executor | None) -> No
 
 def _check_frames(log: Log, report: VerifyReport) -> None:
     """Every frame of every segment against its hashes, each commit against the chain."""
-    names = log.files.names(FOLDER)
+    names = log.files.names(LOG_FOLDER)
     for piece in log.pieces:
         try:
             scan, index = log.scan_piece(piece)

@@ -2,10 +2,9 @@
 
 import time
 
-from mmsb_jax._base.errors import DivergenceError
+from mmsb_jax._base.errors import DivergenceError, VersionError
+from mmsb_jax._store.format.names import segment_name
 from mmsb_jax._store.log.log import Log
-from mmsb_jax._store.log.segment import segment_name
-from mmsb_jax._store.transfer.stream import check_there
 
 _LOOK_S = 0.2
 """How often a follower lists the segments, whatever the last one does."""
@@ -84,4 +83,23 @@ class Follower:
         return DivergenceError(
             f"{self._log.place} is not the log that was followed: {fault}. It lost its end in a "
             f"power cut, or another log was put in its place. Begin anew with its newest state."
+        )
+
+
+def check_there(log: "Log", since: int, until: int) -> None:
+    """Refuse what the log cannot give: the commits behind ``since`` up to ``until``.
+
+    Raises:
+        VersionError: ``since`` is beyond the log, or commits behind it were compacted away.
+    """
+    if not 0 <= since <= until:
+        raise log.no_version(since)
+    oldest = log.kept_since
+    if since + 1 < oldest:
+        missing = f"versions {since + 1} to {oldest - 1}"
+        raise VersionError(
+            f"{missing if since + 2 < oldest else f'version {since + 1}'} cannot be had: the data "
+            f"of what is older than version {oldest} were compacted away. Join late: begin with "
+            f"the state of version {oldest - 1} or later (export() without since), and go on "
+            f"behind it."
         )

@@ -7,8 +7,9 @@ import numpy as np
 
 from mmsb_jax._base.dtypes import parse_dtype
 from mmsb_jax._base.errors import VersionError
-from mmsb_jax._store.encoding.decode import check_extent, sparse_elements
-from mmsb_jax._store.encoding.encode import unit_of_dtype
+from mmsb_jax._store.encoding.base import unit_of_dtype
+from mmsb_jax._store.encoding.decode import check_extent
+from mmsb_jax._store.encoding.sparse import sparse_elements
 from mmsb_jax._store.format.frame import BadFrameError
 from mmsb_jax._store.format.record import EXTRA_ID, ArrayInfo, OpCode
 from mmsb_jax._store.state.state import StoredState

@@ -5,7 +5,6 @@ state from nothing. Its header's ``synced`` is the position in the log that it c
 """
 
 import itertools
-import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from typing import NamedTuple
@@ -15,11 +14,14 @@ import numpy as np
 from mmsb_jax._base.dtypes import parse_dtype
 from mmsb_jax._base.errors import CorruptionError
 from mmsb_jax._base.memory_limit import room_for
-from mmsb_jax._store.encoding.decode import read_blob
+from mmsb_jax._store.encoding.base import unit_of
+from mmsb_jax._store.encoding.blob import read_blob
+from mmsb_jax._store.encoding.dense import encode_dense
 from mmsb_jax._store.encoding.digest import ZERO
-from mmsb_jax._store.encoding.encode import Chunk, Coding, encode_dense, unit_of
-from mmsb_jax._store.files.disk import Buffer, Files
-from mmsb_jax._store.format.chunk import chunk_views, data_frames, pack_chunks
+from mmsb_jax._store.files.protocol import Buffer, Files
+from mmsb_jax._store.format.chain import LogIds, frames_hash, has_frames
+from mmsb_jax._store.format.chunk import Chunk, Coding, pack_chunks
+from mmsb_jax._store.format.data import chunk_views, data_frames
 from mmsb_jax._store.format.frame import (
     BadFrameError,
     Header,
@@ -29,7 +31,9 @@ from mmsb_jax._store.format.frame import (
     read_data,
     read_header,
     read_meta,
+    reader_of,
 )
+from mmsb_jax._store.format.names import snapshot_name
 from mmsb_jax._store.format.record import (
     EXTRA_ID,
     EXTRA_IS_JSON,
@@ -42,22 +46,7 @@ from mmsb_jax._store.format.record import (
     OpCode,
     records_of,
 )
-from mmsb_jax._store.log.segment import LogIds, frames_hash, has_frames, reader_of
 from mmsb_jax._store.state.state import StoredState
-
-FOLDER = "snapshots"
-_NAME = re.compile(r"snapshots/([0-9]{20})\.snap")
-
-
-def snapshot_name(version: int) -> str:
-    """Name of the file that holds the state at ``version``."""
-    return f"{FOLDER}/{version:020d}.snap"
-
-
-def list_snapshots(files: Files) -> list[int]:
-    """Versions of which there is a snapshot file, ascending."""
-    found = (_NAME.fullmatch(name) for name in files.names(FOLDER))
-    return sorted(int(match[1]) for match in found if match)
 
 
 def write_snapshot(

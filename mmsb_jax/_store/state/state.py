@@ -8,7 +8,7 @@ import numpy as np
 
 from mmsb_jax._base.errors import StructureError
 from mmsb_jax._base.memory_limit import check_room, no_room
-from mmsb_jax._store.encoding.decode import check_extent, decode_all, decode_into, read_sparse
+from mmsb_jax._store.encoding.decode import check_extent, decode_all, decode_into
 from mmsb_jax._store.encoding.digest import (
     ZERO,
     Lanes,
@@ -17,9 +17,9 @@ from mmsb_jax._store.encoding.digest import (
     state_sum,
     state_term,
 )
-from mmsb_jax._store.encoding.encode import SPARSE_CODINGS
-from mmsb_jax._store.format.frame import BadFrameError
-from mmsb_jax._store.format.limits import check_text
+from mmsb_jax._store.encoding.sparse import read_sparse
+from mmsb_jax._store.format.chunk import SPARSE_CODINGS
+from mmsb_jax._store.format.frame import BadFrameError, check_text
 from mmsb_jax._store.format.record import (
     EXTRA_ID,
     FULL,

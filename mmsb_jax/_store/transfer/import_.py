@@ -17,14 +17,19 @@ from mmsb_jax._base.errors import (
     VersionError,
 )
 from mmsb_jax._store.commit.compare import Change, compare, patch
-from mmsb_jax._store.commit.head import Draft, Head, Landed, Plan, stored_in
-from mmsb_jax._store.encoding.decode import check_extent, decode_all, sparse_elements
-from mmsb_jax._store.files.disk import Buffer
+from mmsb_jax._store.commit.draft import Draft
+from mmsb_jax._store.commit.head import Head, Landed, stored_in
+from mmsb_jax._store.commit.plan import Plan
+from mmsb_jax._store.encoding.decode import check_extent, decode_all
+from mmsb_jax._store.encoding.sparse import sparse_elements
+from mmsb_jax._store.files.protocol import Buffer
+from mmsb_jax._store.format.chain import opened
+from mmsb_jax._store.format.data import Shipped
 from mmsb_jax._store.format.frame import HEADER_BYTES, BadFrameError, Header
 from mmsb_jax._store.format.record import DIGEST_ONLY, EXTRA_ID, FULL, VALUES_REPLACE, CommitRecord
 from mmsb_jax._store.log.log import Log
-from mmsb_jax._store.transfer.stream import Shipped, Stream
-from mmsb_jax._store.writer.lineage import change_ids, opened
+from mmsb_jax._store.transfer.stream import Stream
+from mmsb_jax._store.writer.lineage import change_ids
 from mmsb_jax._store.writer.writer import LogWriter
 
 

@@ -16,36 +16,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmsb_jax._base.arguments import path_text, show
-from mmsb_jax._base.errors import CorruptionError, LocationError, StructureError, VersionError
+from mmsb_jax._base.errors import CorruptionError, LocationError, StructureError
 from mmsb_jax._base.memory_limit import room_for
 from mmsb_jax._store.files.descriptor import Descriptor
-from mmsb_jax._store.files.disk import Buffer, MemoryFiles, sync_folder
+from mmsb_jax._store.files.disk import sync_folder
+from mmsb_jax._store.files.memory import MemoryFiles
+from mmsb_jax._store.files.protocol import Buffer
 from mmsb_jax._store.files.unreadable import unreadable
-from mmsb_jax._store.format.chunk import chunk_views, commit_start
+from mmsb_jax._store.format.chain import ANCESTOR_BYTES, LogIds
+from mmsb_jax._store.format.data import Shipped, commit_start, read_commit_frames
 from mmsb_jax._store.format.frame import (
-    HEADER_BYTES,
     MAX_NUMBER,
     BadFrameError,
-    Header,
     Kind,
     Reader,
     build_frame,
-    check_data,
-    check_meta,
-    padded,
     read_header,
     read_meta,
+    reader_of,
 )
 from mmsb_jax._store.format.manifest import check_page_bytes
-from mmsb_jax._store.format.record import CommitRecord
+from mmsb_jax._store.format.names import snapshot_name
 from mmsb_jax._store.log.in_force import carries_extra, stored_extra
-from mmsb_jax._store.log.segment import ANCESTOR_BYTES, LogIds, chain_after, check_commit, reader_of
-from mmsb_jax._store.state.snapshot import (
-    read_snapshot,
-    read_snapshot_with_extra,
-    snapshot_name,
-    write_snapshot,
-)
+from mmsb_jax._store.query.follow import check_there
+from mmsb_jax._store.state.snapshot import read_snapshot, read_snapshot_with_extra, write_snapshot
 from mmsb_jax._store.state.state import StoredState
 
 if TYPE_CHECKING:
@@ -118,89 +112,6 @@ class StreamHead:
             raise BadFrameError("the head of the stream contradicts itself")
         check_page_bytes(page_bytes)
         return cls(LogIds(lineage, own), page_bytes, since, chain, last, snapshot_bytes)
-
-
-@dataclass(frozen=True, slots=True)
-class Shipped:
-    """A commit with its frames, whole and checked, apart from any log.
-
-    Attributes:
-        record: what it says.
-        chain: the chain after it.
-        frames: (header, meta and data with their zeros) of its data frames and, last, of its own.
-    """
-
-    record: CommitRecord
-    chain: bytes
-    frames: tuple[tuple[Header, memoryview], ...]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all its frames."""
-        return sum(header.frame_bytes for header, _ in self.frames)
-
-    def chunks(self) -> list[memoryview]:
-        """Its data, one view a chunk, in order.
-
-        Raises:
-            BadFrameError: the chunks do not fill the frames.
-        """
-        parts = [_data_of(header, body) for header, body in self.frames if header.data_bytes]
-        return chunk_views(self.record, parts)
-
-    def placed(self, position: int, synced: int) -> Iterator[tuple[Header, list[Buffer]]]:
-        """Its frames as they stand at ``position`` of a log that is durable up to ``synced``.
-
-        Neither enters the chain, nor any hash but that of the header.
-        """
-        for header, body in self.frames:
-            header = header._replace(position=position, synced=synced)
-            yield header, [header.encode(), body]
-            position += header.frame_bytes
-
-
-def _data_of(header: Header, body: memoryview) -> memoryview:
-    start = header.data_offset - HEADER_BYTES
-    return body[start : start + header.data_bytes]
-
-
-def read_commit_frames(
-    read: Reader, offset: int, version: int, chain: bytes, ids: LogIds
-) -> tuple[Shipped, int]:
-    """The commit of ``version`` whose first frame stands at ``offset``, and where it ends.
-
-    Args:
-        read: reads the file or the bytes.
-        offset: where it begins.
-        version: the version that it must have.
-        chain: the chain before it.
-        ids: which log wrote which version.
-
-    Raises:
-        BadFrameError: a frame is damaged or cut short, or belongs to another history.
-        FormatError: a newer format wrote it.
-    """
-    frames: list[tuple[Header, memoryview]] = []
-    while True:
-        header = read_header(read, offset, None)
-        header.check_kind()
-        if header.kind not in (Kind.DATA, Kind.COMMIT):
-            raise BadFrameError(f"a frame of kind {header.kind} where a commit should be")
-        body = memoryview(read(offset + HEADER_BYTES, header.frame_bytes - HEADER_BYTES))
-        meta = check_meta(body[: padded(header.meta_bytes)], header)
-        check_data(body[padded(header.meta_bytes) :], header)
-        frames.append((header, body))
-        offset += header.frame_bytes
-        if header.kind == Kind.COMMIT:
-            break
-        if meta:
-            raise BadFrameError("a data frame with a meta")
-    record = CommitRecord.decode(meta)
-    if record.version != version:
-        raise BadFrameError(f"version {record.version} where version {version} should be")
-    pending = [(header.data_bytes, header.data_hash) for header, _ in frames[:-1]]
-    check_commit(record, chain, ids, pending)
-    return Shipped(record, chain_after(chain, meta, header.data_hash), tuple(frames)), offset
 
 
 def write_stream(log: "Log", since: int, until: int) -> Iterator[Buffer]:
@@ -295,25 +206,6 @@ def _shipped(log: "Log", version: int) -> Shipped:
         raise log.missing(error) from error
     except BadFrameError as error:
         raise log.damaged(segment, found.offset, str(error)) from error
-
-
-def check_there(log: "Log", since: int, until: int) -> None:
-    """Refuse what the log cannot give: the commits behind ``since`` up to ``until``.
-
-    Raises:
-        VersionError: ``since`` is beyond the log, or commits behind it were compacted away.
-    """
-    if not 0 <= since <= until:
-        raise log.no_version(since)
-    oldest = log.kept_since
-    if since + 1 < oldest:
-        missing = f"versions {since + 1} to {oldest - 1}"
-        raise VersionError(
-            f"{missing if since + 2 < oldest else f'version {since + 1}'} cannot be had: the data "
-            f"of what is older than version {oldest} were compacted away. Join late: begin with "
-            f"the state of version {oldest - 1} or later (export() without since), and go on "
-            f"behind it."
-        )
 
 
 def _state_in(

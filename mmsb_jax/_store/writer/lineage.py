@@ -11,40 +11,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from mmsb_jax._base.errors import ClosedError
-from mmsb_jax._store.log.segment import LogIds
+from mmsb_jax._store.format.chain import LogIds
 
 if TYPE_CHECKING:
     from mmsb_jax._store.log.log import Log
-
-OPEN = 2**64 - 1
-"""Last version of a log whose commits are still to come."""
-
-
-def closed(ids: LogIds, version: int) -> LogIds:
-    """``ids`` where what follows ``version`` is the log's own."""
-    if ids.of(version + 1) == ids.own:
-        return ids
-    return LogIds(tuple(_through(ids, version)), ids.own)
-
-
-def opened(ids: LogIds, version: int, sender: LogIds) -> LogIds:
-    """``ids`` where what follows ``version`` is the sender's."""
-    lineage = _through(ids, version)
-    coming = [(log_id, last) for log_id, last in sender.lineage if last > version]
-    if not coming or coming[-1][1] != OPEN:
-        coming.append((sender.own, OPEN))
-    if lineage and lineage[-1][0] == coming[0][0]:
-        del lineage[-1]
-    return LogIds((*lineage, *coming), ids.own)
-
-
-def _through(ids: LogIds, version: int) -> list[tuple[bytes, int]]:
-    """Who wrote the versions up to ``version``, and who else made their segments."""
-    if not version:
-        return []
-    kept = [(log_id, last) for log_id, last in ids.lineage if last < version]
-    kept.append((ids.of(version), version))
-    return kept + [entry for entry in ids.lineage if entry[1] == version and entry != kept[-1]]
 
 
 def change_ids(log: "Log", ids: LogIds, poison: Callable[[str], ClosedError]) -> None:

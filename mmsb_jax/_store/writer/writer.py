@@ -10,30 +10,22 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from mmsb_jax._base.errors import ClosedError, CorruptionError, DivergenceError, LocationError
-from mmsb_jax._store.encoding.encode import Chunk
-from mmsb_jax._store.files.disk import AppendFile, Buffer
+from mmsb_jax._store.files.protocol import AppendFile, Buffer
 from mmsb_jax._store.files.threads import Job, Threads
-from mmsb_jax._store.format.chunk import INLINE_BYTES, data_frames, pack_chunks
+from mmsb_jax._store.format.chain import chain_after, closed, frames_hash
+from mmsb_jax._store.format.chunk import Chunk, pack_chunks
+from mmsb_jax._store.format.data import INLINE_BYTES, Shipped, data_frames
 from mmsb_jax._store.format.frame import Kind, build_frame
+from mmsb_jax._store.format.names import LOG_FOLDER, NO_SEGMENT, list_snapshots, snapshot_name
 from mmsb_jax._store.format.record import CommitRecord
 from mmsb_jax._store.format.tags import TagChanges, encode_tags
 from mmsb_jax._store.log.in_force import stored_extra
 from mmsb_jax._store.log.log import Log
-from mmsb_jax._store.log.segment import (
-    FOLDER,
-    NO_SEGMENT,
-    SEGMENT_FRAME_BYTES,
-    Piece,
-    ScannedCommit,
-    Segment,
-    chain_after,
-    frames_hash,
-)
-from mmsb_jax._store.maintain.cleanup import remove_leftovers, remove_unreached
-from mmsb_jax._store.state.snapshot import list_snapshots, snapshot_name, write_snapshot
-from mmsb_jax._store.transfer.stream import Shipped
+from mmsb_jax._store.log.segment import SEGMENT_FRAME_BYTES, Piece, ScannedCommit, Segment
+from mmsb_jax._store.state.snapshot import write_snapshot
+from mmsb_jax._store.writer.cleanup import remove_leftovers, remove_unreached
 from mmsb_jax._store.writer.durability import Durability, GroupSync, check_durability
-from mmsb_jax._store.writer.lineage import change_ids, closed
+from mmsb_jax._store.writer.lineage import change_ids
 
 Result = TypeVar("Result")
 
@@ -310,7 +302,7 @@ class LogWriter:
 
     def _may_be_there(self, name: str) -> bool:
         try:
-            return name in self.log.files.names(FOLDER)
+            return name in self.log.files.names(LOG_FOLDER)
         except OSError:
             return True
 

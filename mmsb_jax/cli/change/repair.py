@@ -6,8 +6,9 @@ from dataclasses import asdict
 
 import click
 
-from mmsb_jax._store.files.disk import DiskFiles, Files
+from mmsb_jax._store.files.disk import DiskFiles
 from mmsb_jax._store.files.local import check_local, check_log_place
+from mmsb_jax._store.files.protocol import Files
 from mmsb_jax._store.maintain.repair import repair as repair_log
 from mmsb_jax._store.maintain.report import RepairReport
 from mmsb_jax._store.maintain.salvage.survey import Part

@@ -8,8 +8,8 @@ import click
 
 from mmsb_jax._base.errors import LocationError
 from mmsb_jax._store.commit.head import Head
-from mmsb_jax._store.files.disk import MemoryFiles
 from mmsb_jax._store.files.local import check_local
+from mmsb_jax._store.files.memory import MemoryFiles
 from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.maintain.fork import create_log
 from mmsb_jax._store.query.commit import Commit, read_commit

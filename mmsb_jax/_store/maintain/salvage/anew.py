@@ -11,7 +11,8 @@ from dataclasses import replace
 from typing import Any
 
 from mmsb_jax._base.patterns import matcher
-from mmsb_jax._store.commit.head import Draft, Head
+from mmsb_jax._store.commit.draft import Draft
+from mmsb_jax._store.commit.head import Head
 from mmsb_jax._store.format.record import GRAPH_PREFIX, ArrayInfo, CommitRecord, Op, OpCode
 from mmsb_jax._store.state.state import StoredState, Table
 

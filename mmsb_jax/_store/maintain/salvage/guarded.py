@@ -3,7 +3,7 @@
 import errno
 from typing import cast
 
-from mmsb_jax._store.files.disk import Files
+from mmsb_jax._store.files.protocol import Files
 from mmsb_jax._store.files.unreadable import unreadable
 from mmsb_jax._store.format.frame import BadFrameError
 

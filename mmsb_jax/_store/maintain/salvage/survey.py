@@ -11,8 +11,9 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from mmsb_jax._store.files.disk import Files
-from mmsb_jax._store.format.chunk import commit_start
+from mmsb_jax._store.files.protocol import Files
+from mmsb_jax._store.format.chain import LogIds, chain_after, has_frames
+from mmsb_jax._store.format.data import Shipped, commit_start, read_commit_frames
 from mmsb_jax._store.format.frame import (
     ALIGNMENT_BYTES,
     HEADER_BYTES,
@@ -20,30 +21,23 @@ from mmsb_jax._store.format.frame import (
     Header,
     Kind,
     Reader,
+    headers_from,
     read_data,
     read_header,
     read_meta,
+    reader_of,
 )
-from mmsb_jax._store.format.manifest import ARCHIVE_NAME, Manifest
+from mmsb_jax._store.format.manifest import Manifest
+from mmsb_jax._store.format.names import ARCHIVE_NAME, LOG_FOLDER, list_snapshots
 from mmsb_jax._store.format.record import DIGEST_ONLY, CommitRecord
 from mmsb_jax._store.format.tags import TagChanges, decode_tags
 from mmsb_jax._store.log.archive import read_block
-from mmsb_jax._store.log.segment import (
-    FOLDER,
-    LogIds,
-    Segment,
-    chain_after,
-    has_frames,
-    headers_from,
-    read_segment,
-    reader_of,
-)
+from mmsb_jax._store.log.segment import Segment, read_segment
 from mmsb_jax._store.maintain.salvage.trial import Spans, Trial
-from mmsb_jax._store.state.snapshot import Extra, list_snapshots, read_snapshot_with_extra
+from mmsb_jax._store.state.snapshot import Extra, read_snapshot_with_extra
 from mmsb_jax._store.state.state import StoredState
-from mmsb_jax._store.transfer.stream import Shipped, read_commit_frames
 
-_SEGMENT = re.compile(rf"{FOLDER}/([0-9]{{8,}})-([0-9]{{20}})\.(seg|cut)")
+_SEGMENT = re.compile(rf"{LOG_FOLDER}/([0-9]{{8,}})-([0-9]{{20}})\.(seg|cut)")
 _SECTOR_BYTES = 4096
 
 
@@ -320,7 +314,7 @@ def survey(files: Files, manifest: Manifest | None) -> Survey:
     """
     compaction = None if manifest is None else manifest.compaction
     tags: TagChanges = {} if compaction is None else dict(compaction.tags)
-    names = files.names(FOLDER)
+    names = files.names(LOG_FOLDER)
     found: list[Met] = []
     for name in filter(ARCHIVE_NAME.fullmatch, names):
         found += _commits_of_archive(files, name)

@@ -3,11 +3,16 @@
 import contextlib
 import re
 
-from mmsb_jax._store.files.disk import Files
-from mmsb_jax._store.format.manifest import ARCHIVE_NAME, Manifest
-from mmsb_jax._store.log.segment import FOLDER, index_name
-from mmsb_jax._store.state.snapshot import FOLDER as SNAPSHOTS
-from mmsb_jax._store.state.snapshot import list_snapshots, snapshot_name
+from mmsb_jax._store.files.protocol import Files
+from mmsb_jax._store.format.manifest import Manifest
+from mmsb_jax._store.format.names import (
+    ARCHIVE_NAME,
+    LOG_FOLDER,
+    SNAPSHOT_FOLDER,
+    index_name,
+    list_snapshots,
+    snapshot_name,
+)
 
 _SEGMENT = re.compile(r"log/([0-9]{8,})-[0-9]{20}\.(seg|idx|cut)")
 _SNAPSHOT = re.compile(r"snapshots/([0-9]{20})\.snap")
@@ -19,7 +24,7 @@ def leftovers(files: Files, manifest: Manifest) -> list[str]:
 
     Of drafts only the writer may say that nobody is at work on them.
     """
-    names = [*files.names(FOLDER), *files.names(SNAPSHOTS)]
+    names = [*files.names(LOG_FOLDER), *files.names(SNAPSHOT_FOLDER)]
     return [name for name in names if _is_left_over(name, manifest)]
 
 

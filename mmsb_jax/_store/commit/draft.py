@@ -1,0 +1,34 @@
+"""Drafts: what a commit is asked to do."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from mmsb_jax._store.format.record import Op
+
+
+@dataclass(slots=True)
+class Draft:
+    """What a commit is asked to do.
+
+    Attributes:
+        ops: changes of the table of arrays, in order.
+        contents: array id → its bytes after (uint8[nbytes]), for the arrays to compare.
+        patches: array id → (words (int64[n], ascending), mask of the bytes written (uint32[n]),
+            bytes written (uint32[n])).
+        values: constants: name → tagged value, None for one that goes.
+        step, source, note, time_ns: what the caller says of it (`CommitRecord`).
+        extra: the caller's blob.
+        extra_is_json: whether the blob is JSON.
+    """
+
+    ops: list[Op] = field(default_factory=list)
+    contents: dict[int, np.ndarray] = field(default_factory=dict)
+    patches: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = field(default_factory=dict)
+    values: dict[str, str | None] = field(default_factory=dict)
+    step: int | None = None
+    source: str = ""
+    note: str = ""
+    time_ns: int | None = None
+    extra: bytes | None = None
+    extra_is_json: bool = False

@@ -1,0 +1,236 @@
+"""Sparse: gaps between the changed elements, and their new values."""
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+
+from mmsb_jax._store.encoding.base import (
+    UNITS,
+    check_within,
+    compress,
+    decompress,
+    span_of,
+    values_of,
+)
+from mmsb_jax._store.format.chunk import (
+    SPARSE_CODINGS,
+    SPARSE_ITEMS,
+    SPARSE_SPAN_BYTES,
+    Chunk,
+    Coding,
+)
+from mmsb_jax._store.format.frame import BadFrameError
+
+
+def encode_sparse(index: np.ndarray, values: np.ndarray, unit: int) -> list[Chunk]:
+    """Chunks that set element ``index`` (int64[n], ascending) to ``values`` (uint8[n, unit])."""
+    sizes = []
+    start = 0
+    while start < index.size:
+        first = int(index[start])
+        stop = min(start + SPARSE_ITEMS, index.size)
+        if int(index[stop - 1]) - first >= SPARSE_SPAN_BYTES // unit:
+            stop = start + int(
+                np.searchsorted(index[start:stop], first + SPARSE_SPAN_BYTES // unit)
+            )
+        sizes.append(stop - start)
+        start = stop
+    return sparse_chunks(index, values, unit, sizes)
+
+
+def sparse_chunks(
+    index: np.ndarray, values: np.ndarray, unit: int, sizes: Sequence[int]
+) -> list[Chunk]:
+    """One chunk for each of ``sizes``, which says how many of the elements it sets.
+
+    Args:
+        index: elements (int64[n]), ascending within a chunk.
+        values: what they are set to (uint8[n, unit]).
+        unit: bytes of an element.
+        sizes: elements of each chunk, at least one and within the limits.
+    """
+    stops = list(itertools.accumulate(sizes))
+    starts = [0, *stops[:-1]]
+    gaps, ends = _encode_gaps(index, starts, stops)
+    planes = np.ascontiguousarray(values.T).tobytes() if unit > 1 else values.tobytes()
+    chunks, begin = [], 0
+    for items, start, stop, end in zip(sizes, starts, stops, ends, strict=True):
+        plane = range(start, index.size * unit, index.size)
+        payload = b"".join((gaps[begin:end], *[planes[at : at + items] for at in plane]))
+        coding = Coding.SPARSE
+        if len(payload) > 64:
+            squeezed = compress(payload)
+            if len(squeezed) < len(payload) - len(payload) // 32:
+                payload, coding = squeezed, Coding.SPARSE_ZSTD
+        first, last = int(index[start]), int(index[stop - 1])
+        span = (last - first + 1) * unit
+        chunks.append(Chunk(first * unit, span, items, coding, unit, payload))
+        begin = end
+    return chunks
+
+
+def _encode_gaps(
+    index: np.ndarray, starts: Sequence[int], stops: Sequence[int]
+) -> tuple[bytes, Sequence[int]]:
+    """A byte a gap, and where those of each chunk end.
+
+    255 stands for a gap of 255 without an element behind it.
+    """
+    if index.size == len(starts):  # one element a chunk
+        return bytes(index.size), stops
+    gaps = np.empty_like(index)
+    np.subtract(index[1:], index[:-1], out=gaps[1:])
+    gaps -= 1
+    gaps[starts] = 0
+    if gaps.max() < 255:
+        return gaps.astype(np.uint8).tobytes(), stops
+    escapes = gaps // 255
+    ends = np.cumsum(escapes)
+    ends += np.arange(1, index.size + 1)
+    coded = np.full(int(ends[-1]), 255, np.uint8)
+    coded[ends - 1] = gaps - 255 * escapes
+    return coded.tobytes(), ends[np.array(stops) - 1].tolist()
+
+
+def read_sparse(chunk: np.void, data: memoryview) -> tuple[np.ndarray, np.ndarray]:
+    """(element index int64[n], values uint8[unit, n]) of a sparse chunk, in planes.
+
+    Raises:
+        BadFrameError: the payload does not hold what the chunk says.
+    """
+    items, unit, raw_bytes = int(chunk["items"]), int(chunk["unit"]), int(chunk["raw"])
+    raw = sparse_payload(chunk, data)
+    coded = raw.size - items * unit
+    gaps = raw[:coded]
+    if coded == items and gaps.max() < 255:
+        index = np.cumsum(gaps, dtype=np.int64)
+        index += np.arange(items)
+    else:
+        ends = np.flatnonzero(gaps != 255)
+        if ends.size != items:
+            raise BadFrameError("a sparse chunk has another number of elements than it says")
+        # Element k has k others before it, and ends[k] - k escapes of 255 each.
+        index = np.cumsum(gaps[ends], dtype=np.int64)
+        index += 255 * ends
+        index -= 254 * np.arange(items)
+    if (int(index[-1]) + 1) * unit != raw_bytes:
+        raise BadFrameError("a sparse chunk covers other bytes than it says")
+    return index, raw[coded:].reshape(unit, items)
+
+
+def sets_elements(chunk: np.void, unit: int) -> bool:
+    """Whether a chunk is sparse and sets whole elements of ``unit`` bytes."""
+    return (
+        int(chunk["coding"]) in SPARSE_CODINGS
+        and int(chunk["unit"]) == unit
+        and int(chunk["offset"]) % unit == 0
+    )
+
+
+def sparse_elements(
+    chunks: Sequence[tuple[np.void, memoryview]], unit: int, nbytes: int
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """The elements (int64[n]) that chunks of one array set, in order, and to what (unsigned[n]).
+
+    None where not all of them `sets_elements`.
+
+    Raises:
+        BadFrameError: a payload does not hold what its chunk says, or reaches beyond the array,
+            which has ``nbytes`` bytes.
+    """
+    if not all(sets_elements(chunk, unit) for chunk, _ in chunks):
+        return None
+    places, values = [np.zeros(0, np.int64)], [np.zeros(0, f"<u{unit}")]
+    for chunk, part in chunks:
+        check_within(chunk, nbytes)
+        index, planes = read_sparse(chunk, part)
+        places.append(index + int(chunk["offset"]) // unit)
+        values.append(values_of(planes))
+    return np.concatenate(places), np.concatenate(values)
+
+
+def sparse_payload(chunk: np.void, data: memoryview) -> np.ndarray:
+    """The gaps and planes of a sparse chunk (uint8[n]), decompressed.
+
+    Raises:
+        BadFrameError: it claims more than a chunk can have, or is shorter than its elements.
+    """
+    items, unit, raw_bytes = int(chunk["items"]), int(chunk["unit"]), int(chunk["raw"])
+    if (
+        unit not in UNITS
+        or raw_bytes % unit
+        or not 0 < items <= SPARSE_ITEMS
+        or not items * unit <= raw_bytes <= SPARSE_SPAN_BYTES
+    ):
+        raise BadFrameError(f"a sparse chunk of {items} elements of {unit} bytes in {raw_bytes}")
+    if chunk["coding"] == Coding.SPARSE_ZSTD:
+        data = decompress(data, None, most_bytes(chunk))
+    if len(data) < items * (unit + 1):
+        raise BadFrameError("a sparse chunk is shorter than its elements")
+    return np.frombuffer(data, np.uint8)
+
+
+def most_bytes(chunk: np.void) -> int:
+    """What the payload of a sparse chunk may take, decompressed.
+
+    A gap takes a byte, and an escape one more for every 255 elements of the span.
+    """
+    items, unit, raw_bytes = int(chunk["items"]), int(chunk["unit"]), int(chunk["raw"])
+    return items * (unit + 1) + raw_bytes // max(1, unit) // 255 + 1
+
+
+def decode_sparse(span: np.ndarray, chunk: np.void, data: memoryview) -> None:
+    """Set the elements of ``span`` (uint8[n], the bytes that the chunk covers)."""
+    index, planes = read_sparse(chunk, data)
+    unit = planes.shape[0]
+    if unit == 1:
+        span[index] = planes[0]
+    else:
+        values = np.ascontiguousarray(planes.T).view(f"u{unit}")[:, 0]
+        span.view(f"u{unit}")[index] = values
+
+
+def decode_run(target: np.ndarray, run: Sequence[tuple[np.void, memoryview]]) -> None:
+    """Put sparse chunks of one array back, in order, those of one unit together."""
+    units = {int(chunk["unit"]) for chunk, _ in run}
+    if len(run) < 2 or len(units) != 1:
+        for chunk, part in run:
+            check_within(chunk, target.size)
+            decode_sparse(span_of(target, chunk), chunk, part)
+        return
+    (unit,) = units
+    for chunk, _ in run:
+        check_within(chunk, target.size)
+    raws = [sparse_payload(chunk, part) for chunk, part in run]
+    items = np.array([int(chunk["items"]) for chunk, _ in run])
+    coded = np.array([raw.size for raw in raws]) - items * unit
+    gaps = np.concatenate([raw[:size] for raw, size in zip(raws, coded, strict=True)])
+    start, first = np.cumsum(coded) - coded, np.cumsum(items) - items
+    ends = np.flatnonzero(gaps != 255)
+    if ends.size != items.sum() or (np.searchsorted(ends, start) != first).any():
+        raise BadFrameError("a sparse chunk has another number of elements than it says")
+    # As in `read_sparse`, with what stands before each chunk taken off again.
+    index = np.cumsum(gaps[ends], dtype=np.int64)
+    before = np.where(first > 0, index[first - 1], 0) + 255 * start - 254 * first
+    index += 255 * ends
+    index -= 254 * np.arange(ends.size)
+    index -= np.repeat(before, items)
+    stop = first + items
+    spans = [(int(chunk["offset"]), int(chunk["raw"])) for chunk, _ in run]
+    planes = (
+        np.concatenate(
+            [
+                raw[size + i * n : size + (i + 1) * n]
+                for raw, size, n in zip(raws, coded, items, strict=True)
+            ]
+        )
+        for i in range(unit)
+    )
+    values = next(planes).astype(f"<u{unit}")
+    for i, plane in enumerate(planes, 1):
+        values |= plane.astype(f"<u{unit}") << np.array(8 * i, f"<u{unit}")
+    for (offset, size), low, high in zip(spans, first.tolist(), stop.tolist(), strict=True):
+        if (int(index[high - 1]) + 1) * unit != size:
+            raise BadFrameError("a sparse chunk covers other bytes than it says")
+        target[offset : offset + size].view(f"<u{unit}")[index[low:high]] = values[low:high]
