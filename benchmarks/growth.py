@@ -35,7 +35,7 @@ def _at_length(path: Path, length: int) -> tuple[float, float]:
         for _ in range(length):
             commit()
         commit_ms = median_ms(commit, 51)
-        bus._engine()._begin_snapshot()
+        bus._session.writing()._begin_snapshot()
         bus.snapshot()
 
     def reopen() -> None:

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
         VersionError,
     )
     from mmsb_jax._bus.bus import Bus
-    from mmsb_jax._bus.commit import CLEAR
-    from mmsb_jax._bus.derive.deriving import Derived
+    from mmsb_jax._bus.derive.derived import Derived
+    from mmsb_jax._bus.engine.commit_info import CLEAR
     from mmsb_jax._bus.events.event_log import EventLog
     from mmsb_jax._bus.events.events import Event, Subscription
     from mmsb_jax._bus.open import open
@@ -59,8 +59,8 @@ _MODULES = {
         "VersionError",
     ),
     "_bus.bus": ("Bus",),
-    "_bus.commit": ("CLEAR",),
-    "_bus.derive.deriving": ("Derived",),
+    "_bus.engine.commit_info": ("CLEAR",),
+    "_bus.derive.derived": ("Derived",),
     "_bus.events.event_log": ("EventLog",),
     "_bus.events.events": ("Event", "Subscription"),
     "_bus.open": ("open",),

@@ -1,39 +1,69 @@
-"""The bus: versioned state behind one object. It holds the parts, and delegates."""
+"""The bus: versioned state behind one object. It composes its parts; every method is one of them."""
 
 import contextlib
 import os
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
-import jax
 import numpy as np
 
-from mmsb_jax._base.arguments import check_choice, check_flag, show
-from mmsb_jax._base.errors import InvalidDeltaError
-from mmsb_jax._bus.arrays.changes import Made
-from mmsb_jax._bus.commit import Annotation, TreeWriter, done
-from mmsb_jax._bus.derive.registry import Derivations
+from mmsb_jax._base.arguments import (
+    check_choice,
+    check_flag,
+    check_function,
+    check_number,
+    check_text,
+    path_text,
+    show,
+)
+from mmsb_jax._base.errors import ClosedError, LocationError
+from mmsb_jax._bus.derive.derived import Derived, Mode
+from mmsb_jax._bus.derive.rules import checked_name, checked_rule, known_name
+from mmsb_jax._bus.derive.transaction import GraphChange
+from mmsb_jax._bus.engine.commit_info import Annotation
 from mmsb_jax._bus.engine.engine import Engine
-from mmsb_jax._bus.engine.stats import Meter, Stats
-from mmsb_jax._bus.events.events import Event, Subscription
-from mmsb_jax._bus.keeping import Keeping
-from mmsb_jax._bus.shipping import Shipping
+from mmsb_jax._bus.engine.session import Session
+from mmsb_jax._bus.engine.stats import Stats
+from mmsb_jax._bus.events.events import Event, Events, Subscription
+from mmsb_jax._bus.opening import fork
+from mmsb_jax._bus.query.follow import follow
+from mmsb_jax._bus.query.history import History
+from mmsb_jax._bus.transfer import export, take_in
 from mmsb_jax._bus.trees import checkout as checkouts
+from mmsb_jax._bus.write.array_writer import ArrayWriter
+from mmsb_jax._bus.write.batch import BatchManager
+from mmsb_jax._bus.write.changes import Made
+from mmsb_jax._bus.write.derived_arrays import DerivedArrays
+from mmsb_jax._bus.write.names import new_spec
+from mmsb_jax._bus.write.tree_writer import TreeWriter, done
 from mmsb_jax._core.layout import Layout
+from mmsb_jax._graph.dag.kinds import mask_of
+from mmsb_jax._graph.run.node import COPY_NAME, Equal, Rule, When, copy
+from mmsb_jax._graph.wave.function import DerivedGraph
 from mmsb_jax._store.commit.draft import Draft
-from mmsb_jax._store.files.protocol import Files
+from mmsb_jax._store.files.protocol import Buffer, Files
 from mmsb_jax._store.files.threads import Threads
+from mmsb_jax._store.format.tags import check_tag, no_tag
+from mmsb_jax._store.log.in_force import step_in_force
 from mmsb_jax._store.log.log import Log
-from mmsb_jax._store.query.commit import Commit, read_extra_in_force
+from mmsb_jax._store.maintain.compact import CompactReport, compact
+from mmsb_jax._store.maintain.verify import VerifyReport, verify
+from mmsb_jax._store.query.commit import Commit, read_commit, read_extra_in_force
+from mmsb_jax._store.query.diff import diff_versions
+from mmsb_jax._store.query.follow import Follower
 from mmsb_jax._store.state.state import StoredState
 
 if TYPE_CHECKING:
+    from mmsb_jax._bus.query.diff import VersionDiff
+    from mmsb_jax._core.delta import Delta
     from mmsb_jax._core.tlog import TLog
 
+_PARTS = "; arrays=[…] selects a part, missing='keep' takes from `like` what is not recorded"
 
-class Bus(Shipping, Keeping):
+
+class Bus:
     """Versioned state: commit pytrees, check any version out, write single arrays.
 
     `mmsb_jax.open` makes one. Thread-safe. What it returns is the caller's own: it may be donated
@@ -47,25 +77,98 @@ class Bus(Shipping, Keeping):
     """
 
     def __init__(self, log: Log, engine: Engine | None, files: Files, path: Path | None) -> None:
-        super().__init__(log, engine, files, path)
-        self._end = weakref.finalize(self, _end, engine, files, self._threads, self._made)
+        self.path = path
+        self.page_bytes: int = log.manifest.page_bytes
+        self.recovered: list[str] = list(log.recovered)
+        self._session = Session(log, engine, files, path)
+        self._arrays = ArrayWriter(self._session)
+        self._derived = DerivedArrays(self._session, self._arrays)
+        self._end = weakref.finalize(
+            self, _end, engine, files, self._session.threads, self._arrays.made
+        )
 
-    # ------------------------------------------------------------------------------ its state
+    # ------------------------------------------------------------------------------- its guard
+    # Around everything stands ``with self._events, self._lock``: a lock that is C code, which no
+    # interrupt leaves taken, and behind it the delivery of what happened meanwhile.
+
+    @property
+    def _events(self) -> Events:
+        return self._session.events
+
+    @property
+    def _lock(self) -> Any:
+        return self._session.lock
+
+    def _enter(self, verb: str | None = None) -> Engine:
+        """The engine of an open bus on which all has landed; a batch does not take ``verb``."""
+        engine = self._session.writing()
+        if verb is not None:
+            self._refuse_in_batch(verb)
+        self._session.settle()
+        return engine
+
+    def _refuse_in_batch(self, verb: str) -> None:
+        if self._arrays.batch is not None:
+            raise ClosedError(f"{verb} inside a batch: end the batch first")
+
+    # ----------------------------------------------------------------------------------- its state
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed, or must not be used any more."""
+        return self._session.closed
+
+    @property
+    def version(self) -> int:
+        """The newest version; 0 for an empty log. A reader sees what the writer has added."""
+        self._session.refresh()
+        return self._session.log.version
+
+    @property
+    def durable_version(self) -> int:
+        """The newest version that is known to survive a power cut."""
+        return self._session.durable_version
+
+    @property
+    def step(self) -> int | None:
+        """The newest step that a commit has said; one that says none leaves it as it was.
+
+        >>> import mmsb_jax as mmsb
+        >>> bus = mmsb.open()
+        >>> _ = bus.commit({"w": 1.0}, step=10)
+        >>> _ = bus.commit({"w": 2.0})
+        >>> bus.step
+        10
+        """
+        with self._lock:
+            self._session.settle()
+            log = self._session.log
+            return log.steadily(lambda: step_in_force(log, log.version))
 
     @property
     def durability(self) -> Any:
         """When a commit returns: ``"os"``, ``"fsync"`` or ``("group", ms)``; None for a reader."""
-        engine = self._engine_or_none
+        engine = self._session.engine
         return None if engine is None else engine.durability
+
+    @property
+    def layout(self) -> Layout:
+        """Where each array stands in the pool that deltas speak of; a snapshot of the table.
+
+        ``bus.layout.pack(tree)`` packs the committed tree, where nothing but it is on the bus.
+        """
+        with self._events, self._lock:
+            self._session.settle()
+            return self._arrays.layout()
 
     def __repr__(self) -> str:
         where = "in memory" if self.path is None else str(self.path)
         if self.closed:
             return f"<Bus {where}, closed>"
-        mode = "" if self._engine_or_none is not None else ", reading"
-        return f"<Bus {where}: version {self._log.version}{mode}>"
+        mode = "" if self._session.engine is not None else ", reading"
+        return f"<Bus {where}: version {self._session.log.version}{mode}>"
 
-    # ------------------------------------------------------------------------------- committing
+    # --------------------------------------------------------------------------------------- trees
 
     def commit(
         self,
@@ -107,13 +210,13 @@ class Bus(Shipping, Keeping):
         check_flag("wait", wait)
         said = Annotation(step, source, note, extra)
         with self._events, self._lock:
-            trees = self._writing()
+            trees = self._tree_writer()
             self._refuse_in_batch("commit")
             if not wait:
                 pending = trees.enqueue(tree, said)
                 if pending is not None:
                     return pending
-            self._settle()
+            self._session.settle()
             commit = trees.commit(tree, said, structure == "new")
             return commit if wait else done(commit)
 
@@ -138,16 +241,212 @@ class Bus(Shipping, Keeping):
         ({'w': 1.0}, {'next': 7})
         """
         with self._events, self._lock:
-            if self.version == 0 or not self._has_tree():
+            log, head = self._session.log, self._session.head()
+            if log.version == 0 or not checkouts.has_tree(head):
                 return state, extra
-            tree = checkouts.build_like(self._head(), state, None, None, "error")
-            self._know(tree)
-            known = read_extra_in_force(self._log, self._log.version)
+            tree = checkouts.build_like(head, state, None, None, "error")
+            self._arrays.know(tree)
+            known = read_extra_in_force(log, log.version)
             return tree, known.value if known.version else extra
 
-    def _has_tree(self) -> bool:
-        table = self._head().table
-        return bool(table.values) or any(info.member for info in table.arrays.values())
+    def tree(self) -> Any:
+        """The newest version, in the structure last committed here; else a dict by name."""
+        with self._lock:
+            return self._build(self._session.head())
+
+    def checkout(
+        self,
+        *,
+        version: int | str | None = None,
+        step: int | None = None,
+        time_ns: int | None = None,
+        arrays: Sequence[str] | None = None,
+        like: Any = None,
+        missing: Literal["error", "keep"] = "error",
+    ) -> Any:
+        """The state at a version, a step (its newest commit) or a time; the newest for none.
+
+        Args:
+            version, step, time_ns: which; at most one. A tag is a version. ``time_ns`` finds the
+                newest commit that is not later.
+            arrays: patterns (``params/**``); a subtree where one holds them, else a dict by name.
+            like: a tree that gives classes, functions and shardings, and whose paths, shapes and
+                dtypes are checked. `jax.ShapeDtypeStruct` will do.
+            missing: ``"keep"`` takes paths that are not recorded from ``like``, with a warning.
+
+        Raises:
+            VersionError: no such version, step or time, or a compaction dropped its data; the
+                message names the nearest.
+            ArrayNotFoundError: a pattern that selects nothing.
+            StructureError: ``like`` differs; every path is named.
+            CorruptionError: what was written does not read back, or its digest differs.
+
+        Cost: the nearest snapshot and the log behind it, of the arrays selected.
+        """
+        check_choice("missing", missing, "error", "keep")
+        wanted = checkouts.wanted_names(arrays)
+        with self._lock:
+            self._session.settle()
+            chosen = self._session.version_of(version, step, time_ns)
+            state = self._session.log.state(chosen, wanted, executor=self._session.threads)
+            checkouts.check_selection(state, arrays)
+            if like is not None:
+                return checkouts.build_like(state, like, wanted, arrays, missing, _PARTS)
+            return self._build(state, wanted, arrays)
+
+    def extra(self, version: int | str | None = None) -> Any:
+        """The ``extra`` in force at a version (or tag; the newest for None): JSON, bytes or None.
+
+        It is the newest that a commit up to there has said: one that says nothing of it leaves it
+        as it was. What a commit itself has said is `Commit.extra`.
+
+        Raises:
+            VersionError: no such version or tag; or a compaction dropped the commit that gave it.
+
+        >>> import mmsb_jax as mmsb
+        >>> bus = mmsb.open()
+        >>> _ = bus.commit({"w": 1.0}, extra={"next": 7})
+        >>> commit = bus.commit({"w": 2.0})
+        >>> commit.extra, bus.extra()
+        (None, {'next': 7})
+        """
+        with self._lock:
+            self._session.settle()
+            chosen = self._session.version_of(version)
+            return read_extra_in_force(self._session.log, chosen).value
+
+    def _tree_writer(self) -> TreeWriter:
+        self._session.writing()
+        assert self._arrays.trees is not None
+        return self._arrays.trees
+
+    def _build(
+        self,
+        state: StoredState,
+        wanted: Callable[[str], bool] | None = None,
+        arrays: Sequence[str] | None = None,
+    ) -> Any:
+        shape = checkouts.known_shape(state, self._arrays.shape)
+        if shape is not None:
+            return checkouts.build_known(state, shape, wanted, arrays)
+        return checkouts.build_flat(state, wanted)
+
+    # ------------------------------------------------------------------------------ arrays by name
+
+    def create(
+        self,
+        name: str,
+        shape: Sequence[int] | None = None,
+        dtype: Any = None,
+        *,
+        nbytes: int | None = None,
+    ) -> None:
+        """Make an array of zeros: ``shape`` and ``dtype`` (float32 for None), or ``nbytes`` raw.
+
+        It is recorded with the next commit, or by `sync`, `snapshot` and `close`.
+
+        Raises:
+            StructureError: a name that is taken, a shape or dtype that no array can have.
+
+        Cost: about a microsecond; its bytes are made when they are first written.
+        """
+        spec = new_spec(name, shape, dtype, nbytes)
+        with self._lock:
+            self._arrays.create(self._session.writing(), name, spec)
+
+    def read(self, name: str) -> Any:
+        """The newest value of one array; inside a batch, the one written in it.
+
+        Raises:
+            ArrayNotFoundError: no array has that name; the message says which are near.
+
+        Cost: one copy of its bytes.
+        """
+        name = known_name("name", name)
+        with self._events, self._lock:
+            return self._derived.read(name)
+
+    def write(
+        self, name: str, value: Any, *, step: int | None = None, source: str = "", note: Any = None
+    ) -> Commit | None:
+        """Replace the bytes of one array: a commit; inside a batch, None.
+
+        Raises:
+            ArrayNotFoundError, StructureError: no such array; another shape or dtype.
+        """
+        said = Annotation(step, source, note, None)
+        with self._events, self._lock:
+            return self._arrays.change(lambda changes: changes.write(name, value), said)
+
+    def resize(
+        self,
+        name: str,
+        shape: Sequence[int] | None = None,
+        dtype: Any = None,
+        *,
+        nbytes: int | None = None,
+        source: str = "",
+    ) -> Commit | None:
+        """Give one array another shape or dtype: its first bytes stay, new ones are zero.
+
+        Raises:
+            ArrayNotFoundError, StructureError: no such array; one of the committed tree; no shape.
+        """
+        said = Annotation(None, source, None, None)
+        with self._events, self._lock:
+            return self._arrays.change(
+                lambda changes: changes.resize(name, shape, dtype, nbytes), said
+            )
+
+    def clone(self, name: str, copy: str, *, source: str = "") -> Commit | None:
+        """Make the array ``copy`` with the shape, dtype and bytes of ``name``.
+
+        Raises:
+            ArrayNotFoundError, StructureError: no such array; the name is taken.
+        """
+        said = Annotation(None, source, None, None)
+        with self._events, self._lock:
+            return self._arrays.change(lambda changes: changes.clone(name, copy), said)
+
+    def delete(self, name: str, *, source: str = "") -> Commit | None:
+        """Delete one array that was made by name, or is derived: a commit; inside a batch, None.
+
+        Raises:
+            ArrayNotFoundError, StructureError: no such array; one of the committed tree; one that
+                others are made from.
+        """
+        name = known_name("name", name)
+        with self._events, self._lock:
+            self._enter()
+            return self._derived.delete(name, source)
+
+    def apply(
+        self,
+        delta: "Delta",
+        *,
+        step: int | None = None,
+        source: str = "",
+        note: Any = None,
+        layout: Layout | None = None,
+    ) -> Commit | None:
+        """Commit a delta that was made by hand, or by `mmsb_jax.diff`.
+
+        Args:
+            delta: what to write.
+            step, source, note: as in `commit`.
+            layout: the layout that it was made with; ``bus.layout`` for None.
+
+        Raises:
+            InvalidDeltaError: it overflowed, has a batch, or writes outside of the arrays; the
+                message names the byte. Nothing has changed.
+
+        Cost: the bytes of the delta.
+        """
+        said = Annotation(step, source, note, None)
+        with self._events, self._lock:
+            self._enter()
+            patches = self._arrays.patches_of(delta, layout)
+            return self._arrays.change(lambda changes: changes.patch(patches), said)
 
     def extend(
         self, log: "TLog", *, source: str = "", layout: Layout | None = None
@@ -168,50 +467,443 @@ class Bus(Shipping, Keeping):
 
         if not isinstance(log, TLog):
             raise TypeError(f"log={show(log)}: expected a TLog")
+        said = Annotation(None, source, None, None)
         with self._events, self._lock:
             self._refuse_in_batch("extend")
-            host = jax.device_get(log)
-            if np.ndim(host.count):
-                raise InvalidDeltaError(
-                    f"the log has a batch of shape {np.shape(host.count)}. Pick one of it first: "
-                    f"jax.tree.map(lambda x: x[i], log)."
-                )
-            if host.overflow:
-                raise InvalidDeltaError(
-                    f"the log overflowed after {int(host.count)} entries: the next found no room "
-                    f"in {host.ends.size} commits and {host.page.size} blocks. Make a larger one."
-                )
-            said = Annotation(None, source, None, None)
-            self._writing()
-            self._settle()
-            place = self.layout if layout is None else layout
-            patches = [self._patches_of(host[i], place) for i in range(int(host.count))]
-            commits = []
-            for patch in patches:
-                changes = self._changes()
-                changes.patch(patch)
-                commits.append(self._land(changes, said))
-            return commits
+            return self._arrays.extend(log, layout, said)
 
-    # --------------------------------------------------------------------------- the whole log
+    def batch(
+        self, *, step: int | None = None, source: str = "", note: Any = None
+    ) -> BatchManager[Self]:
+        """Inside, writes are gathered; at its end they are one commit. An exception drops them.
 
-    def snapshot(self) -> None:
-        """Make a full copy of the newest version, so that a checkout has a near start."""
+        The batch holds the bus: other threads wait until it ends.
+        """
+        return BatchManager(self, self._arrays, Annotation(step, source, note, None))
+
+    def page_versions(self, name: str) -> np.ndarray:
+        """The version of the last commit that changed a byte of each page of an array.
+
+        Inside a batch as before it.
+
+        Returns:
+            uint64[pages], the caller's own; 0 for a page that is as it was made.
+
+        Raises:
+            ArrayNotFoundError: no array has that name.
+
+        Cost: a copy of them; for a reader, the nearest snapshot and the log behind it, of this
+        array.
+
+        >>> import numpy as np
+        >>> import mmsb_jax as mmsb
+        >>> bus = mmsb.open()
+        >>> bus.create("x", nbytes=2 * bus.page_bytes)
+        >>> _ = bus.write("x", bytes(bus.page_bytes) + bytes([7]) * bus.page_bytes)
+        >>> bus.page_versions("x")
+        array([0, 1], dtype=uint64)
+        """
+        name = known_name("name", name)
         with self._events, self._lock:
-            engine = self._engine()
-            self._refuse_in_batch("snapshot")
-            self._settle()
-            self._record_made()
-            engine.snapshot()
+            self._session.settle()
+            return self._derived.page_versions(name)
 
-    def sync(self) -> int:
-        """Make every commit so far survive a power cut; returns the newest durable version."""
+    # ------------------------------------------------------------------------------ derived arrays
+
+    @overload
+    def derive(
+        self,
+        name: str,
+        inputs: str | Sequence[str],
+        function: None = None,
+        *,
+        when: When = ...,
+        equal: Equal = ...,
+        pagewise: bool = ...,
+        source: str = ...,
+    ) -> Callable[[Callable[..., Any]], Callable[..., Any]]: ...
+
+    @overload
+    def derive(
+        self,
+        name: str,
+        inputs: str | Sequence[str],
+        function: Callable[..., Any],
+        *,
+        when: When = ...,
+        equal: Equal = ...,
+        pagewise: bool = ...,
+        source: str = ...,
+    ) -> Commit | None: ...
+
+    def derive(
+        self,
+        name: str,
+        inputs: str | Sequence[str],
+        function: Callable[..., Any] | None = None,
+        *,
+        when: When = "commit",
+        equal: Equal = "bytes",
+        pagewise: bool = False,
+        source: str = "",
+    ) -> Any:
+        """Make an array from others, and keep it right: a decorator, or a call.
+
+        The function is traced once and compiled. It runs when an input has changed, once a commit,
+        after everything that it reads, and what it makes is a part of that commit. It must be a
+        pure JAX function: what it reads, it reads as arguments.
+
+        Args:
+            name: what it is called. Where the function returns a pytree, each leaf is an array
+                ``name/path``.
+            inputs: one name or pattern an argument. A pattern (``params/**``), or the path of a
+                part of a tree, arrives as that part.
+            function: what makes it; without one, this returns a decorator.
+            when: ``"commit"`` computes it with each commit, ``"read"`` when somebody reads it, or
+                when something is computed from it.
+            equal: when a result counts as unchanged, so that nothing behind it runs: ``"bytes"``,
+                ``"never"``, or a JAX function of the old and the new result.
+            pagewise: for a function that works element by element: only pages with a changed byte
+                are computed.
+            source: who commits its first value.
+
+        Returns:
+            The commit of its first value; None inside a batch, and where nothing had to be
+            computed. A name that was derived before is replaced.
+
+        Raises:
+            ArrayNotFoundError: an input that selects nothing.
+            GraphCycleError: it would be made from itself; the message shows the cycle.
+            RecomputeError: the function raises, looks at values, returns no arrays.
+            StructureError: an array of that name was written.
+
+        Cost: one tracing and one compilation a function and shape; then its first value.
+
+        >>> import jax.numpy as jnp
+        >>> import mmsb_jax as mmsb
+        >>> bus = mmsb.open()
+        >>> _ = bus.commit({"a": jnp.arange(3.0)})
+        >>> @bus.derive("total", inputs=["a"])
+        ... def total(a):
+        ...     return a.sum()
+        >>> bus.commit({"a": jnp.arange(4.0)[1:]}).changed
+        ('a', 'total')
+        >>> float(bus.read("total"))
+        6.0
+        """
+
+        def take(function: Callable[..., Any]) -> Commit | None:
+            rule = checked_rule(name, inputs, function, when, equal, pagewise)
+            with self._events, self._lock:
+                return self._derived.derive(rule, Annotation(None, source, None, None))
+
+        def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+            take(function)
+            return function
+
+        return decorate if function is None else take(function)
+
+    def derived(self) -> dict[str, Derived]:
+        """What is derived, by name."""
         with self._events, self._lock:
-            engine = self._engine()
-            self._refuse_in_batch("sync")
-            self._settle()
-            self._record_made()
-            return engine.writer.sync()
+            return self._derived.described()
+
+    def link(
+        self,
+        parent: str,
+        child: str,
+        *,
+        kind: Literal["data", "control", "device_sync", "compiler"] = "data",
+        source: str = "",
+    ) -> Commit | None:
+        """Say that ``child`` follows from ``parent``; a commit, or inside a batch None.
+
+        ``"data"``: the child is a copy of the parent from now on, and only that writes it. It is
+        made, or is an array of the same shape and dtype that `create` or `clone` made.
+        ``"control"``: the child is marked stale when the parent changes. One that is derived is
+        computed again when it is read; any other waits for its user, whose next write to it, of
+        the same bytes too, takes the mark away (`stale`).
+        ``"device_sync"``, ``"compiler"``: labels; subscribers hear of a change of the parent.
+
+        Raises:
+            ArrayNotFoundError: no such array.
+            GraphCycleError: the edge would close a cycle; the message shows it.
+            StructureError: a ``"data"`` edge to an array of another shape or dtype, or of the
+                committed tree; a name that no array can have.
+
+        >>> import jax.numpy as jnp
+        >>> import mmsb_jax as mmsb
+        >>> bus = mmsb.open()
+        >>> _ = bus.commit({"params": jnp.zeros(3)})
+        >>> bus.create("plot", nbytes=2)
+        >>> _ = bus.link("params", "plot", kind="control")
+        >>> _ = bus.commit({"params": jnp.ones(3)})
+        >>> bus.stale()
+        ('plot',)
+        >>> _ = bus.write("plot", b"ok")
+        >>> bus.stale()
+        ()
+        """
+        mask_of(kind)
+        said = Annotation(None, source, None, None)
+        parent = known_name("parent", parent)
+        if kind == "data":
+            rule = Rule(checked_name("child", child), (parent,), copy, COPY_NAME)
+            with self._events, self._lock:
+                return self._derived.derive(rule, said)
+        change = GraphChange(links=[(parent, known_name("child", child), kind)])
+        with self._events, self._lock:
+            return self._arrays.change_graph(change, said)
+
+    def unlink(
+        self,
+        parent: str,
+        child: str,
+        *,
+        kind: Literal["control", "device_sync", "compiler"],
+        source: str = "",
+    ) -> Commit | None:
+        """Take back a `link`. A derived array, a copy too, is taken back by `delete`.
+
+        An array that is not derived is stale no longer, once no ``"control"`` edge leads to it.
+
+        Raises:
+            ArrayNotFoundError: there is no such link.
+            ValueError: kind ``"data"``.
+        """
+        mask_of(kind)
+        if kind == "data":
+            raise ValueError(
+                f"unlink({parent!r}, {child!r}, kind='data'): what {child!r} is made from belongs "
+                f"to its rule. Delete {child!r}, or derive it from something else."
+            )
+        edge = (known_name("parent", parent), known_name("child", child), kind)
+        with self._events, self._lock:
+            self._enter()
+            return self._derived.unlink(edge, Annotation(None, source, None, None))
+
+    def stale(self) -> tuple[str, ...]:
+        """The names of the arrays that are stale, sorted: an array that they follow from changed.
+
+        A derived one is computed when it is read, or by `propagate`. One that is not derived, and
+        that a ``"control"`` edge leads to (`link`), waits for its user to write it; what is made
+        from it is stale as long. Inside a batch as before it.
+
+        >>> import mmsb_jax as mmsb
+        >>> mmsb.open().stale()
+        ()
+        """
+        with self._events, self._lock:
+            return self._derived.known().stale_arrays()
+
+    @property
+    def graph(self) -> DerivedGraph:
+        """What follows from what, as it is now: drawn in a notebook, and callable as a function."""
+        with self._events, self._lock:
+            return self._derived.graph()
+
+    @property
+    def mode(self) -> Mode:
+        """``"immediate"``: each commit computes what follows; ``"deferred"``: it marks it stale.
+
+        What is stale is computed by `propagate`, or when it is read.
+        """
+        return self._derived.mode
+
+    @mode.setter
+    def mode(self, mode: Mode) -> None:
+        check_choice("mode", mode, "immediate", "deferred")
+        with self._events, self._lock:
+            self._derived.set_mode(mode)
+
+    def propagate(self, *, source: str = "") -> Commit | None:
+        """Compute what is stale and would have been computed with each commit; a commit.
+
+        Returns:
+            The commit; None where nothing was to be computed.
+        """
+        with self._events, self._lock:
+            return self._derived.propagate(Annotation(None, source, None, None))
+
+    # --------------------------------------------------------------------------------- its history
+
+    def log(
+        self,
+        array: str | None = None,
+        source: str | None = None,
+        since: int | None = None,
+        until: int | None = None,
+        start_ns: int | None = None,
+        end_ns: int | None = None,
+    ) -> Iterator[Commit]:
+        """Commits, oldest first; reads none of their bytes.
+
+        Args:
+            array: those that changed it.
+            source: those of one source.
+            since, until: versions, both included.
+            start_ns, end_ns: times; the first included, the second not.
+
+        Raises:
+            VersionError: a negative version or time.
+        """
+        numbers = {"since": since, "until": until, "start_ns": start_ns, "end_ns": end_ns}
+        for name, value in numbers.items():
+            if value is not None:
+                check_number(name, value)
+        for name, value in (("array", array), ("source", source)):
+            if value is not None:
+                check_text(name, value, "a name")
+        with self._lock:
+            self._session.settle()
+            log = self._session.log
+            versions = list(log.select(array, source, since, until, start_ns, end_ns))
+        return (read_commit(log, version, lambda: self.durable_version) for version in versions)
+
+    def diff(self, old: int | str, new: int | str) -> "VersionDiff":
+        """What differs between two versions, array by array; prints as a table.
+
+        A tag is a version; 0 is the empty state. ``.delta`` is the `Delta` between them.
+
+        Raises:
+            VersionError: no such version or tag, or a compaction dropped its data.
+
+        >>> import numpy as np
+        >>> import mmsb_jax as mmsb
+        >>> bus = mmsb.open()
+        >>> for value in (1, 2):
+        ...     _ = bus.commit({"w": np.full(3, value, np.float32)})
+        >>> _ = bus.tag("first", 1)
+        >>> print(bus.diff("first", 2).summary())
+        version 1 → 2: 1 of 1 arrays differ, 6 bytes
+        """
+        from mmsb_jax._bus.query.diff import version_diff
+
+        with self._lock:
+            self._session.settle()
+            log, threads = self._session.log, self._session.threads
+            before = self._session.number_of("old", old)
+            after = self._session.number_of("new", new)
+            found = diff_versions(log, before, after, executor=threads)
+            return version_diff(found, lambda: (log.state(before), log.state(after)), self.layout)
+
+    def history(self, array: str) -> History:
+        """The versions of one array, read as they are asked for.
+
+        Raises:
+            ArrayNotFoundError: no array has, or had, that name.
+        """
+        check_text("array", array, "the name of an array")
+        with self._lock:
+            self._session.settle()
+            history = History(self._session.log, array)
+            if not history.versions:
+                checkouts.find_array(self._session.head(), array)
+            return history
+
+    def tag(self, name: str, version: int | str | None = None) -> int:
+        """Give a version a name, which finds it and keeps it; a name moves from one to another.
+
+        ``bus.checkout(version=name)`` is the state of the version, and a compaction keeps it. A tag
+        is an entry of the log without a version of its own; it is as durable as a commit.
+
+        Args:
+            name: 1 to 255 bytes of text that can be printed, not digits alone.
+            version: a version, or another name of one; the newest for None.
+
+        Returns:
+            The version.
+
+        Raises:
+            VersionError: no such version, or its data were dropped.
+            TypeError, ValueError: a name that cannot be one.
+            LocationError, ClosedError: as a commit.
+
+        Cost: one small write.
+
+        >>> import mmsb_jax as mmsb
+        >>> bus = mmsb.open()
+        >>> for loss in (3.0, 1.0, 2.0):
+        ...     commit = bus.commit({"loss": loss})
+        >>> bus.tag("best", 2)
+        2
+        >>> bus.checkout(version="best")
+        {'loss': 1.0}
+        >>> bus.tags()
+        {'best': 2}
+        """
+        check_tag(name)
+        with self._events, self._lock:
+            engine = self._enter("tag")
+            chosen, log = self._session.version_of(version), self._session.log
+            if chosen == 0:
+                raise log.no_version(0)
+            log.part_of(chosen)
+            log.check_kept(chosen)
+            engine.writer.append_tags({name: chosen})
+            return chosen
+
+    def untag(self, name: str) -> None:
+        """Take a name away; the version is kept until a compaction drops it.
+
+        Raises:
+            VersionError: no version has that name.
+            LocationError, ClosedError: as a commit.
+
+        >>> import mmsb_jax as mmsb
+        >>> bus = mmsb.open()
+        >>> commit = bus.commit({"x": 1.0})
+        >>> bus.tag("first")
+        1
+        >>> bus.untag("first")
+        >>> bus.tags()
+        {}
+        """
+        check_text("name", name, "a tag")
+        with self._events, self._lock:
+            engine = self._enter("untag")
+            tags = self._session.log.tags()
+            if name not in tags:
+                raise no_tag(name, tags)
+            engine.writer.append_tags({name: None})
+
+    def tags(self) -> dict[str, int]:
+        """The version that each tag names, by tag, sorted.
+
+        Cost: the indexes of all segments, read once.
+
+        >>> import mmsb_jax as mmsb
+        >>> mmsb.open().tags()
+        {}
+        """
+        with self._lock:
+            self._session.settle()
+            return self._session.log.tags()
+
+    def fork(self, path: Any = None, *, version: int | str | None = None, **options: Any) -> Self:
+        """A bus of its own that begins with the versions up to ``version`` (the newest for None).
+
+        What was derived up to there is derived there too, by the same functions.
+
+        Args:
+            path: a directory for its log; in memory for None.
+            version: the last version that both have, or its tag; it goes on at the next.
+            **options: ``durability`` and ``snapshots``, as in `mmsb_jax.open`.
+
+        Raises:
+            VersionError: no such version, or a compaction dropped its data.
+            LocationError: there is something at ``path``.
+
+        Cost: a copy of the log up to there; on a file system that can share blocks, nothing.
+        """
+        with self._events, self._lock:
+            self._session.settle()
+            chosen = self._session.version_of(version)
+            bus = fork(type(self), self._session.log, chosen, path, **options)
+            self._derived.attach_to_fork(bus._derived)
+            return bus
+
+    # ----------------------------------------------------------------------------- other processes
 
     def subscribe(
         self,
@@ -244,20 +936,245 @@ class Bus(Shipping, Keeping):
         ...     commit = bus.commit({"w": 1.0, "x": 2.0})
         w
         """
-        self._engine()
+        self._session.writing()
         return self._events.subscribe(kind, handler, where)
+
+    def follow(
+        self, after: int | None = None, *, timeout: float | None = None, poll_s: float = 0.002
+    ) -> Iterator[Commit]:
+        """The commits behind ``after``, each once and in order, and those that land from now on.
+
+        It sees whole commits only, at whatever durability, in the process that writes and beside
+        it. It goes on when the writer begins another segment, compacts what was followed already,
+        dies and comes back.
+
+        Args:
+            after: the version that the caller has; the newest one for None.
+            timeout: end when nothing has landed for so many seconds; None waits for ever.
+            poll_s: how long to wait between two looks.
+
+        Raises:
+            VersionError: there is no version ``after``; or commits behind it were compacted away
+                before they were followed: the message says which.
+            DivergenceError: what lands does not continue what was followed. The log lost its end
+                in a power cut, or another one was put in its place.
+            LocationError: the log was removed, or moved elsewhere.
+            ClosedError: the bus was closed.
+
+        Cost: a look that finds nothing asks for the size of the last segment, and whether the next
+        is there (about 10 µs).
+
+        >>> import mmsb_jax as mmsb
+        >>> bus = mmsb.open()
+        >>> for x in (1.0, 2.0):
+        ...     commit = bus.commit({"x": x})
+        >>> [commit.version for commit in bus.follow(after=0, timeout=0)]
+        [1, 2]
+        """
+        if after is not None:
+            check_number("after", after)
+        with self._lock:
+            self._session.settle()
+            log = self._session.log
+            follower = Follower(log, log.version if after is None else int(after))
+        return follow(self._session, follower, timeout, poll_s)
+
+    @overload
+    def export(self, since: int | None = None, path: None = None) -> bytes: ...
+
+    @overload
+    def export(self, since: int | None, path: str | os.PathLike[str]) -> Path: ...
+
+    @overload
+    def export(self, *, path: str | os.PathLike[str]) -> Path: ...
+
+    def export(
+        self, since: int | None = None, path: str | os.PathLike[str] | None = None
+    ) -> bytes | Path:
+        """The commits behind ``since`` as a stream, for `import_` or a `Replica` elsewhere.
+
+        It ends at the newest durable version, so that no receiver is ahead of this log after a
+        power cut; a bus that writes syncs first.
+
+        Args:
+            since: the version that the receiver has; 0 for all commits from the first on. None
+                for a receiver that has nothing: the newest snapshot (or one made now), its commit,
+                and the commits behind it.
+            path: the file to write, put in place as a whole; bytes in memory for None.
+
+        Returns:
+            The bytes; with ``path``, the path.
+
+        Raises:
+            VersionError: there is no version ``since``, or commits behind it were compacted away;
+                the message says which.
+            LocationError: the file cannot be written.
+            CorruptionError: a commit does not read back.
+
+        Cost: one read of what is shipped; for None the state, once.
+
+        >>> import mmsb_jax as mmsb
+        >>> here, there = mmsb.open(), mmsb.open()
+        >>> commit = here.commit({"w": 1.0})
+        >>> [commit.version for commit in there.import_(here.export(since=0))]
+        [1]
+        >>> there.tree()
+        {'w': 1.0}
+        """
+        if since is not None:
+            check_number("since", since)
+        place = None if path is None else Path(path_text("path", path))
+        if place is not None and not place.name:
+            raise LocationError(f"path={show(path)} is a directory. Give the path of a file.")
+        return export(self._session.log, since, self._durable_now(), place)
+
+    def import_(self, source: Buffer | str | os.PathLike[str]) -> list[Commit]:
+        """Take in the commits of another bus: what `export` made, as bytes or a file.
+
+        The whole stream is checked, as a chain, before anything changes. What is here already is
+        skipped; the rest is appended with the chain, the digests and the time that it has there.
+        The bytes of derived arrays are taken as they are: no function runs. A commit is all or
+        nothing; where one does not fit, those before it stay.
+
+        What is committed here afterwards is this bus's own: from then on the other's later commits
+        are of another history.
+
+        Args:
+            source: the stream, or the path of a file of it.
+
+        Returns:
+            The commits that are new here.
+
+        Raises:
+            VersionError: the stream begins behind versions that are not here; the message says
+                which are missing. Export with ``since=bus.version``.
+            DivergenceError: the stream is of another history; the message says from which
+                version on.
+            CorruptionError: the stream is damaged or cut short; nothing has changed.
+            LocationError: no such file; the disk is full or fails.
+            StructureError: the stream begins with a snapshot in pages of another size.
+
+        Cost: two reads of the stream; the bytes that changed, decoded, digested and written.
+        """
+        with self._events, self._lock:
+            self._enter("import_")
+            return take_in(self._session, self._arrays, source)
+
+    def _durable_now(self) -> int:
+        """The newest durable version; where this bus writes, that is the newest."""
+        with self._events, self._lock:
+            if self._session.engine is None:
+                return self.durable_version
+            engine = self._enter("export")
+            self._arrays.record_made()
+            return engine.writer.sync()
+
+    # ------------------------------------------------------------------------------- the whole log
+
+    def snapshot(self) -> None:
+        """Make a full copy of the newest version, so that a checkout has a near start."""
+        with self._events, self._lock:
+            engine = self._enter("snapshot")
+            self._arrays.record_made()
+            engine.snapshot()
+
+    def sync(self) -> int:
+        """Make every commit so far survive a power cut; returns the newest durable version."""
+        with self._events, self._lock:
+            engine = self._enter("sync")
+            self._arrays.record_made()
+            return engine.writer.sync()
+
+    def compact(self, *, keep_since: int | str, dry_run: bool = False) -> CompactReport:
+        """Give up the bytes of old versions: keep from ``keep_since`` on, and what is tagged.
+
+        The state right before ``keep_since`` is kept as a snapshot, and so is that of each tagged
+        version, with its ``extra``. Of the others stays what their commits say: `log` lists them,
+        the chain through them can be verified, and `checkout` raises `VersionError`, which names
+        the nearest that can be had. A crash leaves the log as it was or as it is to be. Readers
+        go on.
+
+        Args:
+            keep_since: the oldest version to keep in full, or its tag.
+            dry_run: only say what it would do: both sizes are then those of the run.
+
+        Raises:
+            VersionError: no such version.
+            CorruptionError: what is to be kept does not read back; nothing was changed.
+            LocationError: the disk is full or fails; the log is as it was.
+
+        Cost: a checkout of each state that is kept, what the commits say that are dropped (10,000
+        in seconds), a copy of one segment. The bus is held meanwhile.
+
+        >>> import mmsb_jax as mmsb
+        >>> bus = mmsb.open()
+        >>> for number in range(100):
+        ...     commit = bus.commit({"x": float(number)}, step=number)
+        >>> bus.tag("best", 40)
+        40
+        >>> report = bus.compact(keep_since=91)
+        >>> report.kept, report.dropped
+        ((40, 90), 90)
+        >>> bus.checkout(version="best")
+        {'x': 39.0}
+        >>> len(list(bus.log()))
+        100
+        >>> bus.checkout(version=50)
+        Traceback (most recent call last):
+        ...
+        mmsb_jax.VersionError: the data of version 50 were dropped when the log was ...
+        """
+        check_flag("dry_run", dry_run)
+        with self._events, self._lock:
+            engine = self._enter("compact")
+            chosen = self._session.version_of(keep_since)
+            with engine.lock:
+                return compact(
+                    engine.writer,
+                    chosen,
+                    dry_run=dry_run,
+                    executor=self._session.threads,
+                    began_segment=engine.head.begin_segment,
+                )
+
+    def verify(
+        self,
+        progress: Callable[[int, int], None] | None = None,
+        *,
+        deep: bool = False,
+        derive: bool = False,
+    ) -> VerifyReport:
+        """Read, replay and check everything: a report, true when all is well.
+
+        Args:
+            progress: called with (versions done, versions in all).
+            deep: also digest, at every version, the arrays that it touched from scratch: finds a
+                commit whose bytes never were what it says, where a later one has covered them.
+            derive: also compute every derived array of the newest version anew, twice, and compare
+                the bytes: finds functions that are not pure.
+
+        Cost: one read of the whole log and one replay; with ``deep``, a digest of each array that a
+        commit touched, a commit; with ``derive``, two runs of every function.
+        """
+        check_function("progress", progress)
+        check_flag("deep", deep)
+        check_flag("derive", derive)
+        with self._events, self._lock:
+            self._session.settle()
+            report = verify(self._session.log, progress, self._session.threads, deep)
+            if derive:
+                report.faults += self._derived.check()
+            return report
 
     def stats(self) -> Stats:
         """What the bus holds and has done."""
         with self._events, self._lock:
-            programs = 0 if self._trees is None else self._trees.programs
-            return _stats_of(
-                self._head(), self._log, self._engine_or_none, programs, self.page_bytes
-            )
+            trees = self._arrays.trees
+            return self._session.stats(0 if trees is None else trees.programs)
 
     def reset_stats(self) -> None:
         """Begin counting commits again."""
-        self._engine().meter.reset()
+        self._session.writing().meter.reset()
 
     def close(self) -> None:
         """Let what is queued land, sync, and give the log back. A second call does nothing.
@@ -268,21 +1185,19 @@ class Bus(Shipping, Keeping):
         Raises:
             whatever made a commit with ``wait=False`` fail; the bus is closed all the same.
         """
-        if os.getpid() != self._pid:
+        session, engine = self._session, self._session.engine
+        if session.is_forked:
             return
-        engine = self._engine_or_none
         if engine is not None and engine.is_open:
             with self._events, self._lock:
                 engine.queue.settle()
             self._events.drain()  # handlers may use the bus, as long as it is open
         try:
             with self._events, self._lock:
-                if engine is not None:
-                    engine.close([self._record_made])
-                elif not self._reader_closed:
-                    self._reader_closed = True
-                    self._threads.shutdown()
-                    self._files.close()
+                if engine is None:
+                    session.close_reader()
+                else:
+                    engine.close([self._arrays.record_made])
         finally:
             if engine is None or engine.is_released:
                 self._end.detach()
@@ -294,64 +1209,17 @@ class Bus(Shipping, Keeping):
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    # ---------------------------------------------------------------------------------- inside
-
-    def _writing(self) -> TreeWriter:
-        self._engine()
-        assert self._trees is not None
-        return self._trees
-
 
 def _end(engine: Engine | None, files: Files, threads: Threads, made: Made) -> None:
     """What is left to do for a bus that nobody closed: when it goes, or the process does."""
-    if engine is not None:
-
-        def record_made() -> None:
-            if made:
-                engine.land(Draft(ops=made.ops()))
-
-        with contextlib.suppress(Exception):
-            engine.close([record_made])
-    else:
+    if engine is None:
         threads.shutdown()
         files.close()
+        return
 
+    def record_made() -> None:
+        if made:
+            engine.land(Draft(ops=made.ops()))
 
-def _stats_of(
-    state: StoredState, log: Log, engine: Engine | None, programs: int, page_bytes: int
-) -> Stats:
-    """The counters of a bus; a reader has no engine and has committed nothing."""
-    meter = engine.meter if engine is not None else Meter()
-    durable = engine.writer.durable_version if engine is not None else log.durable_version
-    derivations = engine.derivations if engine is not None else Derivations(state.table)
-    graph = derivations.flow.graph
-    events = engine.events if engine is not None else None
-    sizes = [info.nbytes for info in state.table.arrays.values()]
-    return Stats(
-        version=log.version,
-        durable_version=durable,
-        arrays=len(sizes),
-        pages=sum(-(-size // page_bytes) for size in sizes),
-        state_bytes=sum(sizes),
-        segments=len(log.pieces),
-        snapshots=len(log.snapshots()),
-        snapshot_fault=engine.writer.snapshot_fault if engine is not None else None,
-        queued=engine.queue.depth if engine is not None else 0,
-        programs=programs,
-        commits=meter.commits,
-        unchanged_commits=meter.unchanged,
-        changed_bytes=meter.changed_bytes,
-        logged_bytes=meter.logged_bytes,
-        commit_ms_p50=meter.commit_ms(50),
-        commit_ms_p99=meter.commit_ms(99),
-        derived=len(derivations.flow.nodes),
-        stale=len(derivations.stale_nodes()),
-        edges=graph.edge_count,
-        depth=graph.depth,
-        wave_programs=derivations.machine.programs,
-        waves=meter.waves,
-        functions_run=meter.functions_run,
-        wave_ms_p50=meter.wave_ms(50),
-        wave_ms_p99=meter.wave_ms(99),
-        failed_handlers=len(events.failures) if events is not None else 0,
-    )
+    with contextlib.suppress(Exception):
+        engine.close([record_made])

@@ -82,7 +82,7 @@ def open(
 
 def _is_dead(bus: Bus) -> bool:
     """Whether a bus of this process can never be written to again, or is of another log by now."""
-    engine = bus._engine_or_none
+    engine = bus._session.engine
     if bus.closed or engine is None:
         return True
     with contextlib.suppress(ClosedError):

@@ -164,7 +164,7 @@ def test_fork_of_a_compacted_bus_goes_on(bus, tmp_path: Path):
             assert fork.tree()["n"] == -1
             assert len(list(fork.log())) == number + 1
             assert fork.verify()
-            assert fork._log.kept_since == kept_since
+            assert fork._session.log.kept_since == kept_since
     with pytest.raises(VersionError, match="were dropped"):
         bus.fork(version=12)
 

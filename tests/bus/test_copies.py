@@ -28,7 +28,7 @@ def _tree(number: int) -> dict[str, Any]:
 
 def _pointers(bus: mmsb.Bus) -> dict[str, int]:
     """Where the words of each array of the head are."""
-    state = bus._engine_or_none.head.state
+    state = bus._session.engine.head.state
     return {info.name: state.words[i].ctypes.data for i, info in state.table.arrays.items()}
 
 
@@ -53,7 +53,7 @@ def test_head_over_commits_and_writes_keeps_its_buffers(any_bus, wait):
 
 
 def _copiers(bus: mmsb.Bus) -> list[Any]:
-    return list(bus._trees._stager._copiers.values())
+    return list(bus._arrays.trees._stager._copiers.values())
 
 
 def test_staging_program_writes_into_its_donated_buffers_and_copies_nothing_else(bus):

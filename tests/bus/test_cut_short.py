@@ -191,7 +191,7 @@ def test_close_that_is_interrupted_goes_on_and_gives_the_log_back(tmp_path):
 def test_close_that_is_interrupted_in_its_sync_syncs_when_called_again(tmp_path, where):
     bus = mmsb.open(tmp_path / "log")
     bus.commit(_state(1))
-    writer = bus._engine().writer
+    writer = bus._session.writing().writer
     with interrupted_at(where):
         bus.close()
     assert writer.durable_version == 0 or where == "_leave_mark"
@@ -262,7 +262,9 @@ def test_log_whose_close_was_interrupted_can_be_opened_again_at_once(tmp_path):
         assert again.commit(_state(2)).version == 2
 
 
-@pytest.mark.parametrize("where", ["_begin_batch", "_end_batch", "_leave", "_enter", "_drop_batch"])
+@pytest.mark.parametrize(
+    "where", ["begin_batch", "end_batch", "_leave_batch", "_enter_batch", "drop_batch"]
+)
 @pytest.mark.parametrize("event", ["call", "return"])
 def test_batch_that_is_interrupted_lets_the_bus_go_though_its_traceback_is_kept(bus, where, event):
     bus.create("x", (2,))
@@ -429,7 +431,7 @@ def test_forked_child_is_refused_though_other_threads_were_inside_calls(tmp_path
     inside, go_on = threading.Event(), threading.Event()
 
     def hold():
-        with bus._own_lock, subscription._events._lock:
+        with bus._session.own_lock, subscription._events._lock:
             inside.set()
             go_on.wait(PATIENCE_S)
 
@@ -454,7 +456,7 @@ def test_forked_child_is_refused_though_other_threads_were_inside_calls(tmp_path
 
 @pytest.mark.filterwarnings("ignore:.*fork.*")
 def test_future_of_a_commit_that_had_not_landed_is_refused_in_a_forked_child(bus):
-    with bus._engine().lock:  # so that it cannot land
+    with bus._session.writing().lock:  # so that it cannot land
         outcome = bus.commit(_state(1), wait=False)
         assert _in_child(outcome.result) == "ClosedError"
         assert _in_child(outcome.exception) == "ClosedError"

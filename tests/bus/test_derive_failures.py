@@ -20,7 +20,7 @@ RESULT = jax.ShapeDtypeStruct((3,), jnp.float32)
 
 def log_bytes(bus: mmsb.Bus) -> dict[str, bytes]:
     """Every file of a log."""
-    files = bus._files
+    files = bus._session.files
     return {
         name: files.read(name) for folder in ("log", "snapshots") for name in files.names(folder)
     }
@@ -51,7 +51,7 @@ def everything(bus: mmsb.Bus) -> tuple[Any, ...]:
         bus.derived(),
         list(bus.graph.edges()),
         dict(insides(bus).stale),
-        dict(bus._head().table.graph),
+        dict(bus._session.head().table.graph),
         log_bytes(bus),
     )
 

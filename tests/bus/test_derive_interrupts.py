@@ -73,8 +73,8 @@ def told(bus: mmsb.Bus) -> dict[str, Any]:
 
 def followed(bus: mmsb.Bus) -> Step:
     """A step of `CHANGE`, up to where its commit would be in the log."""
-    state, draft = bus._head(), Draft()
-    step = prepare(insides(bus), state.table, draft, CHANGE, bus._shape)
+    state, draft = bus._session.head(), Draft()
+    step = prepare(insides(bus), state.table, draft, CHANGE, bus._arrays.shape)
     assert step is not None
     step.follow(Plan(state, draft), [])
     assert step.wave.ran
@@ -148,7 +148,7 @@ def test_undo_that_two_interrupts_cut_is_finished_by_the_next_step(bus):
 
 @pytest.mark.parametrize("where", [node_table, registry])
 def test_attach_that_is_interrupted_anywhere_leaves_the_node_as_it_was(bus, where):
-    table, shape, before = bus._head().table, bus._shape, insides(bus).flow.graph
+    table, shape, before = bus._session.head().table, bus._arrays.shape, insides(bus).flow.graph
     rule, tracer, moment = insides(bus).flow.nodes["d"].rule, Tracer(), 0
     while True:
         known = Derivations(table)

@@ -28,7 +28,7 @@ def untouched(bus: mmsb.Bus) -> tuple[Any, ...]:
         head(bus),
         bus.derived(),
         list(bus.graph.edges()),
-        dict(bus._head().table.graph),
+        dict(bus._session.head().table.graph),
     )
 
 

@@ -69,7 +69,7 @@ def test_follow_survives_rotation_compaction_and_another_writer(tmp_path):
             bus.commit({"x": np.full(100, float(i))})
             if i % 3 == 0:
                 bus.snapshot()
-                bus._engine().writer.rotate()
+                bus._session.writing().writer.rotate()
                 seen.append(next(following).version)
             if i == 8:
                 bus.compact(keep_since=max(seen) + 1)
@@ -136,14 +136,14 @@ def test_follow_of_a_log_that_was_put_in_its_place_is_told(tmp_path):
         with mmsb.open(path, mode="r") as reader:
             following = reader.follow(after=0)
             assert next(following).version == 1
-            reader._log = other._log  # its first version is another
+            reader._session.log = other._session.log  # its first version is another
             with pytest.raises(mmsb.DivergenceError, match="does not continue version 1"):
                 next(_following_of(following, other))
 
 
 def _following_of(following, other):
     follower = following.gi_frame.f_locals["follower"]
-    follower._log = other._log
+    follower._log = other._session.log
     return following
 
 

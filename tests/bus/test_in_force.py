@@ -127,7 +127,7 @@ def test_index_of_an_older_log_is_walked_and_not_believed(tmp_path, monkeypatch)
     monkeypatch.setattr(writer, "stored_extra", lambda log, version: None)
     bus = _begin(tmp_path / "old")
     bus.commit(STATE)
-    bus._engine()._begin_snapshot()  # as after a few MiB
+    bus._session.writing()._begin_snapshot()  # as after a few MiB
     bus.commit({"w": np.zeros(2, np.float32)})
     bus.close()
     assert list((tmp_path / "old" / "log").glob("*.idx"))

@@ -449,7 +449,7 @@ def test_unlink_and_a_parent_that_goes_take_the_mark_away(bus):
     assert bus.stale() == ("plot", "seen")  # the other may have marked it as well
     bus.delete("gate2")
     assert bus.stale() == ()
-    assert not [name for name in bus._head().table.graph if "stale" in name]
+    assert not [name for name in bus._session.head().table.graph if "stale" in name]
     bus.link("gate", "plot", kind="control")
     write(bus, gate=F(2))
     bus.unlink("gate", "plot", kind="control")
@@ -464,7 +464,7 @@ def test_stale_array_that_goes_or_becomes_a_copy_leaves_no_mark(bus):
         assert bus.stale() == ("plot",)
         end()
         assert bus.stale() == ()
-        assert not [name for name in bus._head().table.graph if "stale" in name]
+        assert not [name for name in bus._session.head().table.graph if "stale" in name]
     assert bus.graph.kinds("gate", "plot") == ("control",)  # and now it is computed when read
     write(bus, gate=F(9))
     assert (bus.stale(), stale(bus)) == (("plot",), {"plot"})
@@ -509,7 +509,7 @@ def test_unlink_beside_a_delete_in_one_batch_is_fine(bus):
         bus.unlink("gate2", "plot", kind="control")
         bus.delete("gate2")
     assert "gate2" not in bus.graph
-    assert not [name for name in bus._head().table.graph if "link" in name]
+    assert not [name for name in bus._session.head().table.graph if "link" in name]
 
 
 def test_deferred_mode_marks_users_arrays_too(plot):
@@ -531,7 +531,7 @@ def test_users_marks_survive_forks_and_reopening_and_readers_see_them(tmp_path):
         bus.link("gate", "plot", kind="control")
         bus.commit({"a": F(1, 2), "gate": F(1)})
         marks = {"\0stale/plot": "dirty", "\0stale/seen": "pending"}
-        assert marks.items() <= bus._head().table.graph.items()
+        assert marks.items() <= bus._session.head().table.graph.items()
         with bus.fork() as fork:
             assert fork.stale() == ("plot", "seen")
             fork.write("plot", F(0, 0))
@@ -550,7 +550,7 @@ def test_users_marks_survive_forks_and_reopening_and_readers_see_them(tmp_path):
 
 def test_mark_of_what_is_neither_derived_nor_controlled_says_nothing(bus):
     """As a log may have them that another program wrote."""
-    table = bus._head().table
+    table = bus._session.head().table
     bus.derive("c", ["a"], lambda a: a + 1)
     table.graph |= {"\0stale/a": "dirty", "\0stale/nothing": "dirty"}
     known = Derivations(table)
@@ -664,7 +664,7 @@ def test_stale_arrays_are_those_of_the_rule_at_random(compiled, links, steps):
                 state = head(bus)
                 got = function(*(np.frombuffer(state[n], np.float32) for n in inputs))
                 assert np.array_equal(got, np.frombuffer(state[name], np.float32))
-        again = Derivations(bus._head().table)
+        again = Derivations(bus._session.head().table)
         assert (again.stale, again.awaited) == (known.stale, known.awaited)
     assert bus.verify(derive=True)
 

@@ -94,6 +94,6 @@ def test_node_that_cannot_be_put_together_is_named(bus):
     like = {"m": {"a": Checked(jnp.zeros(3), np.arange(2)), "b": [0, None, ""]}, "w": jnp.zeros(2)}
     object.__setattr__(like["m"]["a"], "x", jax.ShapeDtypeStruct((3,), jnp.float32))
     check(bus.checkout(like=like)["m"], make_tree()["m"])
-    shape = bus._trees.shape
+    shape = bus._arrays.trees.shape
     with pytest.raises(mmsb.StructureError, match=r"'m' cannot be put together.*a vector, got"):
         shape.build(lambda name: jnp.zeros(()), shape.part(lambda name: name.startswith("m/")))

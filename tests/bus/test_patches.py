@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 import mmsb_jax as mmsb
-from mmsb_jax._bus import shipping
-from mmsb_jax._bus.query import follow
+from mmsb_jax._bus import bus as bus_module
 from mmsb_jax._bus.replica import replica
 from mmsb_jax._store.query import commit as _commit
 
@@ -102,8 +101,8 @@ def test_patches_of_a_version_that_was_compacted_away_are_refused(bus):
     assert [len(p.indices) for p in commits[3].patches()] == [30]
 
 
-@pytest.mark.parametrize("module", [_commit, follow, replica, shipping])
+@pytest.mark.parametrize("module", [_commit, bus_module, replica])
 def test_examples_print_what_they_say(module):
-    result = doctest.testmod(module)
+    result = doctest.testmod(module, optionflags=doctest.ELLIPSIS)
     assert result.attempted > 3
     assert result.failed == 0

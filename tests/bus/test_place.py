@@ -296,6 +296,6 @@ def test_disk_that_fails_at_the_first_look_is_told_of_by_open(tmp_path, monkeypa
     with contextlib.suppress(mmsb.LocationError):
         bus = mmsb.open(tmp_path / "log")
         monkeypatch.undo()
-        bus._engine().writer.check_place()
+        bus._session.writing().writer.check_place()
         bus.close()
     assert calls

@@ -430,7 +430,7 @@ def test_commits_behind_one_that_fails_fail_and_use_up_no_version(faulty_bus, fa
     bus = faulty_bus
     bus.commit(make_tree(0))
     before = seen(bus)
-    with bus._engine_or_none.lock:  # nothing lands while all three are handed over
+    with bus._session.engine.lock:  # nothing lands while all three are handed over
         faults.arm(0, 0)
         handles = [bus.commit(make_tree(number), wait=False) for number in (1, 2, 3)]
     with pytest.raises(mmsb.LocationError, match="the disk is full"):
@@ -499,7 +499,7 @@ def test_what_cannot_follow_the_log_does_so_with_the_next_call_that_has_room(
 ):
     bus = mmsb.open(tmp_path / "run")
     bus.commit(make_tree(0))
-    head = bus._engine_or_none.head
+    head = bus._session.engine.head
 
     def fail(*_: Any) -> None:
         raise MemoryError
@@ -507,7 +507,7 @@ def test_what_cannot_follow_the_log_does_so_with_the_next_call_that_has_room(
     if where == "adopt":
         monkeypatch.setattr(head, "adopt", fail)
     else:
-        monkeypatch.setattr(bus._engine_or_none, "_commit_of", fail)
+        monkeypatch.setattr(bus._session.engine, "_commit_of", fail)
     calls = [lambda: bus.commit(make_tree(1)), bus.tree, lambda: bus.commit(make_tree(2))]
     for call in calls:
         with pytest.raises(mmsb.DeviceMemoryError, match="a commit that has landed"):

@@ -28,9 +28,9 @@ def F(*numbers: float) -> np.ndarray:
 
 def insides(bus: mmsb.Bus) -> Derivations:
     """What a bus knows of its derived arrays."""
-    derivations = bus._derivations()
-    assert derivations is not None
-    return derivations
+    engine = bus._session.engine
+    assert engine is not None
+    return engine.derivations
 
 
 def programs(bus: mmsb.Bus) -> int:
@@ -57,7 +57,7 @@ def raw(value: Any) -> bytes:
 
 def head(bus: mmsb.Bus) -> dict[str, bytes]:
     """The bytes of every array, stale ones as they are."""
-    state = bus._head()
+    state = bus._session.head()
     return {info.name: state.bytes_of(info.id).tobytes() for info in state.table.arrays.values()}
 
 

@@ -174,13 +174,13 @@ class Life:
 
     def rotate(self, rng: random.Random) -> None:
         """Go on in a new segment, as before a snapshot."""
-        engine = self.bus._engine()
+        engine = self.bus._session.writing()
         if engine.writer.rotate() is not None:
             engine.head.begin_segment()
 
     def snapshot(self, rng: random.Random) -> None:
         """A snapshot as one is made by itself: behind a rotation, with an index, waited for."""
-        engine = self.bus._engine()
+        engine = self.bus._session.writing()
         engine._begin_snapshot()
         engine.snapshot()
         self._say_what_is_durable()
@@ -208,7 +208,7 @@ class Life:
             for left in files.names(folder):
                 files.remove(left)
         self.history.forks.append(self.history.only_the_last())
-        fork_log(self.bus._log, version, files)
+        fork_log(self.bus._session.log, version, files)
         self.disk.note(("forked", version))
 
     def tag(self, rng: random.Random) -> None:
@@ -248,7 +248,7 @@ class Life:
         try:
             self.commit(rng)
         except (mmsb.LocationError, mmsb.ClosedError):
-            assert self.bus._log.version == version
+            assert self.bus._session.log.version == version
         finally:
             faults.disarm()
 
@@ -258,7 +258,7 @@ class Life:
             self._say_what_is_durable_when_closed()
 
     def _say_what_is_durable_when_closed(self) -> None:
-        writer = self.bus._engine_or_none.writer
+        writer = self.bus._session.engine.writer
         self.disk.note(("durable", writer.durable_version))
 
     def reopen(self, rng: random.Random) -> None:

@@ -55,7 +55,7 @@ def write(path: Path, commits: int, seconds: float) -> str:
             compacted += 1
     bus.close()
     (path.parent / "done").touch()
-    return f"wrote {bus._log.version} versions, compacted {compacted} times"
+    return f"wrote {bus._session.log.version} versions, compacted {compacted} times"
 
 
 def read(path: Path, number: int, writer: int) -> str:

@@ -155,7 +155,7 @@ def test_log_that_is_replaced_during_a_look_is_noticed_by_the_next_one(tmp_path,
     write(path, 1, 3)
     bus = mmsb.open(path, mode="r") if step == "_go_on" else None
     with mmsb.open(path) as writer:
-        writer._engine().writer.rotate()
+        writer._session.writing().writer.rotate()
     shutil.copytree(path, path.with_name("copy.mmsb"))
     write(path, 1, VERSIONS)
     read = getattr(OpenedLog, step)

@@ -122,7 +122,7 @@ class TortureMachine(BusMachine):
     def die(self, seed: int, of_power: bool) -> None:
         """The next process finds a prefix, with all that was durable."""
         self.bus.tree()  # what is queued lands
-        rng, engine = random.Random(seed), self.bus._engine()
+        rng, engine = random.Random(seed), self.bus._session.writing()
         least = engine.writer.durable_version if of_power else len(self.versions) - 1
         disk, root = self.places[self.path]
         self.disk = disk.after_machine_death(rng) if of_power else disk.after_process_death()

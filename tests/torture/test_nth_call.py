@@ -115,7 +115,7 @@ STEPS = {
 
 def _tear(life: Life) -> None:
     life.close()
-    life.files().reopen(life.bus._log.pieces[-1].segment.name).append([b"torn" * 20])
+    life.files().reopen(life.bus._session.log.pieces[-1].segment.name).append([b"torn" * 20])
 
 
 @dataclass
@@ -168,7 +168,7 @@ class Trials:
     def fail(self, fail_at: int, fault: str, until_room: bool) -> str:
         """One trial; what came of it."""
         life, rng = self.begin()
-        faults, log, head = life.disk.faults, life.bus._log, life.history.head
+        faults, log, head = life.disk.faults, life.bus._session.log, life.history.head
         before, is_closed = log.version, life.bus.closed
         faults.code, faults.is_short, faults.kinds = FAULTS[fault]
         faults.arm(fail_at, FOR_EVER if until_room else None)

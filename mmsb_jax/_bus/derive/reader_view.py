@@ -39,7 +39,7 @@ class DerivedView:
         """Take a rule up; its function is traced now, so that faults come to light.
 
         Raises:
-            as `Deriving.derive`.
+            as `Bus.derive`.
         """
         known = self.recorded(state).flow.makers
         if state.table.ids.get(rule.name) is not None and rule.name not in known:

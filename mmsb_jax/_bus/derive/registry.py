@@ -122,7 +122,7 @@ class Derivations:
         return True
 
     def attach_copies(self, table: Table, shape: TreeShape | None) -> None:
-        """Give what `Deriving.link` made its function again, once: it is known without the user."""
+        """Give what `Bus.link` made its function again, once: it is known without the user."""
         while self._copies:
             rule = dataclasses.replace(self._copies[-1], function=copy)
             if rule.name in self.flow.nodes and self.is_known(rule):

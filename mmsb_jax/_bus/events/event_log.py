@@ -1,7 +1,7 @@
 """Events kept as rows, in a ring that can be an array of the bus."""
 
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import xxhash
@@ -11,15 +11,22 @@ from mmsb_jax._base.errors import ArrayNotFoundError
 from mmsb_jax._bus.events.events import Event
 from mmsb_jax._store.query.commit import Commit
 
-if TYPE_CHECKING:
-    from mmsb_jax._bus.bus import Bus
-
 _FIELDS = {"serial": "<u8", "version": "<u8", "time_ns": "<i8", "array": "<u8", "source": "<u8"}
 EVENT_ROW = np.dtype([*_FIELDS.items(), ("kind", "S15"), ("changed", "i1")])
 """A row of an `EventLog`, 56 bytes: its number, from 1 on, and the fields of the event. Names are
 hashed (`EventLog.hash_of`); ``changed`` is -1 for None."""
 
 _LOG_SOURCE = "mmsb.EventLog"
+
+
+class ArrayBus(Protocol):
+    """What an `EventLog` asks of the bus that it is written to."""
+
+    def create(self, name: str, *, nbytes: int) -> None:
+        """As `Bus.create`."""
+
+    def write(self, name: str, value: Any, *, source: str) -> Commit | None:
+        """As `Bus.write`."""
 
 
 class EventLog:
@@ -66,7 +73,7 @@ class EventLog:
         with self._lock:
             return self.rows_of(self._ring)
 
-    def write_to(self, bus: "Bus", name: str) -> Commit | None:
+    def write_to(self, bus: ArrayBus, name: str) -> Commit | None:
         """Commit the rows as the array ``name`` (uint8[56 * capacity]), which is made if missing.
 
         None where no row is new, and in a batch.

@@ -311,3 +311,9 @@ def check_selection(state: StoredState, arrays: Sequence[str] | None) -> None:
                 f"arrays={pattern!r} selects nothing at version {state.table.version}. "
                 f"{array_not_found(pattern, names)}"
             )
+
+
+def has_tree(state: StoredState) -> bool:
+    """Whether a tree was committed: an array of it, or a constant, is there."""
+    table = state.table
+    return bool(table.values) or any(info.member for info in table.arrays.values())

@@ -14,12 +14,7 @@ from mmsb_jax._store.commit.draft import Draft
 from mmsb_jax._store.commit.encode import record_all
 from mmsb_jax._store.commit.plan import Content, Follow, Plan
 from mmsb_jax._store.encoding.blob import compress_blob
-from mmsb_jax._store.encoding.digest import (
-    ZERO,
-    constant_term,
-    state_sum,
-    state_term,
-)
+from mmsb_jax._store.encoding.digest import ZERO, constant_term, state_sum, state_term
 from mmsb_jax._store.format.chunk import Chunk
 from mmsb_jax._store.format.record import (
     EXTRA_ID,

@@ -12,9 +12,9 @@ import numpy as np
 from mmsb_jax._base.arguments import check_text
 from mmsb_jax._base.errors import StructureError
 from mmsb_jax._base.memory_limit import room_for
-from mmsb_jax._bus.arrays.names import bytes_for, check_name, new_spec
 from mmsb_jax._bus.derive.transaction import GraphChange
 from mmsb_jax._bus.trees.tree import info_of, spec_of
+from mmsb_jax._bus.write.names import bytes_for, check_name, new_spec
 from mmsb_jax._core.layout import array_not_found
 from mmsb_jax._core.tree.leaves import LeafSpec
 from mmsb_jax._store.commit.draft import Draft

@@ -12,17 +12,20 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 
-class Batching(Protocol):
-    """What a batch asks of its bus."""
+class Gathering(Protocol):
+    """What a batch asks of what gathers its changes."""
 
-    def _begin_batch(self, batch: "Batch") -> None: ...
+    def begin_batch(self, batch: "Batch") -> None:
+        """Begin it."""
 
-    def _end_batch(self, batch: "Batch", is_whole: bool) -> None: ...
+    def end_batch(self, batch: "Batch", is_whole: bool) -> None:
+        """Commit it, if it is whole, and let go of the bus."""
 
-    def _drop_batch(self, batch: "Batch") -> None: ...
+    def drop_batch(self, batch: "Batch") -> None:
+        """Let go of the bus, if that is not done."""
 
 
-BusType = TypeVar("BusType", bound=Batching)
+BusType = TypeVar("BusType")
 
 
 @dataclass(slots=True, eq=False)
@@ -53,25 +56,25 @@ class _Guard:
 class _Enter:
     def __get__(self, manager: "BatchManager[Any]", owner: type) -> Callable[[], Any]:
         manager.batch = Batch(manager.said)
-        return functools.partial(_enter, manager.bus, manager.batch)
+        return functools.partial(_enter_batch, manager)
 
 
 class _Exit:
     def __get__(self, manager: "BatchManager[Any]", owner: type) -> Callable[..., None]:
-        bus, batch = manager.bus, manager.batch
-        leave = functools.partial(_leave, bus, batch)
-        leave.guard = _Guard(functools.partial(bus._drop_batch, batch))  # pyright: ignore
+        gathering, batch = manager.gathering, manager.batch
+        leave = functools.partial(_leave_batch, gathering, batch)
+        leave.guard = _Guard(functools.partial(gathering.drop_batch, batch))  # pyright: ignore
         return leave
 
 
-def _enter(bus: BusType, batch: Batch) -> BusType:
-    bus._begin_batch(batch)
-    return bus
+def _enter_batch(manager: "BatchManager[BusType]") -> BusType:
+    manager.gathering.begin_batch(manager.batch)
+    return manager.bus
 
 
-def _leave(bus: Batching, batch: Batch, kind: Any, *exception: object) -> None:
+def _leave_batch(gathering: Gathering, batch: Batch, kind: Any, *exception: object) -> None:
     del exception
-    bus._end_batch(batch, kind is None)
+    gathering.end_batch(batch, kind is None)
 
 
 class BatchManager(Generic[BusType]):
@@ -80,6 +83,6 @@ class BatchManager(Generic[BusType]):
     __enter__: Any = _Enter()
     __exit__: Any = _Exit()
 
-    def __init__(self, bus: BusType, said: Any) -> None:
-        self.bus, self.said = bus, said
+    def __init__(self, bus: BusType, gathering: Gathering, said: Any) -> None:
+        self.bus, self.gathering, self.said = bus, gathering, said
         self.batch = Batch(said)

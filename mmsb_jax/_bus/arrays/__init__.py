@@ -1,1 +1,0 @@
-"""Arrays by name, outside of any tree: create, write, resize, delete, batches."""

@@ -1,0 +1,182 @@
+"""A session: what all parts of one bus share. Its log, its engine if it writes, and its lock."""
+
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+from mmsb_jax._base.arguments import check_number
+from mmsb_jax._base.errors import ClosedError
+from mmsb_jax._bus.derive.registry import Derivations
+from mmsb_jax._bus.engine.engine import Engine
+from mmsb_jax._bus.engine.stats import Meter, Stats
+from mmsb_jax._bus.events.events import Events
+from mmsb_jax._store.files.protocol import Files
+from mmsb_jax._store.files.threads import Threads
+from mmsb_jax._store.log.log import Log
+from mmsb_jax._store.state.state import StoredState
+
+
+class Session:
+    """The log of a bus, opened.
+
+    Args:
+        log: the log.
+        engine: what writes it; None for a reader.
+        files: its directory.
+        path: the same as a path; None in memory.
+
+    Attributes:
+        page_bytes: bytes of a page.
+        events: who listens to it.
+        own_lock: its lock, to be taken through `lock`.
+        threads: what large work is divided among.
+    """
+
+    def __init__(self, log: Log, engine: Engine | None, files: Files, path: Path | None) -> None:
+        self.log = log
+        self.engine = engine
+        self.files = files
+        self.path = path
+        self.page_bytes: int = log.manifest.page_bytes
+        self.own_lock = threading.RLock()
+        self.events = Events(self.own_lock)
+        self.threads = engine.threads if engine is not None else Threads()
+        self._pid = os.getpid()
+        self._reader_closed = False
+        if engine is not None:
+            engine.tell(self.events)
+
+    @property
+    def lock(self) -> threading.RLock:
+        """The lock of the bus, to be taken with ``with``: no interrupt leaves it locked.
+
+        Raises:
+            ClosedError: in a forked child, where a thread that is not there may hold it.
+        """
+        if self.is_forked:
+            raise ClosedError(
+                f"this bus belongs to process {self._pid}, which forked this one. Open it with "
+                f"mode='r' here, or pass what is to be written to the parent."
+            )
+        return self.own_lock
+
+    @property
+    def is_forked(self) -> bool:
+        """Whether this is a child of the process that opened it."""
+        return os.getpid() != self._pid
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed, or must not be used any more."""
+        if self.is_forked:
+            return True
+        return self._reader_closed or (self.engine is not None and not self.engine.is_open)
+
+    def writing(self) -> Engine:
+        """The engine of a bus that may be written to now.
+
+        Raises:
+            ClosedError: it was opened with mode='r', or is closed.
+        """
+        if self.engine is None:
+            raise ClosedError("this bus was opened with mode='r' and cannot be written to")
+        self.engine.check_open()
+        return self.engine
+
+    def refresh(self) -> None:
+        """Refuse a bus that is closed; a reader looks at what the writer has added."""
+        if self.engine is not None:
+            self.engine.check_open()
+            self.engine.settle_own()
+        elif self._reader_closed:
+            raise ClosedError("this bus is closed. Open the log again.")
+        else:
+            with self.lock:
+                self.log.refresh()
+
+    def settle(self) -> None:
+        """As `refresh`; and wait for what is queued."""
+        self.refresh()
+        if self.engine is not None:
+            self.engine.settle()
+
+    def head(self) -> StoredState:
+        """The newest state, not to be changed."""
+        self.settle()
+        if self.engine is not None:
+            return self.engine.head.state
+        return self.log.state(self.log.version, executor=self.threads)
+
+    @property
+    def durable_version(self) -> int:
+        """The newest version that is known to survive a power cut."""
+        if self.engine is not None:
+            return self.engine.writer.durable_version
+        self.refresh()
+        return self.log.durable_version
+
+    def version_of(self, version: Any, step: Any = None, time_ns: Any = None) -> int:
+        """The number of a version, given by at most one of these; the newest for none."""
+        given = {"version": version, "step": step, "time_ns": time_ns}
+        chosen = {name: value for name, value in given.items() if value is not None}
+        if len(chosen) > 1:
+            raise ValueError(f"give one of version, step and time_ns; got {chosen}")
+        if version is not None:
+            return self.number_of("version", version)
+        for name, value in chosen.items():
+            check_number(name, value)
+        if chosen:
+            return self.log.last_with(step, time_ns)
+        return self.log.version
+
+    def number_of(self, name: str, version: Any) -> int:
+        """The number of a version that is there, given by it or by a tag as ``name``."""
+        if isinstance(version, str):
+            return self.log.tagged(version)
+        check_number(name, version)
+        if version > self.log.version:
+            raise self.log.no_version(version)
+        return int(version)
+
+    def close_reader(self) -> None:
+        """Let go of the files of a reader."""
+        if not self._reader_closed:
+            self._reader_closed = True
+            self.threads.shutdown()
+            self.files.close()
+
+    def stats(self, programs: int) -> Stats:
+        """What the bus holds and has done; a reader has committed nothing."""
+        state, engine = self.head(), self.engine
+        meter = engine.meter if engine is not None else Meter()
+        derivations = engine.derivations if engine is not None else Derivations(state.table)
+        sizes = [info.nbytes for info in state.table.arrays.values()]
+        return Stats(
+            version=self.log.version,
+            durable_version=self.durable_version,
+            arrays=len(sizes),
+            pages=sum(-(-size // self.page_bytes) for size in sizes),
+            state_bytes=sum(sizes),
+            segments=len(self.log.pieces),
+            snapshots=len(self.log.snapshots()),
+            snapshot_fault=engine.writer.snapshot_fault if engine is not None else None,
+            queued=engine.queue.depth if engine is not None else 0,
+            programs=programs,
+            commits=meter.commits,
+            unchanged_commits=meter.unchanged,
+            changed_bytes=meter.changed_bytes,
+            logged_bytes=meter.logged_bytes,
+            commit_ms_p50=meter.commit_ms(50),
+            commit_ms_p99=meter.commit_ms(99),
+            derived=len(derivations.flow.nodes),
+            stale=len(derivations.stale_nodes()),
+            edges=derivations.flow.graph.edge_count,
+            depth=derivations.flow.graph.depth,
+            wave_programs=derivations.machine.programs,
+            waves=meter.waves,
+            functions_run=meter.functions_run,
+            wave_ms_p50=meter.wave_ms(50),
+            wave_ms_p99=meter.wave_ms(99),
+            failed_handlers=len(self.events.failures),
+        )

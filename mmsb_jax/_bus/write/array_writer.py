@@ -1,0 +1,202 @@
+"""Writing arrays by name, and gathering what a batch asks for."""
+
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from mmsb_jax._base.errors import ClosedError, InvalidDeltaError
+from mmsb_jax._bus.derive.transaction import GraphChange
+from mmsb_jax._bus.engine.commit_info import Annotation
+from mmsb_jax._bus.engine.engine import Engine
+from mmsb_jax._bus.engine.session import Session
+from mmsb_jax._bus.events.events import is_held
+from mmsb_jax._bus.trees.tree import TreeShape
+from mmsb_jax._bus.write.batch import Batch
+from mmsb_jax._bus.write.changes import Changes, Made, name_taken
+from mmsb_jax._bus.write.names import patches_of
+from mmsb_jax._bus.write.rows import Rows
+from mmsb_jax._bus.write.tree_writer import TreeWriter
+from mmsb_jax._core.layout import Layout
+from mmsb_jax._core.tree.leaves import LeafSpec
+from mmsb_jax._store.query.commit import Commit
+
+if TYPE_CHECKING:
+    from mmsb_jax._core.delta import Delta
+    from mmsb_jax._core.tlog import TLog
+
+Change = Callable[[Changes], None]
+
+
+class ArrayWriter:
+    """What a bus knows of its arrays by name: those made and not recorded yet, and their layout.
+
+    Every method is called with the lock of the bus held.
+
+    Args:
+        session: the bus.
+
+    Attributes:
+        trees: what commits its trees; None for a reader.
+        made: arrays that enter the log with the next commit.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self.made = Made()
+        self.trees = None if session.engine is None else TreeWriter(session.engine, self.made)
+        self._known: TreeShape | None = None  # of a reader
+        self._rows = Rows(session.page_bytes)
+        self._layout: Layout | None = None
+        self._layout_shape: TreeShape | None = None
+        self._open_batch: Batch | None = None
+        self._turn = threading.Condition(session.own_lock)  # only to see who has it
+
+    @property
+    def shape(self) -> TreeShape | None:
+        """The structure that was committed last, or resumed; None where none is known."""
+        return self._known if self.trees is None else self.trees.shape
+
+    def know(self, tree: Any) -> None:
+        """Take the structure of a tree that is the newest version."""
+        if self.trees is not None:
+            self.trees.know(tree)
+        else:
+            self._known = TreeShape(tree, self._session.page_bytes)
+
+    def forget(self) -> None:
+        """Look at the table anew: it has changed without this."""
+        self._layout = None
+        if self.trees is not None:
+            self.trees.forget()
+
+    def layout(self) -> Layout:
+        """The layout of all arrays; kept as long as these stay."""
+        session, shape = self._session, self.shape
+        if session.engine is None or self._layout is None or self._layout_shape is not shape:
+            arrays = [*session.head().table.arrays.values(), *map(self.made.info, self.made.specs)]
+            self._layout, self._layout_shape = self._rows.layout(arrays, shape), shape
+        return self._layout
+
+    # ----------------------------------------------------------------------------- single arrays
+
+    def create(self, engine: Engine, name: str, spec: LeafSpec) -> None:
+        """Make an array of zeros, in the batch or with the next commit."""
+        table = engine.head.state.table
+        if not engine.is_settled:
+            self._session.settle()
+        if self.batch is not None:
+            self.batch.create(name, spec)
+            return
+        made = self.made.specs
+        if name in made or name in table.ids or name in table.values:
+            raise name_taken(name)
+        made[name] = (table.next_id + len(made), spec)
+        self._layout = None
+
+    def change(self, make: Change, said: Annotation) -> Commit | None:
+        """Make a change: now, or at the end of the batch."""
+        self._session.writing()
+        if self.batch is not None:
+            make(self.batch)
+            return None
+        self._session.settle()
+        changes = self.changes()
+        make(changes)
+        return self.land(changes, said)
+
+    def change_graph(self, change: GraphChange, said: Annotation) -> Commit | None:
+        """Change what is derived: now, or at the end of the batch."""
+        return self.change(lambda changes: changes.change_graph(change), said)
+
+    def changes(self) -> Changes:
+        """Changes of the head as it is, none yet."""
+        return Changes(self._session.writing().head.state, self.made)
+
+    def land(self, changes: Changes, said: Annotation) -> Commit:
+        """Commit changes, and the arrays that were made."""
+        engine, draft = self._session.writing(), changes.draft()
+
+        def landed(commit: Commit) -> None:
+            self.made.specs.clear()
+            if draft.ops:  # those of derived arrays among them
+                self._layout = None
+
+        filled = said.fill(draft, said.numbers())
+        return engine.land(filled, self.shape, changes.graph, landed)
+
+    def record_made(self, source: str = "") -> None:
+        """Commit the arrays that were made, if there are any."""
+        if self.made:
+            self.land(self.changes(), Annotation(None, source, None, None))
+
+    # -------------------------------------------------------------------------------- deltas
+
+    def patches_of(self, delta: "Delta", layout: Layout | None) -> Any:
+        """What a delta writes, array by array; ``layout`` is that of the bus for None."""
+        changes = self.batch or self.changes()
+        return patches_of(delta, self.layout() if layout is None else layout, changes.find)
+
+    def extend(self, log: "TLog", layout: Layout | None, said: Annotation) -> list[Commit]:
+        """Commit the entries of a log of the device, all of which are looked at first."""
+        host = jax.device_get(log)
+        if np.ndim(host.count):
+            raise InvalidDeltaError(
+                f"the log has a batch of shape {np.shape(host.count)}. Pick one of it first: "
+                f"jax.tree.map(lambda x: x[i], log)."
+            )
+        if host.overflow:
+            raise InvalidDeltaError(
+                f"the log overflowed after {int(host.count)} entries: the next found no room "
+                f"in {host.ends.size} commits and {host.page.size} blocks. Make a larger one."
+            )
+        self._session.writing()
+        self._session.settle()
+        place = self.layout() if layout is None else layout
+        patches = [self.patches_of(host[i], place) for i in range(int(host.count))]
+        commits = []
+        for patch in patches:
+            changes = self.changes()
+            changes.patch(patch)
+            commits.append(self.land(changes, said))
+        return commits
+
+    # -------------------------------------------------------------------------------- batches
+
+    @property
+    def batch(self) -> Changes | None:
+        """What a batch has gathered; None outside of one."""
+        return None if self._open_batch is None else self._open_batch.changes
+
+    def begin_batch(self, batch: Batch) -> None:
+        """Begin a batch, which holds the bus until `drop_batch`."""
+        with self._session.events, self._session.lock:
+            engine = self._session.writing()
+            self._session.settle()
+            if self._open_batch is not None:
+                raise ClosedError("a batch inside a batch: end the first one first")
+            batch.changes = Changes(engine.head.state, self.made, owns=True)
+            self._open_batch, batch.is_open = batch, True
+            self._session.own_lock.acquire()
+
+    def end_batch(self, batch: Batch, is_whole: bool) -> None:
+        """Commit what a batch has gathered, if it is whole, and let go of the bus."""
+        with self._session.events:
+            try:
+                if is_whole:
+                    changes, batch.changes = batch.changes, None
+                    self.land(changes, batch.said)
+            finally:
+                self.drop_batch(batch)
+
+    def drop_batch(self, batch: Batch) -> None:
+        """Let go of the bus, and of what was gathered, as far as that is not done."""
+        if not batch.is_open:
+            return
+        if self._open_batch is batch:
+            self._open_batch = None
+        if is_held(self._turn):
+            self._session.own_lock.release()
+        batch.is_open = False
