@@ -1,4 +1,4 @@
-"""The bus: versioned state behind one object. It composes its parts; every method is one of them."""
+"""The bus: versioned state behind one object, composed of parts that do the work."""
 
 import contextlib
 import os
