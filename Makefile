@@ -17,10 +17,10 @@ $(VENV)/.with-%: $(VENV)/.made pyproject.toml
 demo: $(VENV)/.with-demo
 	$(BIN)/mmsb demo
 
-# By files as far as may be: the tests of one share what they compile.
+# A worker a file: the tests of one share what they compile.
 TESTS ?= tests
 test: $(VENV)/.with-dev
-	$(BIN)/python -m pytest -n 2 --dist worksteal $(TESTS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(TESTS)
 
 test-long: $(VENV)/.with-dev
 	$(BIN)/python -m pytest -m long -s

@@ -12,10 +12,12 @@ import jax
 import pytest
 from jaxtyping import install_import_hook
 
+from tests._sampled import mark_long
+
 install_import_hook("mmsb_jax._core", "beartype.beartype")
 
 # A first call compiles, so a deadline says nothing about the code.
-hypothesis.settings.register_profile("default", deadline=None, max_examples=50)
+hypothesis.settings.register_profile("default", deadline=None, max_examples=20)
 hypothesis.settings.register_profile(
     "ci", hypothesis.settings.get_profile("default"), derandomize=True, print_blob=True
 )
@@ -42,6 +44,11 @@ def pytest_configure(config: pytest.Config) -> None:
         "filterwarnings",
         "ignore:Do not use the `random` module:hypothesis.errors.HypothesisDeprecationWarning",
     )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    mark_long(items)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import mmsb_jax
+from tests._sampled import EVERY
 
 PACKAGE = Path(mmsb_jax.__file__).parent
 ARCHITECTURE = PACKAGE.parent / "docs" / "architecture.md"
@@ -97,3 +98,10 @@ def test_names_in_the_architecture_are_there():
     named = re.findall(r"`([A-Za-z_][\w./]*)`", ARCHITECTURE.read_text())
     parts = {part for name in named for part in re.split(r"[./]", name) if part}
     assert parts - known == ELSEWHERE
+
+
+def test_tests_that_are_sampled_are_there():
+    for file, tests in EVERY.items():
+        tree = ast.parse((PACKAGE.parent / "tests" / file).read_text())
+        there = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+        assert tests.keys() - there == set()

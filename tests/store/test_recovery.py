@@ -12,6 +12,7 @@ from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.log.segment import SEGMENT_FRAME_BYTES
 from mmsb_jax._store.maintain.fork import create_log, fork_log
 from mmsb_jax._store.writer import writer as _writer
+from tests._sampled import stepped
 from tests.store._logs import (
     PAGE_BYTES,
     PLACE,
@@ -83,8 +84,9 @@ def inline_bytes(request, monkeypatch):
     monkeypatch.setattr(_writer, "INLINE_BYTES", request.param)
 
 
+@stepped(5)
 @pytest.mark.parametrize("is_closed", [False, True], ids=["killed", "closed"])
-def test_log_cut_at_any_byte_of_its_last_segment_is_a_prefix(inline_bytes, is_closed):
+def test_log_cut_at_any_byte_of_its_last_segment_is_a_prefix(inline_bytes, is_closed, step):
     scribe = long_tail()
     ends = ends_of(scribe)
     if is_closed:
@@ -92,8 +94,11 @@ def test_log_cut_at_any_byte_of_its_last_segment_is_a_prefix(inline_bytes, is_cl
     name = scribe.log.pieces[-1].segment.name
     size, whole = scribe.files.size(name), {SEGMENT_FRAME_BYTES, *ends.values()}
     frames = len(ends) + is_closed + sum(len(scribe.log.record(v).frame_sizes) for v in ends)
+    near = {length + i for length in whole for i in (-1, 0, 1)}
     tried = 0
     for length in range(SEGMENT_FRAME_BYTES, size):
+        if length % step and length not in near:
+            continue
         files = cut(scribe.files, name, length)
         version = 1 + sum(end <= length for end in ends.values())
         found = open_and_compare(files, scribe.history)
@@ -104,7 +109,7 @@ def test_log_cut_at_any_byte_of_its_last_segment_is_a_prefix(inline_bytes, is_cl
             go_on(files, scribe.history, version)
         tried += 1
     print(f"cut {frames} frames at {tried:,} bytes")
-    assert tried > 64 * frames
+    assert tried > 64 * frames // step
 
 
 @pytest.mark.parametrize("is_closed", [False, True], ids=["killed", "closed"])
@@ -192,13 +197,13 @@ def test_segment_behind_one_that_was_synced_is_never_left_out():
         assert (found.version, found.readable, found.recovered) == (2, frozenset(), ())
 
 
-def flip_every_bit(scribe: Scribe) -> dict[str, collections.Counter[Found]]:
-    """What opening gave for every bit of every file flipped, alone."""
+def flip_bits(scribe: Scribe, step: int = 1) -> dict[str, collections.Counter[Found]]:
+    """What opening gave for each ``step``th bit of every file flipped, alone."""
     outcomes = {}
     for name in names_of(scribe.files):
         files, good = copy_files(scribe.files), scribe.files.read(name)
         outcomes[name] = collections.Counter()
-        for bit in range(len(good) * 8):
+        for bit in range(0, len(good) * 8, step):
             bad = bytearray(good)
             bad[bit // 8] ^= 1 << bit % 8
             files.publish(name, [bad])
@@ -206,14 +211,15 @@ def flip_every_bit(scribe: Scribe) -> dict[str, collections.Counter[Found]]:
     return outcomes
 
 
-def test_log_with_any_bit_flipped_gives_right_data_or_is_refused():
+@stepped(7)
+def test_log_with_any_bit_flipped_gives_right_data_or_is_refused(step):
     scribe = small_log().close()
-    outcomes = flip_every_bit(scribe)
+    outcomes = flip_bits(scribe, step)
     sizes = {name: scribe.files.size(name) for name in names_of(scribe.files)}
     tried = sum(map(collections.Counter.total, outcomes.values()))
     print(f"flipped {tried:,} bits of {len(sizes)} files: ", end="")
     print(", ".join(f"{name} {size * 8:,}" for name, size in sizes.items()))
-    assert tried == 8 * sum(sizes.values()) > 19_000
+    assert tried == sum(-(-8 * size // step) for size in sizes.values()) > 19_000 / step
     assert {FIRST, SECOND, INDEX, SNAPSHOT, "manifest"} == outcomes.keys()
 
     def readable(name: str) -> set[frozenset[int]]:
@@ -228,13 +234,14 @@ def test_log_with_any_bit_flipped_gives_right_data_or_is_refused():
     assert readable(FIRST) == {frozenset(), frozenset({1, 3}), frozenset({2, 3}), everything}
     # The mark says that all before it was durable; in the mark itself nothing else is hurt.
     assert readable(SECOND) == {frozenset(), everything}
-    assert sum(n for found, n in outcomes[SECOND].items() if not found.refused) == 64 * 8
+    harmless = sum(n for found, n in outcomes[SECOND].items() if not found.refused)
+    assert harmless in (64 * 8 // step, 64 * 8 // step + 1)
 
 
 @pytest.mark.long
 def test_log_with_any_bit_flipped_gives_right_data_or_is_refused_long(inline_bytes):
     for scribe in (long_tail(), long_tail().close()):
-        outcomes = flip_every_bit(scribe)
+        outcomes = flip_bits(scribe)
         tried = sum(map(collections.Counter.total, outcomes.values()))
         print(f"flipped {tried:,} bits")
         assert tried == 8 * sum(map(scribe.files.size, names_of(scribe.files))) > 20_000

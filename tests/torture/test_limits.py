@@ -85,7 +85,7 @@ LIMITS = ("descriptors", "file size", "room", "inodes", "threads")
 @LINUX
 @pytest.mark.parametrize("limit", LIMITS)
 def test_too_little_of_anything_leaves_what_was_acknowledged(tmp_path, limit):
-    limited(limit, tmp_path, 4, SHORT)
+    limited(limit, tmp_path, 2, SHORT)
 
 
 @LINUX
