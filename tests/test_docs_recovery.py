@@ -18,6 +18,7 @@ from mmsb_jax._base.errors import CorruptionError, FormatError, VersionError
 from mmsb_jax._store.files.disk import DiskFiles
 from mmsb_jax._store.format.chain import LogIds, frames_hash
 from mmsb_jax._store.format.chunk import CHUNK, Chunk, Coding
+from mmsb_jax._store.format.data import NewCommit
 from mmsb_jax._store.format.frame import Kind, build_frame
 from mmsb_jax._store.format.record import DIGEST_ONLY, CommitRecord, records_of
 from mmsb_jax._store.log.log import Log
@@ -220,7 +221,7 @@ def test_reader_of_a_commit_that_holds_only_its_digest_goes_on_behind_it(tmp_pat
     scribe = Scribe(DiskFiles(tmp_path))
     scribe.create("x", (900,)).write("x", np.ones(900, np.float32)).commit()
     record = CommitRecord(b"", b"", 1234, 0, time_ns=5, flags=DIGEST_ONLY, next_id=2)
-    scribe.writer.append([], lambda: record)
+    scribe.writer.append(NewCommit(record, []))
     scribe.patch("x", {0: 7, 9: 8})
     scribe.head.commit(scribe._draft)
     expected = np.ones(900, np.float32)
@@ -276,7 +277,7 @@ def _commit_with(**said: Any) -> Callable[[Scribe], None]:
     def append(scribe: Scribe) -> None:
         chunks = said.pop("data", ())
         record = ForgedRecord(b"", b"", 0, 0, 1, next_id=2, **said)
-        scribe.writer.append(chunks, lambda: record)
+        scribe.writer.append(NewCommit(record, chunks))
 
     return append
 

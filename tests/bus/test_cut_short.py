@@ -96,7 +96,7 @@ def test_commit_that_is_interrupted_is_before_or_after(bus, where, event):
     assert bus.verify()
 
 
-@pytest.mark.parametrize("where", ["_append", "append", "_sync_commit", "is_there"])
+@pytest.mark.parametrize("where", ["append", "_sync_commit", "is_there"])
 def test_interrupt_around_the_write_is_settled_by_what_the_disk_holds(tmp_path, where):
     bus = mmsb.open(tmp_path / "log", durability="fsync")
     bus.commit(_state(0))

@@ -74,9 +74,9 @@ def told(bus: mmsb.Bus) -> dict[str, Any]:
 def followed(bus: mmsb.Bus) -> Step:
     """A step of `CHANGE`, up to where its commit would be in the log."""
     state, draft = bus._session.head(), Draft()
-    step = prepare(insides(bus), state.table, draft, CHANGE, bus._arrays.shape)
+    draft, step = prepare(insides(bus), state.table, draft, CHANGE, bus._arrays.shape)
     assert step is not None
-    step.follow(Plan(state, draft), [])
+    step.run(Plan(state, draft), [])
     assert step.wave.ran
     return step
 

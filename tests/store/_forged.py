@@ -7,6 +7,7 @@ from unittest import mock
 
 from mmsb_jax._store.files.protocol import Files as AnyFiles
 from mmsb_jax._store.format.chunk import Chunk
+from mmsb_jax._store.format.data import NewCommit
 from mmsb_jax._store.format.frame import Kind, build_frame
 from mmsb_jax._store.format.manifest import Manifest
 from mmsb_jax._store.format.names import MANIFEST_NAME
@@ -23,7 +24,7 @@ MACHINE_BYTES = 64 << 20
 def append_forged(scribe: Scribe, chunks: Sequence[Chunk] = (), **fields: Any) -> None:
     """A commit behind the newest that says ``fields``, with hashes and a chain that fit."""
     said: dict[str, Any] = {"next_id": 3} | fields
-    scribe.writer.append(chunks, lambda: ForgedRecord(b"", b"", 0, 0, 1, **said))
+    scribe.writer.append(NewCommit(ForgedRecord(b"", b"", 0, 0, 1, **said), chunks))
     scribe.writer.sync()
 
 

@@ -1,3 +1,4 @@
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
@@ -61,7 +62,7 @@ def test_change_found_encoded_and_put_is_the_new_array(
     if not found:
         return
     before = digest_words(as_words(old))
-    record_all(found, lambda _: before, {1: delta_bytes}, PAGE_BYTES, Here)()
+    finish(record_all(found, lambda _: before, {1: delta_bytes}, PAGE_BYTES, Here))
     chunks, flags = change.chunks, change.flags
     assert change.changed_bytes == differ.sum()
     assert change.lanes == digest_words(as_words(new))
@@ -74,6 +75,12 @@ def test_change_found_encoded_and_put_is_the_new_array(
     np.testing.assert_array_equal(change.old, as_words(old))  # nothing is altered until `put`
     change.put()
     np.testing.assert_array_equal(change.old, as_words(new))
+
+
+def finish(waiting: list[Future[None]]) -> None:
+    """Wait for what threads do to changes."""
+    for future in waiting:
+        future.result()
 
 
 def edited(old: np.ndarray, how: str, rng: np.random.Generator) -> np.ndarray:
@@ -94,7 +101,7 @@ def recorded(changes: list[Change], delta_bytes: dict[int, int]) -> dict[int, An
     """What the records of ``changes`` say, by the id of the array."""
     before = {change.info.id: digest_words(change.old) for change in changes}
     found = compare(changes, PAGE_BYTES, Here)
-    record_all(found, before.__getitem__, delta_bytes, PAGE_BYTES, Here)()
+    finish(record_all(found, before.__getitem__, delta_bytes, PAGE_BYTES, Here))
     return {
         c.info.id: (
             [(k.offset, k.raw_bytes, k.items, k.coding, k.unit, bytes(k.data)) for k in c.chunks],
@@ -153,7 +160,7 @@ def test_change_of_a_large_array_in_threads_equals_that_of_one(share):
         change = change_of(old, "uint8")
         change.new = as_words(new)
         found = compare([change], 4096, executor)
-        record_all(found, lambda _: digest_words(as_words(old)), {}, 4096, executor)()
+        finish(record_all(found, lambda _: digest_words(as_words(old)), {}, 4096, executor))
         chunks = [chunk for one in found for chunk in one.chunks]
         pages = [] if change.pages is None else change.pages.tolist()
         data = [bytes(chunk.data) for chunk in chunks]

@@ -26,6 +26,7 @@ from mmsb_jax._store.files.protocol import Files
 from mmsb_jax._store.format import frame as _format
 from mmsb_jax._store.format.chain import LogIds
 from mmsb_jax._store.format.chunk import CHUNK_BYTES, SPARSE_ITEMS, Chunk, Coding, pack_chunks
+from mmsb_jax._store.format.data import NewCommit
 from mmsb_jax._store.format.frame import BadFrameError, Kind, build_frame
 from mmsb_jax._store.format.manifest import MAX_PAGE_BYTES, ArchiveEntry, Manifest
 from mmsb_jax._store.format.record import (
@@ -147,7 +148,7 @@ def test_commit_of_more_arrays_than_there_is_room_for_is_refused(scribe: Scribe,
     with monkeypatch.context() as patch:
         patch.setattr(memory_limit, "_machine_bytes", lambda: MACHINE_BYTES)
         with pytest.raises(DeviceMemoryError, match="the arrays and constants of a commit"):
-            scribe.writer.append((), lambda: CommitRecord(b"", b"", 0, 0, 1, ops=ops))
+            scribe.writer.append(NewCommit(CommitRecord(b"", b"", 0, 0, 1, ops=ops), ()))
     assert Log(scribe.files, PLACE).version == 1
     append_forged(scribe, ops=ops)
     monkeypatch.setattr(memory_limit, "_machine_bytes", lambda: MACHINE_BYTES)
@@ -484,7 +485,7 @@ def test_writer_of_a_log_whose_cut_segment_is_its_last_goes_on():
     assert log.pieces[-1].segment.is_cut
     version, writer = log.version, LogWriter(log)
     for _ in range(2):
-        writer.append((), lambda: CommitRecord(b"", b"", 0, 0, 1, next_id=9))
+        writer.append(NewCommit(CommitRecord(b"", b"", 0, 0, 1, next_id=9), ()))
         writer.rotate()
     writer.close()
     opened = Log(files, PLACE)

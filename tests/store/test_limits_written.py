@@ -18,6 +18,7 @@ from mmsb_jax._base.strict_json import MAX_JSON_DEPTH
 from mmsb_jax._store.files.memory import MemoryFiles
 from mmsb_jax._store.format.chain import LogIds
 from mmsb_jax._store.format.chunk import Chunk, Coding, pack_chunks
+from mmsb_jax._store.format.data import NewCommit
 from mmsb_jax._store.format.frame import MAX_DATA_BYTES, MAX_NUMBER, Kind, build_frame
 from mmsb_jax._store.format.manifest import MAX_PAGE_BYTES, ArchiveEntry, Compaction, Manifest
 from mmsb_jax._store.format.record import (
@@ -240,7 +241,7 @@ def test_commit_over_a_limit_leaves_the_log_as_it_was(field: str, value: Any, da
     chunks = [Chunk(0, len(data), 0, Coding.FULL, 1, data)]
     said = {"time_ns": 1, field: value}
     with pytest.raises(StructureError):
-        scribe.writer.append(chunks, lambda: CommitRecord(b"", b"", 0, 0, **said))
+        scribe.writer.append(NewCommit(CommitRecord(b"", b"", 0, 0, **said), chunks))
     assert scribe.files.size(scribe.log.pieces[-1].segment.name) == size
     scribe.patch("w", {1: 1}).commit()
     check_log(Log(scribe.close().files, PLACE), scribe.history)

@@ -8,10 +8,10 @@ import pytest
 
 from mmsb_jax._base.errors import CorruptionError, LocationError
 from mmsb_jax._store.files.memory import MemoryFiles
+from mmsb_jax._store.format import data
 from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.log.segment import SEGMENT_FRAME_BYTES
 from mmsb_jax._store.maintain.fork import create_log, fork_log
-from mmsb_jax._store.writer import writer as _writer
 from tests._sampled import stepped
 from tests.store._logs import (
     PAGE_BYTES,
@@ -81,7 +81,7 @@ def go_on(files: MemoryFiles, history: list[Expected], version: int) -> None:
 
 @pytest.fixture(params=[0, 1 << 18], ids=["data frames", "inline"])
 def inline_bytes(request, monkeypatch):
-    monkeypatch.setattr(_writer, "INLINE_BYTES", request.param)
+    monkeypatch.setattr(data, "INLINE_BYTES", request.param)
 
 
 @stepped(5)
@@ -462,7 +462,7 @@ def test_commit_of_a_copy_that_went_another_way_ends_the_log(inline_bytes):
 
 @pytest.mark.parametrize("is_sealed", [False, True], ids=["newest", "sealed"])
 def test_data_of_a_copy_that_went_another_way_is_left_out_or_refused(monkeypatch, is_sealed):
-    monkeypatch.setattr(_writer, "INLINE_BYTES", 0)
+    monkeypatch.setattr(data, "INLINE_BYTES", 0)
     scribe, twin = twins(1)
     if is_sealed:
         scribe.snapshot()

@@ -8,6 +8,7 @@ import pytest
 from mmsb_jax._base.errors import ClosedError, CorruptionError, LocationError
 from mmsb_jax._store.files.disk import DiskFiles
 from mmsb_jax._store.files.memory import MemoryFiles
+from mmsb_jax._store.format import data
 from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.maintain.fork import create_log
 from mmsb_jax._store.state import snapshot
@@ -35,7 +36,7 @@ def files(request, tmp_path):
 
 @pytest.fixture(params=[0, 1 << 18], ids=["data frames", "inline"])
 def inline_bytes(request, monkeypatch):
-    monkeypatch.setattr(_writer, "INLINE_BYTES", request.param)
+    monkeypatch.setattr(data, "INLINE_BYTES", request.param)
 
 
 def begin(files, faults: Faults, durability="os") -> Scribe:
@@ -83,7 +84,7 @@ def test_commit_that_the_disk_refuses_at_any_call_changes_nothing(
     scribe.close()
     check_log(Log(files, PLACE), scribe.history)
     print(f"failed {tried} calls")
-    assert tried == (2 if _writer.INLINE_BYTES == 0 else 1)
+    assert tried == (2 if data.INLINE_BYTES == 0 else 1)
 
 
 def test_error_of_a_full_disk_says_what_to_do():

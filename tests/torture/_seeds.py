@@ -11,12 +11,13 @@ import pytest
 from mmsb_jax._store.files.disk import DiskFiles
 from mmsb_jax._store.files.memory import MemoryFiles
 from mmsb_jax._store.files.protocol import Files
+from mmsb_jax._store.format import data
+from mmsb_jax._store.format.data import NewCommit
 from mmsb_jax._store.format.record import DIGEST_ONLY, GRAPH_PREFIX, CommitRecord
 from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.maintain.compact import compact
 from mmsb_jax._store.maintain.fork import create_log, fork_log
 from mmsb_jax._store.transfer.stream import write_joining_stream, write_stream
-from mmsb_jax._store.writer import writer
 from tests.store._compacted import write_story
 from tests.store._logs import PAGE_BYTES, PLACE, Scribe, copy_files, names_of
 from tests.torture._bundle import STREAM, Bundle
@@ -69,8 +70,8 @@ def with_graph(scribe: Scribe) -> Scribe:
     scribe.constant(f"{GRAPH_PREFIX}stale/new", "dirty").resize("w", (290,)).commit(step=8)
     state = scribe.log.table(scribe.log.version)
     scribe.writer.append(
-        (), lambda: CommitRecord(b"", b"", state.state_digest, 0, 1, flags=DIGEST_ONLY,
-                                 next_id=state.next_id)
+        NewCommit(CommitRecord(b"", b"", state.state_digest, 0, 1, flags=DIGEST_ONLY,
+                               next_id=state.next_id), ())
     )  # fmt: skip
     return scribe
 
@@ -87,7 +88,7 @@ def logs() -> Iterator[Files]:
     yield with_graph(scribe).files
     yield every_coding().close().files
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(writer, "INLINE_BYTES", 0)
+        patch.setattr(data, "INLINE_BYTES", 0)
         scribe = every_coding()
         scribe.snapshot(rotate=False)
         scribe.patch("w", {0: 1}).commit()

@@ -19,8 +19,8 @@ import pytest
 import mmsb_jax as mmsb
 from mmsb_jax._bus.opening import is_log
 from mmsb_jax._store.files.disk import DiskFiles
+from mmsb_jax._store.format import data
 from mmsb_jax._store.log.log import Log
-from mmsb_jax._store.writer import writer
 from mmsb_jax.testing._disk import Disk
 from mmsb_jax.testing._faulty import open_on
 from tests.torture._lives import (
@@ -177,7 +177,7 @@ def test_crash_at_random_moments_leaves_a_prefix_with_all_that_was_durable(scena
 @pytest.mark.parametrize("inline_bytes", [0, 1 << 18], ids=["data frames", "inline"])
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda s: s.__name__)
 def test_crash_at_many_random_moments_leaves_a_prefix(scenario, inline_bytes, monkeypatch):
-    monkeypatch.setattr(writer, "INLINE_BYTES", inline_bytes)
+    monkeypatch.setattr(data, "INLINE_BYTES", inline_bytes)
     tried = torture(scenario, scaled(100, least=6))
     assert tried.torn
 

@@ -18,6 +18,7 @@ import pytest
 import mmsb_jax as mmsb
 from mmsb_jax._bus import opening as _opening
 from mmsb_jax._store.files.disk import DiskFiles
+from mmsb_jax._store.format import data
 from mmsb_jax._store.writer import writer
 from mmsb_jax.testing._disk import CALLS, Disk
 from mmsb_jax.testing._faulty import open_on
@@ -265,7 +266,7 @@ def test_call_that_fails_at_any_place_leaves_all_as_it_was(trials, name):
 def test_call_that_fails_in_any_way_at_any_place_leaves_all_as_it_was(
     trials, name, inline_bytes, monkeypatch
 ):
-    monkeypatch.setattr(writer, "INLINE_BYTES", inline_bytes)
+    monkeypatch.setattr(data, "INLINE_BYTES", inline_bytes)
     for durability in ("os", "fsync"):
         count = torture(trials(name, durability), list(FAULTS), [False, True])
         print(f"{name}, {durability}: {count}")

@@ -4,11 +4,12 @@ It is prepared (functions are traced, arrays are made, what must not be is refus
 wave runs on what has changed), and then either done or taken back as a whole.
 """
 
+import dataclasses
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -35,7 +36,7 @@ from mmsb_jax._graph.wave.node_table import Mark
 from mmsb_jax._graph.wave.wave import Due, Wave
 from mmsb_jax._store.commit.compare import Change
 from mmsb_jax._store.commit.draft import Draft
-from mmsb_jax._store.commit.plan import Plan
+from mmsb_jax._store.commit.plan import Content, Plan
 from mmsb_jax._store.format.record import ArrayInfo, Op, OpCode
 from mmsb_jax._store.state.state import Table
 
@@ -74,6 +75,18 @@ class GraphChange:
         self.unlinked += other.unlinked
         self.cleaning |= other.cleaning
         return self
+
+
+class Followed(NamedTuple):
+    """What follows from the changes of a commit.
+
+    Attributes:
+        contents: array id → what it becomes.
+        entries: entries of the graph.
+    """
+
+    contents: dict[int, Content]
+    entries: dict[str, str | None]
 
 
 class Step:
@@ -380,10 +393,11 @@ class Step:
         self._draft.values |= dict(map(link_entry, self._change.links))
         self._draft.values |= {link_entry(edge)[0]: None for edge in self._change.unlinked}
 
-    def follow(
-        self, plan: Plan, changes: list[Change]
-    ) -> tuple[dict[int, Any], dict[str, str | None]]:
-        """Run the wave that the changes set off; see `mmsb_jax._store.commit.plan.Follow`."""
+    def run(self, plan: Plan, changes: Sequence[Change]) -> Followed:
+        """Run the wave that the changes set off.
+
+        An exception in it ends the commit, and nothing has changed.
+        """
         flow = self._flow
         by_name = {change.info.name: change for change in changes}
         due = Due(
@@ -407,7 +421,7 @@ class Step:
             plan.id_of(name): found.changes() if isinstance(found, Rows) else found
             for name, found in self.wave.results.items()
         }
-        return results, marks
+        return Followed(results, marks)
 
     def _moved(self) -> frozenset[str]:
         """The arrays that control others and are made anew, or have another shape or dtype now."""
@@ -565,21 +579,22 @@ def prepare(
     draft: Draft,
     change: GraphChange | None,
     shape: TreeShape | None,
-) -> Step | None:
-    """Get ready for a commit of ``draft``, which is given the operations that it needs.
+) -> tuple[Draft, Step | None]:
+    """Get ready for a commit of ``draft``; returns it with the operations that it needs.
 
     Raises:
         StructureError, GraphCycleError, RecomputeError, ArrayNotFoundError: the draft, or the
             change of the graph, is refused; nothing has changed.
     """
     if change is None and derivations.is_empty:
-        return None
+        return draft, None
     derivations.flow.revert()  # what two interrupts left, the second while the first was taken back
     derivations.attach_copies(table, shape)
+    draft = dataclasses.replace(draft, ops=list(draft.ops), values=dict(draft.values))
     step = Step(derivations, table, draft, change or GraphChange(), shape)
     try:
         step.prepare()
     except BaseException:
         step.undo()
         raise
-    return step
+    return draft, step

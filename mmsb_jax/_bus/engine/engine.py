@@ -20,6 +20,7 @@ from mmsb_jax._bus.events.events import Events, events_of, is_held
 from mmsb_jax._bus.trees.tree import TreeShape
 from mmsb_jax._store.commit.draft import Draft
 from mmsb_jax._store.commit.head import Head, Landed
+from mmsb_jax._store.commit.plan import Plan
 from mmsb_jax._store.files.lock import WriterLock
 from mmsb_jax._store.files.protocol import Files
 from mmsb_jax._store.files.threads import Threads
@@ -37,7 +38,7 @@ class _Landing:
     """A commit under way: who comes next after an interrupt finishes it, or drops it.
 
     Attributes:
-        said: what its caller says of it.
+        draft: what it is asked to do.
         landed: called with the commit, once; sets what its caller knows.
         audience: who listened when it began.
         before: the version that it begins at.
@@ -49,7 +50,7 @@ class _Landing:
         commit: the commit, once all is done.
     """
 
-    said: Draft
+    draft: Draft
     landed: Callable[[Commit], object]
     audience: tuple[Any, ...]
     before: int
@@ -212,12 +213,22 @@ class Engine:
                 between, by the next call. It only sets, so that it may be called twice.
         """
 
-        def append(landing: _Landing) -> Landed:
-            table = self.head.state.table
-            landing.step = step = prepare(self.derivations, table, draft, change, shape)
-            return self.head.commit(draft, None if step is None else step.follow)
-
-        return self._land(draft, append, landed)
+        with self.lock:
+            landing = self._begin(draft, landed)
+            try:
+                head, table = self.head, self.head.state.table
+                draft, step = prepare(self.derivations, table, draft, change, shape)
+                landing.draft, landing.step = draft, step
+                plan = Plan(head.state, draft)
+                changes, values = head.compare(plan), draft.values
+                if step is not None:
+                    derived = step.run(plan, changes)
+                    changes += head.compare_derived(plan, derived.contents)
+                    values = values | derived.entries
+                landing.result = head.land(plan, changes, draft, values)
+            except BaseException as error:
+                self._end_early(landing, error)
+            return self._end(landing)
 
     def take(self, shipped: Shipped, place: str, landed: Callable[[Commit], object]) -> Commit:
         """Land a commit that another log wrote, as it is: no function runs.
@@ -232,46 +243,58 @@ class Engine:
         """
         record = shipped.record
         said = Draft(ops=record.ops, step=record.step, source=record.source, note=record.note)
-        return self._land(said, lambda _: take(self.head, shipped, place), landed)
+        with self.lock:
+            landing = self._begin(said, landed)
+            try:
+                landing.result = take(self.head, shipped, place)
+            except BaseException as error:
+                self._end_early(landing, error)
+            return self._end(landing)
 
     def join(self, intake: Intake, landed: Callable[[Commit], object]) -> None:
-        """Begin the empty log with the state that a stream begins with."""
-        self._land(Draft(), lambda _: join(self.head, intake), landed, is_told=False)
-
-    def _land(
-        self,
-        said: Draft,
-        append: Callable[[_Landing], Landed],
-        landed: Callable[[Commit], object],
-        is_told: bool = True,
-    ) -> Commit:
-        """Append a commit, count it, and tell of it."""
+        """Begin the empty log with the state that a stream begins with; nobody is told."""
         with self.lock:
-            self.settle_landing()
-            self._look_if_due()
-            events, me, before = self.events, threading.get_ident(), self.head.state.table.version
-            audience = () if events is None or not is_told else events.audience
-            landing = _Landing(said, landed, audience, before, time.perf_counter_ns(), me)
-            landing.is_counted = not is_told
-            self._landing = landing
-            self._deriving = me
+            landing = self._begin(Draft(), landed, is_told=False)
             try:
-                landing.result = append(landing)
+                landing.result = join(self.head, intake)
             except BaseException as error:
-                self._deriving = None
-                self.settle_landing()
-                if landing.commit is None or not isinstance(error, Exception):
-                    if isinstance(error, MemoryError) and not isinstance(error, MMSBError):
-                        raise DeviceMemoryError(
-                            f"the machine has no memory left for this commit ({error}). Nothing "
-                            f"has changed: free some, and commit again."
-                        ) from error
-                    raise
-            self._deriving = None
-            commit = landing.commit or self._finish(landing)
-            if self._snapshots and self.head.snapshot_is_due:
-                self._begin_snapshot()
-            return commit
+                self._end_early(landing, error)
+            self._end(landing)
+
+    def _begin(
+        self, draft: Draft, landed: Callable[[Commit], object], is_told: bool = True
+    ) -> _Landing:
+        """Say that a commit is under way; what was cut short before it is finished first."""
+        self.settle_landing()
+        self._look_if_due()
+        events, me, before = self.events, threading.get_ident(), self.head.state.table.version
+        audience = () if events is None or not is_told else events.audience
+        landing = _Landing(draft, landed, audience, before, time.perf_counter_ns(), me)
+        landing.is_counted = not is_told
+        self._landing = landing
+        self._deriving = me
+        return landing
+
+    def _end_early(self, landing: _Landing, error: BaseException) -> None:
+        """Drop a landing that failed, and raise; but finish one that the log has all the same."""
+        self._deriving = None
+        self.settle_landing()
+        if landing.commit is not None and isinstance(error, Exception):
+            return
+        if isinstance(error, MemoryError) and not isinstance(error, MMSBError):
+            raise DeviceMemoryError(
+                f"the machine has no memory left for this commit ({error}). Nothing has changed: "
+                f"free some, and commit again."
+            ) from error
+        raise error
+
+    def _end(self, landing: _Landing) -> Commit:
+        """Do what follows from a commit that has landed."""
+        self._deriving = None
+        commit = landing.commit or self._finish(landing)
+        if self._snapshots and self.head.snapshot_is_due:
+            self._begin_snapshot()
+        return commit
 
     def _finish(self, landing: _Landing) -> Commit:
         """Do what is left once log and head have a commit; done again, it is the same."""
@@ -292,7 +315,7 @@ class Engine:
         assert landed is not None
         if step is not None:
             step.done()
-        commit = self._commit_of(landing.said, landed)
+        commit = self._commit_of(landing.draft, landed)
         landing.landed(commit)
         if not landing.is_counted:
             landing.is_counted = True
@@ -300,7 +323,7 @@ class Engine:
             if step is not None and step.wave.ran:
                 self.meter.count_wave(len(step.wave.ran), step.wave_ns)
         if events is not None and landing.audience:
-            about = events_about(landing.said, step, commit)
+            about = events_about(landing.draft, step, commit)
             events.post(events_of(commit, landing.audience, about), landing.audience)
         landing.commit, self._landing = commit, None
         return commit

@@ -40,7 +40,7 @@ def record_all(
     delta_bytes: Mapping[int, int],
     page_bytes: int,
     executor: Callable[[], Executor],
-) -> Callable[[], None]:
+) -> list[Future[None]]:
     """Make what the records of ``changes`` say.
 
     Args:
@@ -52,8 +52,8 @@ def record_all(
         executor: where large ones are worked on side by side.
 
     Returns:
-        A function that waits until digests and pages of large arrays are known: they are computed
-        in threads, so that writing goes on meanwhile.
+        Futures of the digests and pages of large arrays: they are computed in threads, so that
+        writing goes on meanwhile.
     """
     page_words = page_bytes // WORD_BYTES
     sparse, dense, large, due = [], [], [], set()
@@ -66,18 +66,14 @@ def record_all(
             (sparse if change.is_small else large).append(change)
         else:
             (dense if is_own_sample(change.nbytes) else large).append(change)
-    wait = _finish_large(large, page_words, executor) if large else _nothing
+    waiting = _finish_large(large, page_words, executor)
     for lot in lots_of(sparse):
         _record_sparse(lot, page_words)
     for lot in lots_of(dense):
         _record_dense(lot, due, page_words)
     if large:
         _encode_large(large, due, executor)
-    return wait
-
-
-def _nothing() -> None:
-    """There is nothing to wait for."""
+    return waiting
 
 
 def _record_sparse(lot: Sequence[Change], page_words: int) -> None:
@@ -118,8 +114,8 @@ def _record_dense(lot: Sequence[Change], due: Collection[int], page_words: int) 
 
 def _finish_large(
     changes: Sequence[Change], page_words: int, executor: Callable[[], Executor]
-) -> Callable[[], None]:
-    """Begin to finish ``changes``; the function returned waits until that is done."""
+) -> list[Future[None]]:
+    """Finish ``changes``, the larger ones in threads."""
     waiting: list[Future[None]] = []
     work = [c.old.size if c.picked is None else c.differing for c in changes]
     is_large = sum(work) >= _PARALLEL_WORDS
@@ -128,12 +124,7 @@ def _finish_large(
             change.finish(page_words)
         else:
             waiting.append(executor().submit(change.finish, page_words))
-
-    def wait() -> None:
-        for future in waiting:
-            future.result()
-
-    return wait
+    return waiting
 
 
 def _encode_large(

@@ -3,8 +3,8 @@
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor
-from dataclasses import dataclass
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -12,10 +12,11 @@ import numpy as np
 from mmsb_jax._store.commit.compare import Change, compare, patch
 from mmsb_jax._store.commit.draft import Draft
 from mmsb_jax._store.commit.encode import record_all
-from mmsb_jax._store.commit.plan import Content, Follow, Plan
+from mmsb_jax._store.commit.plan import Content, Plan
 from mmsb_jax._store.encoding.blob import compress_blob
 from mmsb_jax._store.encoding.digest import ZERO, constant_term, state_sum, state_term
-from mmsb_jax._store.format.chunk import Chunk
+from mmsb_jax._store.files.protocol import Buffer
+from mmsb_jax._store.format.data import Frames, NewCommit, Shipped
 from mmsb_jax._store.format.record import (
     EXTRA_ID,
     EXTRA_IS_JSON,
@@ -52,18 +53,17 @@ class Landing:
 
     Attributes:
         version: what the log ends at, once it has the commit.
-        plan, record, changes: what it does.
-        stored: its records, to schedule snapshots by.
+        plan, changes: what it does.
+        record: what it says; complete once the log has it.
         total_bytes, sparse_bytes: the schedule before it.
         delta_bytes: array id → stored bytes of its deltas before it.
         logged_bytes: bytes of all its frames; None as long as only the log knows.
     """
 
     version: int
-    plan: "Plan"
-    record: CommitRecord
+    plan: Plan
     changes: Sequence[Change]
-    stored: Sequence[Stored]
+    record: CommitRecord
     total_bytes: int
     sparse_bytes: int
     delta_bytes: dict[int, int]
@@ -148,10 +148,12 @@ class Head:
         assert self.landed is not None
         return self.landed
 
-    def join(self, state: StoredState, append: Callable[[], object]) -> Landed:
-        """Begin an empty log with ``state``, which ``append`` writes."""
+    def join(
+        self, state: StoredState, commit: Shipped, chain: bytes, snapshot: list[Buffer]
+    ) -> Landed:
+        """Begin an empty log with ``state``; the rest as for `LogWriter.begin_with`."""
         self._landing = Joining(state.table.version, state)
-        append()
+        self.writer.begin_with(commit, chain, snapshot)
         return self._landed()
 
     def replace_state(self, state: StoredState) -> None:
@@ -173,23 +175,22 @@ class Head:
         ):
             place -= 1
         for version in range(log.pieces[place].segment.first_version, log.version + 1):
-            stored = list(stored_in(log.record(version)))
-            self._count(stored, log.row(version).logged_bytes, *self._schedule_of(stored))
+            record = log.record(version)
+            self._count(record, log.row(version).logged_bytes, *self._schedule(record.touched()))
 
-    def _schedule_of(self, stored: Iterable[Stored]) -> tuple[int, int, dict[int, int]]:
-        """The schedule of snapshots before a commit of some records."""
-        delta_bytes = self._delta_bytes
-        before = {array_id: delta_bytes.get(array_id, 0) for array_id, _, _ in stored}
+    def _schedule(self, arrays: Iterable[int]) -> tuple[int, int, dict[int, int]]:
+        """The schedule of snapshots before a commit that has records of ``arrays``."""
+        before = {array_id: self._delta_bytes.get(array_id, 0) for array_id in arrays}
         return self._total_bytes, self._sparse_bytes, before
 
     def count(self, landing: Landing, logged_bytes: int) -> None:
         """Count a commit that the log has."""
         before = landing.total_bytes, landing.sparse_bytes, landing.delta_bytes
-        self._count(landing.stored, logged_bytes, *before)
+        self._count(landing.record, logged_bytes, *before)
 
     def _count(
         self,
-        stored: Iterable[Stored],
+        record: CommitRecord,
         logged_bytes: int,
         total_bytes: int,
         sparse_bytes: int,
@@ -198,12 +199,13 @@ class Head:
         """Make the schedule that after a commit, from that before it."""
         self._total_bytes = total_bytes + logged_bytes
         sparse_bytes += logged_bytes
-        for array_id, nbytes, flags in stored:
+        known = self._delta_bytes
+        for array_id, nbytes, flags in stored_in(record):
             if flags & FULL:
-                self._delta_bytes[array_id] = 0
+                known[array_id] = 0
                 sparse_bytes -= nbytes
             else:
-                self._delta_bytes[array_id] = delta_bytes[array_id] + nbytes
+                known[array_id] = delta_bytes.get(array_id, known.get(array_id, 0)) + nbytes
         self._sparse_bytes = sparse_bytes
 
     @property
@@ -221,26 +223,55 @@ class Head:
         self._sparse_bytes = self._total_bytes = 0
         self._delta_bytes.clear()
 
-    def commit(self, draft: Draft, follow: Follow | None = None) -> Landed:
-        """Compare, find what follows, append to the log, and only then change the head.
+    def commit(self, draft: Draft) -> Landed:
+        """Commit ``draft``, and nothing that follows from it.
 
         Raises:
             StructureError: the draft does not fit the state, or what it says is beyond a limit.
             LocationError, ClosedError: the log could not be written; the head is as it was.
-            what ``follow`` raises; the head is as it was.
         """
         plan = Plan(self.state, draft)
-        changes = compare(plan.compared, self.page_bytes, self.executor) + plan.patched
-        values = draft.values
-        if follow is not None:
-            derived, entries = follow(plan, changes)
-            changes = changes + self._derived(plan, derived)
-            values = values | entries
-        wait = record_all(
-            changes, plan.lanes_before, self._delta_bytes, self.page_bytes, self.executor
-        )
-        chunks = [chunk for change in changes for chunk in change.chunks]
-        extra_chunks = compress_blob(draft.extra) if draft.extra else []
+        changes = self.compare(plan)
+        return self.land(plan, changes, draft, draft.values)
+
+    def compare(self, plan: Plan) -> list[Change]:
+        """What a plan changes; arrays without a differing byte left out."""
+        return compare(plan.compared, self.page_bytes, self.executor) + plan.patched
+
+    def compare_derived(self, plan: Plan, contents: Mapping[int, Content]) -> list[Change]:
+        """The same of what derived arrays become."""
+        compared, patched = [], []
+        for array_id, content in contents.items():
+            if isinstance(content, np.ndarray):
+                compared.append(plan.change_to(array_id, content))
+            else:
+                change = plan.change(array_id)
+                if patch(change, *content):
+                    patched.append(change)
+        return compare(compared, self.page_bytes, self.executor) + patched
+
+    def land(
+        self,
+        plan: Plan,
+        changes: Sequence[Change],
+        draft: Draft,
+        values: Mapping[str, str | None],
+    ) -> Landed:
+        """Encode what was compared, append it, and make the state that after it."""
+        commit = self.encode(plan, changes, draft, values)
+        try:
+            return self.append(commit, plan, changes)
+        finally:
+            commit.wait()
+
+    def encode(
+        self,
+        plan: Plan,
+        changes: Sequence[Change],
+        draft: Draft,
+        values: Mapping[str, str | None],
+    ) -> "EncodedCommit":
+        """What the log will say of it; limits are checked here, before anything is written."""
         record = CommitRecord(
             log_id=b"",
             previous_chain=b"",
@@ -250,63 +281,40 @@ class Head:
             step=draft.step,
             source=draft.source,
             note=draft.note,
-            values=values,
+            values=dict(values),
             next_id=plan.next_id,
             ops=draft.ops,
         )
         if draft.ops:
             record.flags |= STRUCTURE_CHANGED
-        record.check_said()  # before anything is written
+        record.check_said()
+        page_bytes, executor = self.page_bytes, self.executor
+        waiting = record_all(changes, plan.lanes_before, self._delta_bytes, page_bytes, executor)
+        chunks = [chunk for change in changes for chunk in change.chunks]
+        extra_chunks = [] if draft.extra is None else compress_blob(draft.extra)
+        if draft.extra is not None and draft.extra_is_json:
+            record.flags |= EXTRA_IS_JSON
+        return EncodedCommit(
+            record,
+            [*chunks, *extra_chunks],
+            head=self,
+            plan=plan,
+            changes=changes,
+            waiting=waiting,
+            extra_chunks=None if draft.extra is None else len(extra_chunks),
+        )
 
-        def complete() -> CommitRecord:
-            wait()
-            self.describe(record, plan, changes)
-            if draft.extra is not None:
-                rows = [(EXTRA_ID, 0, 0, 0, 0, len(extra_chunks), FULL)]
-                record.records = np.concatenate([record.records, records_of(rows)])
-                record.flags |= EXTRA_IS_JSON if draft.extra_is_json else 0
-            return record
-
-        stored = list(_stored_of(changes, extra_chunks))
-        try:
-            return self.land(
-                plan,
-                record,
-                changes,
-                stored,
-                lambda: self.writer.append([*chunks, *extra_chunks], complete),
-            )
-        finally:
-            wait()
-
-    def land(
-        self,
-        plan: Plan,
-        record: CommitRecord,
-        changes: Sequence[Change],
-        stored: Sequence[Stored],
-        append: Callable[[], int],
-    ) -> Landed:
-        """Append a commit with ``append``, and make the state that after it.
+    def append(self, commit: Frames, plan: Plan, changes: Sequence[Change]) -> Landed:
+        """Append a commit, and make the state that after it.
 
         Where it is cut short, `settle` does the rest.
         """
-        version, schedule = self.writer.log.version + 1, self._schedule_of(stored)
-        self._landing = landing = Landing(version, plan, record, changes, stored, *schedule)
-        landing.logged_bytes = append()
+        version = self.writer.log.version + 1
+        touched = [*(change.info.id for change in changes), EXTRA_ID]
+        record, schedule = commit.record, self._schedule(touched)
+        self._landing = landing = Landing(version, plan, changes, record, *schedule)
+        landing.logged_bytes = self.writer.append(commit)
         return self._landed()
-
-    def _derived(self, plan: Plan, derived: dict[int, Content]) -> list[Change]:
-        """The changes of derived arrays; those without a differing byte left out."""
-        compared, patched = [], []
-        for array_id, content in derived.items():
-            if isinstance(content, np.ndarray):
-                compared.append(plan.change_to(array_id, content))
-            else:
-                change = plan.change(array_id)
-                if patch(change, *content):
-                    patched.append(change)
-        return compare(compared, self.page_bytes, self.executor) + patched
 
     def describe(self, record: CommitRecord, plan: Plan, changes: Sequence[Change]) -> None:
         """Enter digests and counts, once they are known."""
@@ -369,17 +377,37 @@ class Head:
         table.apply_head(record, self.writer.log.scan.chain)
 
 
+@dataclass(slots=True)
+class EncodedCommit(NewCommit):
+    """A commit of this head; digests of large arrays are computed while its data are written.
+
+    Attributes:
+        extra_chunks: how many of the chunks are the caller's ``extra``; None without any.
+    """
+
+    head: Head = field(kw_only=True)
+    plan: Plan = field(kw_only=True)
+    changes: Sequence[Change] = field(kw_only=True)
+    waiting: Sequence[Future[None]] = field(kw_only=True)
+    extra_chunks: int | None = field(kw_only=True)
+
+    def wait(self) -> None:
+        """Return once no thread works on it."""
+        for future in self.waiting:
+            future.result()
+
+    def complete(self) -> None:
+        """Enter the digests, once they are known."""
+        self.wait()
+        self.head.describe(self.record, self.plan, self.changes)
+        if self.extra_chunks is not None:
+            rows = [(EXTRA_ID, 0, 0, 0, 0, self.extra_chunks, FULL)]
+            self.record.records = np.concatenate([self.record.records, records_of(rows)])
+
+
 def stored_in(record: CommitRecord) -> Iterator[Stored]:
     """(array, stored bytes, flags) of the records of a commit."""
     sizes = iter(record.chunks["stored"].tolist())
     columns = (record.records[name].tolist() for name in ("id", "chunks", "flags"))
     for array_id, chunks, flags in zip(*columns, strict=True):
         yield array_id, sum(itertools.islice(sizes, chunks)), flags
-
-
-def _stored_of(changes: Sequence[Change], extra: Sequence[Chunk]) -> Iterator[Stored]:
-    """The same of a commit that is still at hand."""
-    for change in changes:
-        yield change.info.id, sum(len(chunk.data) for chunk in change.chunks), change.flags
-    if extra:
-        yield EXTRA_ID, sum(len(chunk.data) for chunk in extra), FULL

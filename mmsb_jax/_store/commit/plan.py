@@ -1,6 +1,6 @@
 """Plans: a draft against the state that it meets."""
 
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Sequence, Set
 
 import numpy as np
 
@@ -15,13 +15,6 @@ from mmsb_jax._store.state.state import StoredState
 
 Content = np.ndarray | tuple[np.ndarray, np.ndarray]
 """What an array becomes: all its words; or some (int64[n], ascending) and what they become."""
-
-
-Follow = Callable[["Plan", list[Change]], tuple[dict[int, Content], dict[str, str | None]]]
-"""What follows from a commit's changes: what derived arrays become, entries of the graph.
-
-Called before anything is written. An exception in it ends the commit, and nothing has changed.
-"""
 
 
 class Plan:

@@ -6,10 +6,11 @@ it would grow past 1 MiB; a larger chunk has a frame of its own.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 from mmsb_jax._store.files.protocol import Buffer
 from mmsb_jax._store.format.chain import LogIds, chain_after, check_commit, frames_hash
-from mmsb_jax._store.format.chunk import CHUNK_BYTES, Chunk
+from mmsb_jax._store.format.chunk import CHUNK_BYTES, Chunk, pack_chunks
 from mmsb_jax._store.format.frame import (
     HEADER_BYTES,
     BadFrameError,
@@ -118,6 +119,98 @@ def _data_frame_bytes(data_bytes: int) -> int:
     return HEADER_BYTES + padded(data_bytes)
 
 
+class Place(NamedTuple):
+    """Where a commit comes to stand in a log, and after what.
+
+    Attributes:
+        position: where its first frame begins.
+        synced: up to where the log is known to be durable.
+        log_id: id of the log.
+        version: the version that it gets.
+        chain: the chain before it.
+    """
+
+    position: int
+    synced: int
+    log_id: bytes = b""
+    version: int = 0
+    chain: bytes = b""
+
+
+class Frames(Protocol):
+    """A commit that can be put into a log.
+
+    Attributes:
+        record: what it says; complete once it is placed.
+        chain: the chain after it; known then too.
+        is_own: whether it becomes a commit of that log, rather than being one of another.
+    """
+
+    @property
+    def record(self) -> CommitRecord:
+        """What it says."""
+        ...
+
+    @property
+    def chain(self) -> bytes:
+        """The chain after it."""
+        ...
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it becomes a commit of that log."""
+        ...
+
+    def placed(self, place: Place) -> Iterator[tuple[Header, list[Buffer]]]:
+        """Its frames as they stand there: (header, buffers to write), its own the last."""
+        ...
+
+
+@dataclass(slots=True)
+class NewCommit:
+    """A commit that no log has yet; as `Frames`.
+
+    Attributes:
+        record: what it says; version, chain, frames and chunks are entered when it is placed.
+        chunks: its data.
+    """
+
+    record: CommitRecord
+    chunks: Sequence[Chunk]
+    chain: bytes = b""
+
+    @property
+    def is_own(self) -> bool:
+        """It becomes one of the log."""
+        return True
+
+    def complete(self) -> None:
+        """Enter into the record what was not known before its data were written."""
+
+    def placed(self, place: Place) -> Iterator[tuple[Header, list[Buffer]]]:
+        """Its data frames, where there is much, and then its own."""
+        record, position = self.record, place.position
+        frames: list[tuple[int, int]] = []
+        inline: list[Buffer] = []
+        if sum(len(chunk.data) for chunk in self.chunks) <= INLINE_BYTES:
+            inline = [b"".join([chunk.data for chunk in self.chunks])]
+        else:
+            for header, buffers in data_frames(self.chunks, position, place.synced):
+                yield header, buffers
+                frames.append((header.data_bytes, header.data_hash))
+                position += header.frame_bytes
+        self.complete()
+        record.log_id, record.version = place.log_id, place.version
+        record.previous_chain = place.chain
+        record.frame_sizes = [size for size, _ in frames]
+        record.frames_hash = frames_hash(frames)
+        record.chunks = pack_chunks(self.chunks)
+        meta = record.encode()
+        header, buffers = build_frame(Kind.COMMIT, position, place.synced, meta, inline)
+        self.chain = chain_after(place.chain, meta, header.data_hash)
+        yield header, buffers
+
+
 @dataclass(frozen=True, slots=True)
 class Shipped:
     """A commit with its frames, whole and checked, apart from any log.
@@ -146,13 +239,19 @@ class Shipped:
         parts = [_data_of(header, body) for header, body in self.frames if header.data_bytes]
         return chunk_views(self.record, parts)
 
-    def placed(self, position: int, synced: int) -> Iterator[tuple[Header, list[Buffer]]]:
-        """Its frames as they stand at ``position`` of a log that is durable up to ``synced``.
+    @property
+    def is_own(self) -> bool:
+        """It stays one of the log that wrote it."""
+        return False
 
-        Neither enters the chain, nor any hash but that of the header.
+    def placed(self, place: Place) -> Iterator[tuple[Header, list[Buffer]]]:
+        """Its frames as they stand there.
+
+        The place enters neither the chain, nor any hash but that of the header.
         """
+        position = place.position
         for header, body in self.frames:
-            header = header._replace(position=position, synced=synced)
+            header = header._replace(position=position, synced=place.synced)
             yield header, [header.encode(), body]
             position += header.frame_bytes
 

@@ -351,7 +351,7 @@ class _Work:
                 snapshot = _snapshot_of(trial.state, self._extra(part.line, met.version))
                 writer.begin_with(commit, met.previous_chain, snapshot)
             else:
-                writer.append_shipped(commit)
+                writer.append(commit)
             self._step()
             self._seal(writer)
 

@@ -18,7 +18,7 @@ from mmsb_jax._base.errors import (
 )
 from mmsb_jax._store.commit.compare import Change, compare, patch
 from mmsb_jax._store.commit.draft import Draft
-from mmsb_jax._store.commit.head import Head, Landed, stored_in
+from mmsb_jax._store.commit.head import Head, Landed
 from mmsb_jax._store.commit.plan import Plan
 from mmsb_jax._store.encoding.decode import check_extent, decode_all
 from mmsb_jax._store.encoding.sparse import sparse_elements
@@ -133,7 +133,7 @@ def join(head: Head, intake: Intake) -> Landed:
     state, _ = stream.state(page_bytes=head.page_bytes)
     commit = next(stream.commits())
     snapshot = _snapshot_of(stream)
-    return head.join(state, lambda: head.writer.begin_with(commit, stream.head.chain, snapshot))
+    return head.join(state, commit, stream.head.chain, snapshot)
 
 
 def _snapshot_of(stream: Stream) -> list[Buffer]:
@@ -181,8 +181,7 @@ def take(head: Head, commit: Shipped, place: str) -> Landed:
             f"{place}: version {record.version} does not fit what is before it: {error}. Its "
             f"frames are whole: it was written so."
         ) from error
-    stored = list(stored_in(record))
-    return head.land(plan, record, changes, stored, lambda: head.writer.append_shipped(commit))
+    return head.append(commit, plan, changes)
 
 
 def _changes(head: Head, plan: Plan, commit: Shipped) -> list[Change]:

@@ -12,12 +12,10 @@ from typing import TypeVar
 from mmsb_jax._base.errors import ClosedError, CorruptionError, DivergenceError, LocationError
 from mmsb_jax._store.files.protocol import AppendFile, Buffer
 from mmsb_jax._store.files.threads import Job, Threads
-from mmsb_jax._store.format.chain import chain_after, closed, frames_hash
-from mmsb_jax._store.format.chunk import Chunk, pack_chunks
-from mmsb_jax._store.format.data import INLINE_BYTES, Shipped, data_frames
+from mmsb_jax._store.format.chain import closed
+from mmsb_jax._store.format.data import Frames, Place, Shipped
 from mmsb_jax._store.format.frame import Kind, build_frame
 from mmsb_jax._store.format.names import LOG_FOLDER, NO_SEGMENT, list_snapshots, snapshot_name
-from mmsb_jax._store.format.record import CommitRecord
 from mmsb_jax._store.format.tags import TagChanges, encode_tags
 from mmsb_jax._store.log.in_force import stored_extra
 from mmsb_jax._store.log.log import Log
@@ -139,32 +137,16 @@ class LogWriter:
         log.enter_segment(segment)
         return handle
 
-    def append(self, chunks: Sequence[Chunk], complete: Callable[[], CommitRecord]) -> int:
-        """Append one commit; returns the bytes written.
+    def append(self, commit: Frames) -> int:
+        """Append one commit, of this log's own or of another; returns the bytes written.
 
-        Args:
-            chunks: its data. They are written first, where they are many.
-            complete: makes the record, called once the data are written, so that digests can be
-                computed meanwhile. Version, chain, frames and chunks are entered here.
+        One of another log must continue this log, whose manifest must say who wrote it. Where it
+        fails the log is as it was.
 
         Raises:
-            LocationError: the disk is full or fails; the log is as it was.
+            LocationError: the disk is full or fails.
             ClosedError: the writer was closed, or a sync has failed, now or before.
         """
-        return self._append(lambda: self._write(chunks, complete))
-
-    def append_shipped(self, commit: Shipped) -> int:
-        """Append a commit that another log wrote, in its frames; returns the bytes written.
-
-        It must continue this log, whose manifest must say who wrote it.
-
-        Raises:
-            LocationError, ClosedError: as `append`.
-        """
-        return self._append(lambda: self._write_shipped(commit))
-
-    def _append(self, write: Callable[[], ScannedCommit]) -> int:
-        """Write one commit, and enter it; where that fails, the log is as it was."""
         with self._append_lock:
             self._check_usable()
             if time.monotonic_ns() - self._place_checked_ns > _PLACE_CHECK_NS:
@@ -173,7 +155,7 @@ class LogWriter:
             scan, piece = self.log.scan, self.log.pieces[-1]
             start = scan.offset
             try:
-                written = write()
+                written = self._write(commit)
             except OSError as error:
                 self._take_back(start)
                 raise disk_error(error, self.log.place) from error
@@ -226,39 +208,23 @@ class LogWriter:
             self._has_tagged, self.is_at_work = True, False
         self._wake()
 
-    def _write(
-        self, chunks: Sequence[Chunk], complete: Callable[[], CommitRecord]
-    ) -> ScannedCommit:
+    def _write(self, commit: Frames) -> ScannedCommit:
         """Write the frames of a commit; returns it as a scan would meet it."""
         log, scan = self.log, self.log.scan
-        change_ids(log, closed(log.manifest.ids, scan.version), self.poison)
-        base = log.pieces[-1].segment.base
-        frames, position, inline = self._write_data(chunks, base + scan.offset)
-        record = complete()
-        record.log_id = log.manifest.ids.own
-        record.version = scan.version + 1
-        record.previous_chain = scan.chain
-        record.frame_sizes = [size for size, _ in frames]
-        record.frames_hash = frames_hash(frames)
-        record.chunks = pack_chunks(chunks)
-        meta = record.encode()
-        header, buffers = build_frame(Kind.COMMIT, position, self._synced, meta, inline)
-        self._file.append(buffers)
-        scan.synced = max(scan.synced, header.synced)
-        chain = chain_after(scan.chain, meta, header.data_hash)
-        offset = position - base
-        return ScannedCommit(record, offset, offset + header.frame_bytes - scan.offset, chain)
-
-    def _write_shipped(self, commit: Shipped) -> ScannedCommit:
-        """Write the frames of a commit as they came, but for their place."""
-        log, scan = self.log, self.log.scan
-        frames = list(commit.placed(log.position, self._synced))
-        for _, buffers in frames:
+        if commit.is_own:
+            change_ids(log, closed(log.manifest.ids, scan.version), self.poison)
+        base, version = log.pieces[-1].segment.base, scan.version + 1
+        own = log.manifest.ids.own
+        place = Place(base + scan.offset, self._synced, own, version, scan.chain)
+        last = None
+        for header, buffers in commit.placed(place):
             self._file.append(buffers)
-        newest = frames[-1][0]
-        scan.synced = max(scan.synced, newest.synced)
-        offset = newest.position - log.pieces[-1].segment.base
-        return ScannedCommit(commit.record, offset, commit.nbytes, commit.chain)
+            last = header
+        assert last is not None
+        scan.synced = max(scan.synced, last.synced)
+        offset = last.position - base
+        end = offset + last.frame_bytes
+        return ScannedCommit(commit.record, offset, end - scan.offset, commit.chain)
 
     def begin_with(self, commit: Shipped, chain: bytes, snapshot: list[Buffer]) -> None:
         """Begin an empty log anew, with a commit that another log wrote and the state after it.
@@ -284,7 +250,7 @@ class LogWriter:
                 chain=chain,
                 synced=end,
             )
-            frames = [buffers for _, buffers in commit.placed(SEGMENT_FRAME_BYTES, end)]
+            frames = [buffers for _, buffers in commit.placed(Place(SEGMENT_FRAME_BYTES, end))]
             self.is_at_work = True
             try:
                 files.publish(snapshot_name(version), snapshot)
@@ -305,19 +271,6 @@ class LogWriter:
             return name in self.log.files.names(LOG_FOLDER)
         except OSError:
             return True
-
-    def _write_data(
-        self, chunks: Sequence[Chunk], position: int
-    ) -> tuple[list[tuple[int, int]], int, list[Buffer]]:
-        """Write the data frames; returns (bytes, hash) of each, where they end, what is inline."""
-        if sum(len(chunk.data) for chunk in chunks) <= INLINE_BYTES:
-            return [], position, [b"".join([chunk.data for chunk in chunks])]
-        frames = []
-        for header, buffers in data_frames(chunks, position, self._synced):
-            self._file.append(buffers)
-            frames.append((header.data_bytes, header.data_hash))
-            position += header.frame_bytes
-        return frames, position, []
 
     def _sync_commit(self, version: int, position: int, start: int) -> None:
         """Make the commit just written durable before it counts."""
