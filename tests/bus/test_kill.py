@@ -100,7 +100,7 @@ def _check_all(path: Path, told: _Told, newest: int) -> None:
 
 
 def test_kill_at_random_moments_loses_no_acknowledged_version(tmp_path):
-    _kill(tmp_path / "run.mmsb", kills=20)
+    _kill(tmp_path / "run.mmsb", kills=6)
 
 
 @pytest.mark.long
