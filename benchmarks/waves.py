@@ -23,10 +23,10 @@ from benchmarks._measure import Row, mean_us, median_ms
 from mmsb_jax._compile.body import Slot
 from mmsb_jax._core.tree.leaves import LeafSpec
 from mmsb_jax._graph.dag.graph import PageGraph
-from mmsb_jax._graph.run.executor import Machine
 from mmsb_jax._graph.run.node import Arguments, Node, Rule, Tracer, bind
-from mmsb_jax._graph.wave.node_table import Flow
-from mmsb_jax._graph.wave.wave import Due, Waves
+from mmsb_jax._graph.run.runner import NodeRunner
+from mmsb_jax._graph.wave.node_table import NodeTable
+from mmsb_jax._graph.wave.wave import WaveRequest, Waves
 
 _ELEMENTS = 256  # 1 KB of float32
 _HELD_BYTES = 256 << 20
@@ -94,7 +94,7 @@ class _Alone:
             )
             for serial, (name, reads, function) in enumerate(graph)
         ]
-        self._waves = Waves(_flow_of(nodes), Machine())
+        self._waves = Waves(_flow_of(nodes), NodeRunner())
         self._words = {name: np.zeros(_ELEMENTS, np.uint32) for name, _, _ in graph}
         self._words |= {f"s{i}": _value(0) for i in range(sources)}
         self._sources, self._numbers = (
@@ -102,10 +102,10 @@ class _Alone:
             itertools.count(1),
         )
         begun = time.perf_counter_ns()
-        self._run(Due(frozenset(), fresh=frozenset(node.name for node in nodes)))
+        self._run(WaveRequest(frozenset(), first_run=frozenset(node.name for node in nodes)))
         self.first_s = (time.perf_counter_ns() - begun) / 1e9
 
-    def _run(self, due: Due) -> tuple[float, int]:
+    def _run(self, due: WaveRequest) -> tuple[float, int]:
         """Microseconds of a wave, and how many nodes ran."""
         begun = time.perf_counter_ns()
         wave = self._waves.run(due, self._words.__getitem__, {})
@@ -115,7 +115,7 @@ class _Alone:
 
     def time_us(self, ran: int, changed: Iterable[str] = (), rounds: int = 21) -> float:
         """Median time of a wave of ``ran`` nodes after a change of sources; of all for none."""
-        due, found = Due(frozenset(changed) or self._sources), []
+        due, found = WaveRequest(frozenset(changed) or self._sources), []
         gc.collect()
         gc.disable()
         try:
@@ -128,9 +128,9 @@ class _Alone:
         return statistics.median(taken_us for taken_us, _ in found[2:])
 
 
-def _flow_of(nodes: list[Node]) -> Flow:
+def _flow_of(nodes: list[Node]) -> NodeTable:
     """A flow of nodes, entered at once."""
-    flow = Flow()
+    flow = NodeTable()
     flow._set_graph(
         PageGraph.from_edges([(source, node.name) for node in nodes for source in node.inputs])
     )

@@ -5,7 +5,7 @@ import numpy as np
 WORD_BYTES = 4
 
 
-def as_words(raw: np.ndarray) -> np.ndarray:
+def host_words(raw: np.ndarray) -> np.ndarray:
     """The bytes of an array (uint8[n]) as words (uint32), the last one filled with zeros.
 
     Cost: nothing where n is a multiple of 4; else one copy.

@@ -21,8 +21,8 @@ from mmsb_jax._base.arguments import (
 from mmsb_jax._base.errors import ClosedError, LocationError
 from mmsb_jax._bus.derive.derived import Derived, Mode
 from mmsb_jax._bus.derive.rules import checked_name, checked_rule, known_name
-from mmsb_jax._bus.derive.transaction import GraphChange
-from mmsb_jax._bus.engine.commit_info import Annotation
+from mmsb_jax._bus.derive.transaction import GraphEdit
+from mmsb_jax._bus.engine.commit_info import CommitInfo
 from mmsb_jax._bus.engine.engine import Engine
 from mmsb_jax._bus.engine.session import Session
 from mmsb_jax._bus.engine.stats import Stats
@@ -32,11 +32,11 @@ from mmsb_jax._bus.query.follow import follow
 from mmsb_jax._bus.query.history import History
 from mmsb_jax._bus.transfer import export, take_in
 from mmsb_jax._bus.trees import checkout as checkouts
+from mmsb_jax._bus.write.array_specs import new_spec
 from mmsb_jax._bus.write.array_writer import ArrayWriter
 from mmsb_jax._bus.write.batch import BatchManager
-from mmsb_jax._bus.write.changes import Made
 from mmsb_jax._bus.write.derived_arrays import DerivedArrays
-from mmsb_jax._bus.write.names import new_spec
+from mmsb_jax._bus.write.draft_builder import PendingArrays
 from mmsb_jax._bus.write.tree_writer import TreeWriter, done
 from mmsb_jax._core.layout import Layout
 from mmsb_jax._graph.dag.kinds import mask_of
@@ -84,7 +84,7 @@ class Bus:
         self._arrays = ArrayWriter(self._session)
         self._derived = DerivedArrays(self._session, self._arrays)
         self._end = weakref.finalize(
-            self, _end, engine, files, self._session.threads, self._arrays.made
+            self, _end, engine, files, self._session.threads, self._arrays.pending
         )
 
     # ------------------------------------------------------------------------------- its guard
@@ -131,7 +131,7 @@ class Bus:
 
     @property
     def step(self) -> int | None:
-        """The newest step that a commit has said; one that says none leaves it as it was.
+        """The newest step that a commit has info; one that says none leaves it as it was.
 
         >>> import mmsb_jax as mmsb
         >>> bus = mmsb.open()
@@ -143,7 +143,7 @@ class Bus:
         with self._lock:
             self._session.settle()
             log = self._session.log
-            return log.steadily(lambda: step_in_force(log, log.version))
+            return log.retry_if_compacted(lambda: step_in_force(log, log.version))
 
     @property
     def durability(self) -> Any:
@@ -190,7 +190,7 @@ class Bus:
             source: who commits.
             note: JSON, and 0-d arrays; at most 64 KiB.
             extra: JSON or bytes of any length, kept beside the tree (the position of an iterator).
-                None leaves what was said before in force; `mmsb_jax.CLEAR` ends it.
+                None leaves what was info before in force; `mmsb_jax.CLEAR` ends it.
             wait: False returns at once, while the copy is written by a thread. A commit that
                 records a structure (the first one) lands before this returns.
             structure: ``"new"`` records another structure than the one before.
@@ -208,16 +208,16 @@ class Bus:
         """
         check_choice("structure", structure, "same", "new")
         check_flag("wait", wait)
-        said = Annotation(step, source, note, extra)
+        info = CommitInfo(step, source, note, extra)
         with self._events, self._lock:
             trees = self._tree_writer()
             self._refuse_in_batch("commit")
             if not wait:
-                pending = trees.enqueue(tree, said)
+                pending = trees.enqueue(tree, info)
                 if pending is not None:
                     return pending
             self._session.settle()
-            commit = trees.commit(tree, said, structure == "new")
+            commit = trees.commit(tree, info, structure == "new")
             return commit if wait else done(commit)
 
     def resume(self, state: Any, extra: Any = None) -> tuple[Any, Any]:
@@ -225,8 +225,8 @@ class Bus:
 
         The tree has the classes, functions and shardings of ``state``. From here on the bus knows
         that structure, as if it had committed it. The ``extra`` is the newest that any commit has
-        said: one that says nothing of it (`write`, a derived array that was computed) leaves it as
-        it was. Where none has said any, it is what is passed; where `mmsb_jax.CLEAR` ended it,
+        info: one that says nothing of it (`write`, a derived array that was computed) leaves it as
+        it was. Where none has info any, it is what is passed; where `mmsb_jax.CLEAR` ended it,
         None.
 
         Raises:
@@ -297,8 +297,8 @@ class Bus:
     def extra(self, version: int | str | None = None) -> Any:
         """The ``extra`` in force at a version (or tag; the newest for None): JSON, bytes or None.
 
-        It is the newest that a commit up to there has said: one that says nothing of it leaves it
-        as it was. What a commit itself has said is `Commit.extra`.
+        It is the newest that a commit up to there has info: one that says nothing of it leaves it
+        as it was. What a commit itself has info is `Commit.extra`.
 
         Raises:
             VersionError: no such version or tag; or a compaction dropped the commit that gave it.
@@ -374,9 +374,9 @@ class Bus:
         Raises:
             ArrayNotFoundError, StructureError: no such array; another shape or dtype.
         """
-        said = Annotation(step, source, note, None)
+        info = CommitInfo(step, source, note, None)
         with self._events, self._lock:
-            return self._arrays.change(lambda changes: changes.write(name, value), said)
+            return self._arrays.change(lambda changes: changes.write(name, value), info)
 
     def resize(
         self,
@@ -392,10 +392,10 @@ class Bus:
         Raises:
             ArrayNotFoundError, StructureError: no such array; one of the committed tree; no shape.
         """
-        said = Annotation(None, source, None, None)
+        info = CommitInfo(None, source, None, None)
         with self._events, self._lock:
             return self._arrays.change(
-                lambda changes: changes.resize(name, shape, dtype, nbytes), said
+                lambda changes: changes.resize(name, shape, dtype, nbytes), info
             )
 
     def clone(self, name: str, copy: str, *, source: str = "") -> Commit | None:
@@ -404,9 +404,9 @@ class Bus:
         Raises:
             ArrayNotFoundError, StructureError: no such array; the name is taken.
         """
-        said = Annotation(None, source, None, None)
+        info = CommitInfo(None, source, None, None)
         with self._events, self._lock:
-            return self._arrays.change(lambda changes: changes.clone(name, copy), said)
+            return self._arrays.change(lambda changes: changes.clone(name, copy), info)
 
     def delete(self, name: str, *, source: str = "") -> Commit | None:
         """Delete one array that was made by name, or is derived: a commit; inside a batch, None.
@@ -442,11 +442,11 @@ class Bus:
 
         Cost: the bytes of the delta.
         """
-        said = Annotation(step, source, note, None)
+        info = CommitInfo(step, source, note, None)
         with self._events, self._lock:
             self._enter()
             patches = self._arrays.patches_of(delta, layout)
-            return self._arrays.change(lambda changes: changes.patch(patches), said)
+            return self._arrays.change(lambda changes: changes.patch(patches), info)
 
     def extend(
         self, log: "TLog", *, source: str = "", layout: Layout | None = None
@@ -467,10 +467,10 @@ class Bus:
 
         if not isinstance(log, TLog):
             raise TypeError(f"log={show(log)}: expected a TLog")
-        said = Annotation(None, source, None, None)
+        info = CommitInfo(None, source, None, None)
         with self._events, self._lock:
             self._refuse_in_batch("extend")
-            return self._arrays.extend(log, layout, said)
+            return self._arrays.extend(log, layout, info)
 
     def batch(
         self, *, step: int | None = None, source: str = "", note: Any = None
@@ -479,7 +479,7 @@ class Bus:
 
         The batch holds the bus: other threads wait until it ends.
         """
-        return BatchManager(self, self._arrays, Annotation(step, source, note, None))
+        return BatchManager(self, self._arrays, CommitInfo(step, source, note, None))
 
     def page_versions(self, name: str) -> np.ndarray:
         """The version of the last commit that changed a byte of each page of an array.
@@ -595,7 +595,7 @@ class Bus:
         def take(function: Callable[..., Any]) -> Commit | None:
             rule = checked_rule(name, inputs, function, when, equal, pagewise)
             with self._events, self._lock:
-                return self._derived.derive(rule, Annotation(None, source, None, None))
+                return self._derived.derive(rule, CommitInfo(None, source, None, None))
 
         def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
             take(function)
@@ -645,15 +645,15 @@ class Bus:
         ()
         """
         mask_of(kind)
-        said = Annotation(None, source, None, None)
+        info = CommitInfo(None, source, None, None)
         parent = known_name("parent", parent)
         if kind == "data":
             rule = Rule(checked_name("child", child), (parent,), copy, COPY_NAME)
             with self._events, self._lock:
-                return self._derived.derive(rule, said)
-        change = GraphChange(links=[(parent, known_name("child", child), kind)])
+                return self._derived.derive(rule, info)
+        change = GraphEdit(links=[(parent, known_name("child", child), kind)])
         with self._events, self._lock:
-            return self._arrays.change_graph(change, said)
+            return self._arrays.edit_graph(change, info)
 
     def unlink(
         self,
@@ -680,7 +680,7 @@ class Bus:
         edge = (known_name("parent", parent), known_name("child", child), kind)
         with self._events, self._lock:
             self._enter()
-            return self._derived.unlink(edge, Annotation(None, source, None, None))
+            return self._derived.unlink(edge, CommitInfo(None, source, None, None))
 
     def stale(self) -> tuple[str, ...]:
         """The names of the arrays that are stale, sorted: an array that they follow from changed.
@@ -723,7 +723,7 @@ class Bus:
             The commit; None where nothing was to be computed.
         """
         with self._events, self._lock:
-            return self._derived.propagate(Annotation(None, source, None, None))
+            return self._derived.propagate(CommitInfo(None, source, None, None))
 
     # --------------------------------------------------------------------------------- its history
 
@@ -1066,7 +1066,7 @@ class Bus:
             if self._session.engine is None:
                 return self.durable_version
             engine = self._enter("export")
-            self._arrays.record_made()
+            self._arrays.record_pending()
             return engine.writer.sync()
 
     # ------------------------------------------------------------------------------- the whole log
@@ -1075,14 +1075,14 @@ class Bus:
         """Make a full copy of the newest version, so that a checkout has a near start."""
         with self._events, self._lock:
             engine = self._enter("snapshot")
-            self._arrays.record_made()
+            self._arrays.record_pending()
             engine.snapshot()
 
     def sync(self) -> int:
         """Make every commit so far survive a power cut; returns the newest durable version."""
         with self._events, self._lock:
             engine = self._enter("sync")
-            self._arrays.record_made()
+            self._arrays.record_pending()
             return engine.writer.sync()
 
     def compact(self, *, keep_since: int | str, dry_run: bool = False) -> CompactReport:
@@ -1197,7 +1197,7 @@ class Bus:
                 if engine is None:
                     session.close_reader()
                 else:
-                    engine.close([self._arrays.record_made])
+                    engine.close([self._arrays.record_pending])
         finally:
             if engine is None or engine.is_released:
                 self._end.detach()
@@ -1210,16 +1210,16 @@ class Bus:
         self.close()
 
 
-def _end(engine: Engine | None, files: Files, threads: Threads, made: Made) -> None:
+def _end(engine: Engine | None, files: Files, threads: Threads, pending: PendingArrays) -> None:
     """What is left to do for a bus that nobody closed: when it goes, or the process does."""
     if engine is None:
         threads.shutdown()
         files.close()
         return
 
-    def record_made() -> None:
-        if made:
-            engine.land(Draft(ops=made.ops()))
+    def record_pending() -> None:
+        if pending:
+            engine.land(Draft(ops=pending.ops()))
 
     with contextlib.suppress(Exception):
-        engine.close([record_made])
+        engine.close([record_pending])

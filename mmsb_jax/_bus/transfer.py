@@ -36,9 +36,9 @@ def take_in(
 ) -> list[Commit]:
     """Take in the commits of a stream; the lock of the bus is held."""
     engine, log = session.writing(), session.log
-    if arrays.made:
+    if arrays.pending:
         raise DivergenceError(
-            f"the arrays {', '.join(map(repr, arrays.made.specs))} were created here and "
+            f"the arrays {', '.join(map(repr, arrays.pending.specs))} were created here and "
             f"are not recorded yet: they would be a commit of this bus's own. Delete them."
         )
 

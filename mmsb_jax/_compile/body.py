@@ -21,7 +21,7 @@ from jax.experimental import checkify
 
 from mmsb_jax._core.settings import any_settings
 from mmsb_jax._core.tree.leaves import Constant, LeafSpec, describe
-from mmsb_jax._core.tree.nodes import Part
+from mmsb_jax._core.tree.nodes import TreePart
 from mmsb_jax._core.tree.paths import name_of_path
 
 _RULES = frozenset(
@@ -97,8 +97,8 @@ def trace(function: Callable[..., Any], arguments: Any, specs: Sequence[LeafSpec
 
     Args:
         function: a pure function of JAX arrays.
-        arguments: its positional arguments as a tuple of pytrees, or `Part` of such, with a `Slot`
-            in the place of each array; other leaves are passed as they are.
+        arguments: its positional arguments as a tuple of pytrees, or `TreePart` of such, with a
+            `Slot` in the place of each array; other leaves are passed as they are.
         specs: what the array of each slot is.
 
     Raises:
@@ -142,8 +142,8 @@ def trace(function: Callable[..., Any], arguments: Any, specs: Sequence[LeafSpec
 
 
 def put_together(values: Iterable[Any]) -> list[Any]:
-    """The values with every `Part` put together."""
-    return [value.put_together() if isinstance(value, Part) else value for value in values]
+    """The values with every `TreePart` put together."""
+    return [value.put_together() if isinstance(value, TreePart) else value for value in values]
 
 
 def _fingerprint(body: Body, constants: Sequence[Any]) -> str:

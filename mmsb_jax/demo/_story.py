@@ -23,7 +23,7 @@ _TIMED_STEPS = 60
 
 
 @dataclass(frozen=True)
-class Outcome:
+class DemoResult:
     """What a run's commits take, and what it had learned at its end."""
 
     learning_rate: float
@@ -57,8 +57,8 @@ class Story:
     run: Curve
     fork: Curve
     difference: VersionDiff
-    adam: Outcome
-    bfloat16: list[Outcome]
+    adam: DemoResult
+    bfloat16: list[DemoResult]
     times: list[runs.StepTime]
     reports: dict[str, VerifyReport]
 
@@ -107,7 +107,7 @@ def play(out: Path, steps: int, stage: Stage) -> Story:
             run=run_curve,
             fork=fork_curve,
             difference=run.diff(middle, run.version),
-            adam=Outcome(training.LEARNING_RATE, Cost.of(run), run_curve.accuracies[-1]),
+            adam=DemoResult(training.LEARNING_RATE, Cost.of(run), run_curve.accuracies[-1]),
             bfloat16=[_outcome_bfloat16(log, rate) for rate, log in small.items()],
             times=times,
             reports=reports,
@@ -119,10 +119,10 @@ def _newest(log: Path) -> int:
         return reader.version
 
 
-def _outcome_bfloat16(log: Path, rate: float) -> Outcome:
+def _outcome_bfloat16(log: Path, rate: float) -> DemoResult:
     with mmsb.open(log, mode="r") as reader:
         end = Curve.of(reader, [reader.version], jnp.bfloat16)
-        return Outcome(rate, Cost.of(reader), end.accuracies[-1])
+        return DemoResult(rate, Cost.of(reader), end.accuracies[-1])
 
 
 def _time_steps(log: Path, steps: int, tick: processes.Tick) -> list[runs.StepTime]:

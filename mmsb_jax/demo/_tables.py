@@ -4,7 +4,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmsb_jax.demo._runs import StepTime
-from mmsb_jax.demo._story import Outcome, Story
+from mmsb_jax.demo._story import DemoResult, Story
 
 _COLUMNS_SHOWN = 8
 
@@ -43,7 +43,7 @@ def tell(console: Console, story: Story) -> None:
         console.print(f"verify, {name}: {report}", markup=False, soft_wrap=True)
 
 
-def cost_table(title: str, outcomes: list[Outcome]) -> Table:
+def cost_table(title: str, outcomes: list[DemoResult]) -> Table:
     """What the commits of runs take beside full copies."""
     columns = ("learning rate", "steps", "changed a step", "logged", "full copies", "share")
     table = _table(title, *columns, "accuracy")

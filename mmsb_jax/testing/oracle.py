@@ -51,7 +51,7 @@ class Pool:
 
 
 @dataclass(frozen=True)
-class Log:
+class LogModel:
     """A log of fixed capacity.
 
     Attributes:
@@ -85,12 +85,12 @@ def writes_of(delta: Any) -> Writes:
     return _writes_of_rows(delta, range(int(delta.count)), int(delta.block_words))
 
 
-def log_of(log: Any) -> Log:
+def log_of(log: Any) -> LogModel:
     """What a `mmsb_jax.TLog` holds."""
     ends = np.asarray(log.ends)[: int(log.count)].tolist()
     starts = [0, *ends][: len(ends)]
     words = int(log.block_words)
-    return Log(
+    return LogModel(
         commits=len(np.asarray(log.ends)),
         blocks=len(np.asarray(log.page)),
         block_words=words,
@@ -249,7 +249,7 @@ def delta_arrays(writes: Writes, block_words: int, capacity: int) -> dict[str, n
 # Logs
 
 
-def append(log: Log, writes: Writes, overflow: bool = False) -> Log:
+def append(log: LogModel, writes: Writes, overflow: bool = False) -> LogModel:
     """The log with one more entry; with ``overflow`` where it has no room, or had none before."""
     used = sum(len(blocks_of(entry, log.block_words)) for entry in log.entries)
     needed = len(blocks_of(writes, log.block_words))
@@ -259,14 +259,14 @@ def append(log: Log, writes: Writes, overflow: bool = False) -> Log:
     return replace(log, entries=(*log.entries, writes))
 
 
-def slice_log(log: Log, start: int, stop: int) -> Log:
+def slice_log(log: LogModel, start: int, stop: int) -> LogModel:
     """The log of the entries ``start … stop - 1``."""
     stop = min(max(stop, 0), len(log.entries))
     start = min(max(start, 0), stop)
     return replace(log, entries=log.entries[start:stop], version=log.version + start)
 
 
-def replay(pool: Pool, log: Log, until: int | None = None) -> Pool:
+def replay(pool: Pool, log: LogModel, until: int | None = None) -> Pool:
     """The pool after the first ``until`` entries."""
     limit = len(log.entries) if until is None else max(until, 0)
     for i, writes in enumerate(log.entries[:limit]):

@@ -8,7 +8,7 @@ import pytest
 import mmsb_jax as mmsb
 from mmsb_jax._bus.derive import registry, transaction
 from mmsb_jax._bus.derive.registry import Derivations
-from mmsb_jax._bus.derive.transaction import GraphChange, Step, prepare
+from mmsb_jax._bus.derive.transaction import DerivationTransaction, GraphEdit, prepare
 from mmsb_jax._graph.run.node import Rule, Tracer
 from mmsb_jax._graph.wave import node_table
 from mmsb_jax._store.commit.draft import Draft
@@ -45,12 +45,12 @@ def _sum(x: Any, y: Any) -> Any:
     return x + y
 
 
-CHANGE = GraphChange(
+CHANGE = GraphEdit(
     rules={"e": Rule("e", ("c",), _double, "double"), "c": Rule("c", ("a",), _double, "again")},
     dropped=["gone"],
     links=[("a", "plot", "compiler")],
     unlinked=[("gate", "plot", "control")],
-    cleaning=frozenset({"c", "d"}),
+    recompute=frozenset({"c", "d"}),
 )
 
 
@@ -71,7 +71,7 @@ def told(bus: mmsb.Bus) -> dict[str, Any]:
     }
 
 
-def followed(bus: mmsb.Bus) -> Step:
+def followed(bus: mmsb.Bus) -> DerivationTransaction:
     """A step of `CHANGE`, up to where its commit would be in the log."""
     state, draft = bus._session.head(), Draft()
     draft, step = prepare(insides(bus), state.table, draft, CHANGE, bus._arrays.shape)

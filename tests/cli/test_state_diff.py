@@ -10,7 +10,7 @@ from mmsb_jax._base.dtypes import dtype_name
 from mmsb_jax._store.format.record import ArrayInfo
 from mmsb_jax._store.query import diff as _diff
 from mmsb_jax._store.query.diff import StateDiff, diff_states, diff_versions, printable
-from mmsb_jax._store.state.state import StoredState, words_for
+from mmsb_jax._store.state.state import StoredState, word_count
 
 DTYPES = [
     np.dtype(dtype)
@@ -37,7 +37,7 @@ def state_of(arrays: dict[str, np.ndarray], version: int = 1, **values: str) -> 
         info = ArrayInfo(array_id, name, "numpy", dtype_name(array.dtype), array.shape, True)
         state.table.arrays[array_id] = info
         state.table.ids[name] = array_id
-        words = np.zeros(words_for(array.nbytes), np.uint32)
+        words = np.zeros(word_count(array.nbytes), np.uint32)
         words.view(np.uint8)[: array.nbytes] = np.frombuffer(array.tobytes(), np.uint8)
         state.words[array_id] = words
     return state

@@ -75,7 +75,7 @@ def assert_delta(delta: Delta, writes: oracle.Writes, overflow: bool = False) ->
         np.testing.assert_array_equal(np.asarray(getattr(delta, name)), array, err_msg=name)
 
 
-def assert_log(log: TLog, expected: oracle.Log) -> None:
+def assert_log(log: TLog, expected: oracle.LogModel) -> None:
     check_log(log)
     assert oracle.log_of(log) == expected
 

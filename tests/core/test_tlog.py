@@ -38,7 +38,7 @@ def entries(draw, block_words):
 @given(st.data(), st.sampled_from([1, 8, 32]))
 def test_append_is_that_of_the_oracle(data, block_words):
     log = TLog.empty(COMMITS, BLOCKS, block_words, version=5)
-    expected = oracle.Log(COMMITS, BLOCKS, block_words, version=5)
+    expected = oracle.LogModel(COMMITS, BLOCKS, block_words, version=5)
     for writes in data.draw(entries(block_words)):
         log = log.append(strategies.delta_of(writes, CAPACITY, block_words))
         expected = oracle.append(expected, writes)
@@ -133,7 +133,7 @@ def test_log_without_room_takes_nothing_but_empty_entries(commits, blocks):
 
 def test_append_of_a_delta_wider_than_the_log_takes_its_blocks():
     log = TLog.empty(2, 2).append(written(1, 2, capacity=64))
-    assert_log(log, oracle.Log(2, 2, 32, entries=({(1, 0): 2, (2, 0): 3},)))
+    assert_log(log, oracle.LogModel(2, 2, 32, entries=({(1, 0): 2, (2, 0): 3},)))
 
 
 # Slices and entries

@@ -17,8 +17,8 @@ import numpy as np
 
 import mmsb_jax as mmsb
 from mmsb_jax._bus.derive.registry import Derivations
-from mmsb_jax._graph.run.executor import Machine
 from mmsb_jax._graph.run.node import Tracer
+from mmsb_jax._graph.run.runner import NodeRunner
 
 
 def F(*numbers: float) -> np.ndarray:
@@ -253,7 +253,7 @@ class Compiled:
     """What has been compiled, lent to many buses, so that tests compile once."""
 
     def __init__(self) -> None:
-        self._machine, self._tracer = Machine(), Tracer()
+        self._machine, self._tracer = NodeRunner(), Tracer()
 
     def lend(self, bus: mmsb.Bus) -> mmsb.Bus:
         """Let a bus use it."""

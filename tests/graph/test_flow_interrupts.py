@@ -7,7 +7,7 @@ import pytest
 
 from mmsb_jax._graph.run.node import Node, Rule
 from mmsb_jax._graph.wave import node_table
-from mmsb_jax._graph.wave.node_table import Flow
+from mmsb_jax._graph.wave.node_table import NodeTable
 from tests.graph._interrupts import interrupted, moments
 
 
@@ -15,8 +15,8 @@ def node(name: str, inputs: tuple[str, ...], outputs: tuple[str, ...], serial: i
     return Node(Rule(name, inputs, None, "none"), serial, inputs, outputs, inputs)
 
 
-def flow() -> Flow:
-    made = Flow()
+def flow() -> NodeTable:
+    made = NodeTable()
     made.add(node("c", ("a", "b"), ("c",)))
     made.add(node("pair", ("c",), ("pair/x", "pair/y"), 1))
     made.add(node("d", ("pair/x",), ("d",), 2))
@@ -25,7 +25,7 @@ def flow() -> Flow:
     return made
 
 
-def change(flow: Flow) -> None:
+def change(flow: NodeTable) -> None:
     """Everything that can be done to a flow."""
     flow.add(node("c", ("b",), ("c",)))
     flow.add(node("pair", ("c", "e"), ("pair/x",), 1))
@@ -36,7 +36,7 @@ def change(flow: Flow) -> None:
     flow.forget("e")
 
 
-def told(flow: Flow) -> dict[str, Any]:
+def told(flow: NodeTable) -> dict[str, Any]:
     """All that a flow says."""
     return {
         "graph": flow.graph,
@@ -61,12 +61,12 @@ def after() -> dict[str, Any]:
     return told(changed)
 
 
-def restored(subject: Flow, epochs: set[int]) -> None:
+def restored(subject: NodeTable, epochs: set[int]) -> None:
     assert told(subject) == BEFORE
     assert subject.epoch not in epochs  # plans that were made meanwhile are not taken up
 
 
-def asked(subject: Flow) -> set[int]:
+def asked(subject: NodeTable) -> set[int]:
     """Fill the caches of a changed flow, as a step does; the epochs up to here."""
     told(subject)
     return set(range(1, subject.epoch + 1))
@@ -126,8 +126,8 @@ def test_commit_that_is_interrupted_anywhere_is_done_when_called_again():
     assert count > 3
 
 
-@pytest.mark.parametrize("act", [Flow.commit, Flow.revert])
-def test_calling_again_when_all_is_done_changes_nothing(act: Callable[[Flow], None]):
+@pytest.mark.parametrize("act", [NodeTable.commit, NodeTable.revert])
+def test_calling_again_when_all_is_done_changes_nothing(act: Callable[[NodeTable], None]):
     subject = flow()
     change(subject)
     act(subject)

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmsb_jax._base.words import as_words
+from mmsb_jax._base.words import host_words
 from mmsb_jax._store.commit import compare as _change
-from mmsb_jax._store.commit.compare import Change, compare, patch
+from mmsb_jax._store.commit.compare import ArrayChange, compare, patch
 from mmsb_jax._store.commit.encode import record_all
 from mmsb_jax._store.encoding.decode import decode_into
 from mmsb_jax._store.encoding.digest import digest_words
@@ -20,15 +20,15 @@ PAGE_BYTES = 64
 DTYPES = {"uint8": 1, "float16": 2, "float32": 4, "float64": 8, "|S3": 3}
 
 
-def change_of(old: np.ndarray, dtype: str, fresh: bool = False) -> Change:
+def change_of(old: np.ndarray, dtype: str, fresh: bool = False) -> ArrayChange:
     """A change of an array whose bytes are ``old`` (uint8[n])."""
     info = ArrayInfo(1, "w", "jax", dtype, (old.size // DTYPES[dtype],), True)
-    return Change(info, as_words(old.copy()), None, fresh)
+    return ArrayChange(info, host_words(old.copy()), None, fresh)
 
 
 @given(st.binary(max_size=40))
 def test_words_of_bytes_are_filled_with_zeros(raw):
-    words = as_words(np.frombuffer(raw, np.uint8).copy())
+    words = host_words(np.frombuffer(raw, np.uint8).copy())
     assert words.tobytes() == raw.ljust(-(-len(raw) // 4) * 4, b"\0")
 
 
@@ -53,28 +53,28 @@ def test_change_found_encoded_and_put_is_the_new_array(
     change = change_of(old, dtype, is_fresh)
     if is_patch:
         words = np.unique(np.array([p % size // 4 for p in places if size], np.int64))
-        found = [change] if patch(change, words, as_words(new)[words]) else []
+        found = [change] if patch(change, words, host_words(new)[words]) else []
     else:
-        change.new = as_words(new)
+        change.new = host_words(new)
         found = compare([change], PAGE_BYTES, Here)
     differ = old != new
     assert bool(found) == bool(differ.any())
     if not found:
         return
-    before = digest_words(as_words(old))
+    before = digest_words(host_words(old))
     finish(record_all(found, lambda _: before, {1: delta_bytes}, PAGE_BYTES, Here))
     chunks, flags = change.chunks, change.flags
     assert change.changed_bytes == differ.sum()
-    assert change.lanes == digest_words(as_words(new))
+    assert change.lanes == digest_words(host_words(new))
     assert change.pages.tolist() == sorted({int(i) // PAGE_BYTES for i in np.flatnonzero(differ)})
     assert flags == FULL or not delta_bytes
     target = rng.integers(0, 256, size, np.uint8) if flags == FULL else old.copy()
     for row, chunk in zip(pack_chunks(chunks), chunks, strict=True):
         decode_into(target, row, memoryview(chunk.data).cast("B"))
     np.testing.assert_array_equal(target, new)
-    np.testing.assert_array_equal(change.old, as_words(old))  # nothing is altered until `put`
+    np.testing.assert_array_equal(change.old, host_words(old))  # nothing is altered until `put`
     change.put()
-    np.testing.assert_array_equal(change.old, as_words(new))
+    np.testing.assert_array_equal(change.old, host_words(new))
 
 
 def finish(waiting: list[Future[None]]) -> None:
@@ -97,7 +97,7 @@ def edited(old: np.ndarray, how: str, rng: np.random.Generator) -> np.ndarray:
     return new
 
 
-def recorded(changes: list[Change], delta_bytes: dict[int, int]) -> dict[int, Any]:
+def recorded(changes: list[ArrayChange], delta_bytes: dict[int, int]) -> dict[int, Any]:
     """What the records of ``changes`` say, by the id of the array."""
     before = {change.info.id: digest_words(change.old) for change in changes}
     found = compare(changes, PAGE_BYTES, Here)
@@ -123,10 +123,10 @@ def recorded(changes: list[Change], delta_bytes: dict[int, int]) -> dict[int, An
         ),
         max_size=12,
     ),
-    lot_words=st.sampled_from([1, 30, 200, _change._LOT_WORDS]),
+    batch_words=st.sampled_from([1, 30, 200, _change._BATCH_WORDS]),
     seed=st.integers(0, 99),
 )
-def test_changes_recorded_together_say_what_each_says_alone(arrays, lot_words, seed):
+def test_changes_recorded_together_say_what_each_says_alone(arrays, batch_words, seed):
     rng = np.random.default_rng(seed)
     edits, delta_bytes = [], {}
     for array_id, (dtype, count, how, is_fresh, is_due) in enumerate(arrays, 1):
@@ -135,12 +135,14 @@ def test_changes_recorded_together_say_what_each_says_alone(arrays, lot_words, s
         edits.append((array_id, dtype, old, edited(old, how, rng), is_fresh))
         delta_bytes[array_id] = 10**9 * is_due
 
-    def made(array_id: int, dtype: str, old: np.ndarray, new: np.ndarray, fresh: bool) -> Change:
+    def made(
+        array_id: int, dtype: str, old: np.ndarray, new: np.ndarray, fresh: bool
+    ) -> ArrayChange:
         info = ArrayInfo(array_id, f"x{array_id}", "jax", dtype, (old.size // DTYPES[dtype],), True)
-        return Change(info, as_words(old), as_words(new), fresh)
+        return ArrayChange(info, host_words(old), host_words(new), fresh)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(_change, "_LOT_WORDS", lot_words)
+        patched.setattr(_change, "_BATCH_WORDS", batch_words)
         together = recorded([made(*edit) for edit in edits], delta_bytes)
     alone = {}
     for edit in edits:
@@ -158,9 +160,9 @@ def test_change_of_a_large_array_in_threads_equals_that_of_one(share):
     results = []
     for executor in (Here, threads):
         change = change_of(old, "uint8")
-        change.new = as_words(new)
+        change.new = host_words(new)
         found = compare([change], 4096, executor)
-        finish(record_all(found, lambda _: digest_words(as_words(old)), {}, 4096, executor))
+        finish(record_all(found, lambda _: digest_words(host_words(old)), {}, 4096, executor))
         chunks = [chunk for one in found for chunk in one.chunks]
         pages = [] if change.pages is None else change.pages.tolist()
         data = [bytes(chunk.data) for chunk in chunks]
@@ -174,6 +176,6 @@ def test_negative_zero_and_zero_differ_and_equal_nans_do_not():
     old = np.array([0.0, np.nan, 1.0], "f4")
     new = np.array([-0.0, np.nan, 1.0], "f4")
     change = change_of(old.view(np.uint8), "float32")
-    change.new = as_words(new.view(np.uint8))
+    change.new = host_words(new.view(np.uint8))
     assert compare([change], PAGE_BYTES, Here) == [change]
     assert change.differing == 1

@@ -5,7 +5,7 @@ from mmsb_jax._base import memory_limit
 from mmsb_jax._base.errors import DeviceMemoryError
 from mmsb_jax._store.format.frame import BadFrameError
 from mmsb_jax._store.format.record import ArrayInfo, Op, OpCode
-from mmsb_jax._store.state.state import StoredState, Table, words_for
+from mmsb_jax._store.state.state import StoredState, Table, word_count
 from tests.store._logs import PAGE_BYTES, Scribe, check_state
 
 
@@ -145,4 +145,4 @@ def test_room_that_the_system_does_not_give_is_an_error_of_the_library(monkeypat
 
 @pytest.mark.parametrize(("nbytes", "words"), [(0, 0), (1, 1), (4, 1), (5, 2)])
 def test_words_hold_the_bytes(nbytes, words):
-    assert words_for(nbytes) == words
+    assert word_count(nbytes) == words

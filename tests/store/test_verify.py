@@ -126,7 +126,7 @@ def test_verify_reports_a_digest_that_does_not_follow_from_the_bytes(monkeypatch
     """A writer with a fault in its memory: every frame is whole, and what they say is wrong."""
     scribe = whole()
     if what == "array":
-        monkeypatch.setattr(head.Change, "lanes", property(lambda _: (1, 2), lambda *_: None))
+        monkeypatch.setattr(head.ArrayChange, "lanes", property(lambda _: (1, 2), lambda *_: None))
         scribe.patch("b", {0: 9}).commit()
     else:
         monkeypatch.setattr(head, "state_sum", lambda *_: 5)
@@ -154,7 +154,7 @@ def test_deep_verify_finds_a_commit_that_lied_where_a_later_one_covers_it(monkey
     """A writer's memory failed for one commit: the digest is of other bytes than were written."""
     scribe = whole()
     with monkeypatch.context() as failing:
-        failing.setattr(head.Change, "lanes", property(lambda _: (1, 2), lambda *_: None))
+        failing.setattr(head.ArrayChange, "lanes", property(lambda _: (1, 2), lambda *_: None))
         scribe.patch("b", {0: 9}).commit()
     scribe.write("b", np.array([4, 5, 6], "u1")).commit()
     log = Log(scribe.close().files, PLACE)

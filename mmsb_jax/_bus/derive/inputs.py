@@ -14,7 +14,7 @@ from mmsb_jax._bus.trees.tree import TreeShape, constant_of, place_of, spec_of
 from mmsb_jax._compile.body import Slot
 from mmsb_jax._core.layout import array_not_found
 from mmsb_jax._core.tree.leaves import LeafSpec, is_holdable
-from mmsb_jax._core.tree.nodes import Part
+from mmsb_jax._core.tree.nodes import TreePart
 from mmsb_jax._graph.run.node import Arguments, Node, Rule
 from mmsb_jax._store.commit.draft import Draft
 from mmsb_jax._store.format.record import ArrayInfo, Op, OpCode
@@ -115,7 +115,7 @@ def _one(
         slots[name] = _slot(arguments, name, info)
     node = nodes.get(pattern)
     if node is not None and node.traced is not None:
-        return Part(node.traced.treedef, tuple(slots[n] for n in node.outputs))
+        return TreePart(node.traced.treedef, tuple(slots[n] for n in node.outputs))
     return _part_of_tree(slots, arrays, pattern) or slots
 
 
@@ -151,7 +151,7 @@ def _part_of_tree(slots: dict[str, Slot], arrays: Arrays, pattern: str) -> Any:
     node = shape.part(wanted.__contains__, place_of(pattern))
     if node is None:
         return None
-    return Part(
+    return TreePart(
         node.treedef,
         tuple(
             shape.leaves_of(

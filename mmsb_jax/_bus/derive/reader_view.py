@@ -13,12 +13,12 @@ from mmsb_jax._bus.derive.registry import Derivations
 from mmsb_jax._bus.trees import checkout as checkouts
 from mmsb_jax._bus.trees.tree import TreeShape, info_of
 from mmsb_jax._graph.dag.refusals import cycle_error
-from mmsb_jax._graph.run.executor import Machine
-from mmsb_jax._graph.run.interpreter import words_of
+from mmsb_jax._graph.run.interpreter import word_count
 from mmsb_jax._graph.run.node import Node, Rule, Tracer, bind
+from mmsb_jax._graph.run.runner import NodeRunner
 from mmsb_jax._graph.wave.function import DerivedGraph
-from mmsb_jax._graph.wave.node_table import Flow
-from mmsb_jax._graph.wave.wave import Due, Waves
+from mmsb_jax._graph.wave.node_table import NodeTable
+from mmsb_jax._graph.wave.wave import WaveRequest, Waves
 from mmsb_jax._store.commit.draft import Draft
 from mmsb_jax._store.format.record import Op, OpCode
 from mmsb_jax._store.state.state import StoredState
@@ -30,9 +30,9 @@ class DerivedView:
     def __init__(self) -> None:
         self._rules: dict[str, Rule] = {}
         self._shape: TreeShape | None = None
-        self._machine, self._tracer = Machine(), Tracer()
+        self._machine, self._tracer = NodeRunner(), Tracer()
         self._recorded: tuple[bytes, Derivations] | None = None
-        self._bound: tuple[bytes, Flow, Arrays] | None = None
+        self._bound: tuple[bytes, NodeTable, Arrays] | None = None
         self._computed: dict[str, tuple[bytes, dict[str, Any]]] = {}
 
     def derive(self, rule: Rule, state: StoredState, shape: TreeShape | None) -> None:
@@ -65,14 +65,14 @@ class DerivedView:
         nodes = [*recorded.nodes.values(), *flow.nodes.values()]
         return DerivedGraph.of(recorded.graph.extend(flow.graph.edges()), nodes)
 
-    def _flow(self, state: StoredState) -> tuple[Flow, Arrays]:
+    def _flow(self, state: StoredState) -> tuple[NodeTable, Arrays]:
         """What is derived here, over the arrays of ``state``."""
         if self._bound is None or self._bound[0] != state.table.chain:
             self._bound = (state.table.chain, *self._bind(self._rules, state))
         return self._bound[1:]
 
-    def _bind(self, rules: dict[str, Rule], state: StoredState) -> tuple[Flow, Arrays]:
-        flow, arrays = Flow(), Arrays(state.table, Draft(), self._shape)
+    def _bind(self, rules: dict[str, Rule], state: StoredState) -> tuple[NodeTable, Arrays]:
+        flow, arrays = NodeTable(), Arrays(state.table, Draft(), self._shape)
         for serial, rule in enumerate(_in_order(rules)):
             arguments = arguments_of(rule.inputs, arrays, (rule.name,), flow.nodes)
             node = bind(self._tracer, rule, serial, arguments)
@@ -103,12 +103,12 @@ class DerivedView:
         assert info is not None
         return checkouts.array_of(info, values[name].view(np.uint8)[: info.nbytes])
 
-    def _compute(self, node: Node, flow: Flow, state: StoredState) -> dict[str, Any]:
+    def _compute(self, node: Node, flow: NodeTable, state: StoredState) -> dict[str, Any]:
         above = flow.graph.ancestors(node.outputs)
-        fresh = {flow.makers[name].name for name in above if name in flow.makers} | {node.name}
+        first_run = {flow.makers[name].name for name in above if name in flow.makers} | {node.name}
         sizes = {
-            name: words_of(spec)
-            for maker in map(flow.nodes.__getitem__, fresh)
+            name: word_count(spec)
+            for maker in map(flow.nodes.__getitem__, first_run)
             if maker.recipe is not None
             for name, spec in zip(maker.outputs, maker.recipe.body.outputs, strict=True)
         }
@@ -118,7 +118,7 @@ class DerivedView:
                 return np.zeros(sizes[name], np.uint32)
             return state.words[state.table.ids[name]]
 
-        due = Due(frozenset(), fresh=frozenset(fresh), is_deferred=True)
+        due = WaveRequest(frozenset(), first_run=frozenset(first_run), is_deferred=True)
         wave = Waves(flow, self._machine).run(due, words, {})
         return {name: wave.words(name, words) for name in node.outputs}
 

@@ -11,10 +11,10 @@ from mmsb_jax._base.errors import CorruptionError, GraphCycleError, MMSBError
 from mmsb_jax._bus.derive.inputs import Arrays, arguments_of, unattached
 from mmsb_jax._bus.derive.log_entries import links_in, marks_in, rule_entry, rules_in
 from mmsb_jax._bus.trees.tree import TreeShape, spec_of
-from mmsb_jax._graph.run.executor import Machine
 from mmsb_jax._graph.run.node import Node, Rule, Tracer, bind, copy
-from mmsb_jax._graph.wave.node_table import Flow, Mark
-from mmsb_jax._graph.wave.wave import Due, Waves
+from mmsb_jax._graph.run.runner import NodeRunner
+from mmsb_jax._graph.wave.node_table import Mark, NodeTable
+from mmsb_jax._graph.wave.wave import WaveRequest, Waves
 from mmsb_jax._store.commit.draft import Draft
 from mmsb_jax._store.state.state import StoredState, Table
 
@@ -31,8 +31,8 @@ class Derivations:
     """
 
     def __init__(self, table: Table) -> None:
-        self.flow = Flow()
-        self.machine = Machine()
+        self.flow = NodeTable()
+        self.machine = NodeRunner()
         self.waves = Waves(self.flow, self.machine)
         self.tracer = Tracer()
         self.stale: dict[str, Mark] = {}
@@ -192,7 +192,7 @@ class Derivations:
             def words(name: str) -> np.ndarray:
                 return state.words[state.table.ids[name]]
 
-            due = Due(frozenset(), fresh=frozenset({node.name}), is_deferred=True)
+            due = WaveRequest(frozenset(), first_run=frozenset({node.name}), is_deferred=True)
             waves = [self.waves.run(due, words, {}) for _ in range(2)]
         except MMSBError as error:
             return str(error)

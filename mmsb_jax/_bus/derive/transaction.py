@@ -31,10 +31,10 @@ from mmsb_jax._core.layout import array_not_found
 from mmsb_jax._core.tree.leaves import LeafSpec
 from mmsb_jax._core.tree.paths import is_same_treedef
 from mmsb_jax._graph.run.node import Arguments, Node, Rule, bind
-from mmsb_jax._graph.run.pagewise import Rows
+from mmsb_jax._graph.run.pagewise import ChangedRows
 from mmsb_jax._graph.wave.node_table import Mark
-from mmsb_jax._graph.wave.wave import Due, Wave
-from mmsb_jax._store.commit.compare import Change
+from mmsb_jax._graph.wave.wave import Wave, WaveRequest
+from mmsb_jax._store.commit.compare import ArrayChange
 from mmsb_jax._store.commit.draft import Draft
 from mmsb_jax._store.commit.plan import Content, Plan
 from mmsb_jax._store.format.record import ArrayInfo, Op, OpCode
@@ -42,23 +42,23 @@ from mmsb_jax._store.state.state import Table
 
 
 @dataclass(slots=True)
-class GraphChange:
+class GraphEdit:
     """What a commit is asked to do to the graph.
 
     Attributes:
         rules: derived arrays to make, or to make anew, in order.
         dropped: rules to take away with their arrays.
         links, unlinked: edges that are no data.
-        cleaning: stale nodes to compute.
+        recompute: stale nodes to compute.
     """
 
     rules: dict[str, Rule] = field(default_factory=dict)
     dropped: list[str] = field(default_factory=list)
     links: list[Edge] = field(default_factory=list)
     unlinked: list[Edge] = field(default_factory=list)
-    cleaning: frozenset[str] = frozenset()
+    recompute: frozenset[str] = frozenset()
 
-    def then(self, other: "GraphChange") -> "GraphChange":
+    def then(self, other: "GraphEdit") -> "GraphEdit":
         """This change, and then another; this one is the result.
 
         Cost: the other's size, as long as it takes nothing back.
@@ -73,7 +73,7 @@ class GraphChange:
         self.rules |= other.rules
         self.links += other.links
         self.unlinked += other.unlinked
-        self.cleaning |= other.cleaning
+        self.recompute |= other.recompute
         return self
 
 
@@ -89,7 +89,7 @@ class Followed(NamedTuple):
     entries: dict[str, str | None]
 
 
-class Step:
+class DerivationTransaction:
     """One commit, as far as derived arrays are concerned."""
 
     def __init__(
@@ -97,7 +97,7 @@ class Step:
         derivations: Derivations,
         table: Table,
         draft: Draft,
-        change: GraphChange,
+        change: GraphEdit,
         shape: TreeShape | None,
     ) -> None:
         self._all, self._flow = derivations, derivations.flow
@@ -105,9 +105,9 @@ class Step:
         self._arrays = Arrays(table, draft, shape)
         self._operated: set[str] = set()
         self._bound: dict[str, bool] = {}
-        self._fresh: set[str] = set()
-        self._soiled: set[str] = set()
-        self._cleaning = change.cleaning
+        self._first_run: set[str] = set()
+        self._mark_stale: set[str] = set()
+        self._recompute = change.recompute
         self._next_serial = derivations.next_serial
         self._stale = dict(derivations.stale) if change.dropped else derivations.stale
         self._gone = frozenset(change.dropped)
@@ -229,9 +229,9 @@ class Step:
             known = unattached(node.rule, node.serial, own, arrays)
             if known.reads != node.reads:
                 self._flow.add(known)
-                self._soiled.add(node.name)
+                self._mark_stale.add(node.name)
             elif self._is_touched(node.inputs):
-                self._soiled.add(node.name)
+                self._mark_stale.add(node.name)
             return []
         arguments = self._arguments(node.rule, node.outputs)
         if (tuple(arguments.reads), tuple(arguments.specs)) == (node.reads, node.specs) and (
@@ -333,16 +333,16 @@ class Step:
 
     def _decide(self) -> None:
         """Which of the nodes that were put in place are computed now: that takes all of them."""
-        self._soiled.intersection_update(self._flow.nodes)
+        self._mark_stale.intersection_update(self._flow.nodes)
         for name, is_asked in self._bound.items():
             node = self._flow.nodes.get(name)
             if node is None:
                 continue
             if self._flow.is_eager(node) and (is_asked or not self._all.is_deferred):
-                self._fresh.add(name)
-                self._cleaning |= self._all.computable(self._all.stale_above(node.inputs))
+                self._first_run.add(name)
+                self._recompute |= self._all.computable(self._all.stale_above(node.inputs))
             else:
-                self._soiled.add(name)
+                self._mark_stale.add(name)
 
     def _make_arrays(self, node: Node, old: Node | None, is_asked: bool) -> list[str]:
         """Make the arrays of a node; returns those that are new or have another shape or dtype."""
@@ -393,22 +393,22 @@ class Step:
         self._draft.values |= dict(map(link_entry, self._change.links))
         self._draft.values |= {link_entry(edge)[0]: None for edge in self._change.unlinked}
 
-    def run(self, plan: Plan, changes: Sequence[Change]) -> Followed:
+    def run(self, plan: Plan, changes: Sequence[ArrayChange]) -> Followed:
         """Run the wave that the changes set off.
 
         An exception in it ends the commit, and nothing has changed.
         """
         flow = self._flow
         by_name = {change.info.name: change for change in changes}
-        due = Due(
+        due = WaveRequest(
             changed=frozenset(name for name in by_name if flow.is_watched(name)),
             moved=self._moved(),
-            fresh=frozenset(self._fresh),
-            soiled=frozenset(self._soiled),
-            cleaning=self._cleaning.intersection(flow.nodes),
+            first_run=frozenset(self._first_run),
+            mark_stale=frozenset(self._mark_stale),
+            recompute=self._recompute.intersection(flow.nodes),
             is_deferred=self._all.is_deferred,
         )
-        if due.changed or due.moved or due.fresh or due.soiled or due.cleaning:
+        if due.changed or due.moved or due.first_run or due.mark_stale or due.recompute:
             begun, words = time.perf_counter_ns(), _Words(plan, by_name)
             self.wave = self._all.waves.run(due, words, self._stale, words.changed)
             self.wave_ns = time.perf_counter_ns() - begun
@@ -418,7 +418,7 @@ class Step:
         self._runs = self._counted()
         marks = dict(mark_entry(name, mark) for name, mark in self._marks.items())
         results = {
-            plan.id_of(name): found.changes() if isinstance(found, Rows) else found
+            plan.id_of(name): found.changes() if isinstance(found, ChangedRows) else found
             for name, found in self.wave.results.items()
         }
         return Followed(results, marks)
@@ -520,7 +520,7 @@ class Step:
 class _Words:
     """The words of arrays with the changes of a commit."""
 
-    def __init__(self, plan: Plan, changes: dict[str, Change]) -> None:
+    def __init__(self, plan: Plan, changes: dict[str, ArrayChange]) -> None:
         self._plan, self._changes = plan, changes
         self._after: dict[str, np.ndarray] = {}
 
@@ -577,9 +577,9 @@ def prepare(
     derivations: Derivations,
     table: Table,
     draft: Draft,
-    change: GraphChange | None,
+    change: GraphEdit | None,
     shape: TreeShape | None,
-) -> tuple[Draft, Step | None]:
+) -> tuple[Draft, DerivationTransaction | None]:
     """Get ready for a commit of ``draft``; returns it with the operations that it needs.
 
     Raises:
@@ -591,7 +591,7 @@ def prepare(
     derivations.flow.revert()  # what two interrupts left, the second while the first was taken back
     derivations.attach_copies(table, shape)
     draft = dataclasses.replace(draft, ops=list(draft.ops), values=dict(draft.values))
-    step = Step(derivations, table, draft, change or GraphChange(), shape)
+    step = DerivationTransaction(derivations, table, draft, change or GraphEdit(), shape)
     try:
         step.prepare()
     except BaseException:

@@ -20,7 +20,7 @@ MAX_SOURCE_BYTES = 1024
 _STEPS = range(2**63)
 
 
-class Annotation:
+class CommitInfo:
     """What a caller says of a commit, checked: step, source, note, extra.
 
     Raises:

@@ -13,7 +13,7 @@ from typing import Any
 from mmsb_jax._base.errors import ClosedError, DeviceMemoryError, MMSBError, RecomputeError
 from mmsb_jax._base.memory_limit import room_for
 from mmsb_jax._bus.derive.registry import Derivations
-from mmsb_jax._bus.derive.transaction import GraphChange, Step, prepare
+from mmsb_jax._bus.derive.transaction import DerivationTransaction, GraphEdit, prepare
 from mmsb_jax._bus.engine.queue import CommitQueue
 from mmsb_jax._bus.engine.stats import Meter
 from mmsb_jax._bus.events.events import Events, events_of, is_held
@@ -24,7 +24,7 @@ from mmsb_jax._store.commit.plan import Plan
 from mmsb_jax._store.files.lock import WriterLock
 from mmsb_jax._store.files.protocol import Files
 from mmsb_jax._store.files.threads import Threads
-from mmsb_jax._store.format.data import Shipped
+from mmsb_jax._store.format.data import CommitFrames
 from mmsb_jax._store.format.record import OpCode
 from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.query.commit import Commit, read_extra
@@ -56,7 +56,7 @@ class _Landing:
     before: int
     begun_ns: int
     thread: int
-    step: Step | None = None
+    step: DerivationTransaction | None = None
     result: Landed | None = None
     is_counted: bool = False
     commit: Commit | None = None
@@ -200,7 +200,7 @@ class Engine:
         self,
         draft: Draft,
         shape: TreeShape | None = None,
-        change: GraphChange | None = None,
+        change: GraphEdit | None = None,
         landed: Callable[[Commit], object] = _nothing,
     ) -> Commit:
         """Commit ``draft`` now; the queue must be empty or this its thread.
@@ -230,7 +230,7 @@ class Engine:
                 self._end_early(landing, error)
             return self._end(landing)
 
-    def take(self, shipped: Shipped, place: str, landed: Callable[[Commit], object]) -> Commit:
+    def take(self, shipped: CommitFrames, place: str, landed: Callable[[Commit], object]) -> Commit:
         """Land a commit that another log wrote, as it is: no function runs.
 
         Args:
@@ -416,7 +416,7 @@ class Engine:
 
 
 def events_about(
-    draft: Draft, step: Step | None, commit: Commit
+    draft: Draft, step: DerivationTransaction | None, commit: Commit
 ) -> dict[str, list[tuple[Any, ...]]]:
     """What a commit did, by kind of event; see `mmsb_jax._bus.events.events.events_of`."""
     made: dict[OpCode, list[tuple[Any, ...]]] = {code: [] for code in OpCode}

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from mmsb_jax._base.errors import DivergenceError
-from mmsb_jax._bus.replica.resident import Held, Pending, hold
+from mmsb_jax._bus.replica.resident import Pending, ResidentArray, place_array
 from mmsb_jax._bus.trees import checkout as checkouts
 from mmsb_jax._bus.trees.recorded import is_weak, statics_in
 from mmsb_jax._bus.trees.tree import constant_of
@@ -12,7 +12,7 @@ from mmsb_jax._core.tree.leaves import Constant, describe
 from mmsb_jax._core.tree.paths import flatten_with_names, put_together
 from mmsb_jax._store.encoding.decode import check_extent
 from mmsb_jax._store.encoding.digest import ZERO
-from mmsb_jax._store.format.data import Shipped
+from mmsb_jax._store.format.data import CommitFrames
 from mmsb_jax._store.format.frame import BadFrameError
 from mmsb_jax._store.format.record import DIGEST_ONLY, FULL, ArrayInfo, CommitRecord
 from mmsb_jax._store.state.state import StoredState, Table
@@ -29,7 +29,7 @@ class ReplicaArrays:
     """
 
     def __init__(
-        self, table: Table, held: dict[int, Held], tree: Any, structure: "Structure"
+        self, table: Table, held: dict[int, ResidentArray], tree: Any, structure: "Structure"
     ) -> None:
         self.table = table
         self.tree = tree
@@ -54,7 +54,7 @@ class ReplicaArrays:
             if isinstance(info, ArrayInfo):
                 spec = checkouts.spec_like(info, describe(template, info.name))
                 sharding = checkouts.sharding_of(template, spec)
-                held[info.id] = hold(leaf, state.words[info.id], spec, sharding)
+                held[info.id] = place_array(leaf, state.words[info.id], spec, sharding)
         _check_lanes(table, held)
         return cls(table, held, structure.build(table, held), structure)
 
@@ -68,7 +68,7 @@ class ReplicaArrays:
         """Bytes of all of them."""
         return sum(self.table.arrays[array_id].nbytes for array_id in self._held)
 
-    def after(self, commits: Iterable[Shipped], place: str) -> "ReplicaArrays | None":
+    def after(self, commits: Iterable[CommitFrames], place: str) -> "ReplicaArrays | None":
         """The arrays after ``commits``; None where these lead to another structure.
 
         Raises:
@@ -95,7 +95,7 @@ class ReplicaArrays:
         held = self._held | fresh
         return ReplicaArrays(table, held, self._structure.build(table, held), self._structure)
 
-    def _gather(self, commit: Shipped, table: Table, pending: dict[int, Pending]) -> None:
+    def _gather(self, commit: CommitFrames, table: Table, pending: dict[int, Pending]) -> None:
         """Note what a commit does to the arrays here; ``table`` is that before it."""
         record: CommitRecord = commit.record
         if record.flags & DIGEST_ONLY:
@@ -119,7 +119,7 @@ class ReplicaArrays:
             known.chunks += zip(record.chunks[start:stop], parts[start:stop], strict=True)
 
 
-def _check_lanes(table: Table, held: dict[int, Held]) -> None:
+def _check_lanes(table: Table, held: dict[int, ResidentArray]) -> None:
     """Compare digests, from scratch, with those recorded."""
     for one in held.values():
         one.begin_digest()  # all are on their way before one is waited for
@@ -166,7 +166,7 @@ class Structure:
             )
         )
 
-    def build(self, table: Table, held: dict[int, Held]) -> Any:
+    def build(self, table: Table, held: dict[int, ResidentArray]) -> Any:
         """The tree of the arrays ``held`` and of the constants of ``table``."""
         leaves = []
         for name, (info, template) in zip(self._names, self.leaves, strict=True):

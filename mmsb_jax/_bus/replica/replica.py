@@ -17,7 +17,7 @@ from mmsb_jax._bus.trees import checkout as checkouts
 from mmsb_jax._store.files.disk import DiskFiles
 from mmsb_jax._store.files.local import check_log_place
 from mmsb_jax._store.files.protocol import Buffer
-from mmsb_jax._store.format.data import Shipped
+from mmsb_jax._store.format.data import CommitFrames
 from mmsb_jax._store.format.frame import BadFrameError
 from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.state.state import StoredState, Table
@@ -206,7 +206,7 @@ class Replica:
             raise _unfit(place, state.table.version, error) from error
 
     def _after(
-        self, arrays: ReplicaArrays, commits: Iterator[Shipped], place: str
+        self, arrays: ReplicaArrays, commits: Iterator[CommitFrames], place: str
     ) -> ReplicaArrays | None:
         try:
             return arrays.after(commits, place)
@@ -248,7 +248,7 @@ def _replayed(stream: Stream, wanted: Callable[[str], bool] | None) -> StoredSta
     return state
 
 
-def _behind(stream: Stream, table: Table) -> Iterator[Shipped]:
+def _behind(stream: Stream, table: Table) -> Iterator[CommitFrames]:
     """The commits of a stream behind the version of ``table``, which must be of its history."""
     head = stream.head
     if head.since == table.version and head.chain != table.chain:

@@ -17,7 +17,7 @@ from jax.sharding import SingleDeviceSharding
 from jaxtyping import Array, Int32, Shaped, UInt, UInt32
 
 from mmsb_jax._base.dtypes import parse_dtype
-from mmsb_jax._base.words import as_words
+from mmsb_jax._base.words import host_words
 from mmsb_jax._bus.trees.tree import as_array
 from mmsb_jax._core.digest import digest_flat
 from mmsb_jax._core.settings import any_settings
@@ -36,7 +36,7 @@ from mmsb_jax._store.encoding.digest import Lanes, digest_words
 from mmsb_jax._store.encoding.sparse import read_sparse, sets_elements, sparse_elements
 from mmsb_jax._store.format.chunk import SPARSE_CODINGS, Coding
 from mmsb_jax._store.format.frame import BadFrameError
-from mmsb_jax._store.state.state import words_for
+from mmsb_jax._store.state.state import word_count
 
 _SMALL_BYTES = 1 << 16
 """Up to this size an array is moved whole: that costs less than to compile a program for it."""
@@ -65,7 +65,7 @@ class Pending:
         decode_all(words.view(np.uint8)[:nbytes], self.chunks)
 
 
-class Held(abc.ABC):
+class ResidentArray(abc.ABC):
     """One array of a replica.
 
     Attributes:
@@ -89,7 +89,7 @@ class Held(abc.ABC):
         return True
 
     @abc.abstractmethod
-    def after(self, pending: Pending) -> "Held":
+    def after(self, pending: Pending) -> "ResidentArray":
         """The array after ``pending``; this one stays as it is.
 
         Raises:
@@ -104,7 +104,7 @@ class Held(abc.ABC):
         """Its digest, from all of its words; waits until it is there."""
 
 
-def hold(leaf: Any, words: np.ndarray, spec: LeafSpec, sharding: Any) -> Held:
+def place_array(leaf: Any, words: np.ndarray, spec: LeafSpec, sharding: Any) -> ResidentArray:
     """Hold ``leaf``, whose words on the host are ``words`` (given away)."""
     with jax.enable_x64(True):
         elements = spec.nbytes // unit_of_dtype(spec.dtype)
@@ -114,7 +114,7 @@ def hold(leaf: Any, words: np.ndarray, spec: LeafSpec, sharding: Any) -> Held:
     return OnHost(leaf, words, spec, sharding)
 
 
-class OnHost(Held):
+class OnHost(ResidentArray):
     """An array with its words on the host: small, no JAX array, or of a dtype that XLA lacks."""
 
     def __init__(self, leaf: Any, words: np.ndarray, spec: LeafSpec, sharding: Any) -> None:
@@ -131,7 +131,7 @@ class OnHost(Held):
         return digest_words(self._words)
 
 
-class OnDevice(Held):
+class OnDevice(ResidentArray):
     """A JAX array whose bytes are on its devices alone; what changed travels there, no more."""
 
     def __init__(self, leaf: jax.Array, spec: LeafSpec, sharding: Any) -> None:
@@ -180,7 +180,7 @@ class OnDevice(Held):
 
     def _replaced(self, pending: Pending) -> "OnDevice":
         spec = self._spec
-        words = np.zeros(words_for(spec.nbytes), np.uint32)
+        words = np.zeros(word_count(spec.nbytes), np.uint32)
         if not pending.is_whole:
             old = host_array(self.leaf).reshape(-1).view(np.uint8)
             words.view(np.uint8)[: spec.nbytes] = old
@@ -227,7 +227,7 @@ class OnDevice(Held):
         if self._lanes is None:  # a word may lie on two devices
             with any_settings(), jax.enable_x64(True):
                 raw = host_array(self.leaf).reshape(-1).view(np.uint8)
-            return digest_words(as_words(raw))
+            return digest_words(host_words(raw))
         with any_settings():
             first, second = np.asarray(self._lanes).tolist()
         return first, second
@@ -279,7 +279,7 @@ def _padded(
     elements: np.ndarray, values: np.ndarray, spec: LeafSpec
 ) -> tuple[np.ndarray, np.ndarray]:
     """Elements and values for a scatter, filled up to its bucket with what is not in the array."""
-    total = 4 // values.itemsize * words_for(spec.nbytes)
+    total = 4 // values.itemsize * word_count(spec.nbytes)
     size = min(_bucket(elements.size), total)
     index = np.arange(total, total + size, dtype=np.int32)
     index[: elements.size] = elements
@@ -302,7 +302,7 @@ def _masks_of(
 
     ``keep`` is None where it is all ones.
     """
-    keep, mixed = None, np.zeros(words_for(spec.nbytes), np.uint32)
+    keep, mixed = None, np.zeros(word_count(spec.nbytes), np.uint32)
     raw = mixed.view(np.uint8)[: spec.nbytes]
     for chunk, part in chunks:
         decode_into(raw, chunk, part)

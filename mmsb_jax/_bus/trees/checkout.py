@@ -24,7 +24,7 @@ from mmsb_jax._bus.trees.tree import (
 )
 from mmsb_jax._core.layout import array_not_found
 from mmsb_jax._core.tree.leaves import Constant, LeafSpec, describe, rebuild, view_as
-from mmsb_jax._core.tree.nodes import Node, nodes_of
+from mmsb_jax._core.tree.nodes import TreeNode, nodes_of
 from mmsb_jax._core.tree.paths import BARE_LEAF, flatten_with_names, put_together
 from mmsb_jax._store.format.record import ArrayInfo
 from mmsb_jax._store.state.state import StoredState, Table
@@ -188,7 +188,7 @@ def build_like(
 
 def _statics_like(
     table: Table,
-    like: Node,
+    like: TreeNode,
     prefix: str,
     wanted: Callable[[str], bool] | None,
     keeps: bool,

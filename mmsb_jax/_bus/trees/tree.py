@@ -17,7 +17,7 @@ from mmsb_jax._base.texts import MAX_DIGITS, MAX_INTEGER, encoded, from_decimal,
 from mmsb_jax._bus.trees.recorded import changed_entries, entries_of, show_pair, statics_in
 from mmsb_jax._core.layout import Layout
 from mmsb_jax._core.tree.leaves import Constant, LeafSpec, describe, qualified_name, view_as
-from mmsb_jax._core.tree.nodes import Node, nodes_of
+from mmsb_jax._core.tree.nodes import TreeNode, nodes_of
 from mmsb_jax._core.tree.paths import (
     flatten_with_names,
     is_same_treedef,
@@ -169,11 +169,11 @@ class TreeShape:
         leaves = flatten_with_names(tree)[1]
         return [leaf for i, leaf in enumerate(leaves) if i not in self._rest]
 
-    def part(self, wanted: Callable[[str], bool], place: str = "") -> Node | None:
-        """The node that holds exactly the leaves whose name is wanted; see `Node.part`."""
+    def part(self, wanted: Callable[[str], bool], place: str = "") -> TreeNode | None:
+        """The node that holds exactly the leaves whose name is wanted; see `TreeNode.part`."""
         return self.root.part(lambda i: wanted(self.leaf_names[i]), place)
 
-    def leaves_of(self, node: Node, leaf_of: Callable[[str], Any]) -> list[Any]:
+    def leaves_of(self, node: TreeNode, leaf_of: Callable[[str], Any]) -> list[Any]:
         """The leaves of a node, by their names; functions are those of the tree.
 
         Args:
@@ -185,7 +185,7 @@ class TreeShape:
             self._rest[i] if callable(self._rest.get(i)) else leaf_of(name) for i, name in named
         ]
 
-    def build(self, leaf_of: Callable[[str], Any], node: Node | None = None) -> Any:
+    def build(self, leaf_of: Callable[[str], Any], node: TreeNode | None = None) -> Any:
         """A tree of this structure, or one node of it, from what ``leaf_of`` gives for each name.
 
         Raises:

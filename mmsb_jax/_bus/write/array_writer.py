@@ -8,16 +8,16 @@ import jax
 import numpy as np
 
 from mmsb_jax._base.errors import ClosedError, InvalidDeltaError
-from mmsb_jax._bus.derive.transaction import GraphChange
-from mmsb_jax._bus.engine.commit_info import Annotation
+from mmsb_jax._bus.derive.transaction import GraphEdit
+from mmsb_jax._bus.engine.commit_info import CommitInfo
 from mmsb_jax._bus.engine.engine import Engine
 from mmsb_jax._bus.engine.session import Session
 from mmsb_jax._bus.events.events import is_held
 from mmsb_jax._bus.trees.tree import TreeShape
+from mmsb_jax._bus.write.array_specs import word_patches_of
 from mmsb_jax._bus.write.batch import Batch
-from mmsb_jax._bus.write.changes import Changes, Made, name_taken
-from mmsb_jax._bus.write.names import patches_of
-from mmsb_jax._bus.write.rows import Rows
+from mmsb_jax._bus.write.draft_builder import DraftBuilder, PendingArrays, name_taken
+from mmsb_jax._bus.write.rows import RowTable
 from mmsb_jax._bus.write.tree_writer import TreeWriter
 from mmsb_jax._core.layout import Layout
 from mmsb_jax._core.tree.leaves import LeafSpec
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mmsb_jax._core.delta import Delta
     from mmsb_jax._core.tlog import TLog
 
-Change = Callable[[Changes], None]
+Make = Callable[[DraftBuilder], None]
 
 
 class ArrayWriter:
@@ -40,15 +40,15 @@ class ArrayWriter:
 
     Attributes:
         trees: what commits its trees; None for a reader.
-        made: arrays that enter the log with the next commit.
+        pending: arrays that enter the log with the next commit.
     """
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self.made = Made()
-        self.trees = None if session.engine is None else TreeWriter(session.engine, self.made)
+        self.pending = PendingArrays()
+        self.trees = None if session.engine is None else TreeWriter(session.engine, self.pending)
         self._known: TreeShape | None = None  # of a reader
-        self._rows = Rows(session.page_bytes)
+        self._rows = RowTable(session.page_bytes)
         self._layout: Layout | None = None
         self._layout_shape: TreeShape | None = None
         self._open_batch: Batch | None = None
@@ -76,7 +76,10 @@ class ArrayWriter:
         """The layout of all arrays; kept as long as these stay."""
         session, shape = self._session, self.shape
         if session.engine is None or self._layout is None or self._layout_shape is not shape:
-            arrays = [*session.head().table.arrays.values(), *map(self.made.info, self.made.specs)]
+            arrays = [
+                *session.head().table.arrays.values(),
+                *map(self.pending.info, self.pending.specs),
+            ]
             self._layout, self._layout_shape = self._rows.layout(arrays, shape), shape
         return self._layout
 
@@ -90,13 +93,13 @@ class ArrayWriter:
         if self.batch is not None:
             self.batch.create(name, spec)
             return
-        made = self.made.specs
+        made = self.pending.specs
         if name in made or name in table.ids or name in table.values:
             raise name_taken(name)
         made[name] = (table.next_id + len(made), spec)
         self._layout = None
 
-    def change(self, make: Change, said: Annotation) -> Commit | None:
+    def change(self, make: Make, info: CommitInfo) -> Commit | None:
         """Make a change: now, or at the end of the batch."""
         self._session.writing()
         if self.batch is not None:
@@ -105,41 +108,41 @@ class ArrayWriter:
         self._session.settle()
         changes = self.changes()
         make(changes)
-        return self.land(changes, said)
+        return self.land(changes, info)
 
-    def change_graph(self, change: GraphChange, said: Annotation) -> Commit | None:
+    def edit_graph(self, edit: GraphEdit, info: CommitInfo) -> Commit | None:
         """Change what is derived: now, or at the end of the batch."""
-        return self.change(lambda changes: changes.change_graph(change), said)
+        return self.change(lambda changes: changes.edit_graph(edit), info)
 
-    def changes(self) -> Changes:
+    def changes(self) -> DraftBuilder:
         """Changes of the head as it is, none yet."""
-        return Changes(self._session.writing().head.state, self.made)
+        return DraftBuilder(self._session.writing().head.state, self.pending)
 
-    def land(self, changes: Changes, said: Annotation) -> Commit:
+    def land(self, changes: DraftBuilder, info: CommitInfo) -> Commit:
         """Commit changes, and the arrays that were made."""
         engine, draft = self._session.writing(), changes.draft()
 
         def landed(commit: Commit) -> None:
-            self.made.specs.clear()
+            self.pending.specs.clear()
             if draft.ops:  # those of derived arrays among them
                 self._layout = None
 
-        filled = said.fill(draft, said.numbers())
+        filled = info.fill(draft, info.numbers())
         return engine.land(filled, self.shape, changes.graph, landed)
 
-    def record_made(self, source: str = "") -> None:
+    def record_pending(self, source: str = "") -> None:
         """Commit the arrays that were made, if there are any."""
-        if self.made:
-            self.land(self.changes(), Annotation(None, source, None, None))
+        if self.pending:
+            self.land(self.changes(), CommitInfo(None, source, None, None))
 
     # -------------------------------------------------------------------------------- deltas
 
     def patches_of(self, delta: "Delta", layout: Layout | None) -> Any:
         """What a delta writes, array by array; ``layout`` is that of the bus for None."""
         changes = self.batch or self.changes()
-        return patches_of(delta, self.layout() if layout is None else layout, changes.find)
+        return word_patches_of(delta, self.layout() if layout is None else layout, changes.find)
 
-    def extend(self, log: "TLog", layout: Layout | None, said: Annotation) -> list[Commit]:
+    def extend(self, log: "TLog", layout: Layout | None, info: CommitInfo) -> list[Commit]:
         """Commit the entries of a log of the device, all of which are looked at first."""
         host = jax.device_get(log)
         if np.ndim(host.count):
@@ -160,13 +163,13 @@ class ArrayWriter:
         for patch in patches:
             changes = self.changes()
             changes.patch(patch)
-            commits.append(self.land(changes, said))
+            commits.append(self.land(changes, info))
         return commits
 
     # -------------------------------------------------------------------------------- batches
 
     @property
-    def batch(self) -> Changes | None:
+    def batch(self) -> DraftBuilder | None:
         """What a batch has gathered; None outside of one."""
         return None if self._open_batch is None else self._open_batch.changes
 
@@ -177,7 +180,7 @@ class ArrayWriter:
             self._session.settle()
             if self._open_batch is not None:
                 raise ClosedError("a batch inside a batch: end the first one first")
-            batch.changes = Changes(engine.head.state, self.made, owns=True)
+            batch.changes = DraftBuilder(engine.head.state, self.pending, owns=True)
             self._open_batch, batch.is_open = batch, True
             self._session.own_lock.acquire()
 
@@ -187,7 +190,7 @@ class ArrayWriter:
             try:
                 if is_whole:
                     changes, batch.changes = batch.changes, None
-                    self.land(changes, batch.said)
+                    self.land(changes, batch.info)
             finally:
                 self.drop_batch(batch)
 

@@ -33,12 +33,12 @@ class Batch:
     """One batch.
 
     Attributes:
-        said: what the caller says of its commit.
+        info: what the caller says of its commit.
         changes: what was asked for in it; None before it begins, and at its end.
         is_open: whether it has begun, and has still to let go of the bus.
     """
 
-    said: Any
+    info: Any
     changes: Any = None
     is_open: bool = False
 
@@ -55,7 +55,7 @@ class _Guard:
 
 class _Enter:
     def __get__(self, manager: "BatchManager[Any]", owner: type) -> Callable[[], Any]:
-        manager.batch = Batch(manager.said)
+        manager.batch = Batch(manager.info)
         return functools.partial(_enter_batch, manager)
 
 
@@ -83,6 +83,6 @@ class BatchManager(Generic[BusType]):
     __enter__: Any = _Enter()
     __exit__: Any = _Exit()
 
-    def __init__(self, bus: BusType, gathering: Gathering, said: Any) -> None:
-        self.bus, self.gathering, self.said = bus, gathering, said
-        self.batch = Batch(said)
+    def __init__(self, bus: BusType, gathering: Gathering, info: Any) -> None:
+        self.bus, self.gathering, self.info = bus, gathering, info
+        self.batch = Batch(info)

@@ -9,12 +9,12 @@ from mmsb_jax._base.errors import ClosedError
 from mmsb_jax._bus.derive.derived import Derived, Mode
 from mmsb_jax._bus.derive.reader_view import DerivedView
 from mmsb_jax._bus.derive.registry import Derivations
-from mmsb_jax._bus.derive.transaction import GraphChange
-from mmsb_jax._bus.engine.commit_info import Annotation
+from mmsb_jax._bus.derive.transaction import GraphEdit
+from mmsb_jax._bus.engine.commit_info import CommitInfo
 from mmsb_jax._bus.engine.session import Session
 from mmsb_jax._bus.trees import checkout as checkouts
 from mmsb_jax._bus.write.array_writer import ArrayWriter
-from mmsb_jax._bus.write.changes import Changes
+from mmsb_jax._bus.write.draft_builder import DraftBuilder
 from mmsb_jax._graph.run.node import Rule
 from mmsb_jax._graph.wave.function import DerivedGraph
 from mmsb_jax._store.query.commit import Commit
@@ -23,7 +23,7 @@ from mmsb_jax._store.state.state import StoredState
 Edge = tuple[str, str, str]
 """(parent, child, kind)."""
 
-_SILENT = Annotation(None, "", None, None)
+_SILENT = CommitInfo(None, "", None, None)
 
 
 class DerivedArrays:
@@ -54,21 +54,21 @@ class DerivedArrays:
         derivations.attach_copies(head.table, self._arrays.shape)
         return derivations
 
-    def derive(self, rule: Rule, said: Annotation) -> Commit | None:
+    def derive(self, rule: Rule, info: CommitInfo) -> Commit | None:
         """Take a rule up: it, or, where the log has it already, its function alone."""
         head, derivations, shape = self._session.head(), self._of_writer, self._arrays.shape
         if derivations is None:
             self._view.derive(rule, head, shape)
             return None
         if not derivations.is_known(rule) or not derivations.attach(rule, head.table, shape):
-            return self._arrays.change_graph(GraphChange(rules={rule.name: rule}), said)
+            return self._arrays.edit_graph(GraphEdit(rules={rule.name: rule}), info)
         node = derivations.flow.nodes[rule.name]
         if not derivations.flow.is_eager(node):
             return None
-        cleaning = derivations.computable(derivations.stale_above(node.outputs))
-        if not cleaning:
+        recompute = derivations.computable(derivations.stale_above(node.outputs))
+        if not recompute:
             return None
-        return self._arrays.change_graph(GraphChange(cleaning=cleaning), said)
+        return self._arrays.edit_graph(GraphEdit(recompute=recompute), info)
 
     def attach_to_fork(self, other: "DerivedArrays") -> None:
         """Give a fork the functions that are attached here."""
@@ -78,12 +78,12 @@ class DerivedArrays:
             known = shape if shape is not None and checkouts.fits(state, shape) else None
             theirs.attach_from(derivations, state.table, known)
 
-    def unlink(self, edge: Edge, said: Annotation) -> Commit | None:
+    def unlink(self, edge: Edge, info: CommitInfo) -> Commit | None:
         """Take a link back, in the batch or now."""
         batch = self._arrays.batch
         if batch is None or batch.graph is None or edge not in batch.graph.links:
             self.graph().remove(*edge)  # refuses what is not there
-        return self._arrays.change_graph(GraphChange(unlinked=[edge]), said)
+        return self._arrays.edit_graph(GraphEdit(unlinked=[edge]), info)
 
     def graph(self) -> DerivedGraph:
         """What follows from what, as it is now."""
@@ -125,15 +125,15 @@ class DerivedArrays:
         self._session.settle()
         derivations.is_deferred = mode == "deferred"
 
-    def propagate(self, said: Annotation) -> Commit | None:
+    def propagate(self, info: CommitInfo) -> Commit | None:
         """Compute what is stale and would have been computed with each commit."""
         derivations = self.known()
         if self._session.engine is None:
             raise _computes_when_read()
-        cleaning = derivations.deferred()
-        if not cleaning:
+        recompute = derivations.deferred()
+        if not recompute:
             return None
-        return self._arrays.change_graph(GraphChange(cleaning=cleaning), said)
+        return self._arrays.edit_graph(GraphEdit(recompute=recompute), info)
 
     def check(self) -> list[str]:
         """What is wrong with what was derived: computed anew, twice, and compared."""
@@ -148,7 +148,7 @@ class DerivedArrays:
         """The newest value of one array; inside a batch, the one written in it."""
         state, changes = self._session.head(), self._arrays.batch
         if changes is None:
-            if name not in self._arrays.made.specs:
+            if name not in self._arrays.pending.specs:
                 return self._read(name, state)
             changes = self._arrays.changes()
         info = changes.find(name)
@@ -173,7 +173,7 @@ class DerivedArrays:
             return
         able = derivations.computable(above)
         if self._session.engine is not None and able == above:
-            self._arrays.change_graph(GraphChange(cleaning=above), _SILENT)
+            self._arrays.edit_graph(GraphEdit(recompute=above), _SILENT)
             return
         rule = derivations.flow.makers[name].rule
         what = (
@@ -189,18 +189,18 @@ class DerivedArrays:
 
     def delete(self, name: str, source: str) -> Commit | None:
         """Delete one array, or what is derived under a name."""
-        arrays, said = self._arrays, Annotation(None, source, None, None)
-        if arrays.batch is None and name in arrays.made.specs:
-            arrays.record_made(source)
+        arrays, info = self._arrays, CommitInfo(None, source, None, None)
+        if arrays.batch is None and name in arrays.pending.specs:
+            arrays.record_pending(source)
         derivations, batch = self._of_writer, arrays.batch
         if derivations is not None and name in derivations.flow.nodes:
-            return arrays.change_graph(GraphChange(dropped=[name]), said)
+            return arrays.edit_graph(GraphEdit(dropped=[name]), info)
         rules = {} if batch is None or batch.graph is None else batch.graph.rules
         if name in rules:
             if batch is not None and rules[name].is_copy and batch.has(name):
                 batch.delete(name)  # an array that was there before the link
-            return arrays.change_graph(GraphChange(dropped=[name]), said)
-        return arrays.change(lambda changes: changes.delete(name), said)
+            return arrays.edit_graph(GraphEdit(dropped=[name]), info)
+        return arrays.change(lambda changes: changes.delete(name), info)
 
     def page_versions(self, name: str) -> np.ndarray:
         """The version of the last commit that changed a byte of each page (uint64[pages])."""
@@ -215,7 +215,7 @@ class DerivedArrays:
         array_id = state.table.ids.get(name)
         if array_id is not None:
             return state.page_versions[array_id].copy()
-        info = (self._arrays.batch or Changes(state, self._arrays.made)).find(name)
+        info = (self._arrays.batch or DraftBuilder(state, self._arrays.pending)).find(name)
         return np.zeros(-(-info.nbytes // session.page_bytes), np.uint64)
 
 

@@ -17,7 +17,7 @@ from mmsb_jax._store.format.record import ArrayInfo
 _MOST_ROWS = 2**31 - 1
 
 
-class Rows:
+class RowTable:
     """Gives rows to arrays."""
 
     def __init__(self, page_bytes: int) -> None:

@@ -23,7 +23,7 @@ _EMPTY = {dict: "{}", list: "[]", tuple: "()"}
 
 
 @dataclass(slots=True, eq=False)
-class Node:
+class TreeNode:
     """A node or a leaf, without what it holds: it keeps no array alive.
 
     Attributes:
@@ -40,25 +40,25 @@ class Node:
     treedef: Any
     first: int
     last: int
-    children: tuple["Node", ...]
+    children: tuple["TreeNode", ...]
     statics: dict[str, Static]
 
-    def walk(self) -> Iterator["Node"]:
+    def walk(self) -> Iterator["TreeNode"]:
         """This node, and all below."""
         yield self
         for child in self.children:
             yield from child.walk()
 
-    def is_same(self, other: "Node") -> bool:
+    def is_same(self, other: "TreeNode") -> bool:
         """Whether another one has the same paths, classes and statics."""
         return (
             (self.name, self.kind, self.statics.keys(), len(self.children))
             == (other.name, other.kind, other.statics.keys(), len(other.children))
             and all(static.is_same(other.statics[path]) for path, static in self.statics.items())
-            and all(map(Node.is_same, self.children, other.children))
+            and all(map(TreeNode.is_same, self.children, other.children))
         )
 
-    def part(self, wanted: Callable[[int], bool], place: str = "") -> "Node | None":
+    def part(self, wanted: Callable[[int], bool], place: str = "") -> "TreeNode | None":
         """The highest node that holds exactly the leaves (by number) that are wanted.
 
         Args:
@@ -78,7 +78,7 @@ class Node:
             node = node.children[hits.index(selected)]
         return node
 
-    def _descend(self, place: str) -> "Node":
+    def _descend(self, place: str) -> "TreeNode":
         """The node at a path; the last on the way to it."""
         node = self
         while place and node.name != place:
@@ -91,7 +91,7 @@ class Node:
 
 @jax.tree_util.register_pytree_node_class
 @dataclass(frozen=True, slots=True, eq=False)
-class Part:
+class TreePart:
     """A part of a tree that is not put together yet, since its leaves stand for others."""
 
     treedef: Any
@@ -110,12 +110,12 @@ class Part:
         return self.leaves, self.treedef
 
     @classmethod
-    def tree_unflatten(cls, treedef: Any, leaves: Any) -> "Part":
+    def tree_unflatten(cls, treedef: Any, leaves: Any) -> "TreePart":
         """For JAX."""
         return cls(treedef, tuple(leaves))
 
 
-def nodes_of(tree: Any, treedef: Any) -> Node:
+def nodes_of(tree: Any, treedef: Any) -> TreeNode:
     """The root of ``tree``.
 
     Args:
@@ -128,10 +128,10 @@ def nodes_of(tree: Any, treedef: Any) -> Node:
     return _node(tree, BARE_LEAF, treedef, 0)
 
 
-def _node(value: Any, name: str, treedef: Any, first: int) -> Node:
+def _node(value: Any, name: str, treedef: Any, first: int) -> TreeNode:
     data = treedef.node_data()
     if data is None:
-        return Node(name, None, treedef, first, first + 1, (), _beside_leaf(value, name))
+        return TreeNode(name, None, treedef, first, first + 1, (), _beside_leaf(value, name))
     kind, metadata = data
     below = list(_below(value, kind, metadata))
     children, stop = [], first
@@ -142,7 +142,7 @@ def _node(value: Any, name: str, treedef: Any, first: int) -> Node:
         name if key is None else _inside(name, key): static
         for key, static in _beside(value, kind, metadata, [key for key, _ in below])
     }
-    return Node(name, kind, treedef, first, stop, tuple(children), statics)
+    return TreeNode(name, kind, treedef, first, stop, tuple(children), statics)
 
 
 def _inside(name: str, key: Any) -> str:

@@ -13,7 +13,7 @@ from mmsb_jax._graph.dag.bulk import EMPTY, Base, Links, compact
 from mmsb_jax._graph.dag.kinds import ALL_KINDS
 
 
-class Node(NamedTuple):
+class NodeEntry(NamedTuple):
     """A node that was changed.
 
     Attributes:
@@ -50,7 +50,7 @@ class Records:
     def __init__(self, base: Base = EMPTY):
         self.base = base
         self.numbers: HashTrieMap[str, int | None] = HashTrieMap()
-        self.changed: HashTrieMap[int, Node | None] = HashTrieMap()
+        self.changed: HashTrieMap[int, NodeEntry | None] = HashTrieMap()
         self.unsettled: HashTrieMap[int, bool] = HashTrieMap()
         self.next_number = self.size = len(base.names)
         self.edges = base.edges
@@ -87,13 +87,13 @@ class Records:
         node = self.changed.get(number)
         return self.base.children.of(number, mask) if node is None else _pick(node.children, mask)
 
-    def node(self, number: int) -> Node:
+    def node(self, number: int) -> NodeEntry:
         """A node, to be changed."""
         node = self.changed.get(number)
         if node is not None:
             return node
         base = self.base
-        return Node(
+        return NodeEntry(
             base.names[number],
             base.levels[number],
             base.parents.links(number),
@@ -125,7 +125,7 @@ class Records:
         self.next_number += 1
         self.size += 1
         self.numbers = self.numbers.insert(name, number)
-        self.changed = self.changed.insert(number, Node(name, label, {}, {}))
+        self.changed = self.changed.insert(number, NodeEntry(name, label, {}, {}))
         return number
 
     def drop_node(self, number: int) -> None:

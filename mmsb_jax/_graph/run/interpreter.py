@@ -45,11 +45,11 @@ class Recipe:
     @property
     def result_words(self) -> int:
         """Words of all results together."""
-        return sum(map(words_of, self.body.outputs))
+        return sum(map(word_count, self.body.outputs))
 
 
 @functools.lru_cache(maxsize=1024)
-def words_of(spec: LeafSpec) -> int:
+def word_count(spec: LeafSpec) -> int:
     """Words that hold an array."""
     return -(-spec.nbytes // 4)
 
@@ -216,13 +216,13 @@ def _split(words: Any, specs: Sequence[LeafSpec]) -> list[Any]:
     """The words of each array, and what lies behind."""
     pieces, start = [], 0
     for spec in specs:
-        pieces.append(words[start : start + words_of(spec)])
-        start += words_of(spec)
+        pieces.append(words[start : start + word_count(spec)])
+        start += word_count(spec)
     return [*pieces, words[start:]]
 
 
 def _operand(buffer: Any, place: Any, spec: LeafSpec) -> Any:
-    return from_words(_take(buffer, place, words_of(spec)), spec)
+    return from_words(_take(buffer, place, word_count(spec)), spec)
 
 
 def _judge(recipe: Recipe, old: Sequence[Any], new: Sequence[Any], constants: Sequence[Any]) -> Any:

@@ -11,7 +11,7 @@ import jax
 from mmsb_jax._base.errors import RecomputeError
 from mmsb_jax._compile.body import Body, Slot, Traced, trace
 from mmsb_jax._core.tree.leaves import LeafSpec, qualified_name
-from mmsb_jax._core.tree.nodes import Part
+from mmsb_jax._core.tree.nodes import TreePart
 from mmsb_jax._graph.run.interpreter import Recipe
 from mmsb_jax._graph.run.pagewise import check_shapeless, row_specs
 
@@ -242,7 +242,8 @@ def _traced_equal(tracer: Tracer, rule: Rule, equal: Any, traced: Traced) -> Tra
     """Trace the user's ``equal(old, new)`` over the results of a function."""
     outputs, count = traced.body.outputs, len(traced.body.outputs)
     old, new = (
-        Part(traced.treedef, tuple(Slot(start + i) for i in range(count))) for start in (0, count)
+        TreePart(traced.treedef, tuple(Slot(start + i) for i in range(count)))
+        for start in (0, count)
     )
     judged = _traced(tracer, rule, equal, (old, new), (*outputs, *outputs))
     if [spec.shape for spec in judged.body.outputs] != [()] or (

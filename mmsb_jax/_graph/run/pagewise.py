@@ -44,7 +44,7 @@ _ELEMENTWISE = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class ChangedRows:
     """Some rows of an array: what a node computed of it.
 
     Attributes:
@@ -77,7 +77,7 @@ class Rows:
         return words
 
 
-def row_words_of(spec: LeafSpec) -> int:
+def row_word_count(spec: LeafSpec) -> int:
     """Words of a row of an array."""
     return ROW_ELEMENTS * parse_dtype(spec.dtype).itemsize // 4
 
@@ -141,7 +141,7 @@ def check_shapeless(title: str, whole: Traced, row: Traced) -> None:
         )
 
 
-class Pager:
+class PagewiseRunner:
     """One body of a row, compiled for few numbers of rows.
 
     Cost: compiled once a power of four of rows; then the bytes of the rows that run.
@@ -163,7 +163,7 @@ class Pager:
         constants: Sequence[Any],
         old: Sequence[np.ndarray],
         rows: np.ndarray,
-    ) -> list[Rows]:
+    ) -> list[ChangedRows]:
         """Compute some rows.
 
         Args:
@@ -177,12 +177,12 @@ class Pager:
             capacity *= 4
         self._capacities.add(capacity)
         gathered = [
-            words if is_whole(spec) else _gather(words, row_words_of(spec), rows, capacity)
+            words if is_whole(spec) else _gather(words, row_word_count(spec), rows, capacity)
             for words, spec in zip(arguments, self._body.inputs, strict=True)
         ]
         made = self._program.on_host(np.int32(rows.size), list(constants), gathered)
         return [
-            Rows(words, row_words_of(spec), rows, out[: rows.size])
+            ChangedRows(words, row_word_count(spec), rows, out[: rows.size])
             for words, spec, out in zip(old, self._body.outputs, made, strict=True)
         ]
 
@@ -217,7 +217,7 @@ def _run(body: Body, count: Any, hoisted: Any, arguments: Any) -> Any:
             for out, value in zip(outputs, made, strict=True)
         ]
 
-    empty = [jnp.zeros((capacity, row_words_of(spec)), jnp.uint32) for spec in body.outputs]
+    empty = [jnp.zeros((capacity, row_word_count(spec)), jnp.uint32) for spec in body.outputs]
     return lax.fori_loop(np.int32(0), count, step, empty)
 
 
@@ -240,7 +240,7 @@ def rows_of(
     if changed is None or any(is_whole(spec) and name in changed for name, spec in inputs):
         return np.arange(-(-size // ROW_ELEMENTS))
     found: Iterable[np.ndarray] = (
-        changed_words(name) // row_words_of(spec)
+        changed_words(name) // row_word_count(spec)
         for name, spec in dict(inputs).items()
         if name in changed
     )

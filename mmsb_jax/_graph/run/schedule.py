@@ -18,17 +18,17 @@ from mmsb_jax._graph.run.interpreter import (
     ROW,
     RUN,
     Interpreter,
-    words_of,
+    word_count,
 )
 from mmsb_jax._graph.run.node import Node
-from mmsb_jax._graph.run.pagewise import Rows
-from mmsb_jax._graph.run.single import as_input, words_from
+from mmsb_jax._graph.run.pagewise import ChangedRows
+from mmsb_jax._graph.run.single import as_input, words_of_array
 
 Words = Callable[[str], np.ndarray]
 """The words of an array by its name; not to be written to."""
 
 
-class Ran(NamedTuple):
+class RunResult(NamedTuple):
     """What became of nodes that were due.
 
     Attributes:
@@ -38,7 +38,7 @@ class Ran(NamedTuple):
     """
 
     nodes: list[Node]
-    results: dict[str, np.ndarray | Rows]
+    results: dict[str, np.ndarray | ChangedRows]
 
 
 class _Result(NamedTuple):
@@ -50,7 +50,7 @@ class _Result(NamedTuple):
     words: slice
 
 
-class Plan:
+class BufferPlan:
     """Where everything that nodes need stands in one buffer, whatever program runs them.
 
     First what is loaded: an order for each node, the statuses of the arrays that are not made here,
@@ -119,7 +119,7 @@ class Plan:
                     continue
                 if spec.dtype != wanted.dtype:
                     self._numbers.append((len(self._names), spec, wanted))
-                self._places[name, wanted.dtype] = self._add_array(name, words_of(wanted))
+                self._places[name, wanted.dtype] = self._add_array(name, word_count(wanted))
         self._statuses |= self.status_of
 
     def _add_constants(self) -> None:
@@ -130,12 +130,12 @@ class Plan:
     def _add_cell(self, node: Node) -> int:
         cell = self._add_bytes(bytes(WORD_BYTES * self._heads))
         for name, spec in _makes(node):
-            self._add_array(name, words_of(spec))
+            self._add_array(name, word_count(spec))
         return cell
 
     def _add_empty_cell(self, node: Node) -> int:
         cell = self.words
-        self.words += self._heads + sum(words_of(spec) for _, spec in _makes(node))
+        self.words += self._heads + sum(word_count(spec) for _, spec in _makes(node))
         return cell
 
     def _add_results(self, node: Node, cell: int, wanted: np.uint32) -> None:
@@ -143,7 +143,7 @@ class Plan:
         for status, (name, spec) in enumerate(_makes(node), cell):
             self._statuses[name] = status
             self._places[name, spec.dtype] = start
-            stop = start + words_of(spec)
+            stop = start + word_count(spec)
             self.results.append(_Result(name, status, wanted, slice(start, stop)))
             start = stop
 
@@ -191,7 +191,7 @@ def _is_compared(node: Node, is_read: Callable[[str], bool]) -> bool:
 
 
 def _bytes_of(constant: Any) -> bytes:
-    return words_from(constant).tobytes()
+    return words_of_array(constant).tobytes()
 
 
 _ORDERS = {False: RUN, True: RUN | FIRST}
@@ -200,7 +200,7 @@ _ORDERS = {False: RUN, True: RUN | FIRST}
 class Schedule:
     """Small nodes in their order, ready to run any number of times."""
 
-    def __init__(self, plan: Plan, interpreter: Interpreter) -> None:
+    def __init__(self, plan: BufferPlan, interpreter: Interpreter) -> None:
         self._plan, self._interpreter = plan, interpreter
         self._rows = on_device(plan.rows(interpreter))
         results = sorted(plan.results, key=lambda result: result.words.start)
@@ -211,7 +211,7 @@ class Schedule:
         self._wanted = np.array([RAN] * len(plan.cells) + list(wanted))
         self._grid = _grid(words)
 
-    def run(self, words: Words, changed: Collection[str], forced: Mapping[Node, bool]) -> Ran:
+    def run(self, words: Words, changed: Collection[str], forced: Mapping[Node, bool]) -> RunResult:
         """Run what is due, in order.
 
         Args:
@@ -232,9 +232,9 @@ class Schedule:
         said = (out[self._places] & self._wanted).tolist()
         ran, hits = said[: len(plan.nodes)], said[len(plan.nodes) :]
         made = compress(self._words(out), hits)
-        results: dict[str, np.ndarray | Rows] = {}
+        results: dict[str, np.ndarray | ChangedRows] = {}
         results.update(zip(compress(self._names, hits), made, strict=True))
-        return Ran(list(compress(plan.nodes, ran)), results)
+        return RunResult(list(compress(plan.nodes, ran)), results)
 
     def _words(self, out: np.ndarray) -> Iterable[np.ndarray]:
         """The words of each array that is made here."""

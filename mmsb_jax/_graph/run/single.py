@@ -5,16 +5,16 @@ from typing import Any
 
 import numpy as np
 
-from mmsb_jax._base.words import as_words
+from mmsb_jax._base.words import host_words
 from mmsb_jax._compile.body import Body, checked
 from mmsb_jax._compile.program import Program, run_here, undisturbed
 from mmsb_jax._core.tree.leaves import LeafSpec, host_array, view_as
 from mmsb_jax._graph.run.interpreter import Recipe
 
 
-def words_from(array: Any) -> np.ndarray:
+def words_of_array(array: Any) -> np.ndarray:
     """The words (uint32[n]) of an array, the last one filled with zeros; a view where it can be."""
-    return as_words(host_array(array).reshape(-1).view(np.uint8))
+    return host_words(host_array(array).reshape(-1).view(np.uint8))
 
 
 def as_input(words: np.ndarray, spec: LeafSpec, wanted: LeafSpec) -> np.ndarray:
@@ -30,10 +30,10 @@ def as_input(words: np.ndarray, spec: LeafSpec, wanted: LeafSpec) -> np.ndarray:
         raise OverflowError(
             f"{int(number)} does not fit {wanted.dtype}. Turn on JAX's 64-bit types."
         )
-    return words_from(number.astype(wanted.dtype))
+    return words_of_array(number.astype(wanted.dtype))
 
 
-class Caller:
+class SingleRunner:
     """A recipe compiled by itself.
 
     Cost: compiled when it is first called; a call about 10 µs more than what it computes.
@@ -71,7 +71,7 @@ class Caller:
             with undisturbed():
                 error.throw()
         with undisturbed():
-            pairs = list(zip(map(words_from, new), old, strict=True))
+            pairs = list(zip(map(words_of_array, new), old, strict=True))
         if self._judge is not None and not is_first:
             before = list(map(view_as, body.outputs, old))
             with undisturbed():

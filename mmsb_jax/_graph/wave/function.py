@@ -7,7 +7,7 @@ import jax
 
 from mmsb_jax._base.errors import ArrayNotFoundError, RecomputeError, StructureError
 from mmsb_jax._compile.body import Slot, put_together
-from mmsb_jax._core.tree.nodes import Part
+from mmsb_jax._core.tree.nodes import TreePart
 from mmsb_jax._core.tree.paths import is_same_treedef
 from mmsb_jax._graph.dag.graph import PageGraph
 from mmsb_jax._graph.dag.kinds import each
@@ -109,7 +109,7 @@ class DerivedGraph(PageGraph):
             return name
         for node in self._makers.values():
             if node.name == name and node.traced is not None:
-                return Part(node.traced.treedef, node.outputs)
+                return TreePart(node.traced.treedef, node.outputs)
         raise ArrayNotFoundError(f"{name!r} is no array of the graph. Expected what is derived.")
 
     def _path(self, known: set[str], wanted: Sequence[str]) -> list[Node]:
@@ -152,7 +152,7 @@ def _taken(text: str, tree: Any, value: Any) -> dict[str, Any]:
     if isinstance(tree, str):
         return {tree: value}
     names, structure = jax.tree_util.tree_flatten(tree)
-    if isinstance(tree, Part):
+    if isinstance(tree, TreePart):
         names, structure = tree.leaves, tree.treedef
     for is_leaf in (None, lambda leaf: leaf is None):  # a part of the committed tree counts None
         leaves, found = jax.tree_util.tree_flatten(value, is_leaf=is_leaf)

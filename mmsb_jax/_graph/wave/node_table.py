@@ -2,7 +2,7 @@
 
 Changes are journalled. What takes a change back is entered before the change is made, leaves the
 journal after it was done, and may be done twice: an exception at any place, an interrupt too,
-leaves what `Flow.commit` or `Flow.revert` brings to the same end when it is called again.
+leaves what `NodeTable.commit` or `NodeTable.revert` brings to the same end when it is called again.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -17,7 +17,7 @@ Mark = Literal["new", "dirty", "pending"]
 upstream of it is stale."""
 
 
-class Flow:
+class NodeTable:
     """The nodes of a bus. Changes are journalled, so that a wave that fails takes them back.
 
     Attributes:

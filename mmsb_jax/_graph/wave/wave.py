@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mmsb_jax._base.errors import RecomputeError
-from mmsb_jax._graph.run.executor import Machine
 from mmsb_jax._graph.run.node import Node
-from mmsb_jax._graph.run.pagewise import Rows
-from mmsb_jax._graph.run.schedule import Ran, Schedule, Words
-from mmsb_jax._graph.wave.node_table import Flow, Mark
+from mmsb_jax._graph.run.pagewise import ChangedRows
+from mmsb_jax._graph.run.runner import NodeRunner
+from mmsb_jax._graph.run.schedule import RunResult, Schedule, Words
+from mmsb_jax._graph.wave.node_table import Mark, NodeTable
 
 _MOST_PLANS = 64
 _RAISED = re.compile(r"^[\w.]*(?:Error|Exception|Interrupt)\w*: .*$", re.MULTILINE)
@@ -42,23 +42,23 @@ def _no_room(nodes: Collection[Node], error: OverflowError) -> RecomputeError:
 
 
 @dataclass(frozen=True, slots=True)
-class Due:
+class WaveRequest:
     """What begins a wave.
 
     Attributes:
         changed: arrays that have changed.
         moved: arrays that have another shape or dtype, for what they control.
-        fresh: nodes that have no value yet, or whose inputs are others than before.
-        soiled: nodes that are other than before, and not to be computed now.
-        cleaning: stale nodes that are to be computed now, whatever their rule says.
+        first_run: nodes that have no value yet, or whose inputs are others than before.
+        mark_stale: nodes that are other than before, and not to be computed now.
+        recompute: stale nodes that are to be computed now, whatever their rule says.
         is_deferred: whether nothing else may run.
     """
 
     changed: frozenset[str]
     moved: frozenset[str] = frozenset()
-    fresh: frozenset[str] = frozenset()
-    soiled: frozenset[str] = frozenset()
-    cleaning: frozenset[str] = frozenset()
+    first_run: frozenset[str] = frozenset()
+    mark_stale: frozenset[str] = frozenset()
+    recompute: frozenset[str] = frozenset()
     is_deferred: bool = False
 
 
@@ -73,14 +73,14 @@ class Wave:
             that differ from before.
     """
 
-    results: dict[str, np.ndarray | Rows] = field(default_factory=dict)
+    results: dict[str, np.ndarray | ChangedRows] = field(default_factory=dict)
     ran: list[Node] = field(default_factory=list)
     marks: dict[str, Mark | None] = field(default_factory=dict)
 
     def words(self, name: str, before: Words) -> np.ndarray:
         """The words of an array after it; ``before`` gives those of one that did not change."""
         known = self.results.get(name)
-        if isinstance(known, Rows):
+        if isinstance(known, ChangedRows):
             return known.words()
         return before(name) if known is None else known
 
@@ -97,14 +97,14 @@ class _Phase:
 class Waves:
     """Plans and runs waves over one flow."""
 
-    def __init__(self, flow: Flow, machine: Machine) -> None:
+    def __init__(self, flow: NodeTable, machine: NodeRunner) -> None:
         self.flow = flow
         self.machine = machine
         self._plans: OrderedDict[object, list[_Phase]] = OrderedDict()
 
     def run(
         self,
-        due: Due,
+        due: WaveRequest,
         words: Words,
         stale: Mapping[str, Mark],
         changed_words: Words | None = None,
@@ -123,7 +123,7 @@ class Waves:
         """
         return _Run(self, due, words, stale, changed_words).finish()
 
-    def phases(self, due: Due) -> list[_Phase]:
+    def phases(self, due: WaveRequest) -> list[_Phase]:
         """The nodes that a wave may meet, in the order in which they are taken."""
         key = (self.flow.epoch, due)
         phases = self._plans.get(key)
@@ -135,9 +135,9 @@ class Waves:
             self._plans.move_to_end(key)
         return phases
 
-    def _planned(self, due: Due) -> list[_Phase]:
+    def _planned(self, due: WaveRequest) -> list[_Phase]:
         flow = self.flow
-        begun = [flow.nodes[name] for name in (*due.fresh, *due.soiled, *due.cleaning)]
+        begun = [flow.nodes[name] for name in (*due.first_run, *due.mark_stale, *due.recompute)]
         levels: dict[str, int] = {}
         phases: list[_Phase] = []
         for node in flow.affected(due.changed | due.moved, begun):
@@ -161,11 +161,11 @@ class Waves:
         gates = (self.flow.graph.parents(name, "control") for name in node.outputs)
         return [*node.inputs, *(gate for some in gates for gate in some)]
 
-    def may_run(self, node: Node, due: Due) -> bool:
+    def may_run(self, node: Node, due: WaveRequest) -> bool:
         """Whether a node may be computed in this wave, if it has to."""
         if node.recipe is None:
             return False
-        if node.name in due.fresh or node.name in due.cleaning:
+        if node.name in due.first_run or node.name in due.recompute:
             return True
         return not due.is_deferred and self.flow.is_eager(node)
 
@@ -176,7 +176,7 @@ class _Run:
     def __init__(
         self,
         waves: Waves,
-        due: Due,
+        due: WaveRequest,
         words: Words,
         stale: Mapping[str, Mark],
         changed_words: Words | None,
@@ -186,7 +186,7 @@ class _Run:
         self._source_changes = changed_words
         self._changed = set(due.changed)
         self._wave = Wave()
-        for name in due.soiled:
+        for name in due.mark_stale:
             self._set_mark(self._flow.nodes[name], "new")
 
     def finish(self) -> Wave:
@@ -205,7 +205,7 @@ class _Run:
     def _changed_words(self, name: str) -> np.ndarray:
         """Which words of a changed array changed, ascending."""
         known = self._wave.results.get(name)
-        if isinstance(known, Rows):
+        if isinstance(known, ChangedRows):
             return known.changes()[0]
         if known is not None:
             return np.flatnonzero(known != self._source(name))
@@ -223,7 +223,7 @@ class _Run:
 
     def _is_first(self, node: Node) -> bool:
         """Whether a node has no value yet."""
-        return node.name in self._due.fresh or self._mark(node) == "new"
+        return node.name in self._due.first_run or self._mark(node) == "new"
 
     def _has_stale_input(self, node: Node) -> bool:
         if not self._before and not self._wave.marks:
@@ -237,7 +237,7 @@ class _Run:
     def _take(self, node: Node) -> None:
         """Compute one node, mark it, or leave it as it is."""
         due = self._due
-        is_asked = node.name in due.fresh or node.name in due.cleaning
+        is_asked = node.name in due.first_run or node.name in due.recompute
         if not is_asked and self._is_hit(node):
             self._set_mark(node, "dirty")
         elif self._has_stale_input(node):
@@ -254,7 +254,7 @@ class _Run:
         gates = [g for n in node.outputs for g in self._flow.graph.parents(n, "control")]
         return not (self._changed.isdisjoint(gates) and self._due.moved.isdisjoint(gates))
 
-    def _run_alone(self, node: Node) -> Ran:
+    def _run_alone(self, node: Node) -> RunResult:
         if self._machine.is_small(node):
             schedule = self._machine.schedule([node], True, self._flow.is_read)
             return self._run_together(schedule, [node], {node: self._is_first(node)})
@@ -271,14 +271,14 @@ class _Run:
 
     def _run_together(
         self, schedule: Schedule, nodes: Sequence[Node], forced: Mapping[Node, bool]
-    ) -> Ran:
+    ) -> RunResult:
         words = self._words if self._wave.results else self._source
         try:
             return schedule.run(words, self._changed, forced)
         except OverflowError as error:
             raise _no_room(nodes, error) from error
         except Exception as error:
-            made = [node for node in nodes if node.name in self._due.fresh] or nodes
+            made = [node for node in nodes if node.name in self._due.first_run] or nodes
             self._machine.forget(made)
             raise RecomputeError(
                 f"{', '.join(node.rule.title for node in made)} raised {type(error).__name__} "
@@ -289,7 +289,7 @@ class _Run:
         """Run the small nodes of a phase that can run, in one program; mark the others."""
         runnable, blocked = phase.nodes, []
         forced: dict[Node, bool] = {}
-        if self._before or self._wave.marks or self._due.fresh:
+        if self._before or self._wave.marks or self._due.first_run:
             runnable = []
             for node in phase.nodes:
                 is_forced, is_first = self._is_forced(node), self._is_first(node)
@@ -313,11 +313,11 @@ class _Run:
     def _schedule(self, phase: _Phase, nodes: list[Node]) -> Schedule:
         key = tuple(node.name for node in nodes) if len(nodes) < len(phase.nodes) else ()
         if key not in phase.schedules:
-            is_first = bool(self._due.fresh)
+            is_first = bool(self._due.first_run)
             phase.schedules[key] = self._machine.schedule(nodes, is_first, self._flow.is_read)
         return phase.schedules[key]
 
-    def _keep(self, ran: Ran) -> None:
+    def _keep(self, ran: RunResult) -> None:
         self._wave.ran += ran.nodes
         self._wave.results |= ran.results
         self._changed |= ran.results.keys()

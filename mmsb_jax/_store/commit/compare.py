@@ -1,9 +1,9 @@
 """Changes: what a commit does to each array, found by comparing words.
 
 Everything here is a fixed rule of the bytes before and after, so that the same commits give the
-same log. Nothing is altered until `Change.put`, which runs when the log has the commit.
+same log. Nothing is altered until `ArrayChange.put`, which runs when the log has the commit.
 
-Large arrays are cut into tiles that fit the cache. Small ones are laid end to end, a *lot* at a
+Large arrays are cut into tiles that fit the cache. Small ones are laid end to end, a *batch* at a
 time, and treated as one: a call of NumPy costs more than a small array does.
 """
 
@@ -27,13 +27,13 @@ _TILE_WORDS = 1 << 17
 """Words compared at a time: both sides and the flags stay in the second-level cache."""
 _JOB_WORDS = 1 << 20
 """Words a thread takes at a time."""
-_LOT_WORDS = 1 << 14
+_BATCH_WORDS = 1 << 14
 """Words of small arrays that are treated as one."""
 
 _UNSIGNED = {size: np.dtype(f"<u{size}") for size in (1, 2, 4)}
 
 
-class Picked(NamedTuple):
+class ChangedWords(NamedTuple):
     """Changed words, ascending.
 
     Attributes:
@@ -47,7 +47,7 @@ class Picked(NamedTuple):
     mixed: np.ndarray
 
 
-class Span(NamedTuple):
+class ChangedTile(NamedTuple):
     """A tile with a change.
 
     Attributes:
@@ -59,11 +59,11 @@ class Span(NamedTuple):
     first: int
     end: int
     changed: int
-    picked: Picked | None = None
+    picked: ChangedWords | None = None
 
 
 @dataclass(slots=True, eq=False)
-class Change:
+class ArrayChange:
     """What a commit does to one array.
 
     Attributes:
@@ -89,8 +89,8 @@ class Change:
     new: np.ndarray | None
     fresh: bool = False
     differing: int = 0
-    spans: tuple[Span, ...] = ()
-    picked: Picked | None = None
+    spans: tuple[ChangedTile, ...] = ()
+    picked: ChangedWords | None = None
     items: int = 0
     changed_bytes: int = 0
     before: Lanes = (0, 0)
@@ -108,7 +108,7 @@ class Change:
     @property
     def is_small(self) -> bool:
         """Whether it is treated together with others."""
-        return self.old.size <= _LOT_WORDS
+        return self.old.size <= _BATCH_WORDS
 
     def is_sparse_with(self, items: int) -> bool:
         """Whether it is to be written element by element, ``items`` of them."""
@@ -120,7 +120,7 @@ class Change:
             picked = join_picked([self._changed_in(span) for span in self.spans])
             _share_out([self], picked, [self.differing])
 
-    def _changed_in(self, span: Span) -> Picked:
+    def _changed_in(self, span: ChangedTile) -> ChangedWords:
         """The changed words of a tile."""
         if span.picked is not None:
             return span.picked
@@ -172,7 +172,7 @@ class Change:
         new = self.whole()
         self.lanes = digest_words(new)
         flags, changed_bytes = np.zeros(-(-new.size // page_words), bool), 0
-        for start, stop, *_ in self.spans or (Span(0, new.size, self.differing),):
+        for start, stop, *_ in self.spans or (ChangedTile(0, new.size, self.differing),):
             mixed = self.old[start:stop] ^ new[start:stop]
             pages = np.logical_or.reduceat(mixed != 0, np.arange(0, stop - start, page_words))
             flags[start // page_words :][: pages.size] = pages
@@ -199,7 +199,7 @@ def distinct_pages(words: np.ndarray, page_words: int) -> np.ndarray:
     return pages[first]
 
 
-def patch(change: Change, words: np.ndarray, values: np.ndarray) -> bool:
+def patch(change: ArrayChange, words: np.ndarray, values: np.ndarray) -> bool:
     """Make ``change`` that of ``words`` (ascending) to ``values``; whether a byte differs.
 
     Cost: what is patched, not the array; a patch of most of an array is taken as a whole array.
@@ -209,7 +209,7 @@ def patch(change: Change, words: np.ndarray, values: np.ndarray) -> bool:
     words, values, before = words[differ], values[differ], before[differ]
     change.differing = words.size
     if words.size:
-        _share_out([change], Picked(words, values, before ^ values), [words.size])
+        _share_out([change], ChangedWords(words, values, before ^ values), [words.size])
         if change.picked is None:
             change.new = change.old.copy()
             change.new[words] = values
@@ -217,25 +217,25 @@ def patch(change: Change, words: np.ndarray, values: np.ndarray) -> bool:
 
 
 def compare(
-    changes: Sequence[Change], page_bytes: int, executor: Callable[[], Executor]
-) -> list[Change]:
+    changes: Sequence[ArrayChange], page_bytes: int, executor: Callable[[], Executor]
+) -> list[ArrayChange]:
     """Those of ``changes`` in which a byte differs, with what differs found.
 
     Cost: one read of both sides, shared among the executor's threads where they are large.
     """
     large = []
-    for lot in lots_of(changes):
-        if lot[0].is_small:
-            _compare_lot(lot)
+    for batch in batches_of(changes):
+        if batch[0].is_small:
+            _compare_batch(batch)
         else:
-            large += lot
+            large += batch
     if large:
         _compare_large(large, page_bytes // WORD_BYTES, executor)
     return [change for change in changes if change.differing]
 
 
 def _compare_large(
-    changes: Sequence[Change], page_words: int, executor: Callable[[], Executor]
+    changes: Sequence[ArrayChange], page_words: int, executor: Callable[[], Executor]
 ) -> None:
     is_one_job = sum(change.old.size for change in changes) <= _JOB_WORDS
     run = map if is_one_job else executor().map
@@ -244,14 +244,14 @@ def _compare_large(
         for (change, *_), spans in zip(bundle, results, strict=True):
             change.spans += spans
             change.differing += sum(span.changed for span in spans)
-    for _ in run(Change.locate, [change for change in changes if change.differing]):
+    for _ in run(ArrayChange.locate, [change for change in changes if change.differing]):
         pass
 
 
-_Job = tuple[Change, int, int, int]  # change, first word, end, words a tile
+_Job = tuple[ArrayChange, int, int, int]  # change, first word, end, words a tile
 
 
-def _bundle(changes: Iterable[Change], tile: int) -> Iterator[list[_Job]]:
+def _bundle(changes: Iterable[ArrayChange], tile: int) -> Iterator[list[_Job]]:
     """Spans of about `_JOB_WORDS` words together, each within one array."""
     job_words = _JOB_WORDS // tile * tile or tile
     bundle: list[_Job] = []
@@ -268,11 +268,11 @@ def _bundle(changes: Iterable[Change], tile: int) -> Iterator[list[_Job]]:
         yield bundle
 
 
-def _compare_bundle(bundle: list[_Job]) -> list[tuple[Span, ...]]:
+def _compare_bundle(bundle: list[_Job]) -> list[tuple[ChangedTile, ...]]:
     return [tuple(_compare_span(*job)) for job in bundle]
 
 
-def _compare_span(change: Change, start: int, stop: int, tile: int) -> Iterator[Span]:
+def _compare_span(change: ArrayChange, start: int, stop: int, tile: int) -> Iterator[ChangedTile]:
     """The tiles of ``start … stop`` with a change."""
     old, new = change.old, change.whole()
     for first in range(start, stop, tile):
@@ -283,10 +283,10 @@ def _compare_span(change: Change, start: int, stop: int, tile: int) -> Iterator[
             # While the tile is in the cache, and unless it is too dense for single elements.
             few = count * 4 < end - first
             picked = _pick(old[first:end], new[first:end], differ, first) if few else None
-            yield Span(first, end, count, picked)
+            yield ChangedTile(first, end, count, picked)
 
 
-def _pick(old: np.ndarray, new: np.ndarray, differ: np.ndarray, first: int) -> Picked:
+def _pick(old: np.ndarray, new: np.ndarray, differ: np.ndarray, first: int) -> ChangedWords:
     """The words where ``differ``, of an array or of a tile that begins at ``first``."""
     (words,) = differ.nonzero()
     values = new[words]
@@ -294,29 +294,33 @@ def _pick(old: np.ndarray, new: np.ndarray, differ: np.ndarray, first: int) -> P
     mixed ^= values
     if first:
         words += first
-    return Picked(words, values, mixed)
+    return ChangedWords(words, values, mixed)
 
 
-def join_picked(parts: Sequence[Picked]) -> Picked:
-    return parts[0] if len(parts) == 1 else Picked(*map(np.concatenate, zip(*parts, strict=True)))
+def join_picked(parts: Sequence[ChangedWords]) -> ChangedWords:
+    return (
+        parts[0]
+        if len(parts) == 1
+        else ChangedWords(*map(np.concatenate, zip(*parts, strict=True)))
+    )
 
 
-def lots_of(changes: Iterable[Change]) -> Iterator[list[Change]]:
-    """Small changes in lots of one unit; a large one alone, one of no bytes left out."""
-    lots: dict[int, list[Change]] = {}
+def batches_of(changes: Iterable[ArrayChange]) -> Iterator[list[ArrayChange]]:
+    """Small changes in batches of one unit; a large one alone, one of no bytes left out."""
+    batches: dict[int, list[ArrayChange]] = {}
     sizes: dict[int, int] = {}
     for change in changes:
         unit, words = change.unit, change.old.size
         if not words:
             continue
         size = sizes.get(unit, 0) + words
-        if size > _LOT_WORDS or unit not in lots:
-            if unit in lots:
-                yield lots[unit]
-            lots[unit], size = [], words
-        lots[unit].append(change)
+        if size > _BATCH_WORDS or unit not in batches:
+            if unit in batches:
+                yield batches[unit]
+            batches[unit], size = [], words
+        batches[unit].append(change)
         sizes[unit] = size
-    yield from lots.values()
+    yield from batches.values()
 
 
 def join(vectors: Sequence[np.ndarray]) -> np.ndarray:
@@ -324,21 +328,21 @@ def join(vectors: Sequence[np.ndarray]) -> np.ndarray:
     return vectors[0] if len(vectors) == 1 else np.concatenate(vectors)
 
 
-def tally(vector: np.ndarray, sizes: Sequence[int]) -> list[int]:
+def count_nonzero_each(vector: np.ndarray, sizes: Sequence[int]) -> list[int]:
     """How many are not 0 in each part of ``vector``; the parts have ``sizes``."""
     if len(sizes) == 1:
         return [int(np.count_nonzero(vector))]
     return np.add.reduceat(vector != 0, starts_of(sizes), dtype=np.int64).tolist()
 
 
-def _compare_lot(lot: Sequence[Change]) -> None:
-    """Find what differs in small arrays, as `_compare_span` and `Change.locate` do in one."""
-    sizes = [change.old.size for change in lot]
-    old, new = join([change.old for change in lot]), join([change.whole() for change in lot])
+def _compare_batch(batch: Sequence[ArrayChange]) -> None:
+    """Find what differs in small arrays, as `_compare_span` and `ArrayChange.locate` do in one."""
+    sizes = [change.old.size for change in batch]
+    old, new = join([change.old for change in batch]), join([change.whole() for change in batch])
     differ = old != new
     few, firsts, counts = [], [], []
     first = 0
-    for change, size, count in zip(lot, sizes, tally(differ, sizes), strict=True):
+    for change, size, count in zip(batch, sizes, count_nonzero_each(differ, sizes), strict=True):
         if count:
             change.differing = count
             if change.is_sparse_with(count):
@@ -350,12 +354,12 @@ def _compare_lot(lot: Sequence[Change]) -> None:
         first += size
     if few:
         picked = _pick(old, new, differ, 0)
-        if len(lot) > 1:
+        if len(batch) > 1:
             picked.words[...] -= np.repeat(firsts, counts)
         _share_out(few, picked, counts)
 
 
-def _share_out(changes: Sequence[Change], picked: Picked, sizes: Sequence[int]) -> None:
+def _share_out(changes: Sequence[ArrayChange], picked: ChangedWords, sizes: Sequence[int]) -> None:
     """Give each change its changed words, unless their elements are too many to be written so.
 
     Args:
@@ -368,20 +372,20 @@ def _share_out(changes: Sequence[Change], picked: Picked, sizes: Sequence[int]) 
     each = WORD_BYTES // unit
     items = sizes
     if each > 1:
-        items = tally(mixed.view(_UNSIGNED[unit]), [each * size for size in sizes])
+        items = count_nonzero_each(mixed.view(_UNSIGNED[unit]), [each * size for size in sizes])
     differing = items
     if unit > 1:
-        differing = tally(mixed.view(np.uint8), [WORD_BYTES * size for size in sizes])
+        differing = count_nonzero_each(mixed.view(np.uint8), [WORD_BYTES * size for size in sizes])
     stop = 0
     for change, size, count, changed_bytes in zip(changes, sizes, items, differing, strict=True):
         start, stop = stop, stop + size
         if change.is_sparse_with(count):
             part = slice(start, stop)
-            change.picked = Picked(words[part], values[part], mixed[part])
+            change.picked = ChangedWords(words[part], values[part], mixed[part])
             change.items, change.changed_bytes = count, changed_bytes
 
 
-def elements_of(picked: Picked, unit: int) -> tuple[np.ndarray, np.ndarray]:
+def elements_of(picked: ChangedWords, unit: int) -> tuple[np.ndarray, np.ndarray]:
     """The changed elements (int64[k]) of changed words, and their bytes after (uint8[k, unit])."""
     words, values, mixed = picked
     if unit == WORD_BYTES:

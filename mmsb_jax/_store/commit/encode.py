@@ -1,7 +1,7 @@
 """Records: what the log says of each change, encoded, with the digest and the pages after it.
 
-As in `mmsb_jax._store.commit.compare`, small arrays are treated a lot at a time, large ones one by
-one, and side by side in threads.
+As in `mmsb_jax._store.commit.compare`, small arrays are treated a batch at a time, large ones
+one by one, and side by side in threads.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -11,13 +11,13 @@ import numpy as np
 
 from mmsb_jax._store.commit.compare import (
     WORD_BYTES,
-    Change,
+    ArrayChange,
+    batches_of,
+    count_nonzero_each,
     distinct_pages,
     elements_of,
     join,
     join_picked,
-    lots_of,
-    tally,
 )
 from mmsb_jax._store.encoding.choose import is_own_sample
 from mmsb_jax._store.encoding.dense import dense_chunks
@@ -35,7 +35,7 @@ _FIRST_PAGE = np.zeros(1, np.int64)
 
 
 def record_all(
-    changes: Sequence[Change],
+    changes: Sequence[ArrayChange],
     lanes_before: Callable[[int], Lanes],
     delta_bytes: Mapping[int, int],
     page_bytes: int,
@@ -67,42 +67,42 @@ def record_all(
         else:
             (dense if is_own_sample(change.nbytes) else large).append(change)
     waiting = _finish_large(large, page_words, executor)
-    for lot in lots_of(sparse):
-        _record_sparse(lot, page_words)
-    for lot in lots_of(dense):
-        _record_dense(lot, due, page_words)
+    for batch in batches_of(sparse):
+        _record_sparse(batch, page_words)
+    for batch in batches_of(dense):
+        _record_dense(batch, due, page_words)
     if large:
         _encode_large(large, due, executor)
     return waiting
 
 
-def _record_sparse(lot: Sequence[Change], page_words: int) -> None:
+def _record_sparse(batch: Sequence[ArrayChange], page_words: int) -> None:
     """Make the records of small arrays of which some elements changed."""
-    parts = [change.picked for change in lot if change.picked is not None]
-    picked, unit = join_picked(parts), lot[0].unit
+    parts = [change.picked for change in batch if change.picked is not None]
+    picked, unit = join_picked(parts), batch[0].unit
     elements = elements_of(picked, unit)
-    chunks = sparse_chunks(*elements, unit, [change.items for change in lot])
+    chunks = sparse_chunks(*elements, unit, [change.items for change in batch])
     words, values, mixed = picked
     gains = gained_each(values ^ mixed, values, words, [part.words.size for part in parts])
-    for change, part, chunk, gained in zip(lot, parts, chunks, gains, strict=True):
+    for change, part, chunk, gained in zip(batch, parts, chunks, gains, strict=True):
         change.chunks = (chunk,)
         change.lanes = add(change.before, gained)
         is_one_page = change.old.size <= page_words
         change.pages = _FIRST_PAGE if is_one_page else distinct_pages(part.words, page_words)
 
 
-def _record_dense(lot: Sequence[Change], due: Collection[int], page_words: int) -> None:
+def _record_dense(batch: Sequence[ArrayChange], due: Collection[int], page_words: int) -> None:
     """Make the records of arrays that are written whole, and are their own samples."""
-    sizes = [change.old.size for change in lot]
-    old, new = join([change.old for change in lot]), join([c.words_after() for c in lot])
+    sizes = [change.old.size for change in batch]
+    old, new = join([change.old for change in batch]), join([c.words_after() for c in batch])
     mixed = old ^ new
-    differing = tally(mixed.view(np.uint8), [WORD_BYTES * size for size in sizes])
-    alone = [change.fresh or change.info.id in due for change in lot]
-    extents = [change.nbytes for change in lot]
-    chunks = dense_chunks(new, mixed, lot[0].unit, extents, alone)
+    differing = count_nonzero_each(mixed.view(np.uint8), [WORD_BYTES * size for size in sizes])
+    alone = [change.fresh or change.info.id in due for change in batch]
+    extents = [change.nbytes for change in batch]
+    chunks = dense_chunks(new, mixed, batch[0].unit, extents, alone)
     last = 0
     for change, lanes, count, chunk in zip(
-        lot, digest_each(new, sizes), differing, chunks, strict=True
+        batch, digest_each(new, sizes), differing, chunks, strict=True
     ):
         first, last = last, last + change.old.size
         change.chunks = (chunk,)
@@ -113,7 +113,7 @@ def _record_dense(lot: Sequence[Change], due: Collection[int], page_words: int) 
 
 
 def _finish_large(
-    changes: Sequence[Change], page_words: int, executor: Callable[[], Executor]
+    changes: Sequence[ArrayChange], page_words: int, executor: Callable[[], Executor]
 ) -> list[Future[None]]:
     """Finish ``changes``, the larger ones in threads."""
     waiting: list[Future[None]] = []
@@ -128,7 +128,7 @@ def _finish_large(
 
 
 def _encode_large(
-    changes: Sequence[Change], due: Collection[int], executor: Callable[[], Executor]
+    changes: Sequence[ArrayChange], due: Collection[int], executor: Callable[[], Executor]
 ) -> None:
     """Encode ``changes``; sparse records of large commits side by side."""
     sparse = [c for c in changes if c.picked is not None and c.info.id not in due]

@@ -9,14 +9,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mmsb_jax._store.commit.compare import Change, compare, patch
+from mmsb_jax._store.commit.compare import ArrayChange, compare, patch
 from mmsb_jax._store.commit.draft import Draft
 from mmsb_jax._store.commit.encode import record_all
 from mmsb_jax._store.commit.plan import Content, Plan
 from mmsb_jax._store.encoding.blob import compress_blob
 from mmsb_jax._store.encoding.digest import ZERO, constant_term, state_sum, state_term
 from mmsb_jax._store.files.protocol import Buffer
-from mmsb_jax._store.format.data import Frames, NewCommit, Shipped
+from mmsb_jax._store.format.data import CommitFrames, Frames, NewCommit
 from mmsb_jax._store.format.record import (
     EXTRA_ID,
     EXTRA_IS_JSON,
@@ -62,7 +62,7 @@ class Landing:
 
     version: int
     plan: Plan
-    changes: Sequence[Change]
+    changes: Sequence[ArrayChange]
     record: CommitRecord
     total_bytes: int
     sparse_bytes: int
@@ -149,7 +149,7 @@ class Head:
         return self.landed
 
     def join(
-        self, state: StoredState, commit: Shipped, chain: bytes, snapshot: list[Buffer]
+        self, state: StoredState, commit: CommitFrames, chain: bytes, snapshot: list[Buffer]
     ) -> Landed:
         """Begin an empty log with ``state``; the rest as for `LogWriter.begin_with`."""
         self._landing = Joining(state.table.version, state)
@@ -234,11 +234,11 @@ class Head:
         changes = self.compare(plan)
         return self.land(plan, changes, draft, draft.values)
 
-    def compare(self, plan: Plan) -> list[Change]:
+    def compare(self, plan: Plan) -> list[ArrayChange]:
         """What a plan changes; arrays without a differing byte left out."""
         return compare(plan.compared, self.page_bytes, self.executor) + plan.patched
 
-    def compare_derived(self, plan: Plan, contents: Mapping[int, Content]) -> list[Change]:
+    def compare_derived(self, plan: Plan, contents: Mapping[int, Content]) -> list[ArrayChange]:
         """The same of what derived arrays become."""
         compared, patched = [], []
         for array_id, content in contents.items():
@@ -253,7 +253,7 @@ class Head:
     def land(
         self,
         plan: Plan,
-        changes: Sequence[Change],
+        changes: Sequence[ArrayChange],
         draft: Draft,
         values: Mapping[str, str | None],
     ) -> Landed:
@@ -267,7 +267,7 @@ class Head:
     def encode(
         self,
         plan: Plan,
-        changes: Sequence[Change],
+        changes: Sequence[ArrayChange],
         draft: Draft,
         values: Mapping[str, str | None],
     ) -> "EncodedCommit":
@@ -304,7 +304,7 @@ class Head:
             extra_chunks=None if draft.extra is None else len(extra_chunks),
         )
 
-    def append(self, commit: Frames, plan: Plan, changes: Sequence[Change]) -> Landed:
+    def append(self, commit: Frames, plan: Plan, changes: Sequence[ArrayChange]) -> Landed:
         """Append a commit, and make the state that after it.
 
         Where it is cut short, `settle` does the rest.
@@ -316,7 +316,7 @@ class Head:
         landing.logged_bytes = self.writer.append(commit)
         return self._landed()
 
-    def describe(self, record: CommitRecord, plan: Plan, changes: Sequence[Change]) -> None:
+    def describe(self, record: CommitRecord, plan: Plan, changes: Sequence[ArrayChange]) -> None:
         """Enter digests and counts, once they are known."""
         table = self.state.table
         rows, digest = [], table.state_digest
@@ -387,7 +387,7 @@ class EncodedCommit(NewCommit):
 
     head: Head = field(kw_only=True)
     plan: Plan = field(kw_only=True)
-    changes: Sequence[Change] = field(kw_only=True)
+    changes: Sequence[ArrayChange] = field(kw_only=True)
     waiting: Sequence[Future[None]] = field(kw_only=True)
     extra_chunks: int | None = field(kw_only=True)
 

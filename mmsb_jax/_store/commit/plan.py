@@ -5,8 +5,8 @@ from collections.abc import Sequence, Set
 import numpy as np
 
 from mmsb_jax._base.errors import StructureError
-from mmsb_jax._base.words import as_words
-from mmsb_jax._store.commit.compare import Change, patch
+from mmsb_jax._base.words import host_words
+from mmsb_jax._store.commit.compare import ArrayChange, patch
 from mmsb_jax._store.commit.draft import Draft
 from mmsb_jax._store.encoding.digest import ZERO, Lanes, digest_words
 from mmsb_jax._store.format.frame import BadFrameError
@@ -64,16 +64,16 @@ class Plan:
         self.next_id = max(self.next_id, 1 + max(self._touched))
         self._cut = {op.info.id for op, before in done if before and op.info.nbytes < before.nbytes}
 
-    def _to_compare(self, array_id: int, raw: np.ndarray) -> Change:
+    def _to_compare(self, array_id: int, raw: np.ndarray) -> ArrayChange:
         change = self.change(array_id)
         if raw.size != change.info.nbytes:
             raise StructureError(
                 f"{raw.size} bytes for {change.info.name!r}, which has {change.info.nbytes}"
             )
-        change.new = as_words(raw)
+        change.new = host_words(raw)
         return change
 
-    def change(self, array_id: int) -> Change:
+    def change(self, array_id: int) -> ArrayChange:
         """A change of an array, of which nothing is known yet.
 
         Raises:
@@ -83,7 +83,7 @@ class Plan:
         if info is None:
             raise StructureError(f"bytes for array {array_id}, which is not there")
         fresh = array_id not in self._state.table.bases
-        return Change(info, self.words(array_id), None, fresh=fresh)
+        return ArrayChange(info, self.words(array_id), None, fresh=fresh)
 
     def info(self, array_id: int) -> ArrayInfo | None:
         """An array as the draft's operations leave it; None where there is none."""
@@ -101,7 +101,7 @@ class Plan:
             return self.made.words[array_id]
         return self._state.words[array_id]
 
-    def change_to(self, array_id: int, words: np.ndarray) -> Change:
+    def change_to(self, array_id: int, words: np.ndarray) -> ArrayChange:
         """A change that replaces all words of an array; it is still to be compared."""
         change = self.change(array_id)
         change.new = words

@@ -119,7 +119,7 @@ def _data_frame_bytes(data_bytes: int) -> int:
     return HEADER_BYTES + padded(data_bytes)
 
 
-class Place(NamedTuple):
+class Position(NamedTuple):
     """Where a commit comes to stand in a log, and after what.
 
     Attributes:
@@ -161,7 +161,7 @@ class Frames(Protocol):
         """Whether it becomes a commit of that log."""
         ...
 
-    def placed(self, place: Place) -> Iterator[tuple[Header, list[Buffer]]]:
+    def placed(self, place: Position) -> Iterator[tuple[Header, list[Buffer]]]:
         """Its frames as they stand there: (header, buffers to write), its own the last."""
         ...
 
@@ -187,7 +187,7 @@ class NewCommit:
     def complete(self) -> None:
         """Enter into the record what was not known before its data were written."""
 
-    def placed(self, place: Place) -> Iterator[tuple[Header, list[Buffer]]]:
+    def placed(self, place: Position) -> Iterator[tuple[Header, list[Buffer]]]:
         """Its data frames, where there is much, and then its own."""
         record, position = self.record, place.position
         frames: list[tuple[int, int]] = []
@@ -212,7 +212,7 @@ class NewCommit:
 
 
 @dataclass(frozen=True, slots=True)
-class Shipped:
+class CommitFrames:
     """A commit with its frames, whole and checked, apart from any log.
 
     Attributes:
@@ -244,7 +244,7 @@ class Shipped:
         """It stays one of the log that wrote it."""
         return False
 
-    def placed(self, place: Place) -> Iterator[tuple[Header, list[Buffer]]]:
+    def placed(self, place: Position) -> Iterator[tuple[Header, list[Buffer]]]:
         """Its frames as they stand there.
 
         The place enters neither the chain, nor any hash but that of the header.
@@ -263,7 +263,7 @@ def _data_of(header: Header, body: memoryview) -> memoryview:
 
 def read_commit_frames(
     read: Reader, offset: int, version: int, chain: bytes, ids: LogIds
-) -> tuple[Shipped, int]:
+) -> tuple[CommitFrames, int]:
     """The commit of ``version`` whose first frame stands at ``offset``, and where it ends.
 
     Args:
@@ -297,4 +297,4 @@ def read_commit_frames(
         raise BadFrameError(f"version {record.version} where version {version} should be")
     pending = [(header.data_bytes, header.data_hash) for header, _ in frames[:-1]]
     check_commit(record, chain, ids, pending)
-    return Shipped(record, chain_after(chain, meta, header.data_hash), tuple(frames)), offset
+    return CommitFrames(record, chain_after(chain, meta, header.data_hash), tuple(frames)), offset

@@ -19,7 +19,7 @@ from mmsb_jax._store.format.record import EXTRA_ID, MAX_EXTRA_BYTES, CommitRecor
 from mmsb_jax._store.format.tags import no_tag
 from mmsb_jax._store.log.archive import Archive
 from mmsb_jax._store.log.opened import OpenedLog, Read
-from mmsb_jax._store.log.segment import Found, Piece
+from mmsb_jax._store.log.segment import LogSegment, StoredCommit
 from mmsb_jax._store.state.snapshot import read_snapshot, read_snapshot_extra
 
 
@@ -62,7 +62,7 @@ class LogContents(OpenedLog):
     @property
     def durable_version(self) -> int:
         """The newest version that is known to survive a power cut."""
-        return self.steadily(self._durable_version)
+        return self.retry_if_compacted(self._durable_version)
 
     def _durable_version(self) -> int:
         for piece in reversed(self.pieces):
@@ -74,7 +74,7 @@ class LogContents(OpenedLog):
 
     def tags(self) -> dict[str, int]:
         """The version that each tag names, by tag, sorted."""
-        return self.steadily(self._tags)
+        return self.retry_if_compacted(self._tags)
 
     def _tags(self) -> dict[str, int]:
         compaction = self.view.compaction
@@ -98,7 +98,7 @@ class LogContents(OpenedLog):
             raise no_tag(name, tags)
         return tags[name]
 
-    def part_of(self, version: int) -> Archive | Piece:
+    def part_of(self, version: int) -> Archive | LogSegment:
         """The archive or segment that holds the commit of ``version``.
 
         Raises:
@@ -115,7 +115,7 @@ class LogContents(OpenedLog):
             raise self.no_version(version)
         return view.archives[place]
 
-    def piece_of(self, version: int) -> Piece:
+    def piece_of(self, version: int) -> LogSegment:
         """The segment that holds ``version``.
 
         Raises:
@@ -126,8 +126,8 @@ class LogContents(OpenedLog):
             raise self.dropped(version)
         return part
 
-    def steadily(self, read: Callable[[], Read]) -> Read:
-        """As `OpenedLog.steadily`.
+    def retry_if_compacted(self, read: Callable[[], Read]) -> Read:
+        """As `OpenedLog.retry_if_compacted`.
 
         Raises:
             CorruptionError: a file of the log is missing.
@@ -135,7 +135,7 @@ class LogContents(OpenedLog):
         """
         try:
             with room_for(f"what is read of {self.place}"):
-                return super().steadily(read)
+                return super().retry_if_compacted(read)
         except FileNotFoundError as error:
             raise self.missing(error) from error
 
@@ -186,13 +186,13 @@ class LogContents(OpenedLog):
             VersionError: no such version.
             CorruptionError: it is behind a damage in its segment.
         """
-        return self.steadily(lambda: self._index_with(version)[1].row(version))
+        return self.retry_if_compacted(lambda: self._index_with(version)[1].row(version))
 
-    def _index_with(self, version: int) -> tuple[Archive | Piece, SegmentIndex]:
+    def _index_with(self, version: int) -> tuple[Archive | LogSegment, SegmentIndex]:
         part = self.part_of(version)
         index = self.index_of(part)
         if version > index.last_version:
-            assert isinstance(part, Piece)
+            assert isinstance(part, LogSegment)
             assert part.damage is not None
             raise part.damage
         return part, index
@@ -232,18 +232,18 @@ class LogContents(OpenedLog):
             found = self._find(version)
             return found.record, found.chain, found.end
 
-        return self.steadily(read)
+        return self.retry_if_compacted(read)
 
-    def find(self, version: int) -> Found:
+    def find(self, version: int) -> StoredCommit:
         """The commit of ``version``, which has its data; reads none of them.
 
         Raises:
             VersionError: no such version, or its data were dropped.
             CorruptionError: its frame does not read back.
         """
-        return self.steadily(lambda: self._find(version))
+        return self.retry_if_compacted(lambda: self._find(version))
 
-    def _find(self, version: int) -> Found:
+    def _find(self, version: int) -> StoredCommit:
         piece, index = self._index_with(version)
         if isinstance(piece, Archive):
             raise self.dropped(version)
@@ -260,7 +260,7 @@ class LogContents(OpenedLog):
             raise self.damaged(piece.segment, offset, str(error)) from error
         return found
 
-    def chunks_of(self, found: Found) -> list[memoryview]:
+    def chunks_of(self, found: StoredCommit) -> list[memoryview]:
         """The data of a commit, one view a chunk, in order.
 
         Raises:
@@ -286,7 +286,7 @@ class LogContents(OpenedLog):
         record = self.record(version)
         if record.extra_span() is None:
             return None, record.flags
-        return self.steadily(lambda: self._extra(version)), record.flags
+        return self.retry_if_compacted(lambda: self._extra(version)), record.flags
 
     def _extra(self, version: int) -> bytes | None:
         self.check_kept(version)
@@ -328,7 +328,7 @@ class LogContents(OpenedLog):
                     found += index.select(ids, source, start_ns, end_ns)
             return [version for version in found if low <= version <= high]
 
-        return iter(self.steadily(find))
+        return iter(self.retry_if_compacted(find))
 
     def ids_named(self, name: str, low: int, high: int) -> list[int]:
         """Ids of every array that was called ``name`` while it was touched in ``low … high``."""
@@ -340,7 +340,7 @@ class LogContents(OpenedLog):
 
     def versions_with_ops(self) -> list[int]:
         """Versions, oldest first, that changed the table of arrays."""
-        return self.steadily(
+        return self.retry_if_compacted(
             lambda: [v for p in self.parts for v in self.index_of(p).versions_with_ops()]
         )
 
@@ -353,7 +353,7 @@ class LogContents(OpenedLog):
         for learn in (self._learn_names, self._learn_archived_names):
             if array_id in self._names:
                 break
-            self.steadily(learn)
+            self.retry_if_compacted(learn)
         if array_id not in self._names:
             raise CorruptionError(
                 f"{self.place}: a commit touches array {array_id}, which no commit ever made"
@@ -388,7 +388,7 @@ class LogContents(OpenedLog):
         Raises:
             VersionError: there is none; the message names the nearest.
         """
-        return self.steadily(lambda: self._last_with(step, time_ns))
+        return self.retry_if_compacted(lambda: self._last_with(step, time_ns))
 
     def _last_with(self, step: int | None, time_ns: int | None) -> int:
         for part in reversed(self.parts):

@@ -40,7 +40,7 @@ def extra_in_force(log: "Log", version: int) -> InForce:
     Cost: a look at the indexes, whatever lies between; for a log whose indexes do not tell, once, a
     look at its commits.
     """
-    return log.steadily(lambda: _in_force(log, version))
+    return log.retry_if_compacted(lambda: _in_force(log, version))
 
 
 def _in_force(log: "Log", version: int) -> InForce:
@@ -63,9 +63,9 @@ def _in_force(log: "Log", version: int) -> InForce:
 
 def stored_extra(log: "Log", version: int) -> Extra | None:
     """The ``extra`` in force at ``version`` as it is stored, for a snapshot to carry."""
-    giver = log.steadily(lambda: _giver(log, version))
+    giver = log.retry_if_compacted(lambda: _giver(log, version))
     if giver < log.kept_since:
-        return log.steadily(lambda: _carried(log, giver, version))
+        return log.retry_if_compacted(lambda: _carried(log, giver, version))
     found = log.find(giver)
     extra = Extra.of(found.record, log.chunks_of(found))
     return None if extra is None else extra._replace(version=giver)
@@ -73,7 +73,7 @@ def stored_extra(log: "Log", version: int) -> Extra | None:
 
 def carries_extra(log: "Log", version: int, extra: Extra | None) -> bool:
     """Whether ``extra``, that of the snapshot of ``version``, is all that is in force there."""
-    giver = log.steadily(lambda: _giver(log, version))
+    giver = log.retry_if_compacted(lambda: _giver(log, version))
     return not giver or (extra is not None and (extra.version or version) == giver)
 
 

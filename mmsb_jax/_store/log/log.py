@@ -36,7 +36,7 @@ class Log(LogContents):
         if version == 0:
             return Table(self.manifest.ids.own)
         nothing = functools.partial(replay, self, version, lambda _: False, None, with_data=False)
-        return self.steadily(nothing)[0].table
+        return self.retry_if_compacted(nothing)[0].table
 
     def state(
         self,
@@ -61,7 +61,7 @@ class Log(LogContents):
         """
         if version == 0:
             return StoredState(self.manifest.ids.own, wanted, page_bytes)
-        state, newest = self.steadily(
+        state, newest = self.retry_if_compacted(
             lambda: replay(self, version, wanted, page_bytes, executor=executor)
         )
         if newest is not None and newest.record.flags & DIGEST_ONLY:

@@ -32,10 +32,10 @@ from mmsb_jax._store.log.archive import Archive, Unpacked
 from mmsb_jax._store.log.identity import Place, place_of
 from mmsb_jax._store.log.recovery import find_segments, newest_number, snapshot_mark
 from mmsb_jax._store.log.segment import (
-    Found,
-    Piece,
+    LogSegment,
     Scan,
     Segment,
+    StoredCommit,
     newest_mark_behind,
     scan_commits,
 )
@@ -44,12 +44,12 @@ Read = TypeVar("Read")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class View:
+class LogView:
     """What a log is made of. A compaction puts another in its place, at once."""
 
     compaction: Compaction | None
     archives: tuple[Archive, ...]
-    pieces: list[Piece]
+    pieces: list[LogSegment]
 
 
 class OpenedLog(ABC):
@@ -63,7 +63,7 @@ class OpenedLog(ABC):
             before = place_of(files)
         self.manifest = Manifest.read(files, place)
         self.recovered: list[str] = []
-        self.view = View(None, (), [])
+        self.view = LogView(None, (), [])
         self.scan = Scan(0, 0, bytes(16), 0)
         self.is_written_here = False
         self._salvage = salvage
@@ -74,12 +74,12 @@ class OpenedLog(ABC):
         self._stands = self._look_at_place().in_(before)
 
     @property
-    def pieces(self) -> list[Piece]:
+    def pieces(self) -> list[LogSegment]:
         """The segments, oldest first; there is at least one."""
         return self.view.pieces
 
     @property
-    def parts(self) -> list[Archive | Piece]:
+    def parts(self) -> list[Archive | LogSegment]:
         """All that has an index, oldest first: the archives, then the segments."""
         view = self.view
         return [*view.archives, *view.pieces]
@@ -129,10 +129,10 @@ class OpenedLog(ABC):
         unpacked = Unpacked()
         archives = (Archive(self.files, self.place, entry, unpacked) for entry in entries)
         pieces = [
-            Piece(segment, following.base - segment.base, None)
+            LogSegment(segment, following.base - segment.base, None)
             for segment, following in itertools.pairwise(segments)
         ]
-        self.view = View(compaction, tuple(archives), pieces)
+        self.view = LogView(compaction, tuple(archives), pieces)
         self.enter_segment(segments[-1])
         self._scan_tail()
         mark = max(self.scan.synced, snapshot_mark(self.files, manifest.ids))
@@ -183,8 +183,8 @@ class OpenedLog(ABC):
         self.manifest = manifest
         return True
 
-    def put_in_force(
-        self, manifest: Manifest, poison: Callable[[str], ClosedError], view: View | None = None
+    def replace_manifest(
+        self, manifest: Manifest, poison: Callable[[str], ClosedError], view: LogView | None = None
     ) -> None:
         """Replace the manifest, durably.
 
@@ -239,7 +239,7 @@ class OpenedLog(ABC):
         self.scan = fresh.scan
         self._stands, self._is_doubtful = fresh._stands, False
 
-    def steadily(self, read: Callable[[], Read]) -> Read:
+    def retry_if_compacted(self, read: Callable[[], Read]) -> Read:
         """What ``read`` gives: again, where a compaction took a file away from under it."""
         while True:
             view = self.view
@@ -260,7 +260,7 @@ class OpenedLog(ABC):
         """Go on in ``segment``, which is the last from now on."""
         if self.pieces:
             self.pieces[-1].end_offset = segment.base - self.pieces[-1].segment.base
-        self.pieces.append(Piece(segment, None, SegmentIndex(segment.first_version)))
+        self.pieces.append(LogSegment(segment, None, SegmentIndex(segment.first_version)))
         self.scan = segment.start()
 
     def go_back(self, place: int) -> None:
@@ -293,7 +293,7 @@ class OpenedLog(ABC):
                 self._go_on_from_here(*self._known)
             self._known = self.scan.version, self.scan.chain
             self._is_doubtful, newest = True, self.pieces[-1].segment
-            self.steadily(self._go_on)
+            self.retry_if_compacted(self._go_on)
             if self.pieces[-1].segment is not newest:
                 self._stands = self._look_at_place().in_(self._stands)
             self._is_doubtful = False
@@ -413,7 +413,7 @@ class OpenedLog(ABC):
             scan.chain,
         )
 
-    def index_of(self, part: Archive | Piece) -> SegmentIndex:
+    def index_of(self, part: Archive | LogSegment) -> SegmentIndex:
         """The index of a part: of a segment from its sidecar, or from a scan where none fits.
 
         Raises:
@@ -428,7 +428,7 @@ class OpenedLog(ABC):
             raise part.damage
         return index
 
-    def _load_index(self, piece: Piece) -> SegmentIndex | None:
+    def _load_index(self, piece: LogSegment) -> SegmentIndex | None:
         segment, following = piece.segment, self._following(piece)
         with contextlib.suppress(OSError, BadFrameError, FormatError):
             read = reader_of(self.files, segment.index_name)
@@ -446,7 +446,7 @@ class OpenedLog(ABC):
                     return index
         return None
 
-    def _leads_on(self, piece: Piece, index: SegmentIndex) -> bool:
+    def _leads_on(self, piece: LogSegment, index: SegmentIndex) -> bool:
         """Whether the newest commit of a segment, where it is whole, leads to the next segment.
 
         Where it does not, the file is one of a copy of the log that went another way.
@@ -458,7 +458,7 @@ class OpenedLog(ABC):
             return found.chain == self._following(piece).chain
         return True
 
-    def _scan_index(self, piece: Piece) -> SegmentIndex:
+    def _scan_index(self, piece: LogSegment) -> SegmentIndex:
         scan, index = self.scan_piece(piece, check_data=False)
         if scan.fault is not None:
             piece.damage = self.damaged(piece.segment, scan.offset, scan.fault)
@@ -466,7 +466,7 @@ class OpenedLog(ABC):
                 self.recovered.append(str(piece.damage))
         return index
 
-    def scan_piece(self, piece: Piece, check_data: bool = True) -> tuple[Scan, SegmentIndex]:
+    def scan_piece(self, piece: LogSegment, check_data: bool = True) -> tuple[Scan, SegmentIndex]:
         """Walk a segment from its beginning; the scan says what is wrong in it, if anything."""
         segment, index = piece.segment, SegmentIndex(piece.segment.first_version)
         scan, read = segment.start(), reader_of(self.files, segment.name)
@@ -481,13 +481,13 @@ class OpenedLog(ABC):
                 index = SegmentIndex(segment.first_version)
         return scan, index
 
-    def _following(self, piece: Piece) -> Segment:
+    def _following(self, piece: LogSegment) -> Segment:
         pieces = self.pieces
         if piece not in pieces:
             raise CorruptionError(f"{self.place}/{piece.segment.name} was compacted away")
         return pieces[pieces.index(piece) + 1].segment
 
-    def write_index(self, piece: Piece) -> None:
+    def write_index(self, piece: LogSegment) -> None:
         """Put the sidecar of a sealed segment beside it."""
         assert piece.end_offset is not None
         frame = self.index_of(piece).frame(self._following(piece).chain, piece.end_offset)
@@ -502,7 +502,7 @@ class OpenedLog(ABC):
             f"log of all that is whole with `mmsb repair`."
         )
 
-    def _read_commit(self, piece: Piece, offset: int) -> Found:
+    def _read_commit(self, piece: LogSegment, offset: int) -> StoredCommit:
         read = reader_of(self.files, piece.segment.name)
         header = read_header(read, offset, piece.segment.base + offset)
         if header.kind != Kind.COMMIT:
@@ -511,4 +511,4 @@ class OpenedLog(ABC):
         record = CommitRecord.decode(meta)
         chain = chain_after(record.previous_chain, meta, header.data_hash)
         end = offset + header.frame_bytes
-        return Found(record, piece, offset, end, chain, meta, header.data_hash)
+        return StoredCommit(record, piece, offset, end, chain, meta, header.data_hash)

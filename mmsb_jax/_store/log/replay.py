@@ -10,7 +10,7 @@ from mmsb_jax._base.errors import CorruptionError, LocationError
 from mmsb_jax._store.format.frame import BadFrameError
 from mmsb_jax._store.format.record import FULL, PAGE_VERSIONS, CommitRecord
 from mmsb_jax._store.log.contents import LogContents
-from mmsb_jax._store.log.segment import Found
+from mmsb_jax._store.log.segment import StoredCommit
 from mmsb_jax._store.state.snapshot import read_snapshot
 from mmsb_jax._store.state.state import Later, StoredState
 
@@ -24,7 +24,7 @@ def replay(
     page_bytes: int | None,
     with_data: bool = True,
     executor: Executor | None = None,
-) -> tuple[StoredState, Found | None]:
+) -> tuple[StoredState, StoredCommit | None]:
     """The state at ``version``, and its commit where that is there with its data.
 
     The arguments are those of `Log.state`.
@@ -70,14 +70,16 @@ def replay(
     return state, newest
 
 
-def _leads_to(state: StoredState, newest: Found | None) -> bool:
+def _leads_to(state: StoredState, newest: StoredCommit | None) -> bool:
     """Whether a snapshot of the very version that is wanted says what its commit does."""
     if newest is None or newest.record.version != state.table.version:
         return True
     return newest.record.state_digest == state.table.state_digest
 
 
-def _chain_at(log: LogContents, version: int, commits: list[Found], newest: Found | None) -> bytes:
+def _chain_at(
+    log: LogContents, version: int, commits: list[StoredCommit], newest: StoredCommit | None
+) -> bytes:
     """The chain after ``version``, behind which are ``commits``."""
     if commits:
         return commits[0].record.previous_chain
@@ -93,7 +95,7 @@ def advance(log: LogContents, state: StoredState, version: int) -> None:
         _apply(log, state, _commits(log, state.table.version, log.find(version)), None)
 
 
-def _commits(log: LogContents, after: int, newest: Found | None) -> list[Found]:
+def _commits(log: LogContents, after: int, newest: StoredCommit | None) -> list[StoredCommit]:
     """The commits behind ``after``, up to and with ``newest``."""
     if newest is None or after == newest.record.version:
         return []
@@ -101,7 +103,7 @@ def _commits(log: LogContents, after: int, newest: Found | None) -> list[Found]:
 
 
 def _apply(
-    log: LogContents, state: StoredState, commits: list[Found], executor: Executor | None
+    log: LogContents, state: StoredState, commits: list[StoredCommit], executor: Executor | None
 ) -> None:
     """Apply commits; what they hold is decoded in the end, the commits of an array together."""
     skips = _replaced_later([found.record for found in commits])
@@ -130,7 +132,11 @@ def _apply(
 
 
 def _decode(
-    log: LogContents, state: StoredState, later: Later, newest: Found, executor: Executor | None
+    log: LogContents,
+    state: StoredState,
+    later: Later,
+    newest: StoredCommit,
+    executor: Executor | None,
 ) -> None:
     """Their frames are whole: what does not decode was written so, at or before ``newest``."""
     with _named(log, newest):
@@ -138,7 +144,7 @@ def _decode(
 
 
 @contextlib.contextmanager
-def _named(log: LogContents, found: Found) -> Iterator[None]:
+def _named(log: LogContents, found: StoredCommit) -> Iterator[None]:
     """Turn a bad frame into the error that names its place."""
     try:
         yield

@@ -142,7 +142,7 @@ class ScannedCommit(NamedTuple):
 
 
 @dataclass(slots=True, eq=False)
-class Piece:
+class LogSegment:
     """A segment as part of the log: where it ends (None: it is the last), and its index.
 
     ``damage`` says what is wrong behind the last commit of the index, where that is not all.
@@ -161,7 +161,7 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class StoredCommit:
     """A commit that was read.
 
     Attributes:
@@ -173,7 +173,7 @@ class Found:
     """
 
     record: CommitRecord
-    piece: Piece
+    piece: LogSegment
     offset: int
     end_offset: int
     chain: bytes

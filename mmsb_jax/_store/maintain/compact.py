@@ -26,8 +26,8 @@ from mmsb_jax._store.format.names import (
 )
 from mmsb_jax._store.log.archive import Archive, Archived, archive_frames
 from mmsb_jax._store.log.in_force import carries_extra, stored_extra
-from mmsb_jax._store.log.opened import View
-from mmsb_jax._store.log.segment import SEGMENT_FRAME_BYTES, Piece, Scan, Segment, scan_commits
+from mmsb_jax._store.log.opened import LogView
+from mmsb_jax._store.log.segment import SEGMENT_FRAME_BYTES, LogSegment, Scan, Segment, scan_commits
 from mmsb_jax._store.state.snapshot import read_snapshot_with_extra, snapshot_bytes, write_snapshot
 from mmsb_jax._store.writer.cleanup import leftovers, remove_leftovers
 from mmsb_jax._store.writer.writer import LogWriter, disk_error
@@ -194,7 +194,7 @@ class _Work:
         try:
             view, manifest = self._make()
             self._writer.change_manifest(
-                lambda: log.put_in_force(manifest, self._writer.poison, view)
+                lambda: log.replace_manifest(manifest, self._writer.poison, view)
             )
         except BaseException as error:
             if log.is_in_force(self._old):  # else the new files may be the log's
@@ -213,7 +213,7 @@ class _Work:
         except OSError:
             return 0
 
-    def _make(self) -> tuple[View, Manifest]:
+    def _make(self) -> tuple[LogView, Manifest]:
         log, segment = self._log, self._cut_segment()
         for version in self._snapshots_to_write():
             state = log.state(version, page_bytes=self._page_bytes, executor=self._executor)
@@ -228,7 +228,7 @@ class _Work:
         pieces = log.pieces[log.pieces.index(self._piece) :]
         if self._is_cut:
             pieces[0] = self._write_cut(segment)
-        return View(manifest.compaction, tuple(archives), pieces), manifest
+        return LogView(manifest.compaction, tuple(archives), pieces), manifest
 
     def _manifest(self, segment: Segment) -> Manifest:
         """The manifest of the log that begins with ``segment``."""
@@ -305,7 +305,7 @@ class _Work:
             is_cut=True,
         )
 
-    def _write_cut(self, segment: Segment) -> Piece:
+    def _write_cut(self, segment: Segment) -> LogSegment:
         """Copy what is kept of a segment, and read the copy: the old one is about to go."""
         old, following = self._piece, self._log.pieces[self._log.pieces.index(self._piece) + 1]
         start, end = self._span()
@@ -317,7 +317,7 @@ class _Work:
             scan.fault = f"segment {following.segment.number} continues another history"
         if scan.fault is not None:
             raise self._log.damaged(old.segment, start + scan.offset, scan.fault)
-        return Piece(segment, size, index)
+        return LogSegment(segment, size, index)
 
     def _copied(self, name: str, segment: Segment, start: int, end: int) -> Iterator[list[Buffer]]:
         yield segment.frame()

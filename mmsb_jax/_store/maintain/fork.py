@@ -13,7 +13,7 @@ from mmsb_jax._store.format.names import LOG_FOLDER, NO_SEGMENT, SNAPSHOT_FOLDER
 from mmsb_jax._store.format.tags import encode_tags
 from mmsb_jax._store.log.archive import Archive, archive_frames
 from mmsb_jax._store.log.log import Log
-from mmsb_jax._store.log.segment import SEGMENT_FRAME_BYTES, Piece, Segment
+from mmsb_jax._store.log.segment import SEGMENT_FRAME_BYTES, LogSegment, Segment
 
 _LOG_ID_BYTES = 16
 
@@ -71,7 +71,7 @@ def fork_log(source: Log, version: int, target: Files) -> None:
             target.remove(name)  # of a try from which a compaction took a file away
         _fork(source, version, target)
 
-    source.steadily(fork)
+    source.retry_if_compacted(fork)
 
 
 def _names(files: Files) -> set[str]:
@@ -158,7 +158,7 @@ def _copy_archive(source: Log, archive: Archive, last: int, target: Files) -> Ar
 
 
 def _tag_frame(
-    source: Log, copied: list[Piece], segment: Segment, tags: dict[str, int]
+    source: Log, copied: list[LogSegment], segment: Segment, tags: dict[str, int]
 ) -> list[Buffer]:
     """The frame behind that of ``segment`` that leaves the fork with ``tags``; none without any.
 

@@ -32,7 +32,14 @@ from mmsb_jax._store.maintain.fork import make_empty, new_ids
 from mmsb_jax._store.maintain.report import MadeLog, RepairReport, UnprovenArray
 from mmsb_jax._store.maintain.salvage.anew import Anew
 from mmsb_jax._store.maintain.salvage.guarded import check_damage, guarded
-from mmsb_jax._store.maintain.salvage.survey import Line, Met, Part, Survey, lineage_of, survey
+from mmsb_jax._store.maintain.salvage.survey import (
+    Line,
+    LinePart,
+    Survey,
+    SurveyedCommit,
+    lineage_of,
+    survey,
+)
 from mmsb_jax._store.maintain.salvage.trial import span_text
 from mmsb_jax._store.maintain.verify import verify
 from mmsb_jax._store.state.snapshot import Extra, write_snapshot
@@ -47,7 +54,7 @@ Progress = Callable[[int, int], None]
 def repair(
     source: Files,
     place: str,
-    make: Callable[[Part, bool], tuple[Files, str]],
+    make: Callable[[LinePart, bool], tuple[Files, str]],
     *,
     page_bytes: int,
     keep_unproven: bool = False,
@@ -117,12 +124,12 @@ def _manifest_of(source: Files, place: str, page_bytes: int) -> tuple[Manifest |
     ]
 
 
-def _is_kept_by(part: Part, newest: Part) -> bool:
+def _is_kept_by(part: LinePart, newest: LinePart) -> bool:
     """Whether a part is a state alone, which the log of the newest part keeps."""
     return part.base == part.last and part.line is newest.line and part.flaw is None
 
 
-def _report(work: "_Work", parts: list[Part], made: list[MadeLog]) -> RepairReport:
+def _report(work: "_Work", parts: list[LinePart], made: list[MadeLog]) -> RepairReport:
     known = [line.last for line in work.survey.lines]
     had: set[int] = set()
     said: set[int] = set()
@@ -174,11 +181,11 @@ class _Work:
         self._executor = executor
         self._progress = progress
 
-    def unproven(self, part: Part) -> list[UnprovenArray]:
+    def unproven(self, part: LinePart) -> list[UnprovenArray]:
         """The arrays of a part that nothing shows to be right."""
         return [UnprovenArray(*u, self._keep_unproven and u.is_whole) for u in part.unproven]
 
-    def log_of(self, part: Part, target: Files, place: str) -> MadeLog:
+    def log_of(self, part: LinePart, target: Files, place: str) -> MadeLog:
         """Make the log of a part in ``target``, an empty directory.
 
         Raises:
@@ -209,7 +216,7 @@ class _Work:
         if self._progress is not None:
             self._progress(self._done, self.total)
 
-    def _write(self, part: Part, target: Files, place: str) -> None:
+    def _write(self, part: LinePart, target: Files, place: str) -> None:
         """Copy the commits before the flaw of a part, and write the versions from there on anew."""
         line, base = part.line, part.base
         copied = part.last if part.flaw is None else part.flaw - 1
@@ -236,7 +243,7 @@ class _Work:
             writer.close()
         self._note_faults(part)
 
-    def _note_faults(self, part: Part) -> None:
+    def _note_faults(self, part: LinePart) -> None:
         for first, last in part.digests:
             self.notes.append(
                 f"the digest of the state at {span_text(first, last)} fits nothing: each array "
@@ -342,7 +349,7 @@ class _Work:
         if note not in self.notes:
             self.notes.append(note)
 
-    def _copy(self, writer: LogWriter, part: Part, last: int) -> None:
+    def _copy(self, writer: LogWriter, part: LinePart, last: int) -> None:
         """Append the commits of a part, up to and with ``last``, as they are."""
         for met in part.line.between(part.base, last):
             commit = self.survey.shipped(met)
@@ -363,7 +370,7 @@ class _Work:
         writer.schedule_snapshot(self._page_bytes, sealed).result()
         return True
 
-    def _write_anew(self, writer: LogWriter, part: Part, is_continued: bool) -> None:
+    def _write_anew(self, writer: LogWriter, part: LinePart, is_continued: bool) -> None:
         """Append the versions of a part from its flaw on, as far as they are shown to be right."""
         log, head, anew = writer.log, None, None
         for trial, commit in self.survey.follow(part.line, part.base, part.last, self._executor):
@@ -401,7 +408,7 @@ class _Work:
         state.table.next_id = after.table.next_id  # what the archives name keeps its id
         return state
 
-    def _record(self, met: Met) -> CommitRecord:
+    def _record(self, met: SurveyedCommit) -> CommitRecord:
         return CommitRecord.decode(self.survey.said(met)[0])
 
     def _blob(self, line: Line, version: int) -> tuple[bytes | None, bool]:

@@ -9,7 +9,7 @@ from mmsb_jax._store.format.frame import BadFrameError, Kind, read_header, read_
 from mmsb_jax._store.format.index import SegmentIndex
 from mmsb_jax._store.format.names import LOG_FOLDER, list_snapshots, snapshot_name
 from mmsb_jax._store.log.log import Log
-from mmsb_jax._store.log.segment import Piece
+from mmsb_jax._store.log.segment import LogSegment
 from mmsb_jax._store.maintain.salvage.guarded import check_damage, guarded
 from mmsb_jax._store.maintain.salvage.survey import commits_of_segment
 from mmsb_jax._store.maintain.salvage.trial import Spans, Trial, span_text
@@ -82,7 +82,7 @@ def verify(
     find since when.
     """
     while True:
-        report = log.steadily(lambda: _verify(log, progress, executor, deep))
+        report = log.retry_if_compacted(lambda: _verify(log, progress, executor, deep))
         if report or not log.reload():  # what a compaction takes away meanwhile is no damage
             return report
 
@@ -164,7 +164,7 @@ def _check_frames(log: Log, report: VerifyReport) -> None:
             _check_index(log, piece, index, scan.chain, report)
 
 
-def _further(log: Log, piece: Piece, after: int) -> list[str]:
+def _further(log: Log, piece: LogSegment, after: int) -> list[str]:
     """What else is not whole in a segment with a fault: commits behind version ``after``."""
     place = log.pieces.index(piece) + 1
     is_last = place == len(log.pieces)
@@ -181,7 +181,7 @@ def _further(log: Log, piece: Piece, after: int) -> list[str]:
 
 
 def _check_index(
-    log: Log, piece: Piece, index: SegmentIndex, chain: bytes, report: VerifyReport
+    log: Log, piece: LogSegment, index: SegmentIndex, chain: bytes, report: VerifyReport
 ) -> None:
     """The index beside a segment, which is passed over where it is damaged, by what it must say."""
     name, first, end = piece.segment.index_name, piece.segment.first_version, piece.end_offset

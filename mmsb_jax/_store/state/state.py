@@ -43,7 +43,7 @@ Later = dict[int, list[tuple[np.void, memoryview]]]
 _PIECEMEAL_WORDS = 1 << 20
 
 
-def words_for(nbytes: int) -> int:
+def word_count(nbytes: int) -> int:
     """Words that hold ``nbytes`` bytes."""
     return -(-nbytes // 4)
 
@@ -268,7 +268,7 @@ class StoredState:
         check_room(needed, f"array {info.name!r} with those before it")
         try:
             fresh, versions = (
-                np.zeros(words_for(info.nbytes), np.uint32),
+                np.zeros(word_count(info.nbytes), np.uint32),
                 np.zeros(pages, np.uint64),
             )
         except MemoryError as error:

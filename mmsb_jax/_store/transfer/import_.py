@@ -16,7 +16,7 @@ from mmsb_jax._base.errors import (
     StructureError,
     VersionError,
 )
-from mmsb_jax._store.commit.compare import Change, compare, patch
+from mmsb_jax._store.commit.compare import ArrayChange, compare, patch
 from mmsb_jax._store.commit.draft import Draft
 from mmsb_jax._store.commit.head import Head, Landed
 from mmsb_jax._store.commit.plan import Plan
@@ -24,7 +24,7 @@ from mmsb_jax._store.encoding.decode import check_extent, decode_all
 from mmsb_jax._store.encoding.sparse import sparse_elements
 from mmsb_jax._store.files.protocol import Buffer
 from mmsb_jax._store.format.chain import opened
-from mmsb_jax._store.format.data import Shipped
+from mmsb_jax._store.format.data import CommitFrames
 from mmsb_jax._store.format.frame import HEADER_BYTES, BadFrameError, Header
 from mmsb_jax._store.format.record import DIGEST_ONLY, EXTRA_ID, FULL, VALUES_REPLACE, CommitRecord
 from mmsb_jax._store.log.log import Log
@@ -81,7 +81,7 @@ class Intake:
             to_come = opened(ids, self.behind, head.ids)
             writer.change_manifest(lambda: change_ids(log, to_come, writer.poison))
 
-    def commits(self) -> Iterator[Shipped]:
+    def commits(self) -> Iterator[CommitFrames]:
         """Its commits that are new, but for the one that a join begins with."""
         for commit in self.stream.commits():
             version = commit.record.version
@@ -150,7 +150,7 @@ def _snapshot_of(stream: Stream) -> list[Buffer]:
     return buffers
 
 
-def take(head: Head, commit: Shipped, place: str) -> Landed:
+def take(head: Head, commit: CommitFrames, place: str) -> Landed:
     """Make a commit of another log the next one of this; nothing is computed but its digests.
 
     Args:
@@ -184,7 +184,7 @@ def take(head: Head, commit: Shipped, place: str) -> Landed:
     return head.append(commit, plan, changes)
 
 
-def _changes(head: Head, plan: Plan, commit: Shipped) -> list[Change]:
+def _changes(head: Head, plan: Plan, commit: CommitFrames) -> list[ArrayChange]:
     """What the records of a commit do to the arrays; those without a differing byte left out."""
     found, stop = [], 0
     record, parts = commit.record, commit.chunks()
@@ -208,7 +208,7 @@ def _changes(head: Head, plan: Plan, commit: Shipped) -> list[Change]:
     return found
 
 
-def _decode(head: Head, change: Change, chunks: Sequence[tuple[np.void, memoryview]]) -> bool:
+def _decode(head: Head, change: ArrayChange, chunks: Sequence[tuple[np.void, memoryview]]) -> bool:
     """Find what ``chunks`` change; whether a byte differs."""
     words = _words_of(change, chunks)
     if words is not None:
@@ -219,7 +219,7 @@ def _decode(head: Head, change: Change, chunks: Sequence[tuple[np.void, memoryvi
 
 
 def _words_of(
-    change: Change, chunks: Sequence[tuple[np.void, memoryview]]
+    change: ArrayChange, chunks: Sequence[tuple[np.void, memoryview]]
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """The words (ascending) that chunks touch, and what they become; None for a dense change."""
     unit = change.unit
@@ -239,7 +239,7 @@ def _words_of(
     return touched, after_words
 
 
-def _check(head: Head, plan: Plan, record: CommitRecord, changes: Sequence[Change]) -> None:
+def _check(head: Head, plan: Plan, record: CommitRecord, changes: Sequence[ArrayChange]) -> None:
     """Compare the digests that a commit names with those of what it leads to."""
     if record.flags & VALUES_REPLACE or record.next_id != plan.next_id:
         raise BadFrameError("it is not the commit of a log")

@@ -24,7 +24,7 @@ from mmsb_jax._store.files.memory import MemoryFiles
 from mmsb_jax._store.files.protocol import Buffer
 from mmsb_jax._store.files.unreadable import unreadable
 from mmsb_jax._store.format.chain import ANCESTOR_BYTES, LogIds
-from mmsb_jax._store.format.data import Shipped, commit_start, read_commit_frames
+from mmsb_jax._store.format.data import CommitFrames, commit_start, read_commit_frames
 from mmsb_jax._store.format.frame import (
     MAX_NUMBER,
     BadFrameError,
@@ -184,17 +184,17 @@ def _commits(log: "Log", since: int, until: int) -> Iterator[Buffer]:
             yield from (header.encode(), body)
 
 
-def shipped(log: "Log", version: int) -> Shipped:
+def shipped(log: "Log", version: int) -> CommitFrames:
     """A commit of a log with its frames.
 
     Raises:
         VersionError: no such version.
         CorruptionError: a frame of it does not read back.
     """
-    return log.steadily(lambda: _shipped(log, version))
+    return log.retry_if_compacted(lambda: _shipped(log, version))
 
 
-def _shipped(log: "Log", version: int) -> Shipped:
+def _shipped(log: "Log", version: int) -> CommitFrames:
     found = log.find(version)
     segment = found.piece.segment
     try:
@@ -285,7 +285,7 @@ class Stream:
             raise self._damaged(self._start, error) from error
         return state, position
 
-    def commits(self) -> Iterator[Shipped]:
+    def commits(self) -> Iterator[CommitFrames]:
         """Its commits, each checked against its hashes and the chain.
 
         Raises:

@@ -33,4 +33,4 @@ def change_ids(log: "Log", ids: LogIds, poison: Callable[[str], ClosedError]) ->
     known = log.manifest
     if ids is known.ids or ids == known.ids:
         return
-    log.put_in_force(dataclasses.replace(known, ids=ids), poison)
+    log.replace_manifest(dataclasses.replace(known, ids=ids), poison)

@@ -13,13 +13,13 @@ from mmsb_jax._base.errors import ClosedError, CorruptionError, DivergenceError,
 from mmsb_jax._store.files.protocol import AppendFile, Buffer
 from mmsb_jax._store.files.threads import Job, Threads
 from mmsb_jax._store.format.chain import closed
-from mmsb_jax._store.format.data import Frames, Place, Shipped
+from mmsb_jax._store.format.data import CommitFrames, Frames, Position
 from mmsb_jax._store.format.frame import Kind, build_frame
 from mmsb_jax._store.format.names import LOG_FOLDER, NO_SEGMENT, list_snapshots, snapshot_name
 from mmsb_jax._store.format.tags import TagChanges, encode_tags
 from mmsb_jax._store.log.in_force import stored_extra
 from mmsb_jax._store.log.log import Log
-from mmsb_jax._store.log.segment import SEGMENT_FRAME_BYTES, Piece, ScannedCommit, Segment
+from mmsb_jax._store.log.segment import SEGMENT_FRAME_BYTES, LogSegment, ScannedCommit, Segment
 from mmsb_jax._store.state.snapshot import write_snapshot
 from mmsb_jax._store.writer.cleanup import remove_leftovers, remove_unreached
 from mmsb_jax._store.writer.durability import Durability, GroupSync, check_durability
@@ -215,7 +215,7 @@ class LogWriter:
             change_ids(log, closed(log.manifest.ids, scan.version), self.poison)
         base, version = log.pieces[-1].segment.base, scan.version + 1
         own = log.manifest.ids.own
-        place = Place(base + scan.offset, self._synced, own, version, scan.chain)
+        place = Position(base + scan.offset, self._synced, own, version, scan.chain)
         last = None
         for header, buffers in commit.placed(place):
             self._file.append(buffers)
@@ -226,7 +226,7 @@ class LogWriter:
         end = offset + last.frame_bytes
         return ScannedCommit(commit.record, offset, end - scan.offset, commit.chain)
 
-    def begin_with(self, commit: Shipped, chain: bytes, snapshot: list[Buffer]) -> None:
+    def begin_with(self, commit: CommitFrames, chain: bytes, snapshot: list[Buffer]) -> None:
         """Begin an empty log anew, with a commit that another log wrote and the state after it.
 
         Args:
@@ -250,7 +250,7 @@ class LogWriter:
                 chain=chain,
                 synced=end,
             )
-            frames = [buffers for _, buffers in commit.placed(Place(SEGMENT_FRAME_BYTES, end))]
+            frames = [buffers for _, buffers in commit.placed(Position(SEGMENT_FRAME_BYTES, end))]
             self.is_at_work = True
             try:
                 files.publish(snapshot_name(version), snapshot)
@@ -411,7 +411,7 @@ class LogWriter:
                 file.close()
             return self.durable_version
 
-    def rotate(self) -> Piece | None:
+    def rotate(self) -> LogSegment | None:
         """Go on in a new segment; returns the one that is sealed, None where it is still empty.
 
         Raises:
@@ -468,7 +468,7 @@ class LogWriter:
         self._poison = self._poison or reason
         return self._poisoned()
 
-    def schedule_snapshot(self, page_bytes: int, sealed: Piece | None = None) -> Job:
+    def schedule_snapshot(self, page_bytes: int, sealed: LogSegment | None = None) -> Job:
         """Fold the newest version into a snapshot, in the background.
 
         One at a time: while one is being made, the next is left out. Where no thread can be begun
@@ -490,7 +490,9 @@ class LogWriter:
             snapshot.run()
         return snapshot
 
-    def _make_snapshot(self, version: int, page_bytes: int, sealed: Piece | None) -> int | None:
+    def _make_snapshot(
+        self, version: int, page_bytes: int, sealed: LogSegment | None
+    ) -> int | None:
         log = self.log
         try:
             self.sync()

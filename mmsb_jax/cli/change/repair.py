@@ -11,7 +11,7 @@ from mmsb_jax._store.files.local import check_local, check_log_place
 from mmsb_jax._store.files.protocol import Files
 from mmsb_jax._store.maintain.repair import repair as repair_log
 from mmsb_jax._store.maintain.report import RepairReport
-from mmsb_jax._store.maintain.salvage.survey import Part
+from mmsb_jax._store.maintain.salvage.survey import LinePart
 from mmsb_jax._store.query.diff import printable
 from mmsb_jax.cli.common.command import PATH, LogCommand, json_option, path_argument, say
 from mmsb_jax.cli.common.json import to_json
@@ -66,7 +66,7 @@ def _repair(path: str, new: str, page_bytes: int, keep_unproven: bool) -> Repair
         contextlib.ExitStack() as drafts,
     ):
 
-        def make(part: Part, is_newest: bool) -> tuple[Files, str]:
+        def make(part: LinePart, is_newest: bool) -> tuple[Files, str]:
             behind = "" if is_newest else f"-versions-{part.first}-{part.last}"
             place = target.with_name(target.name + behind)
             return drafts.enter_context(new_log(place)), str(place)

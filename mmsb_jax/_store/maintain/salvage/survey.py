@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from mmsb_jax._store.files.protocol import Files
 from mmsb_jax._store.format.chain import LogIds, chain_after, has_frames
-from mmsb_jax._store.format.data import Shipped, commit_start, read_commit_frames
+from mmsb_jax._store.format.data import CommitFrames, commit_start, read_commit_frames
 from mmsb_jax._store.format.frame import (
     ALIGNMENT_BYTES,
     HEADER_BYTES,
@@ -41,7 +41,7 @@ _SEGMENT = re.compile(rf"{LOG_FOLDER}/([0-9]{{8,}})-([0-9]{{20}})\.(seg|cut)")
 _SECTOR_BYTES = 4096
 
 
-class Met(NamedTuple):
+class SurveyedCommit(NamedTuple):
     """A commit whose frame is whole.
 
     Attributes:
@@ -68,7 +68,7 @@ class Met(NamedTuple):
 class Line:
     """Commits whose frames are whole, each continuing the one before it."""
 
-    commits: tuple[Met, ...]
+    commits: tuple[SurveyedCommit, ...]
 
     @property
     def first(self) -> int:
@@ -80,11 +80,11 @@ class Line:
         """The newest version."""
         return self.commits[-1].version
 
-    def at(self, version: int) -> Met:
+    def at(self, version: int) -> SurveyedCommit:
         """The commit of a version that is here."""
         return self.commits[version - self.first]
 
-    def between(self, after: int, last: int) -> tuple[Met, ...]:
+    def between(self, after: int, last: int) -> tuple[SurveyedCommit, ...]:
         """The commits behind ``after``, up to and with ``last``."""
         return self.commits[after - self.first + 1 : last - self.first + 1]
 
@@ -111,7 +111,7 @@ class Unproven(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class LinePart:
     """Versions of a line whose states can be had: that of ``base``, and all up to ``last``.
 
     The state of ``base`` is in a snapshot, but for 0, the empty one.
@@ -162,7 +162,7 @@ class Survey:
         """Bytes of a page; None where the manifest is damaged, which says it."""
         return None if self.manifest is None else self.manifest.page_bytes
 
-    def parts(self, executor: Executor | None = None) -> list[Part]:
+    def parts(self, executor: Executor | None = None) -> list[LinePart]:
         """What states can be had, newest first.
 
         Cost: a replay, with a digest of each array that a commit touched, a commit; one read of
@@ -181,7 +181,7 @@ class Survey:
 
     def _parts_between(
         self, line: Line, low: int, high: int, executor: Executor | None
-    ) -> Iterator[Part]:
+    ) -> Iterator[LinePart]:
         """What can be had of versions whose data are whole, but for those of ``low``."""
         reached = low - 1
         for base in (version for version in (0, *list_snapshots(self.files)) if version <= high):
@@ -191,7 +191,7 @@ class Survey:
                     yield part
                     reached = part.last
 
-    def _part(self, line: Line, base: int, high: int, executor: Executor | None) -> Part | None:
+    def _part(self, line: Line, base: int, high: int, executor: Executor | None) -> LinePart | None:
         """What can be had from the state of ``base`` on, up to ``high`` at most."""
         unproven, digests = Spans[tuple[int, str, bool]](), Spans[None]()
         last, flaw, fault = None, None, ""
@@ -209,7 +209,7 @@ class Survey:
             fault = str(error)
         if last is None or last < line.first:
             return None
-        return Part(
+        return LinePart(
             line,
             base,
             last,
@@ -221,7 +221,7 @@ class Survey:
 
     def follow(
         self, line: Line, base: int, last: int, executor: Executor | None = None
-    ) -> Iterator[tuple[Trial, Shipped | None]]:
+    ) -> Iterator[tuple[Trial, CommitFrames | None]]:
         """The state of ``base``, and that after each commit up to ``last`` with the commit.
 
         It is one trial, brought forward. Nothing comes where there is no state of ``base``.
@@ -273,7 +273,7 @@ class Survey:
         trial.correct()
         return trial, extra
 
-    def shipped(self, met: Met) -> Shipped:
+    def shipped(self, met: SurveyedCommit) -> CommitFrames:
         """A commit with its frames, which must be whole.
 
         Raises:
@@ -285,7 +285,7 @@ class Survey:
         ids = LogIds((), met.log_id)
         return read_commit_frames(read, start, met.version, met.previous_chain, ids)[0]
 
-    def said(self, met: Met) -> tuple[bytes, int]:
+    def said(self, met: SurveyedCommit) -> tuple[bytes, int]:
         """The meta of a commit, and the hash of the data in its frame."""
         read = _forgiving(self.files, met.name)
         if not ARCHIVE_NAME.fullmatch(met.name):
@@ -315,7 +315,7 @@ def survey(files: Files, manifest: Manifest | None) -> Survey:
     compaction = None if manifest is None else manifest.compaction
     tags: TagChanges = {} if compaction is None else dict(compaction.tags)
     names = files.names(LOG_FOLDER)
-    found: list[Met] = []
+    found: list[SurveyedCommit] = []
     for name in filter(ARCHIVE_NAME.fullmatch, names):
         found += _commits_of_archive(files, name)
     segments = sorted((int(m[1]), int(m[2]), name) for name in names if (m := _SEGMENT.match(name)))
@@ -337,7 +337,7 @@ def survey(files: Files, manifest: Manifest | None) -> Survey:
     return Survey(files, manifest, lines, named, LogIds(lineage, b""))
 
 
-def lineage_of(commits: Iterable[Met]) -> tuple[tuple[bytes, int], ...]:
+def lineage_of(commits: Iterable[SurveyedCommit]) -> tuple[tuple[bytes, int], ...]:
     """(id, last version written under it) of the logs that wrote ``commits``, ascending."""
     lineage: list[tuple[bytes, int]] = []
     for met in commits:
@@ -347,7 +347,7 @@ def lineage_of(commits: Iterable[Met]) -> tuple[tuple[bytes, int], ...]:
     return tuple(lineage)
 
 
-def _lines(found: list[Met]) -> Iterator[Line]:
+def _lines(found: list[SurveyedCommit]) -> Iterator[Line]:
     """Join commits by the chain, newest line first; of one found twice the whole one counts."""
     by_chain = {met.chain: met for met in sorted(found, key=lambda met: met.is_whole)}
     below = None
@@ -417,7 +417,7 @@ def _base_of(read: Reader) -> int | None:
 
 def commits_of_segment(
     files: Files, name: str, stop: int | None, tags: TagChanges
-) -> Iterator[Met]:
+) -> Iterator[SurveyedCommit]:
     """The commits in a segment before the position ``stop``; ``tags`` follow."""
     read, end = _forgiving(files, name), files.size(name)
     base = _base_of(read)
@@ -455,7 +455,7 @@ def _has_its_data(read: Reader, offset: int, header: Header) -> bool:
     return True
 
 
-def _commits_of_archive(files: Files, name: str) -> Iterator[Met]:
+def _commits_of_archive(files: Files, name: str) -> Iterator[SurveyedCommit]:
     """The commits in an archive; of a block that is damaged, none."""
     read = _forgiving(files, name)
     for offset, header in _walk(read, 0, files.size(name)):
@@ -470,8 +470,8 @@ def _commits_of_archive(files: Files, name: str) -> Iterator[Met]:
 
 def _met(
     record: CommitRecord, meta: bytes, data_hash: int, name: str, offset: int, is_whole: bool
-) -> Met:
-    return Met(
+) -> SurveyedCommit:
+    return SurveyedCommit(
         version=record.version,
         log_id=record.log_id,
         previous_chain=record.previous_chain,

@@ -152,7 +152,7 @@ def _number_for(info: ArrayInfo, value: Any) -> Any:
         ) from None
 
 
-def patches_of(
+def word_patches_of(
     delta: Delta, layout: Layout, find: Callable[[str], ArrayInfo]
 ) -> dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Array id → (words, masks, values) of a delta: what it writes where.

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from mmsb_jax._compile.body import Body
-from mmsb_jax._graph.run.interpreter import Interpreter, Recipe, Shape, words_of
+from mmsb_jax._graph.run.interpreter import Interpreter, Recipe, Shape, word_count
 from mmsb_jax._graph.run.node import Node
-from mmsb_jax._graph.run.pagewise import Pager, rows_of
-from mmsb_jax._graph.run.schedule import Plan, Ran, Schedule, Words
-from mmsb_jax._graph.run.single import Caller, as_input
+from mmsb_jax._graph.run.pagewise import PagewiseRunner, rows_of
+from mmsb_jax._graph.run.schedule import BufferPlan, RunResult, Schedule, Words
+from mmsb_jax._graph.run.single import SingleRunner, as_input
 
 _MOST_RECIPES = 32
 _MOST_OPERAND_WORDS = 4096
@@ -25,7 +25,7 @@ _MOST_OPERANDS = 32
 _MOST_RESULTS = 4
 
 
-class Machine:
+class NodeRunner:
     """What has been compiled.
 
     Attributes:
@@ -36,8 +36,8 @@ class Machine:
         self.programs = 0
         self._recipes: dict[Recipe, None] = {}
         self._interpreters: list[Interpreter] = []
-        self._callers: dict[Recipe, Caller] = {}
-        self._pagers: dict[Body, Pager] = {}
+        self._callers: dict[Recipe, SingleRunner] = {}
+        self._pagers: dict[Body, PagewiseRunner] = {}
         self._limits: dict[str, int] = {"inputs": 1, "operands": 1, "results": 1, "window": 1}
 
     def is_small(self, node: Node) -> bool:
@@ -59,7 +59,7 @@ class Machine:
         for recipe in recipes:
             self._recipes.pop(recipe, None)
 
-    def call(self, node: Node, words: Words, is_first: bool) -> Ran:
+    def call(self, node: Node, words: Words, is_first: bool) -> RunResult:
         """Run one node by itself.
 
         Args:
@@ -74,16 +74,16 @@ class Machine:
         assert recipe is not None
         caller = self._callers.get(recipe)
         if caller is None:
-            caller = self._callers[recipe] = Caller(recipe)
+            caller = self._callers[recipe] = SingleRunner(recipe)
             self.programs += 1
         old = [words(name) for name in node.outputs]
         results = caller.run(_inputs_of(node, words), node.constants, old, is_first)
         changed = zip(node.outputs, results, strict=True)
-        return Ran([node], {name: now for name, (now, differs) in changed if differs})
+        return RunResult([node], {name: now for name, (now, differs) in changed if differs})
 
     def page(
         self, node: Node, words: Words, changed: Collection[str] | None, changed_words: Words
-    ) -> Ran:
+    ) -> RunResult:
         """Run a node page by page.
 
         Args:
@@ -96,7 +96,7 @@ class Machine:
         body = node.paged.body
         pager = self._pagers.get(body)
         if pager is None:
-            pager = self._pagers[body] = Pager(body)
+            pager = self._pagers[body] = PagewiseRunner(body)
         rows = rows_of(node.specs, node.reads, changed, changed_words)
         compiled = pager.programs
         old = [words(name) for name in node.outputs]
@@ -104,7 +104,9 @@ class Machine:
         self.programs += pager.programs - compiled
         is_always = node.rule.equal == "never"
         changes = zip(node.outputs, made, strict=True)
-        return Ran([node], {n: rows for n, rows in changes if is_always or rows.changes()[0].size})
+        return RunResult(
+            [node], {n: rows for n, rows in changes if is_always or rows.changes()[0].size}
+        )
 
     def schedule(
         self, nodes: Sequence[Node], is_first: bool, is_read: Callable[[str], bool]
@@ -123,7 +125,7 @@ class Machine:
             self._grow("operands", len(node.recipe.operands))
             self._grow("results", len(node.outputs))
             self._grow("window", max(32, node.recipe.result_words))
-        plan = Plan(nodes, self._limits["results"], is_read)
+        plan = BufferPlan(nodes, self._limits["results"], is_read)
         wanted = recipes if is_first else self._recipes.keys()
         return Schedule(plan, self._interpreter(plan, recipes, wanted))
 
@@ -131,7 +133,7 @@ class Machine:
         self._limits[name] = max(self._limits[name], 1 << (least - 1).bit_length())
 
     def _interpreter(
-        self, plan: Plan, needed: Collection[Any], wanted: Collection[Any]
+        self, plan: BufferPlan, needed: Collection[Any], wanted: Collection[Any]
     ) -> Interpreter:
         """One that knows the recipes and has room: one that is there, or a new one."""
         step_words = self._limits["results"] + self._limits["window"]
@@ -155,7 +157,7 @@ class Machine:
 
 
 def _fits(node: Node, recipe: Recipe) -> bool:
-    sizes = list(map(words_of, recipe.operands))
+    sizes = list(map(word_count, recipe.operands))
     bodies = [recipe.body, *([] if isinstance(recipe.cutoff, str) else [recipe.cutoff])]
     return (
         node.paged is None

@@ -1,7 +1,7 @@
 """Changes to arrays by name, collected into one draft: what a batch is, and each call outside one.
 
 The bytes that are read inside a batch are those written in it. Arrays that were made and not yet
-recorded (`Made`) enter the log with the first draft that lands.
+recorded (`PendingArrays`) enter the log with the first draft that lands.
 """
 
 from collections.abc import Sequence
@@ -12,20 +12,20 @@ import numpy as np
 from mmsb_jax._base.arguments import check_text
 from mmsb_jax._base.errors import StructureError
 from mmsb_jax._base.memory_limit import room_for
-from mmsb_jax._bus.derive.transaction import GraphChange
+from mmsb_jax._bus.derive.transaction import GraphEdit
 from mmsb_jax._bus.trees.tree import info_of, spec_of
-from mmsb_jax._bus.write.names import bytes_for, check_name, new_spec
+from mmsb_jax._bus.write.array_specs import bytes_for, check_name, new_spec
 from mmsb_jax._core.layout import array_not_found
 from mmsb_jax._core.tree.leaves import LeafSpec
 from mmsb_jax._store.commit.draft import Draft
 from mmsb_jax._store.format.record import ArrayInfo, Op, OpCode
 from mmsb_jax._store.state.state import StoredState
 
-Patch = tuple[np.ndarray, np.ndarray, np.ndarray]
+WordPatch = tuple[np.ndarray, np.ndarray, np.ndarray]
 """(words, mask of their bytes, their bytes) of one array."""
 
 
-class Made:
+class PendingArrays:
     """Arrays that were made since the last commit: they are zeros, and not in the log yet.
 
     Making one costs a dictionary entry; everything else waits until it is recorded.
@@ -47,26 +47,26 @@ class Made:
         return [Op(OpCode.CREATE, self.info(name)) for name in self.specs]
 
 
-class Changes:
+class DraftBuilder:
     """A draft in the making.
 
     Args:
         state: the head; it is read and not changed.
-        made: arrays to record before anything else.
+        pending: arrays to record before anything else.
         owns: whether to copy what is written, because the caller may change it before the end.
     """
 
-    def __init__(self, state: StoredState, made: Made, owns: bool = False) -> None:
+    def __init__(self, state: StoredState, pending: PendingArrays, owns: bool = False) -> None:
         self._state = state
         self._owns = owns
-        self._created = {op.info.id: op.info for op in made.ops()} if made else {}
+        self._created = {op.info.id: op.info for op in pending.ops()} if pending else {}
         self._updated: dict[int, ArrayInfo] = {}
         self._deleted: dict[int, ArrayInfo] = {}
         self._contents: dict[int, np.ndarray] = {}
-        self._patches: dict[int, Patch] = {}
-        self._ids = {info.name: info.id for info in self._created.values()} if made else {}
+        self._patches: dict[int, WordPatch] = {}
+        self._ids = {info.name: info.id for info in self._created.values()} if pending else {}
         self._next_id = max(state.table.next_id, 1 + max(self._created, default=0))
-        self.graph: GraphChange | None = None
+        self.graph: GraphEdit | None = None
 
     def find(self, name: str) -> ArrayInfo:
         """The array called ``name``, as it is with the changes so far.
@@ -112,7 +112,7 @@ class Changes:
             self._contents[info.id] = raw.copy() if self._owns else raw
         self._patches.pop(info.id, None)
 
-    def patch(self, patches: dict[int, Patch]) -> None:
+    def patch(self, patches: dict[int, WordPatch]) -> None:
         """Write single bytes, array by array."""
         for array_id, patch in patches.items():
             if (
@@ -192,9 +192,9 @@ class Changes:
             raw = self.bytes_of(info).copy()
         self._contents[self._create(name, spec_of(info)).id] = raw
 
-    def change_graph(self, change: GraphChange) -> None:
+    def edit_graph(self, edit: GraphEdit) -> None:
         """Change the graph, after what was asked before."""
-        self.graph = change if self.graph is None else self.graph.then(change)
+        self.graph = edit if self.graph is None else self.graph.then(edit)
 
     def draft(self) -> Draft:
         """All of it as one draft."""
@@ -204,7 +204,7 @@ class Changes:
         return Draft(ops=ops, contents=self._contents, patches=self._patches)
 
 
-def _patched(before: np.ndarray, patch: Patch) -> np.ndarray:
+def _patched(before: np.ndarray, patch: WordPatch) -> np.ndarray:
     """The bytes of an array (uint8[n]) with a patch of its words written over them."""
     with room_for("the words that are written"):
         words = np.zeros(-(-before.size // 4), np.uint32)
