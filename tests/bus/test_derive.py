@@ -350,3 +350,23 @@ def test_verify_finds_a_function_that_is_not_pure(bus):
     assert "derived 'bad'" in str(report.faults)
     assert "different bytes" in str(report.faults)
     assert bus.verify()
+
+
+def test_layout_has_the_derived_arrays_that_are_there_and_no_others():
+    bus = mmsb.open()
+    bus.commit({"a": F(1, 2, 3)})
+
+    def names() -> set[str]:
+        return {region.name for region in bus.layout.regions}
+
+    assert names() == {"a"}
+    bus.derive("twice", ["a"], lambda a: a * 2)
+    assert names() == {"a", "twice"}
+    bus.delete("twice")
+    assert names() == {"a"}
+    bus.create("b", (2,))
+    bus.derive("sum", ["b"], lambda b: b.sum())
+    assert names() == {"a", "b", "sum"}
+    bus.resize("b", (5,))
+    assert {region.name: region.spec.shape for region in bus.layout.regions}["b"] == (5,)
+    bus.close()

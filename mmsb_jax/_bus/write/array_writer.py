@@ -49,8 +49,7 @@ class ArrayWriter:
         self.trees = None if session.engine is None else TreeWriter(session.engine, self.pending)
         self._known: TreeShape | None = None  # of a reader
         self._rows = RowTable(session.page_bytes)
-        self._layout: Layout | None = None
-        self._layout_shape: TreeShape | None = None
+        self._layout: tuple[TreeShape | None, int, int, Layout] | None = None
         self._open_batch: Batch | None = None
         self._turn = threading.Condition(session.own_lock)  # only to see who has it
 
@@ -68,20 +67,21 @@ class ArrayWriter:
 
     def forget(self) -> None:
         """Look at the table anew: it has changed without this."""
-        self._layout = None
         if self.trees is not None:
             self.trees.forget()
 
     def layout(self) -> Layout:
-        """The layout of all arrays; kept as long as these stay."""
-        session, shape = self._session, self.shape
-        if session.engine is None or self._layout is None or self._layout_shape is not shape:
-            arrays = [
-                *session.head().table.arrays.values(),
-                *map(self.pending.info, self.pending.specs),
-            ]
-            self._layout, self._layout_shape = self._rows.layout(arrays, shape), shape
-        return self._layout
+        """The layout of all arrays; that of a writer is kept as long as these stay."""
+        arrays, engine = self._session.head().table.arrays.values(), self._session.engine
+        shape, count = self.shape, len(self.pending.specs)
+        structure = 0 if engine is None else engine.head.structure
+        if self._layout is not None and engine is not None:
+            *made_for, known = self._layout
+            if made_for[0] is shape and made_for[1:] == [structure, count]:
+                return known
+        layout = self._rows.layout([*arrays, *map(self.pending.info, self.pending.specs)], shape)
+        self._layout = shape, structure, count, layout
+        return layout
 
     # ----------------------------------------------------------------------------- single arrays
 
@@ -97,7 +97,6 @@ class ArrayWriter:
         if name in made or name in table.ids or name in table.values:
             raise name_taken(name)
         made[name] = (table.next_id + len(made), spec)
-        self._layout = None
 
     def change(self, make: Make, info: CommitInfo) -> Commit | None:
         """Make a change: now, or at the end of the batch."""
@@ -124,8 +123,6 @@ class ArrayWriter:
 
         def landed(commit: Commit) -> None:
             self.pending.specs.clear()
-            if draft.ops:  # those of derived arrays among them
-                self._layout = None
 
         filled = info.fill(draft, info.numbers())
         return engine.land(filled, self.shape, changes.graph, landed)

@@ -110,6 +110,7 @@ class Head:
     Attributes:
         landed: what became of the newest commit made here; kept, since an interrupt may lose what
             was returned.
+        structure: version of the newest commit made here that changed the table of arrays.
     """
 
     def __init__(
@@ -128,6 +129,7 @@ class Head:
         self._sparse_bytes = 0
         self._total_bytes = 0
         self._state_bytes = state.nbytes
+        self.structure = state.table.version
         self.landed: Landed | None = None
         self._landing: Landing | Joining | None = None
         self._recount()
@@ -161,6 +163,7 @@ class Head:
         self.state = state
         self._terms.clear()
         self._state_bytes = state.nbytes
+        self.structure = state.table.version
         self.begin_segment()
 
     def _recount(self) -> None:
@@ -365,6 +368,7 @@ class Head:
             assert plan.made is not None
             state.adopt(plan.made, record.ops)
             self._state_bytes = state.nbytes
+            self.structure = record.version
             for array_id in plan.gone:
                 self._terms.pop(array_id, None)
                 if array_id not in table.arrays:
