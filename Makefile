@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test test-long torture check extras bench notebooks clean
+.PHONY: demo test test-long mutations torture check extras bench notebooks clean
 
 # One stamp an extra, so that each target installs what it needs and no more.
 $(VENV)/.made:
@@ -24,6 +24,10 @@ test: $(VENV)/.with-dev
 
 test-long: $(VENV)/.with-dev
 	$(BIN)/python -m pytest -m long -s
+
+# Minutes: breaks the package in thirty places, one after another, and sees the tests fail.
+mutations: $(VENV)/.with-dev
+	$(BIN)/python -m tests.mutations
 
 # Hours; it says how many. A tenth: `make torture SCALE=0.1`. Some entries: `make torture ENTRIES="5 6"`.
 SCALE ?= 1

@@ -1,7 +1,7 @@
 """Trees from states: in a structure that is known, in that of `like`, or as a dict by name."""
 
 import warnings
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,12 +12,12 @@ from mmsb_jax._base.arguments import show
 from mmsb_jax._base.errors import ArrayNotFoundError, CorruptionError, StructureError
 from mmsb_jax._base.memory_limit import room_for
 from mmsb_jax._base.patterns import matcher
+from mmsb_jax._bus.trees.compare import Difference, differing_leaves, differing_statics
 from mmsb_jax._bus.trees.recorded import is_weak, show_pair, statics_in
 from mmsb_jax._bus.trees.tree import (
     TreeShape,
     check_references,
     constant_of,
-    is_compatible,
     place_of,
     recorded_leaves,
     spec_of,
@@ -82,13 +82,10 @@ def build_flat(state: StoredState, wanted: Callable[[str], bool] | None) -> dict
 
 def fits(state: StoredState, shape: TreeShape) -> bool:
     """Whether the committed tree of ``state`` had the structure ``shape``, by what is recorded."""
-    recorded, own = recorded_leaves(state.table), shape.leaves
-    if recorded.keys() != own.keys():
+    recorded, statics = recorded_leaves(state.table), statics_in(state.table)
+    if any(differing_leaves(recorded, shape.leaves)):
         return False
-    statics = statics_in(state.table)
-    return all(is_compatible(recorded[name], leaf) for name, leaf in own.items()) and (
-        statics is None or statics == {path: static.text for path, static in shape.statics.items()}
-    )
+    return statics is None or not any(differing_statics(statics, shape.statics))
 
 
 def known_shape(state: StoredState, shape: TreeShape | None) -> TreeShape | None:
@@ -147,24 +144,24 @@ def build_like(
     names, leaves, treedef = flatten_with_names(like)
     recorded = recorded_in(state.table, wanted)
     prefix = prefix_of(names, recorded, arrays)
+    paths = absolute_names(names, prefix)
+    expected = {path: describe(leaf, path) for path, leaf in zip(paths, leaves, strict=True)}
+    differing = {found.path: found for found in differing_leaves(_leaves(recorded), expected)}
     built, faults, kept = [], [], []
-    for name, leaf in zip(absolute_names(names, prefix), leaves, strict=True):
-        expected = describe(leaf, name)
-        known = recorded.pop(name, None)
-        if known is None and missing == "keep" and not isinstance(leaf, jax.ShapeDtypeStruct):
-            kept.append(name)
+    for path, leaf in zip(paths, leaves, strict=True):
+        is_new = path in differing and differing[path].was is None
+        if is_new and missing == "keep" and not isinstance(leaf, jax.ShapeDtypeStruct):
+            kept.append(path)
+            del differing[path]
             built.append(leaf)
-        elif known is None:
-            where = "made by name" if name in state.table.ids else "not recorded"
-            faults.append(f"{name}: {expected} in `like`, {where}")
-        else:
-            fault, value = _one_like(state, name, known, leaf, expected)
-            faults += [f"{name}: {fault}"] if fault else []
+        elif path not in differing:
+            fault, value = _one_like(state, path, recorded[path], leaf, expected[path])
+            faults += [f"{path}: {fault}"] if fault else []
             built.append(value)
-    faults += [f"{name}: recorded, not in `like`" for name in recorded]
+    faults += [_fault_of(found, state.table) for found in differing.values()]
     root, keeps = nodes_of(like, treedef), missing == "keep"
-    differing, uncompared = _statics_like(state.table, root, prefix, wanted, keeps)
-    faults += differing
+    static_faults, uncompared = _statics_like(state.table, root, prefix, wanted, keeps)
+    faults += static_faults
     if faults:
         listed = "\n".join(f"  {fault}" for fault in sorted(faults))
         raise StructureError(
@@ -186,6 +183,25 @@ def build_like(
     return put_together(treedef, built, "`like`")
 
 
+def _leaves(recorded: Mapping[str, ArrayInfo | Constant]) -> dict[str, LeafSpec | Constant]:
+    """What each array or constant is as a leaf."""
+    return {
+        name: spec_of(known) if isinstance(known, ArrayInfo) else known
+        for name, known in recorded.items()
+    }
+
+
+def _fault_of(found: Difference, table: Table) -> str:
+    """How a leaf of `like` differs from what is recorded, in words."""
+    path, was, now = found
+    if now is None:
+        return f"{path}: recorded, not in `like`"
+    if was is None:
+        where = "made by name" if path in table.ids else "not recorded"
+        return f"{path}: {now} in `like`, {where}"
+    return f"{path}: {now} in `like`, {was} recorded"
+
+
 def _statics_like(
     table: Table,
     like: TreeNode,
@@ -199,19 +215,18 @@ def _statics_like(
         return [], []
     arriving = {path: static for node in like.walk() for path, static in node.statics.items()}
     paths = absolute_names(arriving, prefix)
-    lost = [path for path in recorded.keys() - set(paths) if wanted is None or wanted(path)]
-    faults = [f"{path}: static {recorded[path]} recorded, not in `like`" for path in lost]
-    uncompared = []
-    for path, static in zip(paths, arriving.values(), strict=True):
-        was = recorded.get(path)
-        if was is None:
-            faults += [] if keeps else [f"{path}: static {static.text} in `like`, not recorded"]
-        elif was != static.text:
-            now, shown = show_pair(static.text, was)
-            faults.append(f"{path}: static {now} in `like`, {shown} recorded")
-        elif static.opaque:
-            uncompared.append(f"{path} ({static.text})")
-    return faults, uncompared
+    statics = dict(zip(paths, arriving.values(), strict=True))
+    faults, same = [], statics.keys() & recorded.keys()
+    for path, was, now in differing_statics(recorded, statics):
+        same -= {path}
+        if now is None and (wanted is None or wanted(path)):
+            faults.append(f"{path}: static {was} recorded, not in `like`")
+        elif was is None and not keeps:
+            faults.append(f"{path}: static {now} in `like`, not recorded")
+        elif was is not None and now is not None:
+            faults.append("{}: static {} in `like`, {} recorded".format(path, *show_pair(now, was)))
+    opaque = [path for path in paths if path in same and statics[path].opaque]
+    return faults, [f"{path} ({statics[path].text})" for path in opaque]
 
 
 def recorded_in(
@@ -246,9 +261,6 @@ def _one_like(
     state: StoredState, name: str, known: ArrayInfo | Constant, leaf: Any, expected: Any
 ) -> tuple[str | None, Any]:
     """(what does not fit, the leaf)."""
-    was = known if isinstance(known, Constant) else spec_of(known)
-    if not is_compatible(was, expected):
-        return f"{expected} in `like`, {was} recorded", None
     if isinstance(known, Constant):
         return None, leaf if known.kind == "function" else known.value
     spec = spec_like(known, expected)

@@ -11,9 +11,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from mmsb_jax._base.dtypes import parse_dtype
 from mmsb_jax._base.errors import CorruptionError, FormatError, StructureError
 from mmsb_jax._base.texts import MAX_DIGITS, MAX_INTEGER, encoded, from_decimal, to_decimal
+from mmsb_jax._bus.trees.compare import (
+    differing_leaves,
+    differing_statics,
+    is_same_kind,
+)
 from mmsb_jax._bus.trees.recorded import changed_entries, entries_of, show_pair, statics_in
 from mmsb_jax._core.layout import Layout
 from mmsb_jax._core.tree.leaves import Constant, LeafSpec, describe, qualified_name, view_as
@@ -28,7 +32,6 @@ from mmsb_jax._core.tree.paths import (
 from mmsb_jax._store.format.record import GRAPH_PREFIX, MAX_NAME_BYTES, ArrayInfo, Op, OpCode
 from mmsb_jax._store.state.state import Table
 
-_PYTHON_KINDS = {"bool": "b", "int": "i", "float": "f", "complex": "c"}
 _INT64 = range(-(2**63), 2**63)
 _MOST_EARLIER = 15
 """So many structures of earlier versions are kept."""
@@ -296,27 +299,6 @@ def info_of(array_id: int, name: str, spec: LeafSpec, member: bool) -> ArrayInfo
     return ArrayInfo(array_id, name, spec.kind, spec.dtype, spec.shape, member)
 
 
-def is_same_kind(recorded: LeafSpec, arriving: LeafSpec) -> bool:
-    """Whether a leaf may take the place of another without a new structure.
-
-    The same shape and dtype, in JAX or in NumPy; or scalars of one kind: a Python float and a 0-d
-    array of any float. Which of them it was is recorded with the commit.
-    """
-    if recorded.kind.startswith("key:") or arriving.kind.startswith("key:"):
-        return recorded == arriving
-    if recorded.shape != arriving.shape:
-        return False
-    if recorded.dtype == arriving.dtype:
-        return True
-    has_python = recorded.kind in _PYTHON_KINDS or arriving.kind in _PYTHON_KINDS
-    return has_python and _number_kind(recorded.dtype) == _number_kind(arriving.dtype)
-
-
-def _number_kind(dtype: str) -> str:
-    kind = parse_dtype(dtype).kind
-    return {"u": "i", "V": "f"}.get(kind, kind)
-
-
 @dataclass(slots=True)
 class Reconciled:
     """How a tree enters the log: operations before it, constants, and the id of each data leaf."""
@@ -412,55 +394,37 @@ def differences(table: Table, shape: TreeShape, before: TreeShape | None = None)
         shape: structure of the tree.
         before: the structure recorded, where this process knows it.
     """
-    recorded, arriving = recorded_leaves(table), shape.leaves
-    lines = []
-    for name in sorted(recorded.keys() | arriving.keys()):
-        was, now = recorded.get(name), arriving.get(name)
-        if was is None:
-            lines.append(f"{name}: new, {now}")
-        elif now is None:
-            lines.append(f"{name}: missing, was {was}")
-        elif not is_compatible(was, now):
-            lines.append(f"{name}: {now}, was {was}")
-    return lines + _differing_statics(table, shape, before)
+    lines = [
+        f"{path}: new, {now}"
+        if was is None
+        else f"{path}: missing, was {was}"
+        if now is None
+        else f"{path}: {now}, was {was}"
+        for path, was, now in differing_leaves(recorded_leaves(table), shape.leaves)
+    ]
+    return lines + _static_lines(table, shape, before)
 
 
-def _differing_statics(table: Table, shape: TreeShape, before: TreeShape | None) -> list[str]:
+def _static_lines(table: Table, shape: TreeShape, before: TreeShape | None) -> list[str]:
     recorded, known = statics_in(table), {} if before is None else before.statics
     if recorded is None:
         if before is None:
             return []  # the log is older than statics: this tree gives them
         recorded = {path: static.text for path, static in known.items()}
-    lines = []
-    for path in sorted(recorded.keys() | shape.statics.keys()):
-        was, now = recorded.get(path), shape.statics.get(path)
-        if was is None or now is None:
-            text = f"new, static {now.text}" if now is not None else f"missing, was static {was}"
-            lines.append(f"{path}: {text}")
-        elif was != now.text:
-            shown, shown_before = show_pair(now.text, was)
-            lines.append(f"{path}: static {shown}, was {shown_before}")
-        elif path in known and known[path].text == was and not now.is_same(known[path]):
-            lines.append(f"{path}: static {now.text}, which does not equal (==) the one before")
-    return lines
-
-
-def is_compatible(was: LeafSpec | Constant, now: LeafSpec | Constant) -> bool:
-    """Whether a leaf may take the place of another without a new structure."""
-    if isinstance(was, LeafSpec) and isinstance(now, LeafSpec):
-        return is_same_kind(was, now)
-    if isinstance(was, Constant) and isinstance(now, Constant):
-        # Strings and large integers are values; a function or None is structure.
-        return was == now or (was.kind == now.kind and was.kind in ("str", "int"))
-    return _is_integer(was) and _is_integer(now)
-
-
-def _is_integer(leaf: LeafSpec | Constant) -> bool:
-    """Whether a Python int may stand there: of 64 bits an array, beyond them a constant."""
-    if isinstance(leaf, Constant):
-        return leaf.kind == "int"
-    is_number = leaf.shape == () and not leaf.kind.startswith("key:")
-    return is_number and _number_kind(leaf.dtype) == "i"
+    lines = {
+        path: f"new, static {now}"
+        if was is None
+        else f"missing, was static {was}"
+        if now is None
+        else "static {}, was {}".format(*show_pair(now, was))
+        for path, was, now in differing_statics(recorded, shape.statics)
+    }
+    for path, static in shape.statics.items():
+        if path in lines or path not in known or known[path].text != static.text:
+            continue
+        if not static.is_same(known[path]):
+            lines[path] = f"static {static.text}, which does not equal (==) the one before"
+    return [f"{path}: {line}" for path, line in sorted(lines.items())]
 
 
 def place_of(pattern: str) -> str:

@@ -14,8 +14,9 @@ from mmsb_jax._base.errors import InvalidDeltaError, StructureError
 from mmsb_jax._base.memory_limit import check_room
 from mmsb_jax._base.texts import encoded, to_decimal
 from mmsb_jax._base.words import WORD_BYTES
+from mmsb_jax._bus.trees.compare import is_same_kind
 from mmsb_jax._bus.trees.staging import raw_bytes
-from mmsb_jax._bus.trees.tree import is_same_kind, spec_of
+from mmsb_jax._bus.trees.tree import spec_of
 from mmsb_jax._core.delta import Delta
 from mmsb_jax._core.layout import Layout
 from mmsb_jax._core.region import Region

@@ -1,0 +1,141 @@
+"""Breaks the package in one place after another, and sees that the tests find each.
+
+``python -m tests.mutations [NUMBER...]``: in a copy of the tree, a line is changed, and the tests
+that should notice are run as `make test` runs them; they must fail. A line that is not there any
+more is an error: the list follows the code.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+
+
+class Mutation(NamedTuple):
+    """A line of ``mmsb_jax``, what it becomes, and who should notice."""
+
+    file: str
+    before: str
+    after: str
+    tests: str
+
+
+MUTATIONS = [
+    Mutation("_base/patterns.py", 'rstrip("/")) + r"(?:/.*)?"', 'rstrip("/"))',
+             "cli/test_globs.py"),
+    Mutation("_base/memory_limit.py", "if nbytes > _machine_bytes():", "if nbytes < 0:",
+             "store/test_limits.py"),
+    Mutation("_core/delta.py", "has_later, mask[following], 0", "has_later, mask, 0",
+             "core/test_laws.py"),
+    Mutation("_core/digest.py", "words + key", "words ^ key", "core/test_digest.py"),
+    Mutation("_core/tlog.py", "fits &= ~(log.overflow | delta.overflow)",
+             "fits &= ~delta.overflow", "core/test_tlog.py"),
+    Mutation("_core/tree/words.py", "elements.reshape(-1, each)", "elements.reshape(each, -1).T",
+             "core/test_packing.py"),
+    Mutation("_store/files/lock.py", "fcntl.LOCK_EX | fcntl.LOCK_NB",
+             "fcntl.LOCK_SH | fcntl.LOCK_NB",
+             "store/test_lock.py"),
+    Mutation("_store/files/disk.py", "self._os.replace(draft, path)",
+             "self._os.rename(draft, path.with_name('x'))", "store/test_files.py"),
+    Mutation("_store/format/chain.py", "record.previous_chain != chain or ", "",
+             "store/test_recovery.py"),
+    Mutation("_store/format/frame.py", "_MUST_UNDERSTAND = 1", "_MUST_UNDERSTAND = 2",
+             "store/test_frames.py"),
+    Mutation("_store/encoding/sparse.py", "gaps[starts] = 0", "gaps[starts] = 1",
+             "store/test_codec.py"),
+    Mutation("_store/encoding/choose.py", "2 * items * (unit + 1) < nbytes",
+             "items * (unit + 1) < nbytes", "store/test_codec.py"),
+    Mutation("_store/encoding/decode.py", "Coding.XOR_ZSTD: decode_mixed",
+             "Coding.XOR_ZSTD: decode_compressed", "store/test_codec.py"),
+    Mutation("_store/log/recovery.py", "segment.number >= segments[-1].number",
+             "segment.number > segments[-1].number", "store"),
+    Mutation("_store/writer/writer.py",
+             "self._write(commit)\n            except OSError as error:\n"
+             "                self._take_back(start)\n",
+             "self._write(commit)\n            except OSError as error:\n", "store/test_writer.py"),
+    Mutation("_store/writer/writer.py", "self._sync_commit(record.version, ",
+             "(lambda *_: None)(record.version, ", "store/test_writer.py"),
+    Mutation("_store/commit/head.py", "if self.writer.log.version >= landing.version:",
+             "if self.writer.log.version > landing.version:", "store/test_head.py"),
+    Mutation("_store/commit/head.py", "self.structure = record.version", "pass",
+             "bus/test_derive.py"),
+    Mutation("_store/commit/compare.py", "return prefers_sparse(items, self.unit, self.nbytes)",
+             "return False", "store/test_change.py golden"),
+    Mutation("_store/maintain/compact.py", "remove_leftovers(self._files, manifest)", "pass",
+             "store/test_compact.py"),
+    Mutation("_graph/wave/wave.py", "if not is_asked and self._is_hit(node):",
+             "if self._is_hit(node):", "graph bus/test_derive.py"),
+    Mutation("_graph/wave/wave.py", "if mark != self._mark(node):", "if True:",
+             "graph bus/test_link.py"),
+    Mutation("_bus/engine/engine.py", "            self.derivations.revert()\n", "",
+             "bus/test_derive_failures.py"),
+    Mutation("_bus/engine/engine.py", "if self._snapshots and self.head.snapshot_is_due:",
+             "if self.head.snapshot_is_due:", "bus/test_open.py bus/test_settings.py"),
+    Mutation("_bus/engine/queue.py", "while len(self._entries) > _MOST_WAITING:", "while False:",
+             "bus/test_strict.py bus/test_copies.py"),
+    Mutation("_bus/events/events.py", "if version > max(self._newest, self._last_queued()):",
+             "if True:", "bus/test_events_unit.py bus/test_cut_short.py"),
+    Mutation("_bus/trees/checkout.py", 'raw = raw if spec.kind == "jax" else raw.copy()', "pass",
+             "bus/test_like.py bus/test_exact.py"),
+    Mutation("_bus/write/draft_builder.py", "raw.copy() if self._owns else raw", "raw",
+             "bus/test_arrays.py"),
+    Mutation("_bus/replica/arrays.py", "if table.digest() != table.state_digest:", "if False:",
+             "bus/test_replica.py"),
+    Mutation("algebra/_paths/fixpoint.py", "changed = differs(better, value)",
+             "changed = differs(value, better) & False", "algebra/test_paths.py"),
+    Mutation("cli/common/command.py", "\nNO = 1\n", "\nNO = 0\n", "cli/test_command.py"),
+]  # fmt: skip
+
+
+def copy_tree(target: Path) -> None:
+    """What the repository has of the tree, as it is here."""
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    for name in filter(lambda name: (ROOT / name).is_file(), listed.stdout.splitlines()):
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, target / name)
+
+
+def is_found(mutation: Mutation, tree: Path) -> bool:
+    """Whether the tests fail with a mutation."""
+    path = tree / "mmsb_jax" / mutation.file
+    whole = path.read_text()
+    assert whole.count(mutation.before) == 1, (
+        f"{mutation.file}: {mutation.before!r} stands not once"
+    )
+    path.write_text(whole.replace(mutation.before, mutation.after))
+    try:
+        tests = [f"tests/{name}" for name in mutation.tests.split()]
+        command = [sys.executable, "-m", "pytest", "-x", "-n", "2", "--dist", "loadfile", *tests]
+        environment = os.environ | {"PYTHONPATH": str(tree), "HYPOTHESIS_PROFILE": "ci"}
+        done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True)
+        assert done.returncode in (0, 1), done.stdout + done.stderr
+        return done.returncode == 1
+    finally:
+        path.write_text(whole)
+
+
+def main() -> int:
+    """Try those asked for, or all; the number that no test noticed."""
+    chosen = [int(word) for word in sys.argv[1:]] or range(len(MUTATIONS))
+    missed = 0
+    with tempfile.TemporaryDirectory() as folder:
+        copy_tree(Path(folder))
+        for number in chosen:
+            mutation = MUTATIONS[number]
+            found = is_found(mutation, Path(folder))
+            missed += not found
+            told = "found" if found else "NOT FOUND"
+            print(f"{number:2} {told}: {mutation.file}: {mutation.before.strip()!r}", flush=True)
+    print(f"{len(chosen) - missed} of {len(chosen)} found")
+    return missed
+
+
+if __name__ == "__main__":
+    sys.exit(min(1, main()))
