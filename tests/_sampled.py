@@ -19,7 +19,8 @@ EVERY = {
     },
     "algebra/test_gradients.py": {
         "test_path_gradient_is_the_flow_along_the_tree": 5,
-        "test_product_gradient_is_that_of_differences": 3,
+        "test_product_gradient_is_that_of_differences": 5,
+        "test_product_gradient_where_nothing_wins_is_that_of_differences": 2,
     },
     "algebra/test_laws.py": {
         "test_check_of_instance_finds_nothing": 5,
@@ -29,15 +30,22 @@ EVERY = {
         "test_best_paths_are_a_fixed_point": 5,
         "test_k_hop_is_the_nodes_within_so_many_edges": 3,
         "test_longest_paths_of_a_dag_are_those_of_networkx": 3,
-        "test_paths_under_vmap_are_those_of_each_source": 2,
+        "test_paths_under_vmap_are_those_of_each_source": 3,
+        "test_paths_where_going_round_does_not_help_have_values": 2,
+        "test_paths_with_a_nan_end_and_say_so": 2,
         "test_paths_with_an_endless_cycle_show_it_and_under_jit_mark_where_it_leads": 3,
-        "test_reachable_is_that_of_scipy_with_a_tree_of_fewest_edges": 4,
-        "test_shortest_paths_are_those_of_scipy": 4,
+        "test_reachable_is_that_of_scipy_with_a_tree_of_fewest_edges": 5,
+        "test_shortest_paths_are_those_of_scipy": 5,
+        "test_shortest_paths_of_real_weights_are_those_of_scipy_to_rounding": 3,
+        "test_shortest_paths_with_edges_of_no_length_have_a_tree": 2,
+        "test_shortest_paths_with_negative_edges_are_those_of_bellman_and_ford": 3,
         "test_widest_paths_are_those_of_a_spanning_tree": 5,
     },
     "algebra/test_products.py": {
-        "test_matmul_of_every_pair_is_that_of_the_definition": 3,
+        "test_matmul_of_every_pair_is_that_of_the_definition": 5,
+        "test_matmul_of_sparse_matrices_within_a_mask_has_its_structure": 3,
         "test_product_with_mask_and_accumulator_writes_inside_of_the_mask_only": 3,
+        "test_products_under_vmap_and_scan_are_those_of_each": 3,
         "test_vecmat_and_matvec_are_those_of_the_definition": 7,
     },
     "algebra/test_semiring.py": {
@@ -56,7 +64,7 @@ EVERY = {
         "test_replay_drops_a_block_outside_of_the_pool": 5,
     },
     "core/test_settings.py": {
-        "test_operations_under_a_setting_give_what_they_give_without": 3,
+        "test_operations_under_a_setting_give_what_they_give_without": 4,
     },
     "core/test_transforms.py": {
         "test_operation_in_a_scan_is_that_of_each": 3,

@@ -14,7 +14,7 @@ from mmsb_jax._store.files.disk import DiskFiles
 from mmsb_jax._store.files.local import check_local, check_log_place
 from mmsb_jax._store.files.memory import MemoryFiles
 from mmsb_jax._store.log.log import Log
-from mmsb_jax._store.maintain.fork import create_log
+from mmsb_jax._store.maintain.create import create_log
 from mmsb_jax._store.writer.writer import Durability, check_durability, disk_error
 
 

@@ -18,7 +18,8 @@ from mmsb_jax._store.files.memory import MemoryFiles
 from mmsb_jax._store.files.protocol import Files
 from mmsb_jax._store.format.names import MANIFEST_NAME
 from mmsb_jax._store.log.log import Log
-from mmsb_jax._store.maintain.fork import create_log, fork_log
+from mmsb_jax._store.maintain.create import create_log
+from mmsb_jax._store.maintain.fork import fork_log
 from mmsb_jax._store.writer.writer import Durability, check_durability, disk_error
 
 B = TypeVar("B", bound=Any)

@@ -16,7 +16,7 @@ from mmsb_jax._bus.opening import is_log
 from mmsb_jax._store.files.protocol import AppendFile, Buffer, Files
 from mmsb_jax._store.files.unreadable import unreadable
 from mmsb_jax._store.log.log import Log
-from mmsb_jax._store.maintain.fork import create_log
+from mmsb_jax._store.maintain.create import create_log
 from mmsb_jax._store.writer.writer import Durability
 
 

@@ -7,7 +7,7 @@ import pytest
 
 import mmsb_jax as mmsb
 from mmsb_jax._store.files.memory import MemoryFiles
-from mmsb_jax._store.maintain.fork import create_log
+from mmsb_jax._store.maintain.create import create_log
 from mmsb_jax.testing._faulty import Faults, FaultyFiles, open_on
 
 _COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"

@@ -155,7 +155,7 @@ def test_results_of_a_program_pass_a_transfer_guard_on_their_way_to_the_host(gua
 @pytest.mark.parametrize("equal", ["bytes", close])
 def test_results_of_a_large_function_pass_a_transfer_guard(guard, equal, monkeypatch) -> None:
     words_of_array = single.words_of_array
-    monkeypatch.setattr(single, "words_from", lambda array: words_of_array(np.asarray(array)))
+    monkeypatch.setattr(single, "words_of_array", lambda array: words_of_array(np.asarray(array)))
     bus = mmsb.open()
     bus.commit({"large": np.zeros(5000, np.float32)})
     bus.derive("big", ["large"], lambda x: x + 1, equal=equal)

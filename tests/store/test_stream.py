@@ -22,7 +22,8 @@ from mmsb_jax._store.format.frame import FORMAT_VERSION, HEADER_BYTES, Header
 from mmsb_jax._store.format.names import snapshot_name
 from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.maintain.compact import compact
-from mmsb_jax._store.maintain.fork import create_log, fork_log
+from mmsb_jax._store.maintain.create import create_log
+from mmsb_jax._store.maintain.fork import fork_log
 from mmsb_jax._store.maintain.verify import verify
 from mmsb_jax._store.transfer.import_ import Intake, join, take
 from mmsb_jax._store.transfer.stream import (

@@ -10,7 +10,7 @@ from mmsb_jax._store.files.disk import DiskFiles
 from mmsb_jax._store.files.memory import MemoryFiles
 from mmsb_jax._store.format import data
 from mmsb_jax._store.log.log import Log
-from mmsb_jax._store.maintain.fork import create_log
+from mmsb_jax._store.maintain.create import create_log
 from mmsb_jax._store.state import snapshot
 from mmsb_jax._store.writer import writer as _writer
 from mmsb_jax._store.writer.writer import LogWriter, check_durability, disk_error

@@ -18,7 +18,8 @@ from mmsb_jax._store.files.memory import MemoryFiles
 from mmsb_jax._store.format.record import ArrayInfo, Op, OpCode
 from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.maintain.compact import compact
-from mmsb_jax._store.maintain.fork import create_log, fork_log
+from mmsb_jax._store.maintain.create import create_log
+from mmsb_jax._store.maintain.fork import fork_log
 from mmsb_jax._store.maintain.verify import verify
 from mmsb_jax._store.query.commit import read_commit
 from mmsb_jax._store.query.diff import diff_versions

@@ -1,10 +1,8 @@
 """Forks: a log of its own that shares its history with another, up to one version."""
 
-import os
 import time
-from collections.abc import Iterable
 
-from mmsb_jax._base.errors import CorruptionError, LocationError
+from mmsb_jax._base.errors import CorruptionError
 from mmsb_jax._store.files.protocol import Buffer, Files
 from mmsb_jax._store.format.chain import LogIds
 from mmsb_jax._store.format.frame import Kind, build_frame
@@ -14,39 +12,7 @@ from mmsb_jax._store.format.tags import encode_tags
 from mmsb_jax._store.log.archive import Archive, archive_frames
 from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.log.segment import SEGMENT_FRAME_BYTES, LogSegment, Segment
-
-_LOG_ID_BYTES = 16
-
-
-def create_log(files: Files, page_bytes: int) -> None:
-    """Make an empty log in an empty directory.
-
-    The manifest is written last: without it the directory is not a log. What an earlier try left
-    behind, a segment without a commit, is replaced.
-
-    Raises:
-        LocationError: the directory holds segments with commits: a log that lost its manifest.
-    """
-    for name in files.names(LOG_FOLDER):
-        if files.size(name) > SEGMENT_FRAME_BYTES:
-            raise LocationError(
-                f"{name} is there and the manifest is not: this was a log. Restore the manifest "
-                f"from a copy, or choose another path."
-            )
-    make_empty(files, page_bytes)
-
-
-def new_ids(lineage: Iterable[tuple[bytes, int]] = ()) -> LogIds:
-    """The ids of a new log, whose early versions are those of ``lineage``."""
-    return LogIds(tuple(lineage), os.urandom(_LOG_ID_BYTES))
-
-
-def make_empty(files: Files, page_bytes: int, ids: LogIds | None = None) -> None:
-    """Make a log without a commit; the manifest comes last."""
-    ids = ids or new_ids()
-    first = Segment(ids.own, 1, NO_SEGMENT, first_version=1, base=0, chain=bytes(16), synced=0)
-    files.publish(first.name, first.frame())
-    Manifest(ids, page_bytes, time.time_ns()).publish(files)
+from mmsb_jax._store.maintain.create import make_empty, new_ids
 
 
 def fork_log(source: Log, version: int, target: Files) -> None:

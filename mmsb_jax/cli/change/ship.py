@@ -11,7 +11,7 @@ from mmsb_jax._store.commit.head import Head
 from mmsb_jax._store.files.local import check_local
 from mmsb_jax._store.files.memory import MemoryFiles
 from mmsb_jax._store.log.log import Log
-from mmsb_jax._store.maintain.fork import create_log
+from mmsb_jax._store.maintain.create import create_log
 from mmsb_jax._store.query.commit import Commit, read_commit
 from mmsb_jax._store.query.diff import printable
 from mmsb_jax._store.query.follow import Follower
