@@ -85,16 +85,21 @@ def test_class_has_a_name_of_its_own():
     assert [name for name, times in classes.items() if times > 1] == []
 
 
-def test_names_in_the_architecture_are_there():
+def test_names_in_the_architecture_and_in_the_heads_of_packages_are_there():
     known = {part for name in trees() for part in name.split(".")} | {
         node.name
         for tree in trees().values()
         for node in ast.walk(tree)
         if isinstance(node, ast.ClassDef | ast.FunctionDef)
     }
-    named = re.findall(r"`([A-Za-z_][\w./]*)`", ARCHITECTURE.read_text())
+    heads = [ast.get_docstring(tree) or "" for name, tree in trees().items() if is_package(name)]
+    named = re.findall(r"(?<!`)`([A-Za-z_][\w./]*)`", "".join([ARCHITECTURE.read_text(), *heads]))
     parts = {part for name in named for part in re.split(r"[./]", name) if part}
     assert parts - known == ELSEWHERE
+
+
+def is_package(name: str) -> bool:
+    return bool(name) and (PACKAGE / name.replace(".", "/")).is_dir()
 
 
 def test_tests_that_are_sampled_are_there():

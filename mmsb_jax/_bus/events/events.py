@@ -43,16 +43,13 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mmsb_jax._base.arguments import show
 from mmsb_jax._base.errors import ClosedError
 from mmsb_jax._base.patterns import matcher
 from mmsb_jax._store.files.threads import start_thread
 from mmsb_jax._store.query.commit import Commit
-
-if TYPE_CHECKING:
-    pass
 
 _OF_ARRAYS = ("deleted", "created", "resized", "delta", "changed", "stale", "recomputed")
 KINDS = (*_OF_ARRAYS, "device_sync", "compiler", "commit")

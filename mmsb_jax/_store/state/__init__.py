@@ -1,1 +1,5 @@
-"""The state of a log at one version, and its snapshots."""
+"""The state of a log at one version, and its snapshots.
+
+A `StoredState` is a `Table` of arrays, their words, and what `apply` does to both. A snapshot is
+all of it in one file.
+"""

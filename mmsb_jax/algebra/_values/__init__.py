@@ -1,1 +1,1 @@
-"""Values of a semiring: operations, dtypes, laws."""
+"""Values of a semiring: `Operations` as data, the dtypes that fit, and the laws that must hold."""
