@@ -22,51 +22,31 @@ def show(value: object, most: int = 80) -> str:
 
 
 def check_choice(name: str, value: Any, *choices: str) -> None:
-    """Refuse what is none of ``choices``.
-
-    Raises:
-        ValueError: with all of them.
-    """
+    """Refuse what is none of ``choices``."""
     if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name}={show(value)}: expected {' or '.join(map(repr, choices))}")
 
 
 def check_flag(name: str, value: Any) -> None:
-    """Refuse what is neither True nor False.
-
-    Raises:
-        TypeError: it is something else, though it may have a truth value.
-    """
+    """Refuse what is neither True nor False."""
     if not isinstance(value, bool | np.bool_):
         raise TypeError(f"{name}={show(value)}: expected True or False")
 
 
 def check_text(name: str, value: Any, what: str) -> None:
-    """Refuse what is no string; it is to be ``what``.
-
-    Raises:
-        TypeError: with that.
-    """
+    """Refuse what is no string; it is to be ``what``."""
     if not isinstance(value, str):
         raise TypeError(f"{name}={show(value)}: expected {what}, a string")
 
 
 def check_function(name: str, value: Any) -> None:
-    """Refuse what cannot be called; None is no function, and fine.
-
-    Raises:
-        TypeError: it is something else.
-    """
+    """Refuse what cannot be called; None is no function, and fine."""
     if value is not None and not callable(value):
         raise TypeError(f"{name}={show(value)}: expected a function, or None")
 
 
 def check_kind(name: str, value: Any, kind: type, remedy: str = "") -> None:
-    """Refuse what is no ``kind``.
-
-    Raises:
-        TypeError: with that, and the ``remedy``.
-    """
+    """Refuse what is no ``kind``."""
     if not isinstance(value, kind):
         raise TypeError(f"{name}={show(value)}: expected a {kind.__name__}{remedy}")
 
@@ -77,12 +57,7 @@ def is_integer(value: Any) -> bool:
 
 
 def check_size(name: str, value: Any) -> None:
-    """Refuse what is no length of an axis.
-
-    Raises:
-        TypeError: no integer.
-        ValueError: an integer out of range; an axis of JAX has at most 2³¹ − 1.
-    """
+    """Refuse what is no length of an axis."""
     if not is_integer(value):
         raise TypeError(f"{name}={show(value)}: expected an integer")
     if not 0 <= value <= MOST:
@@ -90,12 +65,7 @@ def check_size(name: str, value: Any) -> None:
 
 
 def path_text(name: str, value: Any) -> str:
-    """A path as text.
-
-    Raises:
-        TypeError: neither a string nor a path; bytes, which in other places are a stream.
-        LocationError: a text that no path can be.
-    """
+    """A path as text."""
     if not isinstance(value, str | os.PathLike) or not isinstance(text := os.fspath(value), str):
         raise TypeError(
             f"{name}={show(value)}: expected a path as a string or a Path. "

@@ -18,11 +18,7 @@ def dtype_name(dtype: np.dtype) -> str:
 
 @functools.cache
 def parse_dtype(name: str) -> np.dtype:
-    """The dtype that `dtype_name` named.
-
-    Raises:
-        ValueError: no such plain dtype.
-    """
+    """The dtype that `dtype_name` named."""
     custom = getattr(ml_dtypes, name, None)
     if isinstance(custom, type) and issubclass(custom, np.generic):
         return np.dtype(custom)

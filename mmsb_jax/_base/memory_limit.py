@@ -14,22 +14,14 @@ def _machine_bytes() -> int:
 
 
 def check_room(nbytes: int, what: str) -> None:
-    """Refuse more than the memory of the machine, before anything of it is allocated.
-
-    Raises:
-        DeviceMemoryError: with what it is for and what there is.
-    """
+    """Refuse more than the memory of the machine, before anything of it is allocated."""
     if nbytes > _machine_bytes():
         raise no_room(nbytes, what)
 
 
 @contextlib.contextmanager
 def room_for(what: str) -> Iterator[None]:
-    """Inside, memory that is refused is the library's error, and says what it was for.
-
-    Raises:
-        DeviceMemoryError: the system refused some.
-    """
+    """Inside, memory that is refused is the library's error, and says what it was for."""
     try:
         yield
     except DeviceMemoryError:

@@ -10,9 +10,6 @@ MAX_JSON_DEPTH = 128
 def parse_json(raw: bytes | str) -> Any:
     """The value that ``raw`` is.
 
-    Raises:
-        ValueError: not JSON, not UTF-8, or nested too deep.
-
     Cost: where it has more lists and objects than may be nested, a walk through the value.
     """
     text = raw if isinstance(raw, str) else raw.decode()
@@ -44,11 +41,7 @@ def too_deep() -> ValueError:
 
 
 def check_texts(table: dict[str, Any]) -> None:
-    """Refuse what JSON can spell and UTF-8 cannot, among the names and texts of ``table``.
-
-    Raises:
-        ValueError: one of them has half of a character.
-    """
+    """Refuse what JSON can spell and UTF-8 cannot, among the names and texts of ``table``."""
     for name, value in table.items():
         name.encode()
         if isinstance(value, str):

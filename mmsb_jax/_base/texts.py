@@ -13,11 +13,7 @@ _PIECE = 600  # Python can be told to convert no more than 640 digits
 
 
 def encoded(text: str, what: str) -> bytes:
-    """``text`` as UTF-8; messages call it ``what``.
-
-    Raises:
-        StructureError: it has half of a surrogate pair, which is no character.
-    """
+    """``text`` as UTF-8; messages call it ``what``."""
     try:
         return text.encode()
     except UnicodeEncodeError as error:
@@ -37,11 +33,7 @@ def to_decimal(number: int) -> str:
 
 
 def from_decimal(text: str) -> int:
-    """The number that `to_decimal` wrote.
-
-    Raises:
-        ValueError: it is none, or has more than `MAX_DIGITS` digits.
-    """
+    """The number that `to_decimal` wrote."""
     if not re.fullmatch(r"-?[0-9]+", text, re.ASCII) or len(text) > MAX_DIGITS + 1:
         raise ValueError(f"{text[:80]!r} is not a whole number of at most {MAX_DIGITS} digits")
     digits, number = text.removeprefix("-"), 0

@@ -51,10 +51,6 @@ def open_to_write(
         place: its directory.
         page_bytes: of a new log; what another must have; None for any.
         durability, snapshots: as for `mmsb_jax.open`.
-
-    Raises:
-        LocationError, LockedError, CorruptionError, FormatError: as `mmsb_jax.open`.
-        ValueError: another size of pages.
     """
     try:
         _make_directory(place)

@@ -100,9 +100,6 @@ def trace(function: Callable[..., Any], arguments: Any, specs: Sequence[LeafSpec
         arguments: its positional arguments as a tuple of pytrees, or `TreePart` of such, with a
             `Slot` in the place of each array; other leaves are passed as they are.
         specs: what the array of each slot is.
-
-    Raises:
-        whatever the function raises; TypeError where it returns something that is no array.
     """
     is_wide = bool(jax.config.read("jax_enable_x64")) or any(
         spec.dtype in _WIDE for spec in specs if (spec.kind not in ("int", "float", "complex"))

@@ -211,12 +211,7 @@ def check_pages(layout: Layout, pages: Pages) -> None:
 
 
 def _data_leaves(layout: Layout, tree: Any) -> list[Any]:
-    """The data leaves of ``tree``, one a region, in order.
-
-    Raises:
-        StructureError: the tree is not of the layout's structure (every path is named), or it has
-            shapes in the place of arrays.
-    """
+    """The data leaves of ``tree``, one a region, in order."""
     if layout.treedef is None:
         wanted = [region.name for region in layout.regions]
         if not isinstance(tree, dict) or set(tree) != set(wanted):

@@ -88,11 +88,7 @@ def put_versioned(
 
 
 def leaf_of(words: UInt32[Array, "p w"], region: Region) -> Any:
-    """One leaf, from its rows.
-
-    Raises:
-        StructureError: under a transformation, one that JAX cannot hold.
-    """
+    """One leaf, from its rows."""
     spec = region.spec
     dtype = parse_dtype(spec.dtype)
     if isinstance(words, Tracer):

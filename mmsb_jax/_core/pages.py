@@ -35,11 +35,7 @@ def is_one_integer(value: Any) -> bool:
 
 
 def as_version(version: Any) -> UInt32[Array, ""]:
-    """``version`` as ``uint32``, which versions are on the device.
-
-    Raises:
-        VersionError: not an integer, or out of range; nothing is rounded or wrapped.
-    """
+    """``version`` as ``uint32``, which versions are on the device."""
     if not is_one_integer(version):
         raise VersionError(f"version={show(version)} arrived; expected an integer")
     if isinstance(version, int | np.integer):

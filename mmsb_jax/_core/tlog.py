@@ -17,11 +17,7 @@ from mmsb_jax._core.settings import any_settings, is_traced
 
 
 def as_number(name: str, value: Any) -> Int32[Array, ""] | np.int32:
-    """The number of an entry, traced or not, as ``int32``; one beyond that is the nearest.
-
-    Raises:
-        TypeError: no integer, or several.
-    """
+    """The number of an entry, traced or not, as ``int32``; one beyond that is the nearest."""
     if not is_one_integer(value):
         raise TypeError(f"{name}={show(value)}: expected the number of an entry, one integer")
     if not isinstance(value, jax.Array):

@@ -77,10 +77,6 @@ def arguments_of(
         arrays: the arrays there are.
         own: arrays that the function makes; no pattern selects them.
         nodes: what is derived, to find the structure of its results.
-
-    Raises:
-        ArrayNotFoundError: one selects nothing.
-        StructureError: an array that JAX cannot compute with.
     """
     arguments = Arguments()
     arguments.trees = tuple(_one(name, arrays, own, nodes, arguments) for name in inputs)

@@ -86,11 +86,7 @@ def gone(name: str) -> dict[str, None]:
 
 
 def check_results(rule: Rule, arrays: Iterable[str]) -> None:
-    """Refuse results whose names no log can hold.
-
-    Raises:
-        StructureError: one is too long, or no text in UTF-8.
-    """
+    """Refuse results whose names no log can hold."""
     for name in arrays:
         fault = fault_of_name(name)
         if fault:
@@ -112,21 +108,13 @@ def fault_of_name(name: str) -> str | None:
 
 
 def rules_in(entries: dict[str, str]) -> list[Recorded]:
-    """The rules of a table, in the order in which they were made.
-
-    Raises:
-        CorruptionError: an entry does not parse.
-    """
+    """The rules of a table, in the order in which they were made."""
     found = [_rule_of(name, text) for name, text in _named(entries, _RULE)]
     return sorted(found, key=lambda recorded: recorded.serial)
 
 
 def links_in(entries: dict[str, str]) -> list[Edge]:
-    """The links of a table.
-
-    Raises:
-        CorruptionError: an entry does not parse.
-    """
+    """The links of a table."""
     edges = []
     for name, kind in _named(entries, _LINK):
         pair = _parsed(name.removesuffix(kind), name)
@@ -137,11 +125,7 @@ def links_in(entries: dict[str, str]) -> list[Edge]:
 
 
 def marks_in(entries: dict[str, str]) -> dict[str, Mark]:
-    """The stale marks of a table.
-
-    Raises:
-        CorruptionError: an entry does not parse.
-    """
+    """The stale marks of a table."""
     marks: dict[str, Any] = dict(_named(entries, _STALE))
     for name, mark in marks.items():
         if mark not in _MARKS:

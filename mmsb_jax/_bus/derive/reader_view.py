@@ -36,11 +36,7 @@ class DerivedView:
         self._computed: dict[str, tuple[bytes, dict[str, Any]]] = {}
 
     def derive(self, rule: Rule, state: StoredState, shape: TreeShape | None) -> None:
-        """Take a rule up; its function is traced now, so that faults come to light.
-
-        Raises:
-            as `Bus.derive`.
-        """
+        """Take a rule up; its function is traced now, so that faults come to light."""
         known = self.recorded(state).flow.makers
         if state.table.ids.get(rule.name) is not None and rule.name not in known:
             raise StructureError(
@@ -84,11 +80,7 @@ class DerivedView:
         return flow, arrays
 
     def read(self, name: str, state: StoredState) -> Any:
-        """The value of a derived array at ``state``; None where it is not derived here.
-
-        Raises:
-            RecomputeError: the function fails.
-        """
+        """The value of a derived array at ``state``; None where it is not derived here."""
         if not self._rules:
             return None
         flow, arrays = self._flow(state)
@@ -124,11 +116,7 @@ class DerivedView:
 
 
 def _in_order(rules: Mapping[str, Rule]) -> list[Rule]:
-    """Rules behind those that they read.
-
-    Raises:
-        GraphCycleError: one reads itself.
-    """
+    """Rules behind those that they read."""
     sorter = TopologicalSorter(
         {name: [n for n in rules if n != name and _reads(rule, n)] for name, rule in rules.items()}
     )

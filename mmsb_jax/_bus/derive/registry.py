@@ -98,11 +98,7 @@ class Derivations:
         )
 
     def attach(self, rule: Rule, table: Table, shape: TreeShape | None) -> bool:
-        """Give a recorded node its function again; False where it does something else now.
-
-        Raises:
-            RecomputeError: the function raises, looks at values, returns no arrays.
-        """
+        """Give a recorded node its function again; False where it does something else now."""
         old = self.flow.nodes[rule.name]
         arrays = Arrays(table, Draft(), shape)
         arguments = arguments_of(rule.inputs, arrays, old.outputs, self.flow.nodes)

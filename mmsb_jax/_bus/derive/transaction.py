@@ -580,12 +580,7 @@ def prepare(
     change: GraphEdit | None,
     shape: TreeShape | None,
 ) -> tuple[Draft, DerivationTransaction | None]:
-    """Get ready for a commit of ``draft``; returns it with the operations that it needs.
-
-    Raises:
-        StructureError, GraphCycleError, RecomputeError, ArrayNotFoundError: the draft, or the
-            change of the graph, is refused; nothing has changed.
-    """
+    """Get ready for a commit of ``draft``; returns it with the operations that it needs."""
     if change is None and derivations.is_empty:
         return draft, None
     derivations.flow.revert()  # what two interrupts left, the second while the first was taken back

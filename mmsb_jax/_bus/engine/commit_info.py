@@ -57,11 +57,7 @@ class CommitInfo:
         self.note_text([np.zeros(())] * len(self._places))  # refuse now what is not JSON
 
     def note_text(self, numbers: list[Any]) -> str:
-        """The note as JSON, with ``numbers`` in the places of its arrays.
-
-        Raises:
-            TypeError, ValueError: it is not JSON, or too long.
-        """
+        """The note as JSON, with ``numbers`` in the places of its arrays."""
         if self._note_tree is None:
             return ""
         leaves = list(self._leaves)

@@ -125,12 +125,7 @@ class Engine:
         return self.closed is None and os.getpid() == self._pid
 
     def check_open(self) -> None:
-        """Refuse what comes after `close`, or in a forked child.
-
-        Raises:
-            ClosedError: with the reason.
-            RecomputeError: the function of a derived array calls the bus.
-        """
+        """Refuse what comes after `close`, or in a forked child."""
         if self._deriving == threading.get_ident() and is_held(self._turn):
             raise RecomputeError(
                 "the function of a derived array uses the bus. What it reads must be its "
@@ -151,11 +146,7 @@ class Engine:
         return is_done and self.queue.is_settled
 
     def settle(self) -> None:
-        """Wait for what is queued, and finish or drop what an interrupt cut short.
-
-        Raises:
-            what made a queued commit fail.
-        """
+        """Wait for what is queued, and finish or drop what an interrupt cut short."""
         self.queue.drain()
         if self._landing is not None or self.writer.is_at_work:
             self.settle_landing()
@@ -170,12 +161,7 @@ class Engine:
             self.settle_landing()
 
     def settle_landing(self) -> None:
-        """Finish or drop a landing that an interrupt cut short, by whether the log has it.
-
-        Raises:
-            LocationError: the disk does not answer; the next call tries again.
-            DeviceMemoryError: there is no memory for what has landed; the next call tries again.
-        """
+        """Finish or drop a landing that an interrupt cut short, by whether the log has it."""
         with self.lock:
             if self._landing is not None or self.writer.is_at_work:
                 with room_for("what follows from a commit that has landed"):
@@ -237,9 +223,6 @@ class Engine:
             shipped: the commit; the queue must be empty.
             place: what to call where it comes from.
             landed: as in `land`.
-
-        Raises:
-            what `mmsb_jax._store.transfer.import_.take` does; nothing has changed then.
         """
         record = shipped.record
         said = Draft(ops=record.ops, step=record.step, source=record.source, note=record.note)
@@ -367,11 +350,7 @@ class Engine:
             self.writer.snapshot_fault = str(error)
 
     def snapshot(self) -> None:
-        """Make a snapshot of the newest version, and wait for it.
-
-        Raises:
-            LocationError, ClosedError: the disk fails; log and state are as they were.
-        """
+        """Make a snapshot of the newest version, and wait for it."""
         with self.lock:
             version = self.log.version
         while True:

@@ -63,11 +63,7 @@ class CommitQueue:
         return not self._entries and self._failure is None
 
     def wait_for_room(self) -> None:
-        """Block while the queue is full.
-
-        Raises:
-            what made an earlier commit fail.
-        """
+        """Block while the queue is full."""
         while len(self._entries) > _MOST_WAITING:
             self._wait_for(0)
         self._raise_failure()
@@ -88,11 +84,7 @@ class CommitQueue:
         return entry.outcome
 
     def drain(self) -> None:
-        """Return once everything queued has landed.
-
-        Raises:
-            what made an earlier commit fail.
-        """
+        """Return once everything queued has landed."""
         self.settle()
         self._raise_failure()
 

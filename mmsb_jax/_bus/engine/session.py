@@ -49,11 +49,7 @@ class Session:
 
     @property
     def lock(self) -> threading.RLock:
-        """The lock of the bus, to be taken with ``with``: no interrupt leaves it locked.
-
-        Raises:
-            ClosedError: in a forked child, where a thread that is not there may hold it.
-        """
+        """The lock of the bus, to be taken with ``with``: no interrupt leaves it locked."""
         if self.is_forked:
             raise ClosedError(
                 f"this bus belongs to process {self._pid}, which forked this one. Open it with "
@@ -74,11 +70,7 @@ class Session:
         return self._reader_closed or (self.engine is not None and not self.engine.is_open)
 
     def writing(self) -> Engine:
-        """The engine of a bus that may be written to now.
-
-        Raises:
-            ClosedError: it was opened with mode='r', or is closed.
-        """
+        """The engine of a bus that may be written to now."""
         if self.engine is None:
             raise ClosedError("this bus was opened with mode='r' and cannot be written to")
         self.engine.check_open()

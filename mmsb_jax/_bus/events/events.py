@@ -239,11 +239,6 @@ class Events:
                 in ``failures``; it stops neither the commit nor other handlers.
             where: patterns (``params/**``) for the array, or for those that the commit changed
                 where the event names none; or a function of the event.
-
-        Raises:
-            ValueError: a kind that is none; the message lists them.
-            TypeError: a handler that is no function, or async; no such ``where``.
-            ClosedError: the bus is closed.
         """
         subscription = Subscription(self, kind, handler, where)
         with self._lock:
@@ -284,9 +279,6 @@ class Events:
         Inside a handler, and while this thread holds the bus, at once: who called the handler goes
         on to it, who lets go of the bus delivers it. It waits for no other thread: that could be in
         a handler which waits for this one.
-
-        Raises:
-            what a handler raises that is no `Exception`; ``mmsb-events`` does what is left.
         """
         here = self._here
         if not here.owed and (self._thread is not None or not self._calls):

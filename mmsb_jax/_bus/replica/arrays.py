@@ -38,12 +38,7 @@ class ReplicaArrays:
 
     @classmethod
     def of(cls, state: StoredState, like: Any, patterns: Sequence[str] | None) -> "ReplicaArrays":
-        """Those of ``state``, in the structure and the places of ``like``.
-
-        Raises:
-            StructureError: ``like`` differs; every path is named.
-            BadFrameError: an array does not have the digest recorded once it is in its place.
-        """
+        """Those of ``state``, in the structure and the places of ``like``."""
         wanted, table = checkouts.wanted_names(patterns), state.table
         tree = checkouts.build_like(state, like, wanted, patterns, "error")
         structure = Structure(table, wanted, like, patterns)
@@ -69,12 +64,7 @@ class ReplicaArrays:
         return sum(self.table.arrays[array_id].nbytes for array_id in self._held)
 
     def after(self, commits: Iterable[CommitFrames], place: str) -> "ReplicaArrays | None":
-        """The arrays after ``commits``; None where these lead to another structure.
-
-        Raises:
-            BadFrameError: a commit does not fit, or the arrays do not have the digest recorded.
-            DivergenceError: a commit does not continue what is here.
-        """
+        """The arrays after ``commits``; None where these lead to another structure."""
         state = StoredState(self.table.log_id, lambda _: False)
         state.table = table = self.table.copied()
         pending: dict[int, Pending] = {}

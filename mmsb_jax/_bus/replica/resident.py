@@ -90,11 +90,7 @@ class ResidentArray(abc.ABC):
 
     @abc.abstractmethod
     def after(self, pending: Pending) -> "ResidentArray":
-        """The array after ``pending``; this one stays as it is.
-
-        Raises:
-            BadFrameError: a chunk does not hold what it says.
-        """
+        """The array after ``pending``; this one stays as it is."""
 
     def begin_digest(self) -> None:  # noqa: B027 - most have nothing to begin
         """Begin with `lanes`, where that can be done meanwhile."""

@@ -49,11 +49,7 @@ def read_array(state: StoredState, info: ArrayInfo) -> Any:
 
 
 def array_of(info: ArrayInfo, raw: np.ndarray, weak: bool = False) -> Any:
-    """The leaf whose bytes are ``raw`` (uint8[nbytes]), the caller's own.
-
-    Raises:
-        CorruptionError: no leaf is what is recorded of it.
-    """
+    """The leaf whose bytes are ``raw`` (uint8[nbytes]), the caller's own."""
     spec = spec_of(info)
     is_copied_by_jax = spec.kind == "jax" or spec.kind.startswith("key:")
     try:
@@ -135,11 +131,7 @@ def build_like(
     missing: str,
     advice: str = "",
 ) -> Any:
-    """A tree with the classes, functions and shardings of ``like``; errors end with ``advice``.
-
-    Raises:
-        StructureError: its paths, shapes or dtypes are not those recorded; all are named.
-    """
+    """A tree with the classes, functions and shardings of ``like``; errors end with ``advice``."""
     check_references(like)
     names, leaves, treedef = flatten_with_names(like)
     recorded = recorded_in(state.table, wanted)
@@ -302,11 +294,7 @@ def sharding_of(leaf: Any, spec: LeafSpec) -> Any:
 
 
 def find_array(state: StoredState, name: str) -> ArrayInfo:
-    """The array called ``name``.
-
-    Raises:
-        ArrayNotFoundError: there is none; the message says which are near.
-    """
+    """The array called ``name``."""
     table = state.table
     if name not in table.ids:
         raise array_not_found(name, list(table.ids))

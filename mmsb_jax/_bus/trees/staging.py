@@ -30,10 +30,6 @@ def raw_bytes(leaf: Any, name: str) -> np.ndarray:
     """The bytes of a concrete data leaf (uint8[nbytes]); a view where the leaf allows one.
 
     A leaf of JAX is read under the caller's transfer guard.
-
-    Raises:
-        StructureError: the array was donated or deleted, is not held by this process as a whole,
-            or is none.
     """
     if isinstance(leaf, jax.Array):
         check_readable(leaf, name)

@@ -49,12 +49,7 @@ def tag_constant(constant: Constant) -> str:
 
 
 def constant_of(tagged: str) -> Constant:
-    """The constant that `tag_constant` wrote.
-
-    Raises:
-        FormatError: it is of a kind that this version does not know.
-        CorruptionError: a number that is none.
-    """
+    """The constant that `tag_constant` wrote."""
     prefix, _, text = tagged.partition(":")
     kind = {"n": "none", "s": "str", "i": "int", "f": "function"}.get(prefix)
     if kind is None:
@@ -189,11 +184,7 @@ class TreeShape:
         ]
 
     def build(self, leaf_of: Callable[[str], Any], node: TreeNode | None = None) -> Any:
-        """A tree of this structure, or one node of it, from what ``leaf_of`` gives for each name.
-
-        Raises:
-            StructureError: the class of a node refuses its leaves.
-        """
+        """A tree of this structure, or one node of it, from what ``leaf_of`` gives for each name."""
         node = self.root if node is None else node
         return put_together(node.treedef, self.leaves_of(node, leaf_of), repr(node.name))
 
@@ -256,11 +247,7 @@ def _constant(leaf: Any, name: str) -> Constant:
 
 
 def check_references(tree: Any) -> None:
-    """Refuse what would come back as copies: Variables of Flax NNX that a tree holds twice.
-
-    Raises:
-        StructureError: one is at two paths; a module that this version of Flax takes for a leaf.
-    """
+    """Refuse what would come back as copies: Variables of Flax NNX that a tree holds twice."""
     if "flax.nnx" not in sys.modules:
         return
     flatten, paths = jax.tree_util.tree_flatten_with_path, {}
@@ -323,10 +310,6 @@ def reconcile(
         allow_new: whether it may be another structure.
         made: names of arrays that are recorded before it, and have the next ids.
         before: the structure of the newest tree, where this process knows it.
-
-    Raises:
-        StructureError: the tree differs from what is recorded and ``allow_new`` is false; the
-            message names every path that differs. A name that an array has already.
     """
     members = {info.name: info for info in table.arrays.values() if info.member}
     if not allow_new and (members or table.values or statics_in(table) is not None):

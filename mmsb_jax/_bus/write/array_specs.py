@@ -34,11 +34,7 @@ _RAW = (bytes, bytearray, memoryview)
 
 
 def check_name(name: Any) -> str:
-    """``name``, where an array may be called so.
-
-    Raises:
-        StructureError: not a string; empty, too long, no text, or with a NUL in front.
-    """
+    """``name``, where an array may be called so."""
     if not isinstance(name, str) or not name or name.startswith(GRAPH_PREFIX):
         raise StructureError(
             f"name={show(name)}: expected a string of 1 to {MAX_NAME_BYTES} bytes that does not "
@@ -53,13 +49,7 @@ def check_name(name: Any) -> str:
 
 
 def new_spec(name: str, shape: Sequence[int] | None, dtype: Any, nbytes: int | None) -> LeafSpec:
-    """What ``bus.create`` was asked to make.
-
-    Raises:
-        StructureError: neither or both of ``shape`` and ``nbytes``; a shape, size, dtype or name
-            that no array can have.
-        DeviceMemoryError: more bytes than the machine has.
-    """
+    """What ``bus.create`` was asked to make."""
     check_name(name)
     if (shape is None) == (nbytes is None):
         raise StructureError(
@@ -112,11 +102,7 @@ def _dtype_name(dtype: Any) -> str:
 
 
 def bytes_for(info: ArrayInfo, value: Any) -> np.ndarray:
-    """The bytes of ``value`` (uint8[nbytes]) as a new content of an array.
-
-    Raises:
-        StructureError: its shape or dtype is not the array's; nothing is cast.
-    """
+    """The bytes of ``value`` (uint8[nbytes]) as a new content of an array."""
     if isinstance(value, _RAW):
         value = np.frombuffer(value, np.uint8)
     elif type(value) in PYTHON_NUMBERS and info.shape == ():
@@ -162,10 +148,6 @@ def word_patches_of(
         delta: the delta.
         layout: where its rows stand.
         find: an array by its name.
-
-    Raises:
-        InvalidDeltaError: it overflowed, or reaches outside the arrays of ``layout``.
-        ArrayNotFoundError: an array of ``layout`` is not there.
     """
     if not isinstance(delta, Delta):
         raise TypeError(f"delta={show(delta)}: expected a Delta, as mmsb_jax.diff makes")
@@ -204,11 +186,7 @@ def word_patches_of(
 
 
 def _rows_by_region(pages: np.ndarray, layout: Layout) -> Iterator[tuple[Region, np.ndarray]]:
-    """The regions that rows of the pool (int64[n]) belong to, and which of ``pages`` these are.
-
-    Raises:
-        InvalidDeltaError: one belongs to none.
-    """
+    """The regions that rows of the pool (int64[n]) belong to, and which of ``pages`` these are."""
     regions, firsts, ends = layout.by_row
     owners = np.searchsorted(firsts, pages, side="right") - 1
     inside = owners >= 0
@@ -230,11 +208,7 @@ def _rows_by_region(pages: np.ndarray, layout: Layout) -> Iterator[tuple[Region,
 def _patch_of(
     region: Region, words: np.ndarray, mask: np.ndarray, data: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What is written of one array: its words ascending, their masks, their bytes.
-
-    Raises:
-        InvalidDeltaError: a word behind its end, or one that is there twice.
-    """
+    """What is written of one array: its words ascending, their masks, their bytes."""
     (live,) = mask.nonzero()
     words, mask, data = words[live], mask[live], data[live]
     _check_inside(region, words, mask)

@@ -69,11 +69,7 @@ class DraftBuilder:
         self.graph: GraphEdit | None = None
 
     def find(self, name: str) -> ArrayInfo:
-        """The array called ``name``, as it is with the changes so far.
-
-        Raises:
-            ArrayNotFoundError: there is none.
-        """
+        """The array called ``name``, as it is with the changes so far."""
         check_text("name", name, "the name of an array")
         table = self._state.table
         array_id = self._ids.get(name, table.ids.get(name))
@@ -101,11 +97,7 @@ class DraftBuilder:
         return self._state.bytes_of(info.id)
 
     def write(self, name: str, value: Any) -> None:
-        """Replace the bytes of an array.
-
-        Raises:
-            ArrayNotFoundError, StructureError: no such array; another shape or dtype.
-        """
+        """Replace the bytes of an array."""
         info = self.find(name)
         with room_for(f"what is written to array {name!r}"):
             raw = bytes_for(info, value)
@@ -128,11 +120,7 @@ class DraftBuilder:
                 self._patches[array_id] = patch
 
     def create(self, name: str, spec: LeafSpec) -> None:
-        """Make an array of zeros.
-
-        Raises:
-            StructureError: the name is taken.
-        """
+        """Make an array of zeros."""
         self._create(name, spec)
 
     def _create(self, name: str, spec: LeafSpec) -> ArrayInfo:
@@ -145,11 +133,7 @@ class DraftBuilder:
         return info
 
     def delete(self, name: str) -> None:
-        """Delete an array.
-
-        Raises:
-            ArrayNotFoundError, StructureError: no such array; one of the committed tree.
-        """
+        """Delete an array."""
         info = self.find(name)
         _refuse_member(info, "delete")
         self._contents.pop(info.id, None)
@@ -160,11 +144,7 @@ class DraftBuilder:
             self._deleted[info.id] = self._state.table.arrays[info.id]
 
     def resize(self, name: str, shape: Sequence[int] | None, dtype: Any, nbytes: Any) -> None:
-        """Give an array another shape or dtype; its first bytes stay, new ones are zero.
-
-        Raises:
-            ArrayNotFoundError, StructureError: no such array; one of the committed tree; no shape.
-        """
+        """Give an array another shape or dtype; its first bytes stay, new ones are zero."""
         info = self.find(name)
         _refuse_member(info, "resize")
         if shape is not None and dtype is None:
@@ -181,11 +161,7 @@ class DraftBuilder:
         self._contents[info.id] = raw
 
     def clone(self, source: str, name: str) -> None:
-        """Make an array with the shape, dtype and bytes of another.
-
-        Raises:
-            ArrayNotFoundError, StructureError: no such array; the name is taken, or no name.
-        """
+        """Make an array with the shape, dtype and bytes of another."""
         info = self.find(source)
         check_name(name)
         with room_for(f"a clone of array {source!r}"):

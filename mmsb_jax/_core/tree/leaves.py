@@ -76,11 +76,7 @@ class Constant:
 
 
 def describe(leaf: Any, name: str) -> LeafSpec | Constant:
-    """What ``leaf`` is: a `LeafSpec` for data, a `Constant` for what is kept by value.
-
-    Raises:
-        StructureError: the leaf is neither data nor a function, or would come back as another.
-    """
+    """What ``leaf`` is: a `LeafSpec` for data, a `Constant` for what is kept by value."""
     if isinstance(leaf, _NUMPY_LEAVES):
         return _describe_numpy(leaf, name)
     if isinstance(leaf, _JAX_LEAVES):
@@ -106,11 +102,7 @@ def describe(leaf: Any, name: str) -> LeafSpec | Constant:
 
 
 def _describe_numpy(leaf: np.ndarray | np.generic, name: str) -> LeafSpec:
-    """Spec of a NumPy array or scalar.
-
-    Raises:
-        StructureError: it would not come back as it is.
-    """
+    """Spec of a NumPy array or scalar."""
     dtype = leaf.dtype
     if isinstance(leaf, np.bytes_ | np.str_) and (not leaf or leaf[-1] in (0, "\0")):
         raise StructureError(
@@ -152,11 +144,7 @@ def _is_key(leaf: Any) -> bool:
 
 
 def _describe_key(key: Any, name: str) -> LeafSpec:
-    """Spec of a typed PRNG key, from its data.
-
-    Raises:
-        StructureError: the name of its implementation stands for another one, or for none.
-    """
+    """Spec of a typed PRNG key, from its data."""
     implementation = key.dtype._impl.name
     if not _is_registered(key.dtype, implementation):
         raise StructureError(

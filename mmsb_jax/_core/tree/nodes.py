@@ -98,11 +98,7 @@ class TreePart:
     leaves: tuple[Any, ...]
 
     def put_together(self) -> Any:
-        """The part, now that its leaves are in their places.
-
-        Raises:
-            StructureError: a class of the user's refuses them.
-        """
+        """The part, now that its leaves are in their places."""
         return put_together(self.treedef, self.leaves, "a part of the tree")
 
     def tree_flatten(self) -> tuple[tuple[Any, ...], Any]:
@@ -121,9 +117,6 @@ def nodes_of(tree: Any, treedef: Any) -> TreeNode:
     Args:
         tree: any pytree.
         treedef: its structure, with ``None`` counted as a leaf.
-
-    Raises:
-        StructureError: the class of a node refuses to be taken apart.
     """
     return _node(tree, BARE_LEAF, treedef, 0)
 

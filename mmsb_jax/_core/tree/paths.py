@@ -23,20 +23,12 @@ _ADDRESS = re.compile(r" at 0x[0-9a-f]+", re.IGNORECASE)
 
 
 def name_of_path(path: Sequence[Any]) -> str:
-    """Name of the leaf at ``path`` (the key path of `jax.tree_util.tree_flatten_with_path`).
-
-    Raises:
-        StructureError: a key that nothing tells from others but its place in memory.
-    """
+    """Name of the leaf at ``path`` (the key path of `jax.tree_util.tree_flatten_with_path`)."""
     return "/".join(map(name_of_key, path)) if path else BARE_LEAF
 
 
 def name_of_key(key: Any) -> str:
-    """One key of a path, as it stands in a name.
-
-    Raises:
-        StructureError: as `name_of_path`.
-    """
+    """One key of a path, as it stands in a name."""
     match key:
         case SequenceKey(idx=index) | FlattenedIndexKey(key=index):
             return str(index)
@@ -66,21 +58,13 @@ def _escape(text: str) -> str:
 
 
 def flatten_with_names(tree: Any) -> tuple[list[str], list[Any], Any]:
-    """Names, leaves and treedef of ``tree``, with ``None`` counted as a leaf.
-
-    Raises:
-        StructureError: it cannot be taken apart, or a key has no name.
-    """
+    """Names, leaves and treedef of ``tree``, with ``None`` counted as a leaf."""
     paths, treedef = taken_apart(jax.tree_util.tree_flatten_with_path, tree, _is_none)
     return [name_of_path(path) for path, _ in paths], [leaf for _, leaf in paths], treedef
 
 
 def taken_apart(flatten: Callable[..., Any], tree: Any, is_leaf: Callable[[Any], bool]) -> Any:
-    """What a function of `jax.tree_util` gives for ``tree``.
-
-    Raises:
-        StructureError: JAX, or the class of a node, refuses to take it apart.
-    """
+    """What a function of `jax.tree_util` gives for ``tree``."""
     try:
         return flatten(tree, is_leaf=is_leaf)
     except Exception as error:  # of whatever type the class of a node raises
@@ -91,11 +75,7 @@ def taken_apart(flatten: Callable[..., Any], tree: Any, is_leaf: Callable[[Any],
 
 
 def put_together(treedef: Any, leaves: Sequence[Any], where: str) -> Any:
-    """The node of ``treedef`` with ``leaves``.
-
-    Raises:
-        StructureError: its class refuses them.
-    """
+    """The node of ``treedef`` with ``leaves``."""
     try:
         return jax.tree_util.tree_unflatten(treedef, leaves)
     except Exception as error:

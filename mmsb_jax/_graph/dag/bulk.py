@@ -97,9 +97,6 @@ EMPTY = Base([], {}, [], Adjacency([0], [], b"", {}), Adjacency([0], [], b"", {}
 def build(listing: Listing) -> Base:
     """The graph of ``listing``: duplicate edges merged, levels found.
 
-    Raises:
-        GraphCycleError: the edges close a cycle; the message shows one.
-
     Cost: two sorts of the edges, and one visit of each node and edge.
     """
     names = list(listing.numbers)
@@ -212,11 +209,6 @@ def list_edges(edges: Any, nodes: Iterable[str] = (), kind: str = "data") -> Lis
     """Edges as a caller lists them: tuples (parent, child) or (parent, child, kind), or an array.
 
     Nodes are kept in the order of ``nodes``, then of their first appearance in ``edges``.
-
-    Raises:
-        TypeError: an edge that is no tuple, a name that is no string.
-        ValueError: an edge of another length, an empty name, an unknown kind, an array of another
-            shape or dtype.
     """
     if isinstance(nodes, str):
         raise TypeError(f"nodes={nodes!r}: expected several names, such as [{nodes!r}]")

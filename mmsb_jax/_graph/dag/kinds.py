@@ -18,11 +18,7 @@ _LISTED = tuple(
 
 
 def mask_of(kind: Any) -> int:
-    """The mask of one kind.
-
-    Raises:
-        ValueError: there is no such kind.
-    """
+    """The mask of one kind."""
     # What cannot be hashed is no kind either.
     mask = _MASKS.get(kind) if isinstance(kind, str) else None
     if mask is None:
@@ -41,12 +37,7 @@ def kinds_of(mask: int) -> tuple[str, ...]:
 
 
 def check_name(name: Any) -> str:
-    """``name`` if it can name a node.
-
-    Raises:
-        TypeError: it is no string.
-        ValueError: it is empty.
-    """
+    """``name`` if it can name a node."""
     if not isinstance(name, str):
         raise TypeError(
             f"{show(name)} is a {type(name).__name__}: expected the name of a node, a string"
@@ -57,11 +48,7 @@ def check_name(name: Any) -> str:
 
 
 def each(several: Any, what: str) -> list[Any]:
-    """``several`` as a list.
-
-    Raises:
-        TypeError: it is not iterable.
-    """
+    """``several`` as a list."""
     if not isinstance(several, Iterable):
         raise TypeError(
             f"{what}={show(several)} is a {type(several).__name__}: expected several, as a list"

@@ -18,9 +18,6 @@ from mmsb_jax._graph.dag.refusals import cycle_error
 def add_edge(records: Records, parent: str, child: str, mask: int) -> None:
     """Add edges of the kinds in ``mask``, and the nodes that are missing.
 
-    Raises:
-        GraphCycleError: the edge closes a cycle; the records are to be thrown away.
-
     Cost: the edges of what has to be moved, from the side where there are fewer.
     """
     if parent == child:
@@ -76,11 +73,7 @@ def _unsettle_below(records: Records, parent: int, child: int) -> None:
 
 
 def _make_room(records: Records, above: int, below: int) -> None:
-    """Move labels until that of ``above`` is less than that of ``below``.
-
-    Raises:
-        GraphCycleError: ``below`` leads to ``above``.
-    """
+    """Move labels until that of ``above`` is less than that of ``below``."""
     up, down = _moved(records, below, above, 1), _moved(records, above, below, -1)
     for raised, lowered in zip(up, down, strict=False):
         if raised is not None:
@@ -98,9 +91,6 @@ def _moved(records: Records, start: int, goal: int, sign: int) -> Iterator[dict[
     """None for each edge visited, then the labels that let ``start`` lie beyond ``goal``.
 
     With sign 1, labels are raised along edges; with −1, lowered against them.
-
-    Raises:
-        GraphCycleError: an edge leads to ``goal``.
     """
     neighbours = records.children if sign > 0 else records.parents
     least = {start: sign * records.label(goal) + 1}

@@ -173,9 +173,6 @@ def bind(tracer: Tracer, rule: Rule, serial: int, arguments: Arguments) -> Node:
         rule: it has a function.
         serial: its number.
         arguments: what the function is called with.
-
-    Raises:
-        RecomputeError: the function raises, looks at values, or returns what is no array.
     """
     function = rule.function
     assert function is not None

@@ -88,11 +88,7 @@ def is_whole(spec: LeafSpec) -> bool:
 
 
 def row_specs(title: str, body: Body) -> list[LeafSpec]:
-    """What the arguments of one row are, for a function that was traced over whole arrays.
-
-    Raises:
-        RecomputeError: the function does not work element by element.
-    """
+    """What the arguments of one row are, for a function that was traced over whole arrays."""
     strange = sorted({eqn.primitive.name for eqn in equations_of(body.jaxpr) if _mixes(eqn)})
     shapes = {spec.shape for spec in (*body.inputs, *body.outputs) if not is_whole(spec)}
     consts = [spec for spec in body.hoisted if spec.shape != ()]
@@ -127,11 +123,7 @@ _SHAPE = re.compile(r"\[[0-9,]*\]|shape=\([0-9, ]*\)")
 
 
 def check_shapeless(title: str, whole: Traced, row: Traced) -> None:
-    """Refuse a function that does something else where the shape is another.
-
-    Raises:
-        RecomputeError: it does.
-    """
+    """Refuse a function that does something else where the shape is another."""
     texts = [_SHAPE.sub("", text_of(traced.body.jaxpr)) for traced in (whole, row)]
     constants = [[np.asarray(c).tobytes() for c in t.constants] for t in (whole, row)]
     if texts[0] != texts[1] or constants[0] != constants[1]:

@@ -66,9 +66,6 @@ class NodeRunner:
             node: what to run.
             words: array → its words.
             is_first: whether it has no value yet, to which the new one could be equal.
-
-        Raises:
-            whatever its function raises while it runs.
         """
         recipe = node.recipe
         assert recipe is not None

@@ -18,11 +18,7 @@ def words_of_array(array: Any) -> np.ndarray:
 
 
 def as_input(words: np.ndarray, spec: LeafSpec, wanted: LeafSpec) -> np.ndarray:
-    """The words of an array as a body takes them: a Python number in JAX's own size of it.
-
-    Raises:
-        OverflowError: an integer that has no place in that size.
-    """
+    """The words of an array as a body takes them: a Python number in JAX's own size of it."""
     if spec.dtype == wanted.dtype:
         return words
     number = view_as(spec, words)[()]
@@ -59,9 +55,6 @@ class SingleRunner:
             constants: those of the body, then those of the cutoff.
             old: the words of each result before.
             is_first: whether these are no value, so that the new one is not equal to it.
-
-        Raises:
-            whatever a callback or a check raises while it runs.
         """
         body, cutoff = self._recipe.body, self._recipe.cutoff
         own, rest = constants[: len(body.hoisted)], constants[len(body.hoisted) :]

@@ -42,11 +42,7 @@ class NodeTable:
         self._journal: list[Callable[[], None]] = []
 
     def add(self, node: Node) -> None:
-        """Add a node, in the place of one of the same name.
-
-        Raises:
-            GraphCycleError: it would depend on itself; nothing has changed.
-        """
+        """Add a node, in the place of one of the same name."""
         graph, old = self.graph, self.nodes.get(node.name)
         gone = [] if old is None else [n for n in old.outputs if n not in node.outputs]
         gates = self._gates_at(gone)
@@ -75,11 +71,7 @@ class NodeTable:
             self._set_graph(self.graph.remove_node(array), self._gates_at([array]))
 
     def link(self, edges: Iterable[tuple[str, str, str]]) -> None:
-        """Add edges that are no data.
-
-        Raises:
-            GraphCycleError: one would close a cycle; nothing has changed.
-        """
+        """Add edges that are no data."""
         edges = list(edges)
         self._set_graph(self.graph.extend(edges), [parent for parent, _, _ in edges])
 

@@ -117,9 +117,6 @@ class Waves:
             stale: the marks before.
             changed_words: changed array → which of its words changed (int64[n], ascending); None
                 computes arrays whole.
-
-        Raises:
-            RecomputeError: a function failed while it ran; nothing has changed.
         """
         return _Run(self, due, words, stale, changed_words).finish()
 

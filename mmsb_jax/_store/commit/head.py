@@ -227,12 +227,7 @@ class Head:
         self._delta_bytes.clear()
 
     def commit(self, draft: Draft) -> Landed:
-        """Commit ``draft``, and nothing that follows from it.
-
-        Raises:
-            StructureError: the draft does not fit the state, or what it says is beyond a limit.
-            LocationError, ClosedError: the log could not be written; the head is as it was.
-        """
+        """Commit ``draft``, and nothing that follows from it."""
         plan = Plan(self.state, draft)
         changes = self.compare(plan)
         return self.land(plan, changes, draft, draft.values)

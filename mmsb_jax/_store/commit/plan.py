@@ -74,11 +74,7 @@ class Plan:
         return change
 
     def change(self, array_id: int) -> ArrayChange:
-        """A change of an array, of which nothing is known yet.
-
-        Raises:
-            StructureError: there is no such array.
-        """
+        """A change of an array, of which nothing is known yet."""
         info = self.info(array_id)
         if info is None:
             raise StructureError(f"bytes for array {array_id}, which is not there")

@@ -18,12 +18,7 @@ def compress_blob(blob: bytes) -> list[Chunk]:
 
 
 def read_blob(chunks: np.ndarray, parts: Sequence[memoryview], size_limit: int) -> bytes:
-    """The caller's ``extra`` as it was before it was encoded.
-
-    Raises:
-        BadFrameError: the chunks do not follow each other or do not hold what they say.
-        DeviceMemoryError: the machine has no room for what they claim.
-    """
+    """The caller's ``extra`` as it was before it was encoded."""
     total = int(chunks["raw"].sum(dtype=np.uint64))
     if total > size_limit:
         raise BadFrameError(f"extra of {total} bytes; at most {size_limit} expected")

@@ -30,9 +30,6 @@ def decode_all(target: np.ndarray, chunks: Sequence[tuple[np.void, memoryview]])
 
     Sparse chunks that follow each other are decoded together: a hundred small ones cost little
     more than one large one.
-
-    Raises:
-        BadFrameError: as `decode_into`.
     """
     run: list[tuple[np.void, memoryview]] = []
     size = 0
@@ -50,11 +47,7 @@ def decode_all(target: np.ndarray, chunks: Sequence[tuple[np.void, memoryview]])
 
 
 def decode_into(target: np.ndarray, chunk: np.void, data: memoryview) -> None:
-    """Put one chunk back: ``target`` (uint8[n], the array before) becomes the array after.
-
-    Raises:
-        BadFrameError: the chunk reaches outside the array, or does not hold what it says.
-    """
+    """Put one chunk back: ``target`` (uint8[n], the array before) becomes the array after."""
     check_within(chunk, target.size)
     decode = _DECODERS.get(int(chunk["coding"]))
     if decode is None:
@@ -66,9 +59,6 @@ def check_extent(rows: np.ndarray, nbytes: int) -> None:
     """Refuse the chunks of a record that together cover more than their array has.
 
     So what decoding them takes is bounded by the array, whatever is in them.
-
-    Raises:
-        BadFrameError: they do.
     """
     if rows.size > 1 and int(rows["raw"].sum(dtype=np.uint64)) > nbytes:
         raise BadFrameError(f"the chunks of a record cover more than the {nbytes} bytes there are")

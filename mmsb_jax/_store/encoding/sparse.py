@@ -94,11 +94,7 @@ def _encode_gaps(
 
 
 def read_sparse(chunk: np.void, data: memoryview) -> tuple[np.ndarray, np.ndarray]:
-    """(element index int64[n], values uint8[unit, n]) of a sparse chunk, in planes.
-
-    Raises:
-        BadFrameError: the payload does not hold what the chunk says.
-    """
+    """(element index int64[n], values uint8[unit, n]) of a sparse chunk, in planes."""
     items, unit, raw_bytes = int(chunk["items"]), int(chunk["unit"]), int(chunk["raw"])
     raw = sparse_payload(chunk, data)
     coded = raw.size - items * unit
@@ -134,10 +130,6 @@ def sparse_elements(
     """The elements (int64[n]) that chunks of one array set, in order, and to what (unsigned[n]).
 
     None where not all of them `sets_elements`.
-
-    Raises:
-        BadFrameError: a payload does not hold what its chunk says, or reaches beyond the array,
-            which has ``nbytes`` bytes.
     """
     if not all(sets_elements(chunk, unit) for chunk, _ in chunks):
         return None
@@ -151,11 +143,7 @@ def sparse_elements(
 
 
 def sparse_payload(chunk: np.void, data: memoryview) -> np.ndarray:
-    """The gaps and planes of a sparse chunk (uint8[n]), decompressed.
-
-    Raises:
-        BadFrameError: it claims more than a chunk can have, or is shorter than its elements.
-    """
+    """The gaps and planes of a sparse chunk (uint8[n]), decompressed."""
     items, unit, raw_bytes = int(chunk["items"]), int(chunk["unit"]), int(chunk["raw"])
     if (
         unit not in UNITS

@@ -83,12 +83,7 @@ class _DiskAppendFile:
 
 
 def asked(path: Path, call: Callable[..., Answer], *arguments: Any) -> Answer:
-    """What a call of the system about ``path`` answers.
-
-    Raises:
-        FileNotFoundError: it is not there.
-        LocationError: any other error; it says what to do.
-    """
+    """What a call of the system about ``path`` answers."""
     while True:
         try:
             return call(*arguments)

@@ -20,11 +20,7 @@ _NETWORK = {
 
 
 def check_log_place(path: AnyPath) -> Path:
-    """The directory of a log that is there, to be opened.
-
-    Raises:
-        LocationError: a URL or a network file system; no directory; it could not be looked at.
-    """
+    """The directory of a log that is there, to be opened."""
     place = check_local(path)
     try:
         is_directory = stat.S_ISDIR(os.stat(place).st_mode)
@@ -40,12 +36,7 @@ def check_log_place(path: AnyPath) -> Path:
 
 
 def check_local(path: AnyPath) -> Path:
-    """``path`` as an absolute path on a local file system.
-
-    Raises:
-        TypeError: no path; bytes, which in other places are a stream of commits.
-        LocationError: a URL, or a network file system; refused by name until they work.
-    """
+    """``path`` as an absolute path on a local file system."""
     text = path_text("path", path)
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text):
         raise LocationError(
@@ -80,11 +71,7 @@ def sync_path_to(place: Path) -> None:
 
 
 def file_system_of(place: Path) -> str:
-    """Name of the file system that holds ``place``; empty where the system does not tell.
-
-    Raises:
-        LocationError: it could not be asked.
-    """
+    """Name of the file system that holds ``place``; empty where the system does not tell."""
     resolved = os.path.realpath(place)
     best, kind = "", ""
     try:

@@ -99,9 +99,6 @@ class WriterLock:
 
         Where it was let go of, deleted or replaced another process can take it, and write.
 
-        Raises:
-            LocationError: the path cannot be looked at.
-
         Cost: one look at the directory.
         """
         if self._file.number < 0:

@@ -199,11 +199,7 @@ class Outcome(Future[Any]):
                 super().set_exception(error)
 
     def wait(self, timeout: float | None = None, until: Callable[[], bool] = bool) -> bool:
-        """Wait until it is done, or ``until`` says so; whether it is done.
-
-        Raises:
-            ClosedError: in a forked child, where nobody is at it.
-        """
+        """Wait until it is done, or ``until`` says so; whether it is done."""
         while not (self._is_done or until()):
             if os.getpid() != self._pid:
                 raise ClosedError(

@@ -49,9 +49,6 @@ def check_regular(path: Path | str, status: os.stat_result, is_written: bool) ->
         path: what to call it.
         status: what the system says of it.
         is_written: whether it is to be written: another name of it may belong to something else.
-
-    Raises:
-        LocationError: it is no regular file, or has other names.
     """
     if not stat.S_ISREG(status.st_mode):
         kind = _KINDS.get(stat.S_IFMT(status.st_mode), "no file")

@@ -40,9 +40,6 @@ def check_commit(
         chain: the chain before it.
         log_ids: which log's id a version carries.
         frames: (bytes, data hash) of the data frames before it.
-
-    Raises:
-        BadFrameError: it belongs to another history, or has other data frames.
     """
     if record.previous_chain != chain or record.log_id != log_ids.of(record.version):
         raise BadFrameError(f"version {record.version} {OTHER_HISTORY}")
@@ -79,11 +76,7 @@ class LogIds:
 
     @staticmethod
     def decode_lineage(raw: bytes) -> tuple[tuple[bytes, int], ...]:
-        """The lineage in ``raw``, which it fills.
-
-        Raises:
-            BadFrameError: its versions do not ascend.
-        """
+        """The lineage in ``raw``, which it fills."""
         lineage = tuple(_ANCESTOR.iter_unpack(raw))
         if any(last < before for (_, before), (_, last) in itertools.pairwise(lineage)):
             raise BadFrameError("its ancestors do not stand in order")

@@ -59,11 +59,7 @@ def data_frames(
 
 
 def chunk_views(record: CommitRecord, parts: Sequence[memoryview]) -> list[memoryview]:
-    """One view a chunk of ``record``, from the data of its frames in order.
-
-    Raises:
-        BadFrameError: the chunks do not fill the frames.
-    """
+    """One view a chunk of ``record``, from the data of its frames in order."""
     views, part, start = [], 0, 0
     for stored in record.chunks["stored"].tolist():
         if part < len(parts) and start == len(parts[part]):
@@ -78,11 +74,7 @@ def chunk_views(record: CommitRecord, parts: Sequence[memoryview]) -> list[memor
 
 
 def read_parts(read: Reader, base: int, offset: int, record: CommitRecord) -> list[memoryview]:
-    """The data of the commit whose frame stands at ``offset``, a part a frame, hashes checked.
-
-    Raises:
-        BadFrameError: a frame is damaged, cut short or elsewhere.
-    """
+    """The data of the commit whose frame stands at ``offset``, a part a frame, hashes checked."""
     if not record.frame_sizes:
         header = read_header(read, offset, base + offset)
         return [read_data(read, offset, header)] if header.data_bytes else []
@@ -104,11 +96,7 @@ def read_parts(read: Reader, base: int, offset: int, record: CommitRecord) -> li
 
 
 def commit_start(offset: int, record: CommitRecord) -> int:
-    """Where the first frame of the commit stands whose own stands at ``offset``.
-
-    Raises:
-        BadFrameError: it claims more data than there can be before it.
-    """
+    """Where the first frame of the commit stands whose own stands at ``offset``."""
     start = offset - sum(map(_data_frame_bytes, record.frame_sizes))
     if start < 0:
         raise BadFrameError("the commit claims more data than stands before it")
@@ -231,11 +219,7 @@ class CommitFrames:
         return sum(header.frame_bytes for header, _ in self.frames)
 
     def chunks(self) -> list[memoryview]:
-        """Its data, one view a chunk, in order.
-
-        Raises:
-            BadFrameError: the chunks do not fill the frames.
-        """
+        """Its data, one view a chunk, in order."""
         parts = [_data_of(header, body) for header, body in self.frames if header.data_bytes]
         return chunk_views(self.record, parts)
 
@@ -272,10 +256,6 @@ def read_commit_frames(
         version: the version that it must have.
         chain: the chain before it.
         ids: which log wrote which version.
-
-    Raises:
-        BadFrameError: a frame is damaged or cut short, or belongs to another history.
-        FormatError: a newer format wrote it.
     """
     frames: list[tuple[Header, memoryview]] = []
     while True:

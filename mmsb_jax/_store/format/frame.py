@@ -123,12 +123,7 @@ class Header(NamedTuple):
 
     @classmethod
     def decode(cls, raw: bytes, position: int | None) -> "Header":
-        """The header in ``raw``, which stands at ``position`` (None: anywhere).
-
-        Raises:
-            BadFrameError: not a header, damaged, or one that belongs elsewhere.
-            FormatError: a whole header of a newer format.
-        """
+        """The header in ``raw``, which stands at ``position`` (None: anywhere)."""
         if len(raw) < HEADER_BYTES:
             raise BadFrameError(f"{len(raw)} bytes where a header of {HEADER_BYTES} should be")
         body = raw[: _HEADER.size]
@@ -152,11 +147,7 @@ class Header(NamedTuple):
         return header
 
     def check_kind(self) -> bool:
-        """Whether this version knows the kind; False for one that may be passed over.
-
-        Raises:
-            FormatError: an unknown kind that must be understood.
-        """
+        """Whether this version knows the kind; False for one that may be passed over."""
         if self.kind in _KINDS:
             return True
         if self.must_understand:
@@ -168,11 +159,7 @@ class Header(NamedTuple):
 
 
 def check_frame_size(meta_bytes: int, data_bytes: int) -> None:
-    """Refuse more than a frame can have.
-
-    Raises:
-        StructureError: it could not be read back.
-    """
+    """Refuse more than a frame can have."""
     if meta_bytes > MAX_META_BYTES or data_bytes > MAX_DATA_BYTES:
         raise StructureError(
             f"a frame of {meta_bytes:,} bytes about {data_bytes:,} bytes of data; at most "
@@ -189,11 +176,7 @@ def build_frame(
     data: Sequence[Buffer] = (),
     must_understand: bool = True,
 ) -> tuple[Header, list[Buffer]]:
-    """A frame as its header and the buffers to write; ``data`` is not copied.
-
-    Raises:
-        StructureError: more than a frame can have: it could not be read back.
-    """
+    """A frame as its header and the buffers to write; ``data`` is not copied."""
     data_bytes = sum(map(len, data))
     check_frame_size(len(meta), data_bytes)
     check_number("the position of a frame", position, 0, U64)
@@ -221,29 +204,17 @@ def build_frame(
 
 
 def read_header(read: Reader, offset: int, position: int | None) -> Header:
-    """The header at ``offset`` of a file.
-
-    Raises:
-        BadFrameError, FormatError: as `Header.decode`.
-    """
+    """The header at ``offset`` of a file."""
     return Header.decode(read(offset, HEADER_BYTES), position)
 
 
 def read_meta(read: Reader, offset: int, header: Header) -> bytes:
-    """The meta of the frame at ``offset``, checked against its hash.
-
-    Raises:
-        BadFrameError: damaged or cut short.
-    """
+    """The meta of the frame at ``offset``, checked against its hash."""
     return check_meta(read(offset + HEADER_BYTES, padded(header.meta_bytes)), header)
 
 
 def check_meta(raw: bytes | memoryview, header: Header) -> bytes:
-    """The meta in ``raw``, which holds it with its padding.
-
-    Raises:
-        BadFrameError: damaged or cut short.
-    """
+    """The meta in ``raw``, which holds it with its padding."""
     if len(raw) != padded(header.meta_bytes):
         raise BadFrameError("the frame is cut short in its meta")
     if xxhash.xxh3_64_intdigest(raw) != header.meta_hash:
@@ -252,21 +223,13 @@ def check_meta(raw: bytes | memoryview, header: Header) -> bytes:
 
 
 def read_data(read: Reader, offset: int, header: Header) -> memoryview:
-    """The data of the frame at ``offset``, checked against its hash.
-
-    Raises:
-        BadFrameError: damaged or cut short.
-    """
+    """The data of the frame at ``offset``, checked against its hash."""
     size = padded(header.data_bytes)
     return check_data(memoryview(read(offset + header.data_offset, size) if size else b""), header)
 
 
 def check_data(raw: memoryview, header: Header) -> memoryview:
-    """The data in ``raw``, which holds it with its padding.
-
-    Raises:
-        BadFrameError: damaged or cut short.
-    """
+    """The data in ``raw``, which holds it with its padding."""
     if len(raw) != padded(header.data_bytes):
         raise BadFrameError("the frame is cut short in its data")
     if xxhash.xxh3_64_intdigest(raw) != header.data_hash:
@@ -275,11 +238,7 @@ def check_data(raw: memoryview, header: Header) -> memoryview:
 
 
 def check_number(what: str, value: Any, least: int, most: int) -> None:
-    """Refuse what is no whole number from ``least`` to ``most``.
-
-    Raises:
-        StructureError: it is not.
-    """
+    """Refuse what is no whole number from ``least`` to ``most``."""
     try:
         is_within = least <= operator.index(value) <= most
     except TypeError:
@@ -292,11 +251,7 @@ def check_number(what: str, value: Any, least: int, most: int) -> None:
 
 
 def check_text(what: str, text: Any, most_bytes: int) -> None:
-    """Refuse what is no text of at most ``most_bytes`` bytes of UTF-8.
-
-    Raises:
-        StructureError: it is not.
-    """
+    """Refuse what is no text of at most ``most_bytes`` bytes of UTF-8."""
     if not isinstance(text, str):
         raise StructureError(f"{what} {text!r:.80} cannot be recorded: expected a string")
     try:
@@ -314,11 +269,7 @@ def check_text(what: str, text: Any, most_bytes: int) -> None:
 
 
 def check_hash(what: str, raw: Any) -> None:
-    """Refuse what is not the 16 bytes of an id, a chain or a hash.
-
-    Raises:
-        StructureError: it is not.
-    """
+    """Refuse what is not the 16 bytes of an id, a chain or a hash."""
     if not isinstance(raw, bytes) or len(raw) != HASH_BYTES:
         raise StructureError(f"{what} {raw!r:.80} cannot be recorded: expected {HASH_BYTES} bytes")
 

@@ -99,9 +99,6 @@ class SegmentIndex:
         """Enter the commit whose frame stands at ``offset`` of the segment.
 
         It may be entered again, after an interrupt too: what that left of a row is cleared first.
-
-        Raises:
-            ValueError: it is not the next version, nor one that stands there like this.
         """
         if not self._rows.is_whole():
             self.cut(self.last_version)
@@ -278,11 +275,7 @@ class SegmentIndex:
     def decode(
         cls, meta: bytes, chain: bytes, first_version: int, end_offset: int
     ) -> "SegmentIndex":
-        """The index in a sidecar's meta.
-
-        Raises:
-            BadFrameError: of another history, or its parts contradict each other.
-        """
+        """The index in a sidecar's meta."""
         if len(meta) < _HEAD.size:
             raise BadFrameError("the index is cut short")
         *binding, rows, sources_bytes, touched, end = _HEAD.unpack_from(meta)

@@ -30,11 +30,7 @@ _CUT = 1
 
 
 def check_page_bytes(page_bytes: int) -> None:
-    """Refuse pages of a size that none can have.
-
-    Raises:
-        BadFrameError: not a positive multiple of 4, or too large.
-    """
+    """Refuse pages of a size that none can have."""
     if not 0 < page_bytes <= MAX_PAGE_BYTES or page_bytes % 4:
         raise BadFrameError(f"it claims pages of {page_bytes} bytes")
 
@@ -104,11 +100,7 @@ class Compaction:
 
     @classmethod
     def decode(cls, raw: bytes) -> "Compaction":
-        """The compaction in the end of a manifest.
-
-        Raises:
-            BadFrameError, struct.error: the parts do not fill it, or contradict each other.
-        """
+        """The compaction in the end of a manifest."""
         number, first_version, flags, archives, kept, tags_bytes = _COMPACTION.unpack_from(raw)
         sizes = (archives * _ARCHIVE.size, kept * _KEPT.size, tags_bytes)
         if flags & ~_CUT or _COMPACTION.size + sum(sizes) != len(raw):
@@ -164,11 +156,7 @@ class Manifest:
         files.publish(MANIFEST_NAME, self.frame())
 
     def frame(self) -> list[Buffer]:
-        """Its file. That of a compacted log is of a kind of its own: it must be understood.
-
-        Raises:
-            StructureError: it could not be read back: something is beyond a limit.
-        """
+        """Its file. That of a compacted log is of a kind of its own: it must be understood."""
         try:
             meta = self._encode()
             is_read_back = self._decode_meta(meta, self.compaction is not None) == self
@@ -187,13 +175,7 @@ class Manifest:
 
     @classmethod
     def read(cls, files: Files, place: str) -> "Manifest":
-        """The manifest of the log at ``place``.
-
-        Raises:
-            LocationError: there is none: the directory is not a log.
-            CorruptionError: it is damaged.
-            FormatError: a newer format wrote it.
-        """
+        """The manifest of the log at ``place``."""
         try:
             # At once: it may be replaced between two calls.
             return cls._decode(files.read(MANIFEST_NAME, 0, HEADER_BYTES + MAX_META_BYTES))

@@ -161,12 +161,7 @@ class CommitRecord:
     ops: list[Op] = field(default_factory=list)
 
     def encode(self) -> bytes:
-        """The meta's bytes.
-
-        Raises:
-            StructureError: they could not be read back: something is beyond a limit.
-            DeviceMemoryError: the machine would have no room to read them.
-        """
+        """The meta's bytes."""
         self.check()
         source, note = self.source.encode(), self.note.encode()
         values = json.dumps(self.values, sort_keys=True).encode() if self.values else b""
@@ -202,11 +197,7 @@ class CommitRecord:
         return b"".join((fixed, sizes, tables, *rest))
 
     def check(self) -> None:
-        """Refuse what `decode`, or who reads what it gives, would refuse.
-
-        Raises:
-            StructureError: something is beyond a limit.
-        """
+        """Refuse what `decode`, or who reads what it gives, would refuse."""
         self.check_said()
         for name in ("log_id", "previous_chain", "frames_hash"):
             check_hash(name, getattr(self, name))
@@ -218,11 +209,7 @@ class CommitRecord:
         _check_tables(self)
 
     def check_said(self) -> None:
-        """`check` what its maker says before the data are written, so that none need be.
-
-        Raises:
-            StructureError: something is beyond a limit.
-        """
+        """`check` what its maker says before the data are written, so that none need be."""
         if self.step is not None:
             check_number("step", self.step, -I64 - 1, I64)
         check_number("time_ns", self.time_ns, -I64 - 1, I64)
@@ -248,13 +235,7 @@ class CommitRecord:
 
     @classmethod
     def decode(cls, meta: bytes) -> "CommitRecord":
-        """The record in ``meta``, every size checked against the bytes there are.
-
-        Raises:
-            BadFrameError: the parts do not fill the meta exactly, or contradict each other.
-            FormatError: a flag, coding or operation that this version does not know.
-            DeviceMemoryError: more arrays or constants than the machine has room for.
-        """
+        """The record in ``meta``, every size checked against the bytes there are."""
         if len(meta) < _FIXED.size:
             raise BadFrameError("the commit is shorter than its fixed part")
         (
@@ -366,11 +347,7 @@ def _check_tables(record: CommitRecord) -> None:
 
 
 def check_new_name(name: str) -> None:
-    """Refuse a name that no array may be given, though those of an older log may have it.
-
-    Raises:
-        StructureError: it is empty, or begins with NUL as the entries of the graph do.
-    """
+    """Refuse a name that no array may be given, though those of an older log may have it."""
     if not name or name.startswith(GRAPH_PREFIX):
         raise StructureError(
             f"name={name!r:.80}: expected at least one character, and no NUL at the beginning"
@@ -378,11 +355,7 @@ def check_new_name(name: str) -> None:
 
 
 def check_op(op: Op) -> None:
-    """Refuse an operation that could not be read back.
-
-    Raises:
-        StructureError: a name, kind, dtype, shape, size or id beyond its limit.
-    """
+    """Refuse an operation that could not be read back."""
     info = op.info
     if op.code not in _OP_CODES:
         raise StructureError(f"operation {op.code!r} cannot be recorded")

@@ -15,12 +15,7 @@ TagChanges = dict[str, int | None]
 
 
 def check_tag(name: object) -> str:
-    """``name``, where it may name a version.
-
-    Raises:
-        TypeError, ValueError: not a string; empty, longer than 255 bytes, digits alone, or not to
-            be printed.
-    """
+    """``name``, where it may name a version."""
     if not isinstance(name, str):
         raise TypeError(f"tag={show(name)}: expected a string")
     size = len(name.encode(errors="surrogatepass"))
@@ -33,11 +28,7 @@ def check_tag(name: object) -> str:
 
 
 def encode_tags(changes: Mapping[str, int | None]) -> bytes:
-    """The meta of a frame that makes ``changes``.
-
-    Raises:
-        StructureError: it could not be read back: a name is no text, or too long; no version.
-    """
+    """The meta of a frame that makes ``changes``."""
     for name, version in changes.items():
         check_text("the name of a tag", name, MAX_TAG_BYTES)
         if not _is_version(version):
@@ -46,11 +37,7 @@ def encode_tags(changes: Mapping[str, int | None]) -> bytes:
 
 
 def decode_tags(raw: bytes) -> TagChanges:
-    """The changes in a frame's meta.
-
-    Raises:
-        BadFrameError: they are not a table of names and versions, or a name is too long.
-    """
+    """The changes in a frame's meta."""
     try:
         changes = parse_json(raw)
         if not isinstance(changes, dict) or not all(map(_is_version, changes.values())):

@@ -88,11 +88,7 @@ def archive_frames(first_version: int, commits: Iterable[Archived]) -> Iterator[
 
 
 def index_frame(offset: int, index: bytes) -> list[Buffer]:
-    """The frame at ``offset`` that ends an archive.
-
-    Raises:
-        StructureError: the index is larger than any that can be read back.
-    """
+    """The frame at ``offset`` that ends an archive."""
     check_number("the bytes of an archive's index", len(index), 0, _MAX_BLOCK_BYTES)
     meta, data = _INDEX.pack(len(index)), _compress(index)
     return build_frame(Kind.ARCHIVE, offset, 0, meta, [data])[1]
@@ -114,11 +110,7 @@ def end_of_commit(record: CommitRecord, meta: bytes, position: int) -> int:
 
 
 def read_block(read: Reader, offset: int) -> list[tuple[bytes, int]]:
-    """The commits in the block whose frame stands at ``offset``: (meta, data hash) each.
-
-    Raises:
-        BadFrameError: it is damaged.
-    """
+    """The commits in the block whose frame stands at ``offset``: (meta, data hash) each."""
     header = read_header(read, offset, offset)
     try:
         _, raw_bytes, commits, _ = _BLOCK.unpack(read_meta(read, offset, header))
@@ -179,11 +171,7 @@ class Archive:
 
     @property
     def index(self) -> SegmentIndex:
-        """The index of its commits; an offset in it is a position in the log.
-
-        Raises:
-            CorruptionError: the archive does not read back.
-        """
+        """The index of its commits; an offset in it is a position in the log."""
         return self._load()[1]
 
     def _load(self) -> tuple[list[_Block], SegmentIndex]:
@@ -232,11 +220,7 @@ class Archive:
         return self.index.row(version)
 
     def commit(self, version: int) -> Archived:
-        """The commit of a version that is here.
-
-        Raises:
-            CorruptionError: it does not read back.
-        """
+        """The commit of a version that is here."""
         blocks, index = self._load()
         block = blocks[bisect.bisect_right([b.first_version for b in blocks], version) - 1]
         row = index.row(version)
@@ -256,11 +240,7 @@ class Archive:
         return newest[2]
 
     def record(self, version: int) -> tuple[CommitRecord, bytes, int]:
-        """What the commit of ``version`` says, the chain after it, the position where it ended.
-
-        Raises:
-            CorruptionError: it does not read back.
-        """
+        """What the commit of ``version`` says, the chain after it, the position where it ended."""
         commit = self.commit(version)
         try:
             record = CommitRecord.decode(commit.meta)
@@ -277,9 +257,6 @@ class Archive:
         Args:
             previous_chain: the chain before its first commit; None where it is not known.
             log_ids: which ids the log's versions carry.
-
-        Raises:
-            CorruptionError: they are not.
         """
         chain, index = previous_chain, SegmentIndex(self.first_version)
         for version in range(self.first_version, self.last_version + 1):

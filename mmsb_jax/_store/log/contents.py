@@ -88,22 +88,14 @@ class LogContents(OpenedLog):
         }
 
     def tagged(self, name: str) -> int:
-        """The version that is tagged ``name``.
-
-        Raises:
-            VersionError: there is no such tag; the message names some.
-        """
+        """The version that is tagged ``name``."""
         tags = self.tags()
         if name not in tags:
             raise no_tag(name, tags)
         return tags[name]
 
     def part_of(self, version: int) -> Archive | LogSegment:
-        """The archive or segment that holds the commit of ``version``.
-
-        Raises:
-            VersionError: the log does not have that version.
-        """
+        """The archive or segment that holds the commit of ``version``."""
         view = self.view
         if version > self.version:
             raise self.no_version(version)
@@ -116,23 +108,14 @@ class LogContents(OpenedLog):
         return view.archives[place]
 
     def piece_of(self, version: int) -> LogSegment:
-        """The segment that holds ``version``.
-
-        Raises:
-            VersionError: the log does not have that version, or only knows what it was.
-        """
+        """The segment that holds ``version``."""
         part = self.part_of(version)
         if isinstance(part, Archive):
             raise self.dropped(version)
         return part
 
     def retry_if_compacted(self, read: Callable[[], Read]) -> Read:
-        """As `OpenedLog.retry_if_compacted`.
-
-        Raises:
-            CorruptionError: a file of the log is missing.
-            DeviceMemoryError: the system gives no more memory.
-        """
+        """As `OpenedLog.retry_if_compacted`."""
         try:
             with room_for(f"what is read of {self.place}"):
                 return super().retry_if_compacted(read)
@@ -170,22 +153,13 @@ class LogContents(OpenedLog):
         )
 
     def check_kept(self, version: int) -> None:
-        """Refuse a version whose state cannot be had any more.
-
-        Raises:
-            VersionError: its data were dropped.
-        """
+        """Refuse a version whose state cannot be had any more."""
         if version < self.kept_since and version not in self.kept:
             is_known = version >= self.first_version
             raise self.dropped(version) if is_known else self.no_version(version)
 
     def row(self, version: int) -> IndexRow:
-        """What the index says of ``version``.
-
-        Raises:
-            VersionError: no such version.
-            CorruptionError: it is behind a damage in its segment.
-        """
+        """What the index says of ``version``."""
         return self.retry_if_compacted(lambda: self._index_with(version)[1].row(version))
 
     def _index_with(self, version: int) -> tuple[Archive | LogSegment, SegmentIndex]:
@@ -198,12 +172,7 @@ class LogContents(OpenedLog):
         return part, index
 
     def record(self, version: int) -> CommitRecord:
-        """What the commit says of itself; reads none of its data.
-
-        Raises:
-            VersionError: no such version.
-            CorruptionError: its frame does not read back.
-        """
+        """What the commit says of itself; reads none of its data."""
         return self._commit(version)[0]
 
     def chain_after(self, version: int) -> bytes:
@@ -235,12 +204,7 @@ class LogContents(OpenedLog):
         return self.retry_if_compacted(read)
 
     def find(self, version: int) -> StoredCommit:
-        """The commit of ``version``, which has its data; reads none of them.
-
-        Raises:
-            VersionError: no such version, or its data were dropped.
-            CorruptionError: its frame does not read back.
-        """
+        """The commit of ``version``, which has its data; reads none of them."""
         return self.retry_if_compacted(lambda: self._find(version))
 
     def _find(self, version: int) -> StoredCommit:
@@ -261,11 +225,7 @@ class LogContents(OpenedLog):
         return found
 
     def chunks_of(self, found: StoredCommit) -> list[memoryview]:
-        """The data of a commit, one view a chunk, in order.
-
-        Raises:
-            CorruptionError: they do not read back.
-        """
+        """The data of a commit, one view a chunk, in order."""
         segment = found.piece.segment
         read = reader_of(self.files, segment.name)
         try:
@@ -277,12 +237,7 @@ class LogContents(OpenedLog):
             raise self.damaged(segment, found.offset, str(error)) from error
 
     def extra(self, version: int) -> tuple[bytes | None, int]:
-        """The caller's ``extra`` of a commit (None: there is none), and the commit's flags.
-
-        Raises:
-            VersionError: no such version, or its data were dropped.
-            CorruptionError: it does not read back.
-        """
+        """The caller's ``extra`` of a commit (None: there is none), and the commit's flags."""
         record = self.record(version)
         if record.extra_span() is None:
             return None, record.flags
@@ -345,11 +300,7 @@ class LogContents(OpenedLog):
         )
 
     def name_of(self, array_id: int) -> str:
-        """The name of an array, live or deleted.
-
-        Raises:
-            CorruptionError: no commit ever made such an array.
-        """
+        """The name of an array, live or deleted."""
         for learn in (self._learn_names, self._learn_archived_names):
             if array_id in self._names:
                 break
@@ -383,11 +334,7 @@ class LogContents(OpenedLog):
         self._names |= {op.info.id: op.info.name for op in record.ops}
 
     def last_with(self, step: int | None = None, time_ns: int | None = None) -> int:
-        """The newest version of ``step``, or the newest not after ``time_ns``.
-
-        Raises:
-            VersionError: there is none; the message names the nearest.
-        """
+        """The newest version of ``step``, or the newest not after ``time_ns``."""
         return self.retry_if_compacted(lambda: self._last_with(step, time_ns))
 
     def _last_with(self, step: int | None, time_ns: int | None) -> int:

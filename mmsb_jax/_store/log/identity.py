@@ -44,10 +44,6 @@ def place_of(files: Files, segment: str | None = None) -> Place:
 
     Without the name of a segment nothing is said of that.
 
-    Raises:
-        FileNotFoundError: the log is not there any more.
-        LocationError: the path cannot be looked at.
-
     Cost: three looks, about 5 µs.
     """
     if not isinstance(files, DiskFiles):

@@ -32,11 +32,6 @@ class InForce(NamedTuple):
 def extra_in_force(log: "Log", version: int) -> InForce:
     """The ``extra`` in force at a version that the log has.
 
-    Raises:
-        VersionError: the log begins behind that version; the data of the commit that gave it were
-            dropped, and no snapshot carries it.
-        CorruptionError: it does not read back.
-
     Cost: a look at the indexes, whatever lies between; for a log whose indexes do not tell, once, a
     look at its commits.
     """

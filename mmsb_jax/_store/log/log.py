@@ -54,10 +54,6 @@ class Log(LogContents):
             page_bytes: to keep the versions of pages; None to leave them.
             check: whether to compare the digest of every array held, from scratch.
             executor: where to decode and check side by side.
-
-        Raises:
-            VersionError: no such version, or its data were dropped.
-            CorruptionError: a commit on the way does not read back, or the digest differs.
         """
         if version == 0:
             return StoredState(self.manifest.ids.own, wanted, page_bytes)

@@ -193,10 +193,6 @@ class OpenedLog(ABC):
             poison: called where nobody knows which one is in force now: what is written from then
                 on could be read as of another history.
             view: what the log is made of then; as before for None.
-
-        Raises:
-            OSError: the disk is full or fails; the manifest is as before.
-            ClosedError: what ``poison`` returned.
         """
         before = self.manifest
         try:
@@ -215,11 +211,7 @@ class OpenedLog(ABC):
             return False
 
     def reload(self) -> bool:
-        """Open the log anew where a compaction has changed it; whether one has.
-
-        Raises:
-            DivergenceError: what is at the path by now is no later state of this log.
-        """
+        """Open the log anew where a compaction has changed it; whether one has."""
         with self._looking:
             if self.is_written_here or Manifest.read(self.files, self.place) == self.manifest:
                 return False
@@ -281,12 +273,7 @@ class OpenedLog(ABC):
         last.index.tags |= self.scan.tags
 
     def refresh(self) -> None:
-        """See what the writer has added since; a bad tail is one that is still being written.
-
-        Raises:
-            DivergenceError: another log is at the path, or this one put back from a copy.
-            LocationError: nothing is there any more.
-        """
+        """See what the writer has added since; a bad tail is one that is still being written."""
         with self._looking:
             self.check_place()
             if self._is_doubtful:  # an interrupt, or an error, ended the last look halfway
@@ -301,9 +288,6 @@ class OpenedLog(ABC):
     def check_place(self) -> None:
         """See that what is at the path is still this log, and goes on from where it was read.
 
-        Raises:
-            DivergenceError, LocationError: as `refresh`.
-
         Cost: about 5 µs; where files were replaced the log is opened anew.
         """
         with self._looking:
@@ -313,11 +297,7 @@ class OpenedLog(ABC):
             self._go_on_from_here(self.scan.version, self.scan.chain)
 
     def _go_on_from_here(self, version: int, chain: bytes) -> None:
-        """Open what is at the path by now, and take it over where it goes on from ``version``.
-
-        Raises:
-            DivergenceError: it does not, or is another log.
-        """
+        """Open what is at the path by now, and take it over where it goes on from ``version``."""
         self.files.close()  # what is open are the files that were there before
         manifest = Manifest.read(self.files, self.place)
         if manifest.ids.own != self.manifest.ids.own:
@@ -333,12 +313,7 @@ class OpenedLog(ABC):
         self._take_over(fresh)
 
     def check_place_written(self) -> None:
-        """See that what is at the path is the log that is written here.
-
-        Raises:
-            DivergenceError: another directory, or log, is there.
-            LocationError: nothing is there any more.
-        """
+        """See that what is at the path is the log that is written here."""
         if not isinstance(self.files, DiskFiles):
             return
         now, stands = self._look_at_place(), self._stands
@@ -414,11 +389,7 @@ class OpenedLog(ABC):
         )
 
     def index_of(self, part: Archive | LogSegment) -> SegmentIndex:
-        """The index of a part: of a segment from its sidecar, or from a scan where none fits.
-
-        Raises:
-            CorruptionError: the part is damaged (with ``salvage``: its index ends there).
-        """
+        """The index of a part: of a segment from its sidecar, or from a scan where none fits."""
         if isinstance(part, Archive):
             return part.index
         index = part.index  # held: the writer's thread forgets it once it is on disk

@@ -36,9 +36,6 @@ def find_segments(
 
     A segment is synced before anything in it is acknowledged: a newest file that is no longer than
     its first frame, and whose frame is bad, is one whose making was cut short.
-
-    Raises:
-        CorruptionError: a segment is missing, damaged, there twice, or of another log.
     """
     oldest, ids = manifest.compaction, manifest.ids
     names, continued = _name_by_number(files, place, oldest)
@@ -132,12 +129,7 @@ def _missing(place: str, number: int) -> CorruptionError:
 
 
 def snapshot_mark(files: Files, ids: LogIds) -> int:
-    """The position up to which the newest whole snapshot says that the log was durable.
-
-    Raises:
-        LocationError: a snapshot could not be read: without what it says, damage would pass for a
-            torn tail.
-    """
+    """The position up to which the newest whole snapshot says that the log was durable."""
     for version in reversed(list_snapshots(files)):
         with contextlib.suppress(BadFrameError, FileNotFoundError):
             return read_snapshot(files, version, ids, with_data=False)[1]

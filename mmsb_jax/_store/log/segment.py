@@ -78,11 +78,7 @@ class Segment:
         return Scan(SEGMENT_FRAME_BYTES, self.first_version - 1, self.chain, self.synced)
 
     def frame(self) -> list[Buffer]:
-        """Its first frame.
-
-        Raises:
-            StructureError: it could not be read back: something is beyond a limit.
-        """
+        """Its first frame."""
         check_number("the number of a segment", self.number, NO_SEGMENT + 1, MAX_NUMBER)
         check_number("the number of the one before", self.previous, NO_SEGMENT, MAX_NUMBER)
         check_number("the first version of a segment", self.first_version, 1, MAX_NUMBER)
@@ -98,11 +94,7 @@ SEGMENT_FRAME_BYTES = HEADER_BYTES + padded(_META.size)
 
 
 def read_segment(files: Files, name: str) -> Segment:
-    """The segment that a file's first frame declares.
-
-    Raises:
-        BadFrameError: the frame is damaged or cut short, or is not that of this file.
-    """
+    """The segment that a file's first frame declares."""
     read = reader_of(files, name)
     header = read_header(read, 0, None)
     if header.kind != Kind.SEGMENT or header.meta_bytes != _META.size or header.data_bytes:

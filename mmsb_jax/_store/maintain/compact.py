@@ -81,12 +81,6 @@ def compact(
         executor: where to decode and digest side by side.
         began_segment: called once a new segment was begun; the cut goes through sealed ones only.
 
-    Raises:
-        VersionError: no such version.
-        CorruptionError: what is to be kept does not read back; nothing was changed.
-        LocationError: the disk is full or fails; the log is as it was.
-        ClosedError: the writer was closed, or nobody knows what the disk holds.
-
     Cost: a checkout of each state that is kept, one read of what the commits say that are dropped,
     one copy of the segment that the cut goes through. A dry run reads as much.
     """

@@ -19,9 +19,6 @@ def create_log(files: Files, page_bytes: int) -> None:
 
     The manifest is written last: without it the directory is not a log. What an earlier try left
     behind, a segment without a commit, is replaced.
-
-    Raises:
-        LocationError: the directory holds segments with commits: a log that lost its manifest.
     """
     for name in files.names(LOG_FOLDER):
         if files.size(name) > SEGMENT_FRAME_BYTES:

@@ -22,10 +22,6 @@ def fork_log(source: Log, version: int, target: Files) -> None:
     log that wrote them, and the fork's manifest says up to which version that is. Of what the
     source has compacted away the fork has what the source has, and its tags up to ``version``. The
     manifest is written last: without it the directory is not a log.
-
-    Raises:
-        VersionError: the source has no such version (0 is the empty log), or has dropped its data.
-        CorruptionError: a file of the source is missing or too short, or does not read back.
     """
     if version == 0:
         make_empty(target, source.manifest.page_bytes)

@@ -76,11 +76,6 @@ def repair(
         progress: called with (done, in all): a commit counts when written, and when verified.
         executor: where to digest side by side.
 
-    Raises:
-        CorruptionError: nothing is whole from which a state could be had.
-        FormatError: a newer version of mmsb_jax wrote it.
-        LocationError: it is no log, or cannot be read; or the disk refuses what is to be written.
-
     Cost: one read of every file of the log; two replays, one with a digest of each array that a
     commit touched, a commit; and a verification of what was made. What is written anew takes a
     second state in memory.
@@ -186,12 +181,7 @@ class _Work:
         return [UnprovenArray(*u, self._keep_unproven and u.is_whole) for u in part.unproven]
 
     def log_of(self, part: LinePart, target: Files, place: str) -> MadeLog:
-        """Make the log of a part in ``target``, an empty directory.
-
-        Raises:
-            CorruptionError: what was made does not verify, or does not read back any more.
-            LocationError: the disk refuses what is to be written.
-        """
+        """Make the log of a part in ``target``, an empty directory."""
         try:
             self._write(part, target, place)
         except BadFrameError as error:

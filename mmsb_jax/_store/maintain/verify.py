@@ -73,10 +73,6 @@ def verify(
     A fault ends nothing: what does not build on it is checked, and every array is named with the
     versions at which it is wrong.
 
-    Raises:
-        LocationError: a file could not be looked at (no permission, too many open files). Sectors
-            that the disk refuses to read are faults.
-
     Cost: one read of the whole log, one replay from its beginning; with ``deep``, a digest of each
     array that a commit touched, a commit. Where a digest is wrong, a second replay, a deep one, to
     find since when.

@@ -134,13 +134,7 @@ def _unpickled(said: list[Any], extra: Any, fault: str, durable: bool) -> Commit
 
 
 def encode_json(value: Any, name: str) -> str:
-    """``value`` as JSON; 0-d arrays and NumPy scalars become numbers.
-
-    Raises:
-        TypeError: it holds something that JSON has no word for; the message names it.
-        ValueError: it is nested too deep.
-        StructureError: a string that is no text, or an int of too many digits.
-    """
+    """``value`` as JSON; 0-d arrays and NumPy scalars become numbers."""
     if value is None:
         return ""
 
@@ -195,12 +189,7 @@ def _decode_json(text: str | bytes, version: int, name: str) -> Any:
 
 
 def read_commit(log: Log, version: int, durable_version: Callable[[], int]) -> Commit:
-    """The commit of ``version``; reads its frame's meta and no payload.
-
-    Raises:
-        VersionError: no such version.
-        CorruptionError: its frame does not read back.
-    """
+    """The commit of ``version``; reads its frame's meta and no payload."""
     record, row = log.record(version), log.row(version)
     return Commit(
         version=version,

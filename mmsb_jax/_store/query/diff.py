@@ -257,10 +257,6 @@ def diff_versions(
         wanted: which arrays to compare, by name; None for all.
         executor: where to decode and check side by side.
 
-    Raises:
-        VersionError: no such version.
-        CorruptionError: a commit on the way does not read back.
-
     Cost: two checkouts of the arrays that a commit between the two touched, and of no others.
     """
     touched = _touched_names(log, *sorted((old, new)))

@@ -33,11 +33,7 @@ class Follower:
         self._looked = time.monotonic()
 
     def look(self) -> None:
-        """See what another process has added, at little cost where that is nothing.
-
-        Raises:
-            DivergenceError: the log has lost its end.
-        """
+        """See what another process has added, at little cost where that is nothing."""
         log, now = self._log, time.monotonic()
         log.check_place()
         name = log.pieces[-1].segment.name
@@ -59,12 +55,7 @@ class Follower:
             return None
 
     def advance(self) -> int | None:
-        """Go on to the next version; None where there is none yet.
-
-        Raises:
-            VersionError: it was compacted away; the message says which are missing.
-            DivergenceError: it does not continue what was followed.
-        """
+        """Go on to the next version; None where there is none yet."""
         log = self._log
         if log.version == self.version:
             return None
@@ -87,11 +78,7 @@ class Follower:
 
 
 def check_there(log: "Log", since: int, until: int) -> None:
-    """Refuse what the log cannot give: the commits behind ``since`` up to ``until``.
-
-    Raises:
-        VersionError: ``since`` is beyond the log, or commits behind it were compacted away.
-    """
+    """Refuse what the log cannot give: the commits behind ``since`` up to ``until``."""
     if not 0 <= since <= until:
         raise log.no_version(since)
     oldest = log.kept_since

@@ -87,11 +87,7 @@ class Extra(NamedTuple):
     version: int = 0
 
     def blob(self) -> bytes:
-        """Its bytes.
-
-        Raises:
-            BadFrameError: they do not decode.
-        """
+        """Its bytes."""
         rows = pack_chunks(self.chunks)
         return read_blob(rows, [memoryview(chunk.data) for chunk in self.chunks], MAX_EXTRA_BYTES)
 
@@ -183,10 +179,6 @@ def read_snapshot(
         wanted: which arrays to hold, by name; None for all.
         page_bytes: to keep the versions of pages; None to leave them.
         with_data: False reads the table alone: no array then has bytes.
-
-    Raises:
-        BadFrameError: damaged, cut short, or of another log.
-        FormatError: written by a newer format.
     """
     read = reader_of(files, snapshot_name(version))
     walk = _walk(files, version, log_ids, read if with_data else None)
@@ -198,11 +190,7 @@ def read_snapshot(
 def read_snapshot_with_extra(
     files: Files, version: int, log_ids: LogIds, page_bytes: int | None
 ) -> tuple[StoredState, Extra | None]:
-    """The state in a snapshot, and the ``extra`` that is kept beside it, as it is stored.
-
-    Raises:
-        BadFrameError, FormatError: as `read_snapshot`.
-    """
+    """The state in a snapshot, and the ``extra`` that is kept beside it, as it is stored."""
     walk = _walk(files, version, log_ids, reader_of(files, snapshot_name(version)))
     views = chunk_views(walk.record, walk.parts)
     state = StoredState(walk.record.log_id, None, page_bytes)
@@ -248,11 +236,7 @@ def _walk(files: Files, version: int, log_ids: LogIds, data: Reader | None) -> _
 def read_snapshot_extra(
     files: Files, version: int, log_ids: LogIds, most_bytes: int
 ) -> bytes | None:
-    """The caller's ``extra`` of the commit of a snapshot's version; None where it has none.
-
-    Raises:
-        CorruptionError: it does not read back.
-    """
+    """The caller's ``extra`` of the commit of a snapshot's version; None where it has none."""
     name = snapshot_name(version)
     try:
         walk = _walk(files, version, log_ids, None)

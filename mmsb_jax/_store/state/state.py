@@ -67,12 +67,7 @@ class Table:
     """Version of the newest record of each array; a delta builds on it."""
 
     def apply_ops(self, ops: Iterable[Op]) -> list[tuple[Op, ArrayInfo | None]]:
-        """Make the operations of a commit; returns each with the array before it.
-
-        Raises:
-            BadFrameError: one does not fit: an array that is not there or is there already, a name
-                that is taken, an id that was used before, something beyond a limit.
-        """
+        """Make the operations of a commit; returns each with the array before it."""
         done = []
         made: set[int] = set()
         for op in ops:
@@ -201,9 +196,6 @@ class StoredState:
         Records of the ids in ``skip`` are passed over: a later full record replaces them. With
         ``later``, chunks are put there, to be decoded by `decode_later`. With ``broken``, the ids
         of arrays whose record does not decode are put there, and the others go on.
-
-        Raises:
-            BadFrameError: the commit does not fit the state. The state is spent then.
         """
         self.operate(record.ops)
         self.table.apply_values(record)
@@ -211,11 +203,7 @@ class StoredState:
         self.table.apply_head(record, chain)
 
     def decode_later(self, later: "Later", executor: Executor | None = None) -> None:
-        """Decode what `apply` put off, array by array, and forget it.
-
-        Raises:
-            BadFrameError: a chunk does not hold what it says; the state is spent then.
-        """
+        """Decode what `apply` put off, array by array, and forget it."""
         arrays = [(self.bytes_of(array_id), chunks) for array_id, chunks in later.items()]
         later.clear()
         if executor is None:
@@ -226,11 +214,7 @@ class StoredState:
                 pass
 
     def load(self, record: CommitRecord, read_chunks: DataReader) -> None:
-        """Take over the whole state that a snapshot's record holds; this one must be empty.
-
-        Raises:
-            BadFrameError: the record contradicts itself.
-        """
+        """Take over the whole state that a snapshot's record holds; this one must be empty."""
         table = self.table
         self.operate(record.ops)
         table.apply_values(record)
@@ -248,12 +232,7 @@ class StoredState:
         table.state_digest, table.chain = record.state_digest, record.previous_chain
 
     def operate(self, ops: Iterable[Op]) -> list[tuple[Op, ArrayInfo | None]]:
-        """Make the operations of a commit; returns each with the array before it.
-
-        Raises:
-            BadFrameError: as `Table.apply_ops`; the state is spent then.
-            DeviceMemoryError: an array that the machine has no room for.
-        """
+        """Make the operations of a commit; returns each with the array before it."""
         done = self.table.apply_ops(ops)
         for op, before in done:
             if op.code is OpCode.DELETE:
@@ -432,9 +411,6 @@ class StoredState:
         Args:
             executor: where to digest side by side.
             ids: the arrays to digest; None for all that are held.
-
-        Raises:
-            BadFrameError: an array, or the state, has another digest; the message names it.
         """
         # What has no record is all zeros.
         held = [i for i in self.table.lanes if i in self.words and (ids is None or i in ids)]

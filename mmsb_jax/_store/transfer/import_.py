@@ -51,11 +51,6 @@ class Intake:
     def of(cls, stream: Stream, log: Log) -> "Intake":
         """What of ``stream`` is new to ``log``.
 
-        Raises:
-            CorruptionError, FormatError: the stream is damaged; all of it is checked.
-            VersionError: it begins behind versions that the log does not have.
-            DivergenceError: the log has other commits than the stream; the message names the first.
-
         Cost: one read of the stream.
         """
         head, here = stream.head, log.version
@@ -124,10 +119,6 @@ def join(head: Head, intake: Intake) -> Landed:
     """Begin an empty log with the snapshot of a stream, and with the commit of its version.
 
     The new segment makes it so: until it is there the log is empty.
-
-    Raises:
-        CorruptionError: the snapshot is damaged.
-        LocationError: the disk is full or fails; the log is empty as before.
     """
     stream = intake.stream
     state, _ = stream.state(page_bytes=head.page_bytes)
@@ -157,12 +148,6 @@ def take(head: Head, commit: CommitFrames, place: str) -> Landed:
         head: the head and its log, which must say who wrote the version (`Intake.open`).
         commit: the commit; it must continue the log.
         place: what to call the stream in messages.
-
-    Raises:
-        CorruptionError: it does not fit the state, or does not lead to the digests that it names.
-        FormatError: it holds a digest and no bytes.
-        LocationError, ClosedError: the log could not be written.
-        In each case nothing has changed.
 
     Cost: the bytes that changed, decoded, digested and written; of a dense change, the array.
     """
@@ -258,11 +243,7 @@ def _check(head: Head, plan: Plan, record: CommitRecord, changes: Sequence[Array
 
 
 def take_in(head: Head, stream: Stream) -> list[int]:
-    """Take in what of ``stream`` is new; returns the versions.
-
-    Raises:
-        what `Intake.of`, `join` and `take` do; the commits before stay.
-    """
+    """Take in what of ``stream`` is new; returns the versions."""
     log = head.writer.log
     intake = Intake.of(stream, log)
     intake.open(log, head.writer)

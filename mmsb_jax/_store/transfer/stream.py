@@ -69,11 +69,7 @@ class StreamHead:
     snapshot_bytes: int
 
     def frame(self) -> list[Buffer]:
-        """Its frame.
-
-        Raises:
-            StructureError: it could not be read back: something is beyond a limit.
-        """
+        """Its frame."""
         try:
             meta = self._encode()
             is_read_back = self.decode(meta) == self
@@ -97,11 +93,7 @@ class StreamHead:
 
     @classmethod
     def decode(cls, meta: bytes) -> "StreamHead":
-        """The head in ``meta``.
-
-        Raises:
-            BadFrameError: its parts do not fill it, or contradict each other.
-        """
+        """The head in ``meta``."""
         if len(meta) < _HEAD.size:
             raise BadFrameError("the head of the stream is cut short")
         own, page_bytes, since, chain, last, snapshot_bytes, ancestors = _HEAD.unpack_from(meta)
@@ -117,10 +109,6 @@ class StreamHead:
 def write_stream(log: "Log", since: int, until: int) -> Iterator[Buffer]:
     """The commits behind ``since``, up to and with ``until``.
 
-    Raises:
-        VersionError: the log does not have all of them; the message says which are missing.
-        CorruptionError: one of them does not read back.
-
     Cost: the frames of these commits, read once.
     """
     check_there(log, since, until)
@@ -132,9 +120,6 @@ def write_joining_stream(log: "Log", until: int, time_ns: int) -> Iterator[Buffe
     """A snapshot, its commit, and the commits behind it up to ``until``: for an empty receiver.
 
     It is the newest snapshot of the log; where there is none, one of version ``until`` is made.
-
-    Raises:
-        CorruptionError: what it needs does not read back.
 
     Cost: the state, read once; where there is no snapshot, a checkout.
     """
@@ -185,12 +170,7 @@ def _commits(log: "Log", since: int, until: int) -> Iterator[Buffer]:
 
 
 def shipped(log: "Log", version: int) -> CommitFrames:
-    """A commit of a log with its frames.
-
-    Raises:
-        VersionError: no such version.
-        CorruptionError: a frame of it does not read back.
-    """
+    """A commit of a log with its frames."""
     return log.retry_if_compacted(lambda: _shipped(log, version))
 
 
@@ -271,9 +251,6 @@ class Stream:
         Args:
             wanted: which arrays to hold, by name; None for all.
             page_bytes: to keep the versions of pages; None to leave them.
-
-        Raises:
-            CorruptionError: it is damaged, or is not what its commit leads to.
         """
         try:
             raw, version, ids = self.snapshot(), self.head.since + 1, self.head.ids
@@ -286,12 +263,7 @@ class Stream:
         return state, position
 
     def commits(self) -> Iterator[CommitFrames]:
-        """Its commits, each checked against its hashes and the chain.
-
-        Raises:
-            CorruptionError: a frame is damaged, missing, or of another history.
-            FormatError: a newer format wrote one.
-        """
+        """Its commits, each checked against its hashes and the chain."""
         head = self.head
         offset, chain = self._start + head.snapshot_bytes, head.chain
         for version in range(head.since + 1, head.last + 1):
@@ -306,11 +278,7 @@ class Stream:
             raise self._damaged(offset, fault)
 
     def chains(self) -> list[bytes]:
-        """The chain after each of its commits; reads and checks all of it.
-
-        Raises:
-            CorruptionError, FormatError: as `commits` and `state`.
-        """
+        """The chain after each of its commits; reads and checks all of it."""
         found = [commit.chain for commit in self.commits()]
         if self.head.snapshot_bytes:
             state, _ = self.state()
@@ -323,12 +291,7 @@ class Stream:
 
 @contextlib.contextmanager
 def open_stream(source: Buffer | str | os.PathLike[str]) -> Iterator[Stream]:
-    """The stream in ``source``, bytes or the path of a file; closed at the end.
-
-    Raises:
-        LocationError: there is no such file, or it cannot be read.
-        CorruptionError, FormatError: as `Stream`.
-    """
+    """The stream in ``source``, bytes or the path of a file; closed at the end."""
     if isinstance(source, bytes | bytearray | memoryview):
         view = memoryview(source).cast("B")
         yield Stream(lambda offset, size: bytes(view[offset : offset + size]), "the stream")
@@ -374,11 +337,7 @@ def _read_at(descriptor: int, place: str, offset: int, size: int) -> bytes:
 
 
 def write_file(path: Path, buffers: Iterable[Buffer]) -> Path:
-    """Put a stream in place as a whole, durably.
-
-    Raises:
-        LocationError: the disk refuses; what is there is what was, or may not last.
-    """
+    """Put a stream in place as a whole, durably."""
     draft = path.with_name(path.name + ".draft")
     try:
         draft.unlink(missing_ok=True)  # whatever it is: nothing is written through a link or a pipe

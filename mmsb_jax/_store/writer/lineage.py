@@ -25,10 +25,6 @@ def change_ids(log: "Log", ids: LogIds, poison: Callable[[str], ClosedError]) ->
         ids: what is to be said.
         poison: called where nobody knows what is said now: a commit of either log could be read
             as one of another history then.
-
-    Raises:
-        OSError: the disk is full or fails; it is said as before.
-        ClosedError: what ``poison`` returned.
     """
     known = log.manifest
     if ids is known.ids or ids == known.ids:

@@ -142,10 +142,6 @@ class LogWriter:
 
         One of another log must continue this log, whose manifest must say who wrote it. Where it
         fails the log is as it was.
-
-        Raises:
-            LocationError: the disk is full or fails.
-            ClosedError: the writer was closed, or a sync has failed, now or before.
         """
         with self._append_lock:
             self._check_usable()
@@ -181,11 +177,7 @@ class LogWriter:
             self._group.wake()
 
     def append_tags(self, changes: TagChanges) -> None:
-        """Give names to versions, or take them away: a frame without a version of its own.
-
-        Raises:
-            LocationError, ClosedError: as `append`.
-        """
+        """Give names to versions, or take them away: a frame without a version of its own."""
         meta = encode_tags(changes)
         with self._append_lock:
             self._check_usable()
@@ -233,9 +225,6 @@ class LogWriter:
             commit: the first commit; the log's manifest must say who wrote it.
             chain: the chain before it.
             snapshot: the file of the snapshot of its version.
-
-        Raises:
-            LocationError, ClosedError: as `rotate`; the log is empty as before.
         """
         with self._append_lock:
             self._check_usable()
@@ -309,12 +298,7 @@ class LogWriter:
         self.is_at_work = False
 
     def settle(self) -> None:
-        """Finish, or take back, what an interrupt cut short; nothing where nothing was.
-
-        Raises:
-            LocationError: the disk fails; the next call tries again.
-            ClosedError: nobody knows any more what the disk holds.
-        """
+        """Finish, or take back, what an interrupt cut short; nothing where nothing was."""
         if self.is_at_work:
             with self._append_lock:
                 self._check_usable()
@@ -324,9 +308,6 @@ class LogWriter:
 
         Args:
             is_synced: whether the newest segment is known to survive a power cut.
-
-        Raises:
-            LocationError, ClosedError: as `settle`.
         """
         log, manifest = self.log, self.log.manifest
         try:
@@ -368,12 +349,7 @@ class LogWriter:
             self._check_place()
 
     def _check_place(self) -> None:
-        """See that what is at the path is still this log, and that nobody else may write it.
-
-        Raises:
-            ClosedError: it is not, and nothing is written any more: nobody would find it.
-            LocationError: the path cannot be looked at.
-        """
+        """See that what is at the path is still this log, and that nobody else may write it."""
         try:
             self.log.check_place_written()
         except (DivergenceError, FileNotFoundError, LocationError) as error:
@@ -391,11 +367,7 @@ class LogWriter:
         return ClosedError(f"{self.log.place} cannot be written any more: {reason}")
 
     def sync(self) -> int:
-        """Make every commit so far durable; returns the newest durable version.
-
-        Raises:
-            ClosedError: the sync failed, now or before.
-        """
+        """Make every commit so far durable; returns the newest durable version."""
         with self._sync_lock:
             with self._append_lock:
                 self._check_usable()
@@ -412,12 +384,7 @@ class LogWriter:
             return self.durable_version
 
     def rotate(self) -> LogSegment | None:
-        """Go on in a new segment; returns the one that is sealed, None where it is still empty.
-
-        Raises:
-            LocationError: the disk is full or fails; the log goes on in the old segment.
-            ClosedError: the writer was closed, or a sync has failed, now or before.
-        """
+        """Go on in a new segment; returns the one that is sealed, None where it is still empty."""
         with self._append_lock:
             self._check_usable()
             sealed = self.log.pieces[-1]
@@ -439,11 +406,7 @@ class LogWriter:
             return sealed
 
     def while_still(self, work: Callable[[], Result]) -> Result:
-        """What ``work`` returns; meanwhile nothing is appended and no snapshot is made.
-
-        Raises:
-            ClosedError: the writer was closed, or a sync has failed, now or before.
-        """
+        """What ``work`` returns; meanwhile nothing is appended and no snapshot is made."""
         if self._snapshot is not None:
             self._snapshot.run()
         with self._sync_lock, self._append_lock:

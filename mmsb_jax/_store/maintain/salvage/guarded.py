@@ -16,11 +16,7 @@ _OF_THE_DISK = {
 
 
 def check_damage(error: BaseException, place: str) -> None:
-    """Let pass what says that bytes are damaged.
-
-    Raises:
-        LocationError: it says that they could not be looked at.
-    """
+    """Let pass what says that bytes are damaged."""
     cause = error if isinstance(error, OSError) else error.__cause__
     if isinstance(cause, OSError) and cause.errno not in _OF_THE_DISK:
         raise unreadable(cause, cause.filename or place) from error

@@ -225,9 +225,6 @@ class Survey:
         """The state of ``base``, and that after each commit up to ``last`` with the commit.
 
         It is one trial, brought forward. Nothing comes where there is no state of ``base``.
-
-        Raises:
-            BadFrameError: a commit does not fit what is before it.
         """
         trial = self.trial(line, base, executor)
         if trial is None:
@@ -274,11 +271,7 @@ class Survey:
         return trial, extra
 
     def shipped(self, met: SurveyedCommit) -> CommitFrames:
-        """A commit with its frames, which must be whole.
-
-        Raises:
-            BadFrameError: it does not read back any more.
-        """
+        """A commit with its frames, which must be whole."""
         read = reader_of(self.files, met.name)
         meta = read_meta(read, met.offset, read_header(read, met.offset, None))
         start = commit_start(met.offset, CommitRecord.decode(meta))
@@ -305,10 +298,6 @@ def survey(files: Files, manifest: Manifest | None) -> Survey:
     Args:
         files: the log's directory, `guarded`.
         manifest: its manifest; None where that is damaged.
-
-    Raises:
-        LocationError: it could not be looked at.
-        FormatError: a frame of a newer format, or with what this version does not know.
 
     Cost: one read of every segment and archive, and 300 bytes of memory a commit.
     """

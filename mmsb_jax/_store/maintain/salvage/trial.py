@@ -56,9 +56,6 @@ class Trial:
         Args:
             record, chain, read_chunks: as for `StoredState.apply`.
             ids: the arrays to digest; None for those that the commit touches.
-
-        Raises:
-            BadFrameError: the commit as such does not fit the state, which is spent then.
         """
         self._broken = set()
         self.state.apply(record, chain, read_chunks, broken=self._broken)
