@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import mmsb_jax as mmsb
+from mmsb_jax._store.commit import head as head_module
 from tests.core._compare import assert_same_tree, what
 
 
@@ -614,3 +615,22 @@ def test_deep_verify_digests_every_version(any_bus):
     seen = []
     report = any_bus.verify(lambda *done: seen.append(done), deep=True)
     assert (bool(report), report.versions, len(seen)) == (True, 5, 5)
+
+
+def test_batch_has_what_was_written_as_it_was_then(bus):
+    bus.create("x", (3,))
+    value = np.ones(3, np.float32)
+    with bus.batch():
+        bus.write("x", value)
+        value[:] = 7
+    assert bus.read("x").tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("snapshots", [True, False])
+def test_snapshots_are_made_by_themselves_unless_that_is_refused(monkeypatch, snapshots):
+    monkeypatch.setattr(head_module, "_LEAST_SPARSE_BYTES", 0)
+    with mmsb.open(snapshots=snapshots) as bus:
+        for number in range(40):
+            bus.commit({"w": np.arange(50.0) + number})
+        bus.sync()
+        assert (bus.stats().segments > 1) == snapshots
