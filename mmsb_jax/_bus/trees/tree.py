@@ -184,7 +184,7 @@ class TreeShape:
         ]
 
     def build(self, leaf_of: Callable[[str], Any], node: TreeNode | None = None) -> Any:
-        """A tree of this structure, or one node of it, from what ``leaf_of`` gives for each name."""
+        """A tree of this structure, or one node of it, of what ``leaf_of`` gives for each name."""
         node = self.root if node is None else node
         return put_together(node.treedef, self.leaves_of(node, leaf_of), repr(node.name))
 
