@@ -352,7 +352,7 @@ class Bus:
         """
         spec = new_spec(name, shape, dtype, nbytes)
         with self._lock:
-            self._arrays.create(self._session.writing(), name, spec)
+            self._arrays.create(name, spec)
 
     def read(self, name: str) -> Any:
         """The newest value of one array; inside a batch, the one written in it.
@@ -758,7 +758,11 @@ class Bus:
             self._session.settle()
             log = self._session.log
             versions = list(log.select(array, source, since, until, start_ns, end_ns))
-        return (read_commit(log, version, lambda: self.durable_version) for version in versions)
+        return (self._commit_of(version) for version in versions)
+
+    def _commit_of(self, version: int) -> Commit:
+        """A commit, which keeps this bus as long as it is there: it reads from its log."""
+        return read_commit(self._session.log, version, lambda: self.durable_version)
 
     def diff(self, old: int | str, new: int | str) -> "VersionDiff":
         """What differs between two versions, array by array; prints as a table.
@@ -781,11 +785,14 @@ class Bus:
 
         with self._lock:
             self._session.settle()
-            log, threads = self._session.log, self._session.threads
-            before = self._session.number_of("old", old)
-            after = self._session.number_of("new", new)
-            found = diff_versions(log, before, after, executor=threads)
-            return version_diff(found, lambda: (log.state(before), log.state(after)), self.layout)
+            session = self._session
+            before, after = session.number_of("old", old), session.number_of("new", new)
+            found = diff_versions(session.log, before, after, executor=session.threads)
+            state = self._state_at  # keeps this bus, as long as the difference reads from its log
+            return version_diff(found, lambda: (state(before), state(after)), self.layout)
+
+    def _state_at(self, version: int) -> StoredState:
+        return self._session.log.state(version)
 
     def history(self, array: str) -> History:
         """The versions of one array, read as they are asked for.
@@ -977,7 +984,7 @@ class Bus:
             self._session.settle()
             log = self._session.log
             follower = Follower(log, log.version if after is None else int(after))
-        return follow(self._session, follower, timeout, poll_s)
+        return follow(self._session, follower, self._commit_of, timeout, poll_s)
 
     @overload
     def export(self, since: int | None = None, path: None = None) -> bytes: ...
@@ -1058,7 +1065,7 @@ class Bus:
         """
         with self._events, self._lock:
             self._enter("import_")
-            return take_in(self._session, self._arrays, source)
+            return take_in(self._session, self._arrays, source, self._commit_of)
 
     def _durable_now(self) -> int:
         """The newest durable version; where this bus writes, that is the newest."""

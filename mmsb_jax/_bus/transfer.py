@@ -3,7 +3,7 @@
 import contextlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from mmsb_jax._base.errors import DivergenceError, LocationError
@@ -11,7 +11,7 @@ from mmsb_jax._bus.engine.session import Session
 from mmsb_jax._bus.write.array_writer import ArrayWriter
 from mmsb_jax._store.files.protocol import Buffer
 from mmsb_jax._store.log.log import Log
-from mmsb_jax._store.query.commit import Commit, read_commit
+from mmsb_jax._store.query.commit import Commit
 from mmsb_jax._store.transfer.import_ import Intake
 from mmsb_jax._store.transfer.stream import (
     open_stream,
@@ -32,7 +32,10 @@ def export(log: Log, since: int | None, until: int, place: Path | None) -> bytes
 
 
 def take_in(
-    session: Session, arrays: ArrayWriter, source: Buffer | str | os.PathLike[str]
+    session: Session,
+    arrays: ArrayWriter,
+    source: Buffer | str | os.PathLike[str],
+    commit_of: Callable[[int], Commit],
 ) -> list[Commit]:
     """Take in the commits of a stream; the lock of the bus is held."""
     engine, log = session.writing(), session.log
@@ -56,10 +59,7 @@ def take_in(
             if intake.joins:
                 engine.join(intake, look_anew)
                 versions = log.select(None, None, None, log.version, None, None)
-                commits += [
-                    read_commit(log, version, lambda: session.durable_version)
-                    for version in versions
-                ]
+                commits += map(commit_of, versions)
         for shipped in intake.commits():
             is_other = bool(shipped.record.ops or shipped.record.values)
             landed = look_anew if is_other else _nothing

@@ -1,8 +1,10 @@
 """Followers: every commit once and in order, whatever the writer does."""
 
+import gc
 import subprocess
 import sys
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -173,3 +175,27 @@ def test_readers_beside_a_writer_at_full_speed_see_its_digests(tmp_path):
 @pytest.mark.long
 def test_readers_beside_a_writer_for_five_minutes_see_its_digests(tmp_path):
     print(_run(tmp_path / "x.mmsb", FIVE_MINUTES))
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda bus: bus.follow(after=0, timeout=0),
+        lambda bus: bus.log(),
+        lambda bus: list(bus.log()),
+        lambda bus: bus.diff(1, 2),
+    ],
+    ids=["follow", "log", "commits", "diff"],
+)
+def test_bus_is_there_as_long_as_what_reads_from_its_log(tmp_path, ask):
+    with mmsb.open(tmp_path / "run.mmsb") as writer:
+        for x in (1.0, 2.0):
+            writer.commit({"x": x})
+    bus = mmsb.open(tmp_path / "run.mmsb", mode="r")
+    found, is_there = ask(bus), weakref.ref(bus)
+    del bus
+    gc.collect()
+    assert is_there() is not None
+    del found
+    gc.collect()
+    assert is_there() is None

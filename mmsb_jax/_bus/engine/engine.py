@@ -62,6 +62,14 @@ class _Landing:
     commit: Commit | None = None
 
 
+def of_the_parent(pid: int) -> ClosedError:
+    """The error for a bus that a fork has brought into a child."""
+    return ClosedError(
+        f"this bus belongs to process {pid}, which forked this one. Open it with mode='r' here, or "
+        f"pass what is to be written to the parent."
+    )
+
+
 def _nothing(commit: Commit) -> None:
     """Nobody needs to know of the commit."""
 
@@ -134,10 +142,7 @@ class Engine:
         if self.closed is not None:
             raise ClosedError(f"this bus is closed: {self.closed}. Open the log again.")
         if os.getpid() != self._pid:
-            raise ClosedError(
-                f"this bus belongs to process {self._pid}, which forked this one. Open it with "
-                f"mode='r' here, or pass what is to be written to the parent."
-            )
+            raise of_the_parent(self._pid)
 
     @property
     def is_settled(self) -> bool:

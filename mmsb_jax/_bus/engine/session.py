@@ -8,7 +8,7 @@ from typing import Any
 from mmsb_jax._base.arguments import check_number
 from mmsb_jax._base.errors import ClosedError
 from mmsb_jax._bus.derive.registry import Derivations
-from mmsb_jax._bus.engine.engine import Engine
+from mmsb_jax._bus.engine.engine import Engine, of_the_parent
 from mmsb_jax._bus.engine.stats import Meter, Stats
 from mmsb_jax._bus.events.events import Events
 from mmsb_jax._store.files.protocol import Files
@@ -51,10 +51,7 @@ class Session:
     def lock(self) -> threading.RLock:
         """The lock of the bus, to be taken with ``with``: no interrupt leaves it locked."""
         if self.is_forked:
-            raise ClosedError(
-                f"this bus belongs to process {self._pid}, which forked this one. Open it with "
-                f"mode='r' here, or pass what is to be written to the parent."
-            )
+            raise of_the_parent(self._pid)
         return self.own_lock
 
     @property

@@ -1,15 +1,19 @@
 """Following: the commits of a log as they land, whoever writes it."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from mmsb_jax._bus.engine.session import Session
-from mmsb_jax._store.query.commit import Commit, read_commit
+from mmsb_jax._store.query.commit import Commit
 from mmsb_jax._store.query.follow import Follower
 
 
 def follow(
-    session: Session, follower: Follower, timeout: float | None, poll_s: float
+    session: Session,
+    follower: Follower,
+    commit_of: Callable[[int], Commit],
+    timeout: float | None,
+    poll_s: float,
 ) -> Iterator[Commit]:
     """The commits that ``follower`` comes to; see `Bus.follow`."""
     since = time.monotonic()
@@ -20,7 +24,7 @@ def follow(
             else:
                 session.refresh()  # a writer's log is up to date; refuses one that was closed
             version = follower.advance()
-            commit = None if version is None else _commit(session, version)
+            commit = None if version is None else commit_of(version)
         if commit is not None:
             since = time.monotonic()
             yield commit
@@ -29,7 +33,3 @@ def follow(
         if left <= 0:
             return
         time.sleep(min(poll_s, left))
-
-
-def _commit(session: Session, version: int) -> Commit:
-    return read_commit(session.log, version, lambda: session.durable_version)

@@ -10,7 +10,6 @@ import numpy as np
 from mmsb_jax._base.errors import ClosedError, InvalidDeltaError
 from mmsb_jax._bus.derive.transaction import GraphEdit
 from mmsb_jax._bus.engine.commit_info import CommitInfo
-from mmsb_jax._bus.engine.engine import Engine
 from mmsb_jax._bus.engine.session import Session
 from mmsb_jax._bus.events.events import is_held
 from mmsb_jax._bus.trees.tree import TreeShape
@@ -85,8 +84,9 @@ class ArrayWriter:
 
     # ----------------------------------------------------------------------------- single arrays
 
-    def create(self, engine: Engine, name: str, spec: LeafSpec) -> None:
+    def create(self, name: str, spec: LeafSpec) -> None:
         """Make an array of zeros, in the batch or with the next commit."""
+        engine = self._session.writing()
         table = engine.head.state.table
         if not engine.is_settled:
             self._session.settle()

@@ -178,8 +178,8 @@ class Head:
         ):
             place -= 1
         for version in range(log.pieces[place].segment.first_version, log.version + 1):
-            record = log.record(version)
-            self._count(record, log.row(version).logged_bytes, *self._schedule(record.touched()))
+            logged_bytes = log.row(version).logged_bytes
+            self._count(log.record(version), logged_bytes, *self._schedule(()))
 
     def _schedule(self, arrays: Iterable[int]) -> tuple[int, int, dict[int, int]]:
         """The schedule of snapshots before a commit that has records of ``arrays``."""

@@ -37,13 +37,7 @@ def from_planes(raw: np.ndarray, unit: int) -> np.ndarray:
         return raw
     whole = raw.size // unit * unit
     piece = np.empty_like(raw)
-    planes = raw[:whole].reshape(unit, -1)
-    elements = planes[0].astype(f"<u{unit}")
-    for i in range(1, unit):
-        plane = planes[i].astype(f"<u{unit}")
-        plane <<= 8 * i
-        elements |= plane
-    piece[:whole] = elements.view(np.uint8)
+    piece[:whole] = values_of(raw[:whole].reshape(unit, -1)).view(np.uint8)
     piece[whole:] = raw[whole:]
     return piece
 
@@ -60,6 +54,7 @@ def values_of(planes: np.ndarray) -> np.ndarray:
 
 
 def check_within(chunk: np.void, nbytes: int) -> None:
+    """Refuse a chunk that reaches beyond its array."""
     offset, raw_bytes = int(chunk["offset"]), int(chunk["raw"])
     if offset + raw_bytes > nbytes:
         raise BadFrameError(f"a chunk of {raw_bytes} bytes at {offset} of {nbytes}")
