@@ -17,50 +17,31 @@ from mmsb_jax._core.tree.leaves import LeafSpec, is_holdable
 from mmsb_jax._core.tree.nodes import TreePart
 from mmsb_jax._graph.run.node import Arguments, Node, Rule
 from mmsb_jax._store.commit.draft import Draft
-from mmsb_jax._store.format.record import ArrayInfo, Op, OpCode
+from mmsb_jax._store.format.record import ArrayInfo
+from mmsb_jax._store.state.overlay import TableOverlay
 from mmsb_jax._store.state.state import Table
 
 
-class Arrays:
-    """The arrays as a draft leaves them.
+class Arrays(TableOverlay):
+    """The arrays and constants as a draft leaves them.
 
     Attributes:
         shape: structure of the committed tree after it, where that is known.
     """
 
     def __init__(self, table: Table, draft: Draft, shape: TreeShape | None) -> None:
+        super().__init__(table, draft.ops)
         self.shape = shape
-        self._table, self._draft = table, draft
-        self._after: dict[str, ArrayInfo | None] = {}
-        self.next_id = table.next_id
-        for op in draft.ops:
-            self.operate(op)
-
-    def operate(self, op: Op) -> None:
-        """Take up one more operation of the draft."""
-        self._after[op.info.name] = None if op.code is OpCode.DELETE else op.info
-        self.next_id = max(self.next_id, op.info.id + 1)
-
-    def find(self, name: str) -> ArrayInfo | None:
-        """An array by its name; None where there is none."""
-        if name in self._after:
-            return self._after[name]
-        array_id = self._table.ids.get(name)
-        return None if array_id is None else self._table.arrays[array_id]
-
-    def names(self) -> list[str]:
-        """All of them."""
-        kept = [name for name in self._table.ids if name not in self._after]
-        return kept + [name for name, info in self._after.items() if info is not None]
+        self._draft = draft
 
     def has_constant(self, name: str) -> bool:
         """Whether a leaf that is kept by value has the name."""
-        values = self._draft.values if name in self._draft.values else self._table.values
+        values = self._draft.values if name in self._draft.values else self.table.values
         return values.get(name) is not None
 
     def constants(self) -> dict[str, str]:
         """The leaves that are kept by value."""
-        after = self._table.values | self._draft.values
+        after = self.table.values | self._draft.values
         return {name: value for name, value in after.items() if value is not None}
 
 

@@ -19,6 +19,7 @@ from mmsb_jax._core.layout import array_not_found
 from mmsb_jax._core.tree.leaves import LeafSpec
 from mmsb_jax._store.commit.draft import Draft
 from mmsb_jax._store.format.record import ArrayInfo, Op, OpCode
+from mmsb_jax._store.state.overlay import TableOverlay
 from mmsb_jax._store.state.state import StoredState
 
 WordPatch = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -59,30 +60,22 @@ class DraftBuilder:
     def __init__(self, state: StoredState, pending: PendingArrays, owns: bool = False) -> None:
         self._state = state
         self._owns = owns
-        self._created = {op.info.id: op.info for op in pending.ops()} if pending else {}
-        self._updated: dict[int, ArrayInfo] = {}
-        self._deleted: dict[int, ArrayInfo] = {}
+        self._arrays = TableOverlay(state.table, pending.ops() if pending else ())
         self._contents: dict[int, np.ndarray] = {}
         self._patches: dict[int, WordPatch] = {}
-        self._ids = {info.name: info.id for info in self._created.values()} if pending else {}
-        self._next_id = max(state.table.next_id, 1 + max(self._created, default=0))
         self.graph: GraphEdit | None = None
 
     def find(self, name: str) -> ArrayInfo:
         """The array called ``name``, as it is with the changes so far."""
         check_text("name", name, "the name of an array")
-        table = self._state.table
-        array_id = self._ids.get(name, table.ids.get(name))
-        if array_id is None or array_id in self._deleted:
-            live = [n for n, i in (table.ids | self._ids).items() if i not in self._deleted]
-            raise array_not_found(name, live)
-        made = self._created.get(array_id) or self._updated.get(array_id)
-        return made or table.arrays[array_id]
+        info = self._arrays.find(name)
+        if info is None:
+            raise array_not_found(name, self._arrays.names())
+        return info
 
     def has(self, name: str) -> bool:
         """Whether an array has that name, with the changes so far."""
-        array_id = self._ids.get(name, self._state.table.ids.get(name))
-        return array_id is not None and array_id not in self._deleted
+        return self._arrays.find(name) is not None
 
     def bytes_of(self, info: ArrayInfo) -> np.ndarray:
         """The bytes of an array (uint8[nbytes]) with the changes so far; not to be written to."""
@@ -91,7 +84,7 @@ class DraftBuilder:
             self._contents[info.id] = _patched(self._state.bytes_of(info.id), patch)
         if info.id in self._contents:
             return self._contents[info.id]
-        if info.id in self._created:
+        if info.id in self._arrays.created:
             with room_for(f"array {info.name!r}"):
                 return np.zeros(info.nbytes, np.uint8)
         return self._state.bytes_of(info.id)
@@ -109,13 +102,12 @@ class DraftBuilder:
         for array_id, patch in patches.items():
             if (
                 array_id in self._contents
-                or array_id in self._created
-                or array_id in self._updated
                 or array_id in self._patches
+                or self._arrays.is_touched(array_id)
             ):
-                info = self._created.get(array_id) or self._updated.get(array_id)
-                before = self.bytes_of(info or self._state.table.arrays[array_id])
-                self._contents[array_id] = _patched(before, patch)
+                info = self._arrays.info(array_id)
+                assert info is not None
+                self._contents[array_id] = _patched(self.bytes_of(info), patch)
             else:
                 self._patches[array_id] = patch
 
@@ -126,10 +118,8 @@ class DraftBuilder:
     def _create(self, name: str, spec: LeafSpec) -> ArrayInfo:
         if self.has(name) or name in self._state.table.values:
             raise name_taken(name)
-        info = info_of(self._next_id, name, spec, member=False)
-        self._next_id += 1
-        self._created[info.id] = info
-        self._ids[name] = info.id
+        info = info_of(self._arrays.next_id, name, spec, member=False)
+        self._arrays.operate(Op(OpCode.CREATE, info))
         return info
 
     def delete(self, name: str) -> None:
@@ -138,10 +128,7 @@ class DraftBuilder:
         _refuse_member(info, "delete")
         self._contents.pop(info.id, None)
         self._patches.pop(info.id, None)
-        self._updated.pop(info.id, None)
-        self._ids.pop(name, None)
-        if self._created.pop(info.id, None) is None:
-            self._deleted[info.id] = self._state.table.arrays[info.id]
+        self._arrays.operate(Op(OpCode.DELETE, info))
 
     def resize(self, name: str, shape: Sequence[int] | None, dtype: Any, nbytes: Any) -> None:
         """Give an array another shape or dtype; its first bytes stay, new ones are zero."""
@@ -157,7 +144,7 @@ class DraftBuilder:
             kept = min(raw.size, info.nbytes)
             raw[:kept] = self.bytes_of(info)[:kept]
         after = info_of(info.id, name, spec, member=False)
-        (self._created if info.id in self._created else self._updated)[info.id] = after
+        self._arrays.operate(Op(OpCode.UPDATE, after))
         self._contents[info.id] = raw
 
     def clone(self, source: str, name: str) -> None:
@@ -174,10 +161,7 @@ class DraftBuilder:
 
     def draft(self) -> Draft:
         """All of it as one draft."""
-        ops = [Op(OpCode.DELETE, info) for info in self._deleted.values()]
-        ops += [Op(OpCode.CREATE, info) for info in self._created.values()]
-        ops += [Op(OpCode.UPDATE, info) for info in self._updated.values()]
-        return Draft(ops=ops, contents=self._contents, patches=self._patches)
+        return Draft(ops=self._arrays.ops(), contents=self._contents, patches=self._patches)
 
 
 def _patched(before: np.ndarray, patch: WordPatch) -> np.ndarray:
