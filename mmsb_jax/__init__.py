@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from mmsb_jax._bus.derive.derived import Derived
     from mmsb_jax._bus.engine.commit_info import CLEAR
     from mmsb_jax._bus.events.event_log import EventLog
-    from mmsb_jax._bus.events.events import Event, Subscription
+    from mmsb_jax._bus.events.events import Subscription
+    from mmsb_jax._bus.events.kinds import Event
     from mmsb_jax._bus.open import open
     from mmsb_jax._bus.replica.replica import Replica
     from mmsb_jax._core.delta import Delta, apply, compose, diff, invert
@@ -62,7 +63,8 @@ _MODULES = {
     "_bus.engine.commit_info": ("CLEAR",),
     "_bus.derive.derived": ("Derived",),
     "_bus.events.event_log": ("EventLog",),
-    "_bus.events.events": ("Event", "Subscription"),
+    "_bus.events.events": ("Subscription",),
+    "_bus.events.kinds": ("Event",),
     "_bus.open": ("open",),
     "_bus.replica.replica": ("Replica",),
     "_core.delta": ("Delta", "apply", "compose", "diff", "invert"),

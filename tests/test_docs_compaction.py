@@ -8,9 +8,9 @@ from mmsb_jax._store.files.disk import DiskFiles
 from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.maintain.compact import compact
 from mmsb_jax._store.maintain.fork import fork_log
-from tests import _format_reader as reader
 from tests.store._compacted import TAGS, write_story
 from tests.store._logs import PLACE, Expected, Scribe
+from tools import format_reader as reader
 
 
 def check_reader(root: Path, history: list[Expected]) -> reader.ReadLog:

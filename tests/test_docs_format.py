@@ -1,10 +1,11 @@
 """docs/format.md is true: its tables are the code's, and a reader written from it alone reads logs.
 
-The reader is `tests._format_reader`, which shares no code with the library. It is held against a
+The reader is `tools.format_reader`, which shares no code with the library. It is held against a
 model of what was written (`tests.store._logs.Scribe`), and so is the library.
 """
 
 import ast
+import doctest
 import json
 import re
 import struct
@@ -37,10 +38,10 @@ from mmsb_jax._store.log import archive, contents
 from mmsb_jax._store.log import segment as _segment
 from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.transfer import stream
-from tests import _format_reader as reader
 from tests.golden.compare import check_library, check_reader, codings
 from tests.golden.make import describe, fork, reopen, write_story
 from tests.store._logs import Scribe
+from tools import format_reader as reader
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "format.md").read_text()
@@ -336,21 +337,30 @@ def test_page_hexdump_is_the_golden_manifest():
 @pytest.mark.parametrize("page", ["format", "durability", "security"])
 def test_page_names_files_that_are_there(page: str):
     text = (ROOT / "docs" / f"{page}.md").read_text()
-    named = re.findall(r"`(tests/[\w/.]+)`", text)
+    named = re.findall(r"`((?:tests|tools)/[\w/.]+)`", text)
     linked = [f"docs/{link}" for link in re.findall(r"\]\((\w+\.md)\)", text)]
     assert named + linked
     assert [name for name in named + linked if not (ROOT / name).exists()] == []
 
 
 def test_reader_imports_nothing_of_the_library():
-    tree = ast.parse(Path(reader.__file__).read_text())
-    imported = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            imported |= {alias.name.partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            imported.add(str(node.module).partition(".")[0])
-    assert imported - sys.stdlib_module_names == {"xxhash", "zstandard"}
+    imported, own = set(), set()
+    for path in Path(reader.__file__).parent.rglob("*.py"):
+        own.add(reader.__name__ + f".{path.stem}" * (path.stem != "__init__"))
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                imported.add("." * node.level + (node.module or ""))
+    others = {name.partition(".")[0] for name in imported - own}
+    assert others - sys.stdlib_module_names == {"xxhash", "zstandard"}
+
+
+def test_reader_is_used_as_its_head_says(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(ROOT)
+    result = doctest.testmod(reader)
+    assert result.attempted
+    assert not result.failed
 
 
 # The reader and the library against what was written

@@ -22,12 +22,12 @@ from mmsb_jax._store.format.data import NewCommit
 from mmsb_jax._store.format.frame import Kind, build_frame
 from mmsb_jax._store.format.record import DIGEST_ONLY, CommitRecord, records_of
 from mmsb_jax._store.log.log import Log
-from tests import _format_reader as reader
 from tests.golden.compare import check_library, check_reader
 from tests.golden.make import describe
 from tests.store._forged import append_forged_tags, publish_forged
 from tests.store._logs import Scribe
 from tests.torture._forged_record import ForgedRecord
+from tools import format_reader as reader
 
 
 def verdict_of_reader(root: Path) -> str:

@@ -86,15 +86,15 @@ def test_class_has_a_name_of_its_own():
 
 
 def test_names_in_the_architecture_and_in_the_heads_of_packages_are_there():
-    known = {part for name in trees() for part in name.split(".")} | {
-        node.name
-        for tree in trees().values()
-        for node in ast.walk(tree)
-        if isinstance(node, ast.ClassDef | ast.FunctionDef)
-    }
+    known = {part for name in trees() for part in name.split(".")}
+    for node in (node for tree in trees().values() for node in ast.walk(tree)):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            known.add(node.name)
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            known.add(node.target.id)
     heads = [ast.get_docstring(tree) or "" for name, tree in trees().items() if is_package(name)]
     named = re.findall(r"(?<!`)`([A-Za-z_][\w./]*)`", "".join([ARCHITECTURE.read_text(), *heads]))
-    parts = {part for name in named for part in re.split(r"[./]", name) if part}
+    parts = {part for name in named for part in re.split(r"[./]", name.removesuffix(".py")) if part}
     assert parts - known == ELSEWHERE
 
 

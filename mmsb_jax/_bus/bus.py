@@ -26,7 +26,8 @@ from mmsb_jax._bus.engine.commit_info import CommitInfo
 from mmsb_jax._bus.engine.engine import Engine
 from mmsb_jax._bus.engine.session import Session
 from mmsb_jax._bus.engine.stats import Stats
-from mmsb_jax._bus.events.events import Event, Events, Subscription
+from mmsb_jax._bus.events.events import Events, Subscription
+from mmsb_jax._bus.events.kinds import Event
 from mmsb_jax._bus.opening import fork
 from mmsb_jax._bus.query.follow import follow
 from mmsb_jax._bus.query.history import History

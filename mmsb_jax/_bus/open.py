@@ -14,8 +14,10 @@ from mmsb_jax._store.files.disk import DiskFiles
 from mmsb_jax._store.files.local import check_local, check_log_place
 from mmsb_jax._store.files.memory import MemoryFiles
 from mmsb_jax._store.log.log import Log
-from mmsb_jax._store.maintain.create import create_log
-from mmsb_jax._store.writer.writer import Durability, check_durability, disk_error
+from mmsb_jax._store.writer.create import create_log
+from mmsb_jax._store.writer.durability.base import Durability
+from mmsb_jax._store.writer.durability.choose import durability_strategy
+from mmsb_jax._store.writer.writer import disk_error
 
 
 def open(
@@ -58,7 +60,7 @@ def open(
     check_flag("salvage", salvage)
     if salvage and mode != "r":
         raise ValueError("salvage=True needs mode='r': a damaged log is not written to")
-    check_durability(durability)
+    durability_strategy(durability)
     if page_bytes is not None:
         check_page_bytes(page_bytes)
     if path is None and mode == "r":

@@ -1,10 +1,9 @@
 """Where the log of a bus is made, opened and forked, and who may write it; `_open` is for users."""
 
-import contextlib
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,15 +11,22 @@ from mmsb_jax._base.errors import LocationError
 from mmsb_jax._bus.engine.engine import Engine
 from mmsb_jax._core.layout import DEFAULT_PAGE_BYTES
 from mmsb_jax._store.files.disk import DiskFiles
-from mmsb_jax._store.files.local import check_local, sync_path_to
+from mmsb_jax._store.files.local import check_local
 from mmsb_jax._store.files.lock import WriterLock
 from mmsb_jax._store.files.memory import MemoryFiles
 from mmsb_jax._store.files.protocol import Files
-from mmsb_jax._store.format.names import MANIFEST_NAME
 from mmsb_jax._store.log.log import Log
-from mmsb_jax._store.maintain.create import create_log
 from mmsb_jax._store.maintain.fork import fork_log
-from mmsb_jax._store.writer.writer import Durability, check_durability, disk_error
+from mmsb_jax._store.writer.create import (
+    all_or_nothing,
+    check_nothing_left,
+    create_log,
+    is_log,
+    make_directory,
+)
+from mmsb_jax._store.writer.durability.base import Durability
+from mmsb_jax._store.writer.durability.choose import durability_strategy
+from mmsb_jax._store.writer.writer import disk_error
 
 B = TypeVar("B", bound=Any)
 Make = Callable[[Log, Engine | None, Files, Path | None], B]
@@ -53,7 +59,7 @@ def open_to_write(
         durability, snapshots: as for `mmsb_jax.open`.
     """
     try:
-        _make_directory(place)
+        make_directory(place)
         lock = WriterLock(place)
     except OSError as error:
         raise disk_error(error, str(place)) from error
@@ -81,34 +87,6 @@ def open_to_write(
     return bus
 
 
-def _make_directory(place: Path) -> None:
-    """An empty directory to make a log in, unless there is a log already."""
-    if place.exists() and not place.is_dir():
-        raise LocationError(f"{place} is a file. Expected a directory, or a path without anything.")
-    place.mkdir(parents=True, exist_ok=True)
-    if is_log(DiskFiles(place)):
-        return
-    known = {"lock", "lock.holder", "log", MANIFEST_NAME + ".draft"}  # a making cut short
-    if not DiskFiles(place).names("snapshots"):
-        known.add("snapshots")  # a fork that failed
-    strange = sorted(entry.name for entry in place.iterdir() if entry.name not in known)
-    if strange:
-        raise LocationError(
-            f"{place} is not a log (it has no manifest) and not empty: it holds {strange[0]!r}. "
-            f"Expected a directory that mmsb.open made, or a path without anything."
-        )
-    sync_path_to(place)
-
-
-def is_log(files: Files) -> bool:
-    """Whether there is a manifest: it is written last when a log is made."""
-    try:
-        files.size(MANIFEST_NAME)
-    except FileNotFoundError:
-        return False
-    return True
-
-
 def open_files(
     make: Make[B],
     files: Files,
@@ -133,21 +111,21 @@ def fork(
     snapshots: bool = True,
 ) -> B:
     """A bus over a log of its own that goes on behind ``version`` of ``log``; see `Bus.fork`."""
-    check_durability(durability)
+    durability_strategy(durability)
     if path is None:
         files = MemoryFiles()
         fork_log(log, version, files)
         return open_files(make, files, "the log in memory", None, durability, snapshots)
     place = check_local(path)
     try:
-        _make_directory(place)
+        make_directory(place)
         files = DiskFiles(place)
         if is_log(files):
             raise LocationError(f"{place} is a log already. Give a path where nothing is yet.")
         lock = WriterLock(place)
         try:
-            _check_nothing_left(files, place)
-            with opening, _all_or_nothing(files):
+            check_nothing_left(files, place)
+            with opening, all_or_nothing(files):
                 fork_log(log, version, files)
                 bus = open_files(make, files, str(place), lock, durability, snapshots, place)
                 open_here[key_of(place)] = bus
@@ -159,26 +137,3 @@ def fork(
             raise
         raise disk_error(error, str(place)) from error
     return bus
-
-
-def _check_nothing_left(files: DiskFiles, place: Path) -> None:
-    for folder in ("log", "snapshots"):
-        files.sync_names(folder)  # a fork that failed here may have left something, and removed it
-    if files.names("log"):
-        raise LocationError(
-            f"{place} holds a part of a log without its manifest: a fork that a crash cut short, "
-            f"or a log that lost it. Remove the directory if it is a fork, or give another path."
-        )
-
-
-@contextlib.contextmanager
-def _all_or_nothing(files: DiskFiles) -> Iterator[None]:
-    """Where making a log fails nothing is left of it, so that it can be tried again."""
-    try:
-        yield
-    except BaseException:
-        with contextlib.suppress(OSError):
-            files.remove(MANIFEST_NAME)  # first: a log without its segments would be damage
-            for name in list(files.made):  # to list a folder takes a descriptor, which may be it
-                files.remove(name)
-        raise

@@ -12,12 +12,11 @@ from dataclasses import dataclass, field
 
 from mmsb_jax._bus.bus import Bus
 from mmsb_jax._bus.engine.engine import Engine
-from mmsb_jax._bus.opening import is_log
 from mmsb_jax._store.files.protocol import AppendFile, Buffer, Files
 from mmsb_jax._store.files.unreadable import unreadable
 from mmsb_jax._store.log.log import Log
-from mmsb_jax._store.maintain.create import create_log
-from mmsb_jax._store.writer.writer import Durability
+from mmsb_jax._store.writer.create import create_log, is_log
+from mmsb_jax._store.writer.durability.base import Durability
 
 
 def open_on(files: Files, durability: Durability = "os", snapshots: bool = True) -> Bus:

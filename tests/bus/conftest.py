@@ -1,5 +1,6 @@
 """What the tests of the bus share."""
 
+import faulthandler
 from collections.abc import Iterator
 
 import jax
@@ -7,8 +8,9 @@ import pytest
 
 import mmsb_jax as mmsb
 from mmsb_jax._store.files.memory import MemoryFiles
-from mmsb_jax._store.maintain.create import create_log
+from mmsb_jax._store.writer.create import create_log
 from mmsb_jax.testing._faulty import Faults, FaultyFiles, open_on
+from tests.bus._threads import PATIENCE_S, Threads
 
 _COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 
@@ -54,3 +56,19 @@ def faulty_bus(faults) -> Iterator[mmsb.Bus]:
     with open_on(FaultyFiles(files, faults)) as opened:
         yield opened
         faults.disarm()
+
+
+@pytest.fixture
+def threads() -> Iterator[Threads]:
+    """Threads that end with the test."""
+    started = Threads()
+    yield started
+    started.join()
+
+
+@pytest.fixture
+def no_hang() -> Iterator[None]:
+    """Ends the tests, with all stacks, where one of them waits for ever."""
+    faulthandler.dump_traceback_later(4 * PATIENCE_S, exit=True)
+    yield
+    faulthandler.cancel_dump_traceback_later()

@@ -1,5 +1,6 @@
 """No commit, write or checkout copies the state or compiles anew."""
 
+import threading
 from typing import Any
 
 import jax
@@ -80,6 +81,24 @@ def test_staging_buffers_are_filled_again_and_again(bus):
             places.add(tuple(x.unsafe_buffer_pointer() for x in jax.tree.leaves(buffers)))
     # One set, or a second where a commit began before the set of the one before was back.
     assert 1 <= len(places) <= 2
+
+
+def test_copies_that_wait_to_be_committed_are_three_at_most(bus):
+    handles, waiting, all_queued = [], [], threading.Event()
+
+    def slow(x: np.ndarray) -> np.ndarray:
+        all_queued.wait(0.1)
+        waiting.append(sum(not handle.done() for handle in handles))
+        return x
+
+    bus.commit({"x": jnp.zeros(3)})
+    like = jax.ShapeDtypeStruct((3,), jnp.float32)
+    bus.derive("y", ["x"], lambda x: jax.pure_callback(slow, like, x))
+    for number in range(1, 9):
+        handles.append(bus.commit({"x": jnp.zeros(3) + number}, wait=False))
+    all_queued.set()
+    assert [handle.result().version for handle in handles] == list(range(3, 11))
+    assert 1 <= max(waiting) <= 3
 
 
 @pytest.mark.parametrize("wait", [True, False])

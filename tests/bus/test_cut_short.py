@@ -1,11 +1,7 @@
 """Calls that an interrupt, a limit or a fork cuts short: before or after, and never a hang."""
 
 import contextlib
-import faulthandler
-import os
 import pickle
-import signal
-import sys
 import threading
 import time
 
@@ -15,39 +11,9 @@ import pytest
 import mmsb_jax as mmsb
 from mmsb_jax._bus.engine.engine import Engine
 from mmsb_jax._store.files import threads as _threads
+from tests.bus._threads import PATIENCE_S, in_another_thread, in_child, interrupted_at
 
-PATIENCE_S = 20.0
-
-
-@pytest.fixture(autouse=True)
-def no_hang():
-    faulthandler.dump_traceback_later(4 * PATIENCE_S, exit=True)
-    yield
-    faulthandler.cancel_dump_traceback_later()
-
-
-@contextlib.contextmanager
-def interrupted_at(name, event="call"):
-    """A KeyboardInterrupt at the first call of the function ``name``, or at its return."""
-
-    def local(frame, happened, argument):
-        if happened == event:
-            sys.settrace(None)
-            raise KeyboardInterrupt
-        return local
-
-    def trace(frame, happened, argument):
-        if frame.f_code.co_name != name:
-            return None
-        return local(frame, happened, argument) if event == "call" else local
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        with pytest.raises(KeyboardInterrupt) as kept:
-            yield kept
-    finally:
-        sys.settrace(before)
+pytestmark = pytest.mark.usefixtures("no_hang")
 
 
 def _state(value):
@@ -60,16 +26,6 @@ def bus(request, tmp_path):
     bus.commit(_state(0), step=0)
     yield bus
     bus.close()
-
-
-def in_another_thread(call):
-    """What ``call`` returns in a thread of its own."""
-    found = []
-    thread = threading.Thread(target=lambda: found.append(call()), daemon=True)
-    thread.start()
-    thread.join(PATIENCE_S)
-    assert not thread.is_alive(), "the other thread waits for ever"
-    return found[0]
 
 
 # ------------------------------------------------------------------------------- interrupts
@@ -401,26 +357,6 @@ CALLS = {
 }
 
 
-def _in_child(call):
-    """What ``call`` raises in a forked child; '' for nothing."""
-    reading, writing = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        signal.alarm(int(PATIENCE_S))
-        try:
-            call()
-            said = ""
-        except BaseException as error:
-            said = type(error).__name__
-        os.write(writing, said.encode() or b"nothing")
-        os._exit(0)
-    os.close(writing)
-    said = os.read(reading, 1000).decode()
-    os.close(reading)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, "the child hangs"
-    return said
-
-
 @pytest.mark.filterwarnings("ignore:.*fork.*")
 @pytest.mark.parametrize("mode", ["a", "r"])
 def test_forked_child_is_refused_though_other_threads_were_inside_calls(tmp_path, mode):
@@ -440,11 +376,11 @@ def test_forked_child_is_refused_though_other_threads_were_inside_calls(tmp_path
     inside.wait(PATIENCE_S)
     try:
         for name, call in CALLS.items():
-            assert _in_child(lambda call=call: call(bus)) == "ClosedError", name
-        assert _in_child(bus.close) == "nothing"
-        assert _in_child(subscription.cancel) == "nothing"
-        assert _in_child(lambda: repr(bus)) == "nothing"
-        assert _in_child(lambda: bus.__exit__(None, None, None)) == "nothing"
+            assert in_child(lambda call=call: call(bus)) == "ClosedError", name
+        assert in_child(bus.close) == "nothing"
+        assert in_child(subscription.cancel) == "nothing"
+        assert in_child(lambda: repr(bus)) == "nothing"
+        assert in_child(lambda: bus.__exit__(None, None, None)) == "nothing"
     finally:
         go_on.set()
         thread.join()
@@ -458,8 +394,8 @@ def test_forked_child_is_refused_though_other_threads_were_inside_calls(tmp_path
 def test_future_of_a_commit_that_had_not_landed_is_refused_in_a_forked_child(bus):
     with bus._session.writing().lock:  # so that it cannot land
         outcome = bus.commit(_state(1), wait=False)
-        assert _in_child(outcome.result) == "ClosedError"
-        assert _in_child(outcome.exception) == "ClosedError"
+        assert in_child(outcome.result) == "ClosedError"
+        assert in_child(outcome.exception) == "ClosedError"
     assert outcome.result().version == 2
 
 

@@ -256,6 +256,20 @@ def test_deferred_read_computes_what_it_needs_and_no_more(bus):
     assert stale(bus) == set()
 
 
+def test_array_that_stays_stale_is_told_once(bus):
+    bus.derive("c", ["a"], double, when="read")
+    bus.derive("d", ["c"], double, when="read")
+    bus.read("d")
+    told: list[tuple[int, Any]] = []
+    with bus.subscribe("stale", lambda event: told.append((event.version, event.array))):
+        first = bus.write("a", F(3, 4)).version
+        bus.write("a", F(5, 6))
+        assert told == [(first, "c"), (first, "d")]
+        bus.read("d")
+        again = bus.write("a", F(7, 8)).version
+    assert told[2:] == [(again, "c"), (again, "d")]
+
+
 def test_change_that_is_deferred_and_taken_back_runs_up_to_the_cutoff(bus):
     bus.derive("c", ["a"], double)
     bus.derive("d", ["c"], double)

@@ -12,6 +12,7 @@ from mmsb_jax._base.errors import CorruptionError, FormatError, MMSBError
 from mmsb_jax._bus.bus import Bus
 from mmsb_jax._store.format.record import ArrayInfo, Op, OpCode
 from mmsb_jax._store.log.log import Log
+from mmsb_jax._store.transfer.stream import write_stream
 from tests.store._forged import append_forged, forge
 from tests.store._logs import PLACE, Scribe
 from tests.torture._bundle import STREAM, pack, unpack
@@ -68,6 +69,19 @@ def test_constant_that_is_none_is_refused(tagged, error):
         pytest.raises(error, match=r"of unknown kind|as a number"),
     ):
         bus.checkout()
+
+
+def test_replica_keeps_its_arrays_where_a_commit_names_another_digest_of_the_state():
+    scribe = Scribe()
+    scribe.create("w", (3,)).commit()
+    append_forged(scribe, next_id=2)  # it changes nothing, and says 0
+    log = Log(scribe.files, PLACE)
+    first, second = (b"".join(write_stream(log, since, since + 1)) for since in (0, 1))
+    replica = mmsb.Replica(first, like={"w": jax.ShapeDtypeStruct((3,), np.float32)})
+    replica.update()
+    with pytest.raises(CorruptionError, match="the state does not have the digest recorded"):
+        replica.update(second)
+    assert replica.version == 1
 
 
 def test_replica_of_streams_that_say_anything_ends_in_an_error_or_in_what_was_recorded():

@@ -74,6 +74,15 @@ def test_template_decides_the_class_of_numbers_of_one_dtype(bus):
                 )
 
 
+def test_numpy_array_that_was_resumed_is_the_callers_own(any_bus):
+    any_bus.commit({"n": np.arange(3)})
+    tree, _ = any_bus.resume({"n": np.zeros(3, np.int64)})
+    tree["n"] += 1
+    np.testing.assert_array_equal(any_bus.read("n"), np.arange(3))
+    assert any_bus.commit(tree).changed == ("n",)
+    assert any_bus.verify()
+
+
 def test_template_without_a_value_cannot_stand_for_what_is_missing(bus):
     bus.commit({"a": 1})
     like = {"a": 0, "b": jax.ShapeDtypeStruct((3,), jnp.float32)}

@@ -16,7 +16,7 @@ from jax.extend.random import define_prng_impl
 
 import mmsb_jax as mmsb
 from mmsb_jax._store.files.memory import MemoryFiles
-from mmsb_jax._store.maintain.create import create_log
+from mmsb_jax._store.writer.create import create_log
 from mmsb_jax.testing._faulty import FaultyFiles, open_on
 from tests.core._compare import assert_same_tree, what
 

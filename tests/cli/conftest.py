@@ -17,8 +17,8 @@ from mmsb_jax._store.commit.head import Head
 from mmsb_jax._store.files.disk import DiskFiles
 from mmsb_jax._store.format.record import ArrayInfo, Op, OpCode
 from mmsb_jax._store.log.log import Log
-from mmsb_jax._store.maintain.create import create_log
 from mmsb_jax._store.transfer.stream import write_joining_stream, write_stream
+from mmsb_jax._store.writer.create import create_log
 from mmsb_jax._store.writer.writer import LogWriter
 from mmsb_jax.cli import main
 

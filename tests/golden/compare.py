@@ -10,9 +10,9 @@ from mmsb_jax._store.files.disk import DiskFiles
 from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.maintain.verify import verify
 from mmsb_jax._store.query.commit import read_commit
-from tests import _format_reader as reader
 from tests.golden.make import Version, encode
 from tests.store._logs import PAGE_BYTES
+from tools import format_reader as reader
 
 States = dict[int, reader.State]
 """The states that there are, by version."""

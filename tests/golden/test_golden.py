@@ -19,7 +19,6 @@ from mmsb_jax._store.format.chunk import Coding
 from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.maintain.compact import compact
 from mmsb_jax._store.writer.writer import LogWriter
-from tests import _format_reader as reader
 from tests.golden.compare import (
     check_library,
     check_reader,
@@ -37,6 +36,7 @@ from tests.golden.make import (
     said_of,
 )
 from tests.store._logs import PAGE_BYTES, Here
+from tools import format_reader as reader
 
 FOLDERS = sorted(Path(__file__).parent.glob("v*"))
 V1 = Path(__file__).parent / "v1"

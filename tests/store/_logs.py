@@ -24,10 +24,11 @@ from mmsb_jax._store.files.memory import MemoryFiles
 from mmsb_jax._store.files.protocol import Files
 from mmsb_jax._store.format.record import ArrayInfo, Op, OpCode
 from mmsb_jax._store.log.log import Log
-from mmsb_jax._store.maintain.create import create_log
 from mmsb_jax._store.query.commit import read_commit
 from mmsb_jax._store.state.state import StoredState
-from mmsb_jax._store.writer.writer import Durability, LogWriter
+from mmsb_jax._store.writer.create import create_log
+from mmsb_jax._store.writer.durability.base import Durability
+from mmsb_jax._store.writer.writer import LogWriter
 
 PAGE_BYTES = 128
 PLACE = "the log"

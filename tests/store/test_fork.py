@@ -6,9 +6,9 @@ from mmsb_jax._base.errors import LocationError, VersionError
 from mmsb_jax._store.files.disk import DiskFiles
 from mmsb_jax._store.files.memory import MemoryFiles
 from mmsb_jax._store.log.log import Log
-from mmsb_jax._store.maintain.create import create_log
 from mmsb_jax._store.maintain.fork import fork_log
 from mmsb_jax._store.maintain.verify import verify
+from mmsb_jax._store.writer.create import create_log
 from mmsb_jax.testing._faulty import disk_fault
 from tests.store._logs import PAGE_BYTES, PLACE, Scribe, check_log, names_of
 

@@ -11,8 +11,8 @@ from mmsb_jax._store.files.memory import MemoryFiles
 from mmsb_jax._store.format import data
 from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.log.segment import SEGMENT_FRAME_BYTES
-from mmsb_jax._store.maintain.create import create_log
 from mmsb_jax._store.maintain.fork import fork_log
+from mmsb_jax._store.writer.create import create_log
 from tests._sampled import stepped
 from tests.store._logs import (
     PAGE_BYTES,

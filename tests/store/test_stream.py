@@ -22,7 +22,6 @@ from mmsb_jax._store.format.frame import FORMAT_VERSION, HEADER_BYTES, Header
 from mmsb_jax._store.format.names import snapshot_name
 from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.maintain.compact import compact
-from mmsb_jax._store.maintain.create import create_log
 from mmsb_jax._store.maintain.fork import fork_log
 from mmsb_jax._store.maintain.verify import verify
 from mmsb_jax._store.transfer.import_ import Intake, join, take
@@ -32,10 +31,11 @@ from mmsb_jax._store.transfer.stream import (
     write_joining_stream,
     write_stream,
 )
+from mmsb_jax._store.writer.create import create_log
 from mmsb_jax._store.writer.writer import LogWriter
 from mmsb_jax.testing._faulty import Faults, FaultyFiles
-from tests import _format_reader as reader
 from tests.store._logs import PAGE_BYTES, PLACE, Here, Scribe, check_log, check_state, names_of
+from tools import format_reader as reader
 
 TIME_NS = 1_800_000_000_000_000_000
 

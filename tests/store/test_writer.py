@@ -10,10 +10,11 @@ from mmsb_jax._store.files.disk import DiskFiles
 from mmsb_jax._store.files.memory import MemoryFiles
 from mmsb_jax._store.format import data
 from mmsb_jax._store.log.log import Log
-from mmsb_jax._store.maintain.create import create_log
 from mmsb_jax._store.state import snapshot
 from mmsb_jax._store.writer import writer as _writer
-from mmsb_jax._store.writer.writer import LogWriter, check_durability, disk_error
+from mmsb_jax._store.writer.create import create_log
+from mmsb_jax._store.writer.durability.choose import durability_strategy
+from mmsb_jax._store.writer.writer import LogWriter, disk_error
 from mmsb_jax.testing._faulty import Faults, FaultyFiles
 from tests.store._logs import (
     PAGE_BYTES,
@@ -329,7 +330,7 @@ def test_durability_group_syncs_what_was_committed_within_the_interval():
 def test_append_that_syncs_itself_waits_for_no_sync_that_waits_for_it(monkeypatch):
     scribe = Scribe(MemoryFiles(), ("group", 5))
     writer = scribe.writer
-    writer._group.stop()  # as where no thread can be begun: each append syncs
+    writer._durability.stop()  # as where no thread can be begun: each append syncs
     syncing, sync_files = threading.Event(), writer._sync_files
     appending = threading.Event()
 
@@ -377,7 +378,7 @@ def test_durability_group_whose_sync_fails_poisons():
 )
 def test_durability_that_is_none_is_refused(durability):
     with pytest.raises(ValueError, match="expected 'os', 'fsync' or"):
-        check_durability(durability)
+        durability_strategy(durability)
 
 
 def test_every_frame_names_the_newest_synced_position():

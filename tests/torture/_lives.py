@@ -18,10 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import mmsb_jax as mmsb
-from mmsb_jax._bus.opening import is_log
 from mmsb_jax._store.files.disk import DiskFiles
 from mmsb_jax._store.maintain.fork import fork_log
-from mmsb_jax._store.writer.writer import Durability
+from mmsb_jax._store.writer.create import is_log
+from mmsb_jax._store.writer.durability.base import Durability
 from mmsb_jax.testing._disk import Disk
 from mmsb_jax.testing._faulty import make_and_open_on, open_on
 

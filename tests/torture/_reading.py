@@ -18,7 +18,6 @@ from mmsb_jax._store.files.memory import MemoryFiles
 from mmsb_jax._store.format.record import ArrayInfo, Op, OpCode
 from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.maintain.compact import compact
-from mmsb_jax._store.maintain.create import create_log
 from mmsb_jax._store.maintain.fork import fork_log
 from mmsb_jax._store.maintain.verify import verify
 from mmsb_jax._store.query.commit import read_commit
@@ -26,6 +25,7 @@ from mmsb_jax._store.query.diff import diff_versions
 from mmsb_jax._store.state.state import StoredState
 from mmsb_jax._store.transfer.import_ import take_in
 from mmsb_jax._store.transfer.stream import open_stream, write_joining_stream
+from mmsb_jax._store.writer.create import create_log
 from mmsb_jax._store.writer.writer import LogWriter
 from tests.store._logs import PAGE_BYTES, PLACE, Here
 from tests.store._oracle import scalar_mix

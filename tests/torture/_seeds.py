@@ -16,9 +16,9 @@ from mmsb_jax._store.format.data import NewCommit
 from mmsb_jax._store.format.record import DIGEST_ONLY, GRAPH_PREFIX, CommitRecord
 from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.maintain.compact import compact
-from mmsb_jax._store.maintain.create import create_log
 from mmsb_jax._store.maintain.fork import fork_log
 from mmsb_jax._store.transfer.stream import write_joining_stream, write_stream
+from mmsb_jax._store.writer.create import create_log
 from tests.store._compacted import write_story
 from tests.store._logs import PAGE_BYTES, PLACE, Scribe, copy_files, names_of
 from tests.torture._bundle import STREAM, Bundle

@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 import pytest
 
 import mmsb_jax as mmsb
-from mmsb_jax._bus.opening import is_log
 from mmsb_jax._store.files.disk import DiskFiles
 from mmsb_jax._store.format import data
 from mmsb_jax._store.log.log import Log
+from mmsb_jax._store.writer.create import is_log
 from mmsb_jax.testing._disk import Disk
 from mmsb_jax.testing._faulty import open_on
 from tests.torture._lives import (

@@ -7,7 +7,7 @@ wave runs on what has changed), and then either done or taken back as a whole.
 import dataclasses
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -492,25 +492,27 @@ class DerivationTransaction:
         for name, count in self._runs.items():
             everything.runs[name] = count
 
-    def about(self, changed: Sequence[str]) -> dict[str, list[tuple[Any, ...]]]:
-        """What the commit did to derived arrays, and what edges lead from what it changed."""
-        graph, differing = self._flow.graph, set(changed)
+    @property
+    def stale(self) -> list[str]:
+        """The arrays that the commit left to be computed, or to be written by their user."""
         nodes = self._flow.nodes
-        watched = [name for name in changed if name in graph]
-        return {
-            "stale": [
-                (array,)
-                for name, mark in self._marks.items()
-                if mark is not None
-                for array in (nodes[name].outputs if name in nodes else (name,))
-            ],
-            "recomputed": [
-                (name, None, name in differing) for node in self.wave.ran for name in node.outputs
-            ],
-        } | {
-            kind: [(child, name) for name in watched for child in graph.children(name, kind)]
-            for kind in ("device_sync", "compiler")
-        }
+        return [
+            array
+            for name, mark in self._marks.items()
+            if mark is not None
+            for array in (nodes[name].outputs if name in nodes else (name,))
+        ]
+
+    @property
+    def recomputed(self) -> list[str]:
+        """Derived arrays whose functions ran, in the order of the wave."""
+        return [name for node in self.wave.ran for name in node.outputs]
+
+    def edges(self, kind: str, changed: Iterable[str]) -> Iterator[tuple[str, str]]:
+        """The edges of a kind, (to, from), that lead from ``changed`` arrays."""
+        graph = self._flow.graph
+        watched = (name for name in changed if name in graph)
+        return ((child, name) for name in watched for child in graph.children(name, kind))
 
     def undo(self) -> None:
         """The commit has not landed; may be called again."""

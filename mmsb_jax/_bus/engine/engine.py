@@ -16,7 +16,8 @@ from mmsb_jax._bus.derive.registry import Derivations
 from mmsb_jax._bus.derive.transaction import DerivationTransaction, GraphEdit, prepare
 from mmsb_jax._bus.engine.queue import CommitQueue
 from mmsb_jax._bus.engine.stats import Meter
-from mmsb_jax._bus.events.events import Events, events_of, is_held
+from mmsb_jax._bus.events.events import Events, is_held
+from mmsb_jax._bus.events.kinds import CommitOutcome
 from mmsb_jax._bus.trees.tree import TreeShape
 from mmsb_jax._store.commit.draft import Draft
 from mmsb_jax._store.commit.head import Head, Landed
@@ -25,12 +26,12 @@ from mmsb_jax._store.files.lock import WriterLock
 from mmsb_jax._store.files.protocol import Files
 from mmsb_jax._store.files.threads import Threads
 from mmsb_jax._store.format.data import CommitFrames
-from mmsb_jax._store.format.record import OpCode
 from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.query.commit import Commit, read_extra
 from mmsb_jax._store.query.patches import patches_of
 from mmsb_jax._store.transfer.import_ import Intake, join, take
-from mmsb_jax._store.writer.writer import Durability, LogWriter, disk_error
+from mmsb_jax._store.writer.durability.base import Durability
+from mmsb_jax._store.writer.writer import LogWriter, disk_error
 
 
 @dataclass(slots=True)
@@ -311,8 +312,7 @@ class Engine:
             if step is not None and step.wave.ran:
                 self.meter.count_wave(len(step.wave.ran), step.wave_ns)
         if events is not None and landing.audience:
-            about = events_about(landing.draft, step, commit)
-            events.post(events_of(commit, landing.audience, about), landing.audience)
+            events.post(CommitOutcome(landing.draft, step, commit), landing.audience)
         landing.commit, self._landing = commit, None
         return commit
 
@@ -397,19 +397,3 @@ class Engine:
         self.is_released = True
         if failure is not None:
             raise failure
-
-
-def events_about(
-    draft: Draft, step: DerivationTransaction | None, commit: Commit
-) -> dict[str, list[tuple[Any, ...]]]:
-    """What a commit did, by kind of event; see `mmsb_jax._bus.events.events.events_of`."""
-    made: dict[OpCode, list[tuple[Any, ...]]] = {code: [] for code in OpCode}
-    for op in draft.ops:
-        made[op.code].append((op.info.name,))
-    about: dict[str, list[tuple[Any, ...]]] = {
-        "deleted": made[OpCode.DELETE],
-        "created": made[OpCode.CREATE],
-        "resized": made[OpCode.UPDATE],
-        "delta": [()] if draft.patches else [],
-    }
-    return about if step is None else about | step.about(commit.changed)

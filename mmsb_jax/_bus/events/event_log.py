@@ -8,7 +8,7 @@ import xxhash
 
 from mmsb_jax._base.arguments import MOST, check_text, is_integer, show
 from mmsb_jax._base.errors import ArrayNotFoundError
-from mmsb_jax._bus.events.events import Event
+from mmsb_jax._bus.events.kinds import Event
 from mmsb_jax._store.query.commit import Commit
 
 _FIELDS = {"serial": "<u8", "version": "<u8", "time_ns": "<i8", "array": "<u8", "source": "<u8"}

@@ -1,24 +1,5 @@
 """Events: what a commit did, told to those who asked, once it has landed.
 
-Those of one commit come in this order: arrays by name, edges by target and source, ``recomputed``
-in the order of the wave.
-
-===============  ==============================================  ==========================
-kind             one for each                                    MMSB's name
-===============  ==============================================  ==========================
-``deleted``      array that went                                 deleted
-``created``      array that was made                             created
-``resized``      array with another shape or dtype               invalidated
-``delta``        delta made by hand that was applied             delta applied
-``changed``      array with a changed byte, derived or not       changed
-``stale``        array that waits: to be computed, or written    stale
-``recomputed``   derived array whose function ran                invalidated
-``device_sync``  edge to a copy on a device: it is out of date   device sync needed; complete
-                                                                 is known to who copies
-``compiler``     edge to what was compiled: it is invalid        IR invalidated
-``commit``       commit                                          –
-===============  ==============================================  ==========================
-
 **Order.** One handler of a bus runs at a time: by version, then event, then subscription. A
 subscription sees whole commits, those that begin after it was made.
 
@@ -41,73 +22,18 @@ import os
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from mmsb_jax._base.arguments import show
 from mmsb_jax._base.errors import ClosedError
 from mmsb_jax._base.patterns import matcher
+from mmsb_jax._bus.events.kinds import EVENT_KINDS, CommitOutcome, Event, events_of
 from mmsb_jax._store.files.threads import start_thread
-from mmsb_jax._store.query.commit import Commit
-
-_OF_ARRAYS = ("deleted", "created", "resized", "delta", "changed", "stale", "recomputed")
-KINDS = (*_OF_ARRAYS, "device_sync", "compiler", "commit")
-"""The kinds of events, in the order in which those of one commit come."""
 
 _FAILURES_KEPT = 32
 _logger = logging.getLogger("mmsb_jax")
 _LINGER_S = 1.0  # a thread that waits for ever would keep alive a bus that nobody holds
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """Something that a commit did.
-
-    Attributes:
-        kind: one of ``KINDS``.
-        version, time_ns: of the commit.
-        array: the array that it is about; None for ``commit`` and ``delta``.
-        source: the changed array that an edge comes from (``device_sync``, ``compiler``).
-        changed: whether a byte of a ``recomputed`` array changed; None for other kinds.
-        commit: the commit; None where there was none (a reader recomputes without one).
-
-    >>> Event("changed", version=3, time_ns=0, array="params/w").names
-    ('params/w',)
-    """
-
-    kind: str
-    version: int
-    time_ns: int
-    array: str | None = None
-    source: str | None = None
-    changed: bool | None = None
-    commit: Commit | None = None
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The arrays that it is about: one, or all that the commit changed."""
-        if self.array is not None:
-            return (self.array,)
-        return self.commit.changed if self.commit is not None else ()
-
-
-def events_of(
-    commit: Commit, audience: Iterable["Subscription"], about: Mapping[str, Iterable[Any]]
-) -> list[Event]:
-    """The events of one commit that ``audience`` wants, in order.
-
-    ``about`` holds, by kind, tuples of what an event says: (array, source, changed), from the left
-    as far as they go. What it lacks did not happen. ``changed`` and ``commit`` are in the commit.
-    """
-    rows = {"changed": ((name,) for name in commit.changed), **about, "commit": [()]}
-    wanted = frozenset().union(*(each.kinds for each in audience))
-    return [
-        Event(kind, commit.version, commit.time_ns, *row, commit=commit)
-        for kind in KINDS
-        if kind in wanted and kind in rows
-        for row in (rows[kind] if kind == "recomputed" else sorted(rows[kind]))
-    ]
 
 
 class Subscription:
@@ -119,8 +45,9 @@ class Subscription:
         kinds: the kinds of events that it is called with.
         is_active: whether it may still be called.
 
-    >>> events = Events()
-    >>> with events.subscribe("changed", print, where="params/**") as subscription:
+    >>> import mmsb_jax as mmsb
+    >>> bus = mmsb.open()
+    >>> with bus.subscribe("changed", print, where="params/**") as subscription:
     ...     subscription
     <Subscription of changed: print>
     >>> subscription.is_active
@@ -162,9 +89,11 @@ class Subscription:
 
 def _checked_kinds(kind: Any) -> frozenset[str]:
     kinds = [kind] if isinstance(kind, str) or not isinstance(kind, Iterable) else list(kind)
-    if not kinds or not all(isinstance(name, str) and name in ("*", *KINDS) for name in kinds):
-        raise ValueError(f"kind={show(kind)}: expected '*' or some of {', '.join(KINDS)}")
-    return frozenset(KINDS) if "*" in kinds else frozenset(kinds)
+    if not kinds or not all(
+        isinstance(name, str) and name in ("*", *EVENT_KINDS) for name in kinds
+    ):
+        raise ValueError(f"kind={show(kind)}: expected '*' or some of {', '.join(EVENT_KINDS)}")
+    return frozenset(EVENT_KINDS) if "*" in kinds else frozenset(kinds)
 
 
 def _selector(where: Any) -> Callable[[Event], Any] | None:
@@ -195,8 +124,8 @@ class _Thread(threading.local):
 class Events:
     """The events of one bus: who listens, what waits to be handled, and whose turn it is.
 
-    A commit takes ``audience`` when it begins; if that is not empty, it posts what `events_of`
-    makes, under the lock that orders commits. ``with events, bus_lock: …`` around it delivers once
+    A commit takes ``audience`` when it begins; if that is not empty, it posts what it did, under
+    the lock that orders commits. ``with events, bus_lock: …`` around it delivers once
     the lock is free, and leaves Ctrl-C no moment in which the lock is taken and not given back.
 
     Args:
@@ -205,12 +134,6 @@ class Events:
     Attributes:
         audience: who listens; a tuple that is replaced, never changed.
         failures: the newest 32 exceptions in handlers: (event, handler and exception).
-
-    >>> events = Events()
-    >>> subscription = events.subscribe("changed", lambda event: print(event.array))
-    >>> events.post([Event("changed", 1, 0, "x")], events.audience)
-    >>> events.deliver()
-    x
     """
 
     def __init__(self, bus_lock: "threading.RLock | None" = None) -> None:
@@ -234,7 +157,7 @@ class Events:
         """Call ``handler`` with the events of the commits that begin from now on.
 
         Args:
-            kind: one of ``KINDS``, several, or ``"*"``.
+            kind: one of ``EVENT_KINDS``, several, or ``"*"``.
             handler: called with an `Event`. An exception in it is logged (``mmsb_jax``) and kept
                 in ``failures``; it stops neither the commit nor other handlers.
             where: patterns (``params/**``) for the array, or for those that the commit changed
@@ -254,11 +177,12 @@ class Events:
         with self._lock:
             self.audience = tuple(each for each in self.audience if each is not subscription)
 
-    def post(self, events: Iterable[Event], audience: Iterable[Subscription]) -> None:
+    def post(self, outcome: CommitOutcome, audience: Sequence[Subscription]) -> None:
         """Queue the events of one commit for who listened when it began; versions in order.
 
         Those of a version that was posted are not posted again.
         """
+        events = events_of(outcome, frozenset[str]().union(*(each.kinds for each in audience)))
         calls = [(each, event) for event in events for each in audience if event.kind in each.kinds]
         with self._lock:
             if calls and not self._closed:

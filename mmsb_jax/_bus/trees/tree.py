@@ -13,11 +13,7 @@ import numpy as np
 
 from mmsb_jax._base.errors import CorruptionError, FormatError, StructureError
 from mmsb_jax._base.texts import MAX_DIGITS, MAX_INTEGER, encoded, from_decimal, to_decimal
-from mmsb_jax._bus.trees.compare import (
-    differing_leaves,
-    differing_statics,
-    is_same_kind,
-)
+from mmsb_jax._bus.trees.compare import differing_leaves, differing_statics, is_same_kind
 from mmsb_jax._bus.trees.recorded import changed_entries, entries_of, show_pair, statics_in
 from mmsb_jax._core.layout import Layout
 from mmsb_jax._core.tree.leaves import Constant, LeafSpec, describe, qualified_name, view_as

@@ -23,6 +23,7 @@ from mmsb_jax._store.format.frame import (
     padded,
     read_data,
     read_header,
+    walk_frames,
 )
 from mmsb_jax._store.format.record import CommitRecord
 
@@ -258,23 +259,23 @@ def read_commit_frames(
         ids: which log wrote which version.
     """
     frames: list[tuple[Header, memoryview]] = []
-    while True:
-        header = read_header(read, offset, None)
-        header.check_kind()
+    for at, header in walk_frames(read, None, offset):
         if header.kind not in (Kind.DATA, Kind.COMMIT):
             raise BadFrameError(f"a frame of kind {header.kind} where a commit should be")
-        body = memoryview(read(offset + HEADER_BYTES, header.frame_bytes - HEADER_BYTES))
+        body = memoryview(read(at + HEADER_BYTES, header.frame_bytes - HEADER_BYTES))
         meta = check_meta(body[: padded(header.meta_bytes)], header)
         check_data(body[padded(header.meta_bytes) :], header)
         frames.append((header, body))
-        offset += header.frame_bytes
         if header.kind == Kind.COMMIT:
             break
         if meta:
             raise BadFrameError("a data frame with a meta")
+    else:
+        raise BadFrameError("the bytes end before the frame of the commit")
     record = CommitRecord.decode(meta)
     if record.version != version:
         raise BadFrameError(f"version {record.version} where version {version} should be")
     pending = [(header.data_bytes, header.data_hash) for header, _ in frames[:-1]]
     check_commit(record, chain, ids, pending)
-    return CommitFrames(record, chain_after(chain, meta, header.data_hash), tuple(frames)), offset
+    chain = chain_after(chain, meta, header.data_hash)
+    return CommitFrames(record, chain, tuple(frames)), at + header.frame_bytes

@@ -146,16 +146,18 @@ class Header(NamedTuple):
             raise BadFrameError("the header claims more bytes than a frame can have")
         return header
 
-    def check_kind(self) -> bool:
-        """Whether this version knows the kind; False for one that may be passed over."""
-        if self.kind in _KINDS:
-            return True
-        if self.must_understand:
+    @property
+    def is_known(self) -> bool:
+        """Whether this version knows the kind."""
+        return self.kind in _KINDS
+
+    def check_kind(self) -> None:
+        """Refuse a kind that must be understood and is not."""
+        if self.must_understand and not self.is_known:
             raise FormatError(
                 f"a frame of unknown kind {self.kind} at position {self.position}, which must be "
                 f"understood. Upgrade mmsb-jax to open it."
             )
-        return False
 
 
 def check_frame_size(meta_bytes: int, data_bytes: int) -> None:
@@ -277,6 +279,46 @@ def check_hash(what: str, raw: Any) -> None:
 def reader_of(files: Files, name: str) -> Reader:
     """Reads bytes of one file."""
     return lambda offset, size: files.read(name, offset, size)
+
+
+def walk_frames(
+    read: Reader, base: int | None, offset: int = 0, end: int | None = None
+) -> Iterator[tuple[int, Header]]:
+    """The frames from ``offset`` up to ``end`` or the end of the file: (offset, header) each.
+
+    The first that is not whole, or of a kind that must be understood and is not, is an error.
+
+    Args:
+        read: reads the file.
+        base: position of the file's first byte; None takes frames of any position.
+        offset: where the first frame stands.
+        end: where the last one ends, or later; None for the end of the file.
+    """
+    while end is None or offset < end:
+        raw = read(offset, HEADER_BYTES)
+        if not raw:
+            return
+        header = Header.decode(raw, None if base is None else base + offset)
+        header.check_kind()
+        yield offset, header
+        offset += header.frame_bytes
+
+
+def walk_whole_frames(read: Reader, base: int, end: int) -> Iterator[tuple[int, Header]]:
+    """Every whole header before ``end`` that is in its place, but for those inside of a frame."""
+    offset = 0
+    while offset < end:
+        try:
+            header = read_header(read, offset, base + offset)
+        except BadFrameError:
+            following = headers_from(read, base, offset + ALIGNMENT_BYTES)
+            offset, header = next(following, (end, None))
+        if header is None or offset >= end:
+            return
+        header.check_kind()
+        yield offset, header
+        is_cut_off = offset + header.frame_bytes > end
+        offset += HEADER_BYTES if is_cut_off else header.frame_bytes
 
 
 def headers_from(read: Reader, base: int | None, offset: int) -> Iterator[tuple[int, Header]]:

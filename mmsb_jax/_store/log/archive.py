@@ -30,6 +30,7 @@ from mmsb_jax._store.format.frame import (
     read_header,
     read_meta,
     reader_of,
+    walk_frames,
 )
 from mmsb_jax._store.format.index import IndexRow, SegmentIndex
 from mmsb_jax._store.format.manifest import ArchiveEntry
@@ -192,10 +193,8 @@ class Archive:
 
     def _read(self) -> tuple[list[_Block], SegmentIndex]:
         read, size = reader_of(self._files, self.entry.name), self._files.size(self.entry.name)
-        blocks, offset, following = [], 0, self.first_version
-        while True:
-            header = read_header(read, offset, offset)
-            header.check_kind()
+        blocks, following = [], self.first_version
+        for offset, header in walk_frames(read, 0):
             meta = read_meta(read, offset, header)
             if header.kind != Kind.ARCHIVED:
                 break
@@ -204,7 +203,8 @@ class Archive:
                 raise BadFrameError("its blocks do not follow each other")
             blocks.append(_Block(first, commits, offset))
             following += commits
-            offset += header.frame_bytes
+        else:
+            raise BadFrameError("the file ends before its index")
         if header.kind != Kind.ARCHIVE or offset + header.frame_bytes != size:
             raise BadFrameError("the file does not end with its index")
         entry, (raw_bytes,) = self.entry, _INDEX.unpack(meta)

@@ -30,6 +30,7 @@ from mmsb_jax._store.format.frame import (
     read_header,
     read_meta,
     reader_of,
+    walk_frames,
 )
 from mmsb_jax._store.format.index import SegmentIndex
 from mmsb_jax._store.format.names import NO_SEGMENT, index_name, segment_name
@@ -217,19 +218,11 @@ def scan_commits(
         end_offset: where the next segment says that this one ends; None to read on to the end.
         check_data: whether data are read and compared with their hash.
     """
-    offset = scan.offset
+    reached = scan.offset
     pending: list[tuple[int, int]] = []
-    while end_offset is None or offset < end_offset:
-        try:
-            raw = read(offset, HEADER_BYTES)
-            if not raw:
-                if pending:
-                    scan.fault = "data frames without their commit"
-                elif end_offset is not None:
-                    scan.fault = "the file ends before the next segment says"
-                return
-            header = Header.decode(raw, segment.base + offset)
-            is_known, commit = header.check_kind(), None
+    try:
+        for offset, header in walk_frames(read, segment.base, reached, end_offset):
+            commit = None
             if header.kind == Kind.DATA and not header.meta_bytes:
                 if check_data:
                     read_data(read, offset, header)
@@ -237,26 +230,31 @@ def scan_commits(
             elif header.kind == Kind.COMMIT:
                 commit = _read_commit(read, offset, header, scan, pending, log_ids, check_data)
                 pending = []
-            elif pending or (is_known and header.kind not in (Kind.MARK, Kind.TAG)):
+            elif pending or (header.is_known and header.kind not in (Kind.MARK, Kind.TAG)):
                 raise BadFrameError(f"a frame of kind {header.kind} where none should be")
             else:  # a mark, or what a later version has added and this one may pass over
                 meta = read_meta(read, offset, header)
                 read_data(read, offset, header)
                 if header.kind == Kind.TAG:
                     scan.tags |= decode_tags(meta)
-        except BadFrameError as error:
-            scan.fault = str(error)
-            return
-        scan.synced = max(scan.synced, header.synced)
-        offset += header.frame_bytes
-        if commit is not None:
-            scan.version, scan.chain = commit.record.version, commit.chain
-        if not pending:
-            scan.offset = offset
-        if commit is not None:
-            yield commit
-    if offset != end_offset or pending:
-        scan.fault = "the next segment says that this one ends elsewhere"
+            scan.synced = max(scan.synced, header.synced)
+            reached = offset + header.frame_bytes
+            if commit is not None:
+                scan.version, scan.chain = commit.record.version, commit.chain
+            if not pending:
+                scan.offset = reached
+            if commit is not None:
+                yield commit
+    except BadFrameError as error:
+        scan.fault = str(error)
+        return
+    if end_offset is not None and reached >= end_offset:
+        if reached != end_offset or pending:
+            scan.fault = "the next segment says that this one ends elsewhere"
+    elif pending:
+        scan.fault = "data frames without their commit"
+    elif end_offset is not None:
+        scan.fault = "the file ends before the next segment says"
 
 
 def _read_commit(

@@ -1,4 +1,4 @@
-"""What is done to a whole log: create, fork, compact, verify, repair.
+"""What is done to a whole log: fork, compact, verify, repair.
 
 Each is one function and its report. `salvage` is what `repair` and `verify` know of a damaged log.
 """

@@ -12,7 +12,7 @@ from mmsb_jax._store.format.tags import encode_tags
 from mmsb_jax._store.log.archive import Archive, archive_frames
 from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.log.segment import SEGMENT_FRAME_BYTES, LogSegment, Segment
-from mmsb_jax._store.maintain.create import make_empty, new_ids
+from mmsb_jax._store.writer.create import make_empty, new_ids
 
 
 def fork_log(source: Log, version: int, target: Files) -> None:

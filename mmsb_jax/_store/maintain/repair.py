@@ -28,7 +28,6 @@ from mmsb_jax._store.format.tags import TagChanges
 from mmsb_jax._store.log.archive import Archived, archive_frames, end_of_commit
 from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.log.segment import SEGMENT_FRAME_BYTES, Segment
-from mmsb_jax._store.maintain.create import make_empty, new_ids
 from mmsb_jax._store.maintain.report import MadeLog, RepairReport, UnprovenArray
 from mmsb_jax._store.maintain.salvage.anew import Anew
 from mmsb_jax._store.maintain.salvage.guarded import check_damage, guarded
@@ -44,6 +43,7 @@ from mmsb_jax._store.maintain.salvage.trial import span_text
 from mmsb_jax._store.maintain.verify import verify
 from mmsb_jax._store.state.snapshot import Extra, write_snapshot
 from mmsb_jax._store.state.state import StoredState
+from mmsb_jax._store.writer.create import make_empty, new_ids
 from mmsb_jax._store.writer.writer import LogWriter, disk_error
 
 _SEGMENT_BYTES = 1 << 26

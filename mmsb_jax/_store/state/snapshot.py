@@ -29,9 +29,9 @@ from mmsb_jax._store.format.frame import (
     Reader,
     build_frame,
     read_data,
-    read_header,
     read_meta,
     reader_of,
+    walk_frames,
 )
 from mmsb_jax._store.format.names import snapshot_name
 from mmsb_jax._store.format.record import (
@@ -211,10 +211,8 @@ def _walk(files: Files, version: int, log_ids: LogIds, data: Reader | None) -> _
     name = snapshot_name(version)
     read, end = reader_of(files, name), files.size(name)
     frames: list[tuple[Header, int]] = []
-    offset, parts = 0, []
-    while True:
-        header = read_header(read, offset, offset)
-        header.check_kind()
+    parts = []
+    for offset, header in walk_frames(read, 0):
         if header.kind == Kind.SNAPSHOT:
             break
         if header.kind != Kind.DATA:
@@ -222,7 +220,8 @@ def _walk(files: Files, version: int, log_ids: LogIds, data: Reader | None) -> _
         if data is not None:
             parts.append(read_data(data, offset, header))
         frames.append((header, offset))
-        offset += header.frame_bytes
+    else:
+        raise BadFrameError("the file ends before its frame")
     record = CommitRecord.decode(read_meta(read, offset, header))
     if offset + header.frame_bytes != end or header.data_bytes:
         raise BadFrameError("the file does not end with its frame")

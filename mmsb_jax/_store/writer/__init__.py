@@ -1,5 +1,5 @@
-"""Writing a log: append, sync, rotate, close.
+"""Writing a log: make it, append, sync, rotate, close.
 
-The `LogWriter` appends frames, `GroupSync` syncs a group of commits in a thread, `lineage` says
-whose the next commits are, `cleanup` removes what nobody needs any more.
+`create` makes a log. The `LogWriter` appends frames, `durability` says when they are synced,
+`lineage` whose the next commits are, and `cleanup` removes what nobody needs any more.
 """

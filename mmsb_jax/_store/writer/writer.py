@@ -22,7 +22,8 @@ from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.log.segment import SEGMENT_FRAME_BYTES, LogSegment, ScannedCommit, Segment
 from mmsb_jax._store.state.snapshot import write_snapshot
 from mmsb_jax._store.writer.cleanup import remove_leftovers, remove_unreached
-from mmsb_jax._store.writer.durability import Durability, GroupSync, check_durability
+from mmsb_jax._store.writer.durability.base import Durability
+from mmsb_jax._store.writer.durability.choose import durability_strategy
 from mmsb_jax._store.writer.lineage import change_ids
 
 Result = TypeVar("Result")
@@ -57,11 +58,10 @@ class LogWriter:
         durability: Durability = "os",
         has_lock: Callable[[], bool] = lambda: True,
     ) -> None:
-        check_durability(durability)
+        strategy = durability_strategy(durability)
         self.log = log
         self.durable_version = 0
         self.snapshot_fault: str | None = None
-        self._durability = durability
         self._append_lock = threading.RLock()
         self._sync_lock = threading.Lock()
         self._disk_lock = threading.Lock()
@@ -83,8 +83,7 @@ class LogWriter:
         except BaseException:
             self._close_files()
             raise
-        is_group = isinstance(durability, tuple)
-        self._group = GroupSync(self.sync, durability[1] / 1e3) if is_group else None
+        self._durability = strategy(durability, self.sync)
 
     def _begin(self) -> None:
         """Make durable what is there; seal a bad tail by going on in a new segment."""
@@ -161,20 +160,15 @@ class LogWriter:
             if not self._file.is_there():
                 raise self.poison("its files were removed while it was open")
             record, end = written.record, start + written.logged_bytes
-            if self._durability == "fsync":
+            if self._durability.syncs_each:
                 self._sync_commit(record.version, piece.segment.base + end, start)
             assert piece.index is not None
             piece.index.append(record, written.offset, written.logged_bytes)
             scan.offset, scan.chain = end, written.chain
             scan.version = record.version  # last: readers in other threads go by it
             self.is_at_work = False
-        self._wake()
+        self._durability.appended()
         return written.logged_bytes
-
-    def _wake(self) -> None:
-        # Without the lock: without a thread this syncs, and a sync takes its own lock first.
-        if self._group is not None:
-            self._group.wake()
 
     def append_tags(self, changes: TagChanges) -> None:
         """Give names to versions, or take them away: a frame without a version of its own."""
@@ -192,13 +186,13 @@ class LogWriter:
             except OSError as error:
                 self._take_back(start)
                 raise disk_error(error, log.place) from error
-            if self._durability == "fsync":
+            if self._durability.syncs_each:
                 self._sync_commit(log.version, log.position + header.frame_bytes, start)
             assert index is not None
             index.tags |= changes
             scan.offset, scan.synced = start + header.frame_bytes, max(scan.synced, header.synced)
             self._has_tagged, self.is_at_work = True, False
-        self._wake()
+        self._durability.appended()
 
     def _write(self, commit: Frames) -> ScannedCommit:
         """Write the frames of a commit; returns it as a scan would meet it."""
@@ -322,7 +316,7 @@ class LogWriter:
             if log.scan.fault is not None:
                 self._file.truncate(log.scan.offset)
                 log.scan.fault = None
-            if self._durability == "fsync":
+            if self._durability.syncs_each:
                 self._sync_files([*self._unsynced, self._file])
                 self._synced, self.durable_version = log.position, log.version
         except CorruptionError as error:
@@ -483,8 +477,7 @@ class LogWriter:
         if os.getpid() != self._pid:
             self._close_files()
             return
-        if self._group is not None:
-            self._group.stop()
+        self._durability.stop()
         if self._snapshot is not None:
             self._snapshot.run()
         self._background.shutdown()

@@ -8,8 +8,7 @@ import click
 from mmsb_jax._store.maintain.compact import compact as compact_log
 from mmsb_jax.cli.common.command import VERSION, LogCommand, json_option, path_argument, say
 from mmsb_jax.cli.common.json import to_json
-from mmsb_jax.cli.common.reader import find_version
-from mmsb_jax.cli.common.writer import open_writer
+from mmsb_jax.cli.common.logs import find_version, open_writer
 
 
 @click.command(cls=LogCommand)

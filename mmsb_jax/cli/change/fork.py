@@ -5,6 +5,7 @@ import click
 from mmsb_jax._store.files.local import check_local
 from mmsb_jax._store.maintain.fork import fork_log
 from mmsb_jax._store.query.diff import printable
+from mmsb_jax._store.writer.create import new_log
 from mmsb_jax.cli.common.command import (
     PATH,
     LogCommand,
@@ -15,8 +16,7 @@ from mmsb_jax.cli.common.command import (
     version_options,
 )
 from mmsb_jax.cli.common.json import to_json
-from mmsb_jax.cli.common.new_log import new_log
-from mmsb_jax.cli.common.reader import find_version, open_log
+from mmsb_jax.cli.common.logs import find_version, open_log
 
 
 @click.command(cls=LogCommand)

@@ -13,9 +13,9 @@ from mmsb_jax._store.maintain.repair import repair as repair_log
 from mmsb_jax._store.maintain.report import RepairReport
 from mmsb_jax._store.maintain.salvage.survey import LinePart
 from mmsb_jax._store.query.diff import printable
+from mmsb_jax._store.writer.create import check_free, new_log
 from mmsb_jax.cli.common.command import PATH, LogCommand, json_option, path_argument, say
 from mmsb_jax.cli.common.json import to_json
-from mmsb_jax.cli.common.new_log import check_free, new_log
 from mmsb_jax.cli.common.progress import progress_bar
 
 

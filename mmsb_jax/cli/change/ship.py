@@ -11,7 +11,6 @@ from mmsb_jax._store.commit.head import Head
 from mmsb_jax._store.files.local import check_local
 from mmsb_jax._store.files.memory import MemoryFiles
 from mmsb_jax._store.log.log import Log
-from mmsb_jax._store.maintain.create import create_log
 from mmsb_jax._store.query.commit import Commit, read_commit
 from mmsb_jax._store.query.diff import printable
 from mmsb_jax._store.query.follow import Follower
@@ -23,6 +22,7 @@ from mmsb_jax._store.transfer.stream import (
     write_joining_stream,
     write_stream,
 )
+from mmsb_jax._store.writer.create import create_log, new_log
 from mmsb_jax.cli.common.command import (
     PATH,
     SECONDS,
@@ -34,10 +34,8 @@ from mmsb_jax.cli.common.command import (
 )
 from mmsb_jax.cli.common.export import check_new_file
 from mmsb_jax.cli.common.json import to_json
-from mmsb_jax.cli.common.new_log import new_log
-from mmsb_jax.cli.common.reader import open_log
+from mmsb_jax.cli.common.logs import open_log, open_writer
 from mmsb_jax.cli.common.table import local_time
-from mmsb_jax.cli.common.writer import open_writer
 from mmsb_jax.cli.inspect.log import describe_commit, show_note
 
 _POLL_S = 0.01

@@ -6,9 +6,8 @@ from mmsb_jax._store.format.tags import check_tag, no_tag
 from mmsb_jax._store.log.log import Log
 from mmsb_jax.cli.common.command import LogCommand, json_option, path_argument, say, version_options
 from mmsb_jax.cli.common.json import to_json
-from mmsb_jax.cli.common.reader import find_version, open_log
+from mmsb_jax.cli.common.logs import find_version, open_log, open_writer
 from mmsb_jax.cli.common.table import print_table
-from mmsb_jax.cli.common.writer import open_writer
 
 
 @click.command(cls=LogCommand)

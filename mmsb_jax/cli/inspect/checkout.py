@@ -15,7 +15,7 @@ from mmsb_jax.cli.common.command import (
 )
 from mmsb_jax.cli.common.export import check_target, export
 from mmsb_jax.cli.common.json import to_json
-from mmsb_jax.cli.common.reader import find_version, open_log, wanted_names
+from mmsb_jax.cli.common.logs import find_version, open_log, wanted_names
 
 
 @click.command(cls=LogCommand)

@@ -14,7 +14,7 @@ from mmsb_jax.cli.common.command import (
     say,
 )
 from mmsb_jax.cli.common.json import to_json
-from mmsb_jax.cli.common.reader import find_version, open_log, wanted_names
+from mmsb_jax.cli.common.logs import find_version, open_log, wanted_names
 from mmsb_jax.cli.common.table import print_table
 
 

@@ -9,7 +9,7 @@ from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.query.commit import Commit, read_commit
 from mmsb_jax.cli.common.command import LogCommand, json_option, path_argument, salvage_option, say
 from mmsb_jax.cli.common.json import to_json
-from mmsb_jax.cli.common.reader import open_log, wanted_names
+from mmsb_jax.cli.common.logs import open_log, wanted_names
 from mmsb_jax.cli.common.table import local_time, print_table, utc_time
 
 _LIMIT_OF_TABLE = 50

@@ -21,7 +21,7 @@ from mmsb_jax.cli.common.command import (
     say,
 )
 from mmsb_jax.cli.common.json import to_json
-from mmsb_jax.cli.common.reader import find_version, open_log
+from mmsb_jax.cli.common.logs import find_version, open_log
 from mmsb_jax.cli.common.table import local_time, print_facts, print_table
 from mmsb_jax.cli.inspect.log import describe_commit, show_note
 

@@ -11,7 +11,7 @@ from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.query.diff import printable
 from mmsb_jax.cli.common.command import LogCommand, json_option, path_argument, salvage_option, say
 from mmsb_jax.cli.common.json import to_json
-from mmsb_jax.cli.common.reader import open_log
+from mmsb_jax.cli.common.logs import open_log
 from mmsb_jax.cli.common.table import local_time, print_facts
 
 

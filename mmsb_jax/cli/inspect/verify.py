@@ -14,8 +14,8 @@ from mmsb_jax._store.maintain.verify import verify as verify_log
 from mmsb_jax._store.query.diff import printable
 from mmsb_jax.cli.common.command import NO, LogCommand, json_option, path_argument, say
 from mmsb_jax.cli.common.json import to_json
+from mmsb_jax.cli.common.logs import open_log
 from mmsb_jax.cli.common.progress import progress_bar
-from mmsb_jax.cli.common.reader import open_log
 
 
 @click.command(cls=LogCommand)

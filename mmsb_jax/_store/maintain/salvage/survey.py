@@ -15,8 +15,6 @@ from mmsb_jax._store.files.protocol import Files
 from mmsb_jax._store.format.chain import LogIds, chain_after, has_frames
 from mmsb_jax._store.format.data import CommitFrames, commit_start, read_commit_frames
 from mmsb_jax._store.format.frame import (
-    ALIGNMENT_BYTES,
-    HEADER_BYTES,
     BadFrameError,
     Header,
     Kind,
@@ -26,6 +24,7 @@ from mmsb_jax._store.format.frame import (
     read_header,
     read_meta,
     reader_of,
+    walk_whole_frames,
 )
 from mmsb_jax._store.format.manifest import Manifest
 from mmsb_jax._store.format.names import ARCHIVE_NAME, LOG_FOLDER, list_snapshots
@@ -379,22 +378,6 @@ def _head_of(files: Files, name: str) -> Segment | None:
         return None
 
 
-def _walk(read: Reader, base: int, end: int) -> Iterator[tuple[int, Header]]:
-    """Every whole header before ``end`` that is in its place, but for those inside of a frame."""
-    offset = 0
-    while offset < end:
-        try:
-            header = read_header(read, offset, base + offset)
-        except BadFrameError:
-            following = headers_from(read, base, offset + ALIGNMENT_BYTES)
-            offset, header = next(following, (end, None))
-        if header is None or offset >= end:
-            return
-        yield offset, header
-        is_cut_off = offset + header.frame_bytes > end
-        offset += HEADER_BYTES if is_cut_off else header.frame_bytes
-
-
 def _base_of(read: Reader) -> int | None:
     """Position of a file's first byte, as most of its headers have it; None without any."""
     try:
@@ -414,8 +397,7 @@ def commits_of_segment(
         return
     end = end if stop is None else min(end, stop - base)
     pending: list[tuple[int, int]] = []
-    for offset, header in _walk(read, base, end):
-        header.check_kind()
+    for offset, header in walk_whole_frames(read, base, end):
         if header.kind == Kind.DATA:
             if _has_its_data(read, offset, header):
                 pending.append((header.data_bytes, header.data_hash))
@@ -447,7 +429,7 @@ def _has_its_data(read: Reader, offset: int, header: Header) -> bool:
 def _commits_of_archive(files: Files, name: str) -> Iterator[SurveyedCommit]:
     """The commits in an archive; of a block that is damaged, none."""
     read = _forgiving(files, name)
-    for offset, header in _walk(read, 0, files.size(name)):
+    for offset, header in walk_whole_frames(read, 0, files.size(name)):
         if header.kind == Kind.ARCHIVED:
             try:
                 for meta, data_hash in read_block(read, offset):

@@ -1,4 +1,4 @@
-"""Durability: when a commit counts as done, and the thread that syncs a group of them."""
+"""``("group", milliseconds)``: a commit counts once it is written, and is synced soon after."""
 
 import _thread
 import contextlib
@@ -7,41 +7,37 @@ import time
 from collections.abc import Callable
 from queue import SimpleQueue
 
-from mmsb_jax._base.arguments import show
 from mmsb_jax._base.errors import ClosedError, LocationError
 from mmsb_jax._store.files.threads import start_thread
-
-Durability = str | tuple[str, float]
-"""``"os"``, ``"fsync"`` or ``("group", milliseconds)``."""
+from mmsb_jax._store.writer.durability.base import Durability, DurabilityStrategy
 
 
-def check_durability(durability: Durability) -> None:
-    """Refuse what is not a durability."""
-    match durability if isinstance(durability, str | tuple) else None:
-        case "os" | "fsync":
-            return
-        case ("group", float() | int() as interval_ms) if interval_ms > 0:
-            return
-    raise ValueError(
-        f"durability={show(durability)}: expected 'os', 'fsync' or ('group', milliseconds)"
-    )
-
-
-class GroupSync:
-    """Syncs what was appended within an interval, in a thread of its own.
+class GroupedDurability(DurabilityStrategy):
+    """Survives the end of the machine after an interval; a thread syncs what came within it.
 
     The thread is begun with the first append. Where it cannot be, each append syncs.
     """
 
-    def __init__(self, sync: Callable[[], object], interval_s: float) -> None:
+    form = "('group', milliseconds)"
+
+    @staticmethod
+    def takes(durability: object) -> bool:
+        """As the base."""
+        match durability if isinstance(durability, tuple) else None:
+            case ("group", float() | int() as interval_ms):
+                return interval_ms > 0
+        return False
+
+    def __init__(self, durability: Durability, sync: Callable[[], object]) -> None:
+        _, interval_ms = durability
         self._sync = sync
-        self._interval_s = interval_s
+        self._interval_s = float(interval_ms) / 1e3
         self._calls: SimpleQueue[bool] = SimpleQueue()
         self._is_called = self._is_alone = False
         self._end: _thread.LockType | None = None
 
-    def wake(self) -> None:
-        """There is something to sync."""
+    def appended(self) -> None:
+        """As the base."""
         if self._is_alone:
             self._try()
         elif not self._is_called:
@@ -68,7 +64,7 @@ class GroupSync:
         return is_begun
 
     def stop(self) -> None:
-        """End the thread; what is left is for the writer's last sync."""
+        """As the base."""
         end, self._is_alone = self._end, True
         self._calls.put(False)
         self._calls.put(False)

@@ -1,16 +1,19 @@
-"""Opening a log to read it, and finding a version in it."""
+"""Opening a log to read or to change it, and finding a version in it."""
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
 
 import click
 
-from mmsb_jax._base.errors import ArrayNotFoundError
+from mmsb_jax._base.errors import ArrayNotFoundError, LocationError
 from mmsb_jax._base.patterns import matcher
 from mmsb_jax._store.files.disk import DiskFiles
 from mmsb_jax._store.files.local import check_log_place
+from mmsb_jax._store.files.lock import WriterLock
+from mmsb_jax._store.format.manifest import Manifest
 from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.query.diff import printable
+from mmsb_jax._store.writer.writer import LogWriter, disk_error
 from mmsb_jax.cli.common.command import tell
 
 
@@ -33,6 +36,36 @@ def open_log(path: str, salvage: bool = False, quiet: bool = False) -> Iterator[
         for note in () if quiet else log.recovered:
             tell(f"note: {printable(note)}")
         yield log
+    finally:
+        files.close()
+
+
+@contextlib.contextmanager
+def open_writer(path: str) -> Iterator[LogWriter]:
+    """The writer of the log at ``path``, which the command is meanwhile.
+
+    Raises:
+        LocationError: there is no log, or the disk refuses.
+        LockedError: another process writes it.
+        CorruptionError, FormatError: as `Log`.
+    """
+    place = check_log_place(path)
+    files = DiskFiles(place)
+    try:
+        Manifest.read(files, str(place))  # before a lock is left in a directory that is no log
+        lock = WriterLock(place)
+        try:
+            writer = LogWriter(Log(files, str(place)), "fsync")
+            try:
+                yield writer
+            finally:
+                writer.close()
+        finally:
+            lock.release()
+    except LocationError:
+        raise
+    except OSError as error:
+        raise disk_error(error, str(place)) from error
     finally:
         files.close()
 

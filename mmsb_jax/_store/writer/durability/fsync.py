@@ -1,0 +1,15 @@
+"""``"fsync"``: a commit counts once it is synced."""
+
+from mmsb_jax._store.writer.durability.base import DurabilityStrategy
+
+
+class SyncedDurability(DurabilityStrategy):
+    """Survives the end of the machine."""
+
+    form = "'fsync'"
+    syncs_each = True
+
+    @staticmethod
+    def takes(durability: object) -> bool:
+        """As the base."""
+        return isinstance(durability, str) and durability == "fsync"

@@ -1,0 +1,1 @@
+"""What belongs to the project and not to the package: nothing here is installed with it."""

@@ -1,0 +1,224 @@
+"""Section 6 of docs/format.md: commits, with their operations, records and chunks."""
+
+import json
+import math
+import re
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tools.format_reader.frames import BadError, NewerFormatError, check
+
+COMMIT = struct.Struct("<16s16s16s16sQqqQQIIIIIIIHH")
+OPERATION = struct.Struct("<BBHHHQ")
+RECORD = struct.Struct("<QQIIQII")
+CHUNK = struct.Struct("<QIIIBBH")
+
+SPARSE, SPARSE_ZSTD, FULL, FULL_ZSTD, XOR_ZSTD = range(1, 6)
+CREATE, DELETE, UPDATE = 1, 2, 3
+HAS_STEP, DIGEST_ONLY, EXTRA_IS_JSON, VALUES_REPLACE, STRUCTURE_CHANGED = 1, 2, 4, 8, 16
+RECORD_FULL, RECORD_PAGE_VERSIONS = 1, 2
+
+_PLAIN = {
+    *("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+    *("float16", "float32", "float64", "float128", "complex64", "complex128", "complex256"),
+}
+_CUSTOM = {"bool": 1, "bfloat16": 2, "complex32": 4, "bcomplex32": 4} | dict.fromkeys(
+    [
+        *("float8_e3m4", "float8_e4m3", "float8_e4m3b11fnuz", "float8_e4m3fn", "float8_e4m3fnuz"),
+        *("float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu", "float6_e2m3fn", "float6_e3m2fn"),
+        *("float4_e2m1fn", "int4", "int2", "int1", "uint4", "uint2", "uint1"),
+    ],
+    1,
+)
+
+
+@dataclass
+class Operation:
+    """A change of the table of arrays."""
+
+    code: int
+    id: int
+    member: bool
+    shape: tuple[int, ...]
+    kind: str
+    dtype: str
+    name: str
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the array."""
+        return itemsize(self.dtype) * math.prod(self.shape)
+
+    @property
+    def spanned_bytes(self) -> int:
+        """Its bytes with 1 in the place of every 0."""
+        return max(1, itemsize(self.dtype)) * math.prod(max(1, length) for length in self.shape)
+
+
+def itemsize(dtype: str) -> int:
+    """Bytes of an element."""
+    if dtype in _CUSTOM:
+        return _CUSTOM[dtype]
+    if dtype in _PLAIN:
+        return int(re.findall(r"\d+", dtype)[0]) // 8
+    protocol = re.fullmatch(r"(?:>[iufc]|[|]S|[<>]U|[<>][mM])(\d+)(?:\[\w+\])?", dtype)
+    check(protocol, f"dtype {dtype!r}")
+    assert protocol is not None
+    return int(protocol[1]) * (4 if dtype[1] == "U" else 1)
+
+
+@dataclass
+class Chunk:
+    """A piece of a record, with its stored bytes once they were found."""
+
+    offset: int
+    raw: int
+    stored: int
+    items: int
+    coding: int
+    unit: int
+    data: bytes = b""
+
+
+@dataclass
+class Record:
+    """What a commit does to the bytes of one array."""
+
+    id: int
+    base: int
+    lanes: tuple[int, int]
+    changed: int
+    flags: int
+    chunks: list[Chunk]
+
+
+@dataclass
+class Commit:
+    """The meta of a commit or snapshot frame."""
+
+    log_id: bytes
+    previous_chain: bytes
+    state_digest: int
+    frames_hash: bytes
+    version: int
+    step: int | None
+    time_ns: int
+    changed_bytes: int
+    next_id: int
+    flags: int
+    frame_sizes: list[int]
+    records: list[Record]
+    operations: list[Operation]
+    source: str
+    note: str
+    constants: dict[str, str | None]
+    chain: bytes = b""
+
+
+def read_commit(meta: bytes) -> Commit:
+    """The commit in the meta of its frame."""
+    check(len(meta) >= 136, "a commit shorter than its fixed part")
+    (
+        log_id, previous_chain, state_digest, frames_hash, version, step, time_ns, changed_bytes,
+        next_id, flags, frames, records, chunks, ops_bytes, note_bytes, constants_bytes,
+        source_bytes, _,
+    ) = COMMIT.unpack_from(meta)  # fmt: skip
+    sizes = (
+        frames * 8, records * 40, chunks * 24, ops_bytes, source_bytes, note_bytes, constants_bytes
+    )  # fmt: skip
+    check(136 + sum(sizes) == len(meta), "the parts of a commit do not fill it")
+    check(note_bytes <= 65536, "a note too long")
+    check(version < 2**63, "a version too high")
+    if flags & ~31:
+        raise NewerFormatError(f"commit flags {flags}")
+    parts, start = [], 136
+    for size in sizes:
+        parts.append(meta[start : start + size])
+        start += size
+    try:
+        source, note = parts[4].decode(), parts[5].decode()
+        constants = json.loads(parts[6].decode() or "{}")
+        check(
+            isinstance(constants, dict)
+            and all(isinstance(v, str | None) for v in constants.values()),
+            "the constants are no table of texts",
+        )
+        for text in (*constants, *constants.values()):
+            (text or "").encode()
+        operations = list(read_operations(parts[3]))
+    except (ValueError, RecursionError) as error:
+        raise BadError(str(error)) from error
+    return Commit(
+        log_id=log_id,
+        previous_chain=previous_chain,
+        state_digest=int.from_bytes(state_digest, "little"),
+        frames_hash=frames_hash,
+        version=version,
+        step=step if flags & HAS_STEP else None,
+        time_ns=time_ns,
+        changed_bytes=changed_bytes,
+        next_id=next_id,
+        flags=flags,
+        frame_sizes=list(struct.unpack(f"<{frames}Q", parts[0])),
+        records=read_records(parts[1], parts[2]),
+        operations=operations,
+        source=source,
+        note=note,
+        constants=constants,
+    )
+
+
+def read_operations(raw: bytes) -> Iterator[Operation]:
+    """The operations of a commit, in order."""
+    start = 0
+    while start < len(raw):
+        check(len(raw) - start >= 16, "an operation is cut short")
+        code, dimensions, kind, dtype, name, array_id = OPERATION.unpack_from(raw, start)
+        member, name = bool(name >> 15), name & 0x7FFF
+        start += 16
+        if code not in (CREATE, DELETE, UPDATE):
+            raise NewerFormatError(f"operation {code}")
+        check(dimensions <= 64, "too many dimensions")
+        check(len(raw) - start >= dimensions * 8 + kind + dtype + name, "an operation is cut short")
+        shape = struct.unpack_from(f"<{dimensions}Q", raw, start)
+        start += dimensions * 8
+        texts = []
+        for size in (kind, dtype, name):
+            texts.append(raw[start : start + size].decode())
+            start += size
+        operation = Operation(code, array_id, member, shape, *texts)
+        check(operation.spanned_bytes <= 17592186044416, "an array too large")
+        yield operation
+
+
+def read_records(record_part: bytes, chunk_part: bytes) -> list[Record]:
+    """The records of a commit, each with its chunks."""
+    chunks = [Chunk(*row[:6]) for row in CHUNK.iter_unpack(chunk_part)]
+    for chunk in chunks:
+        if not SPARSE <= chunk.coding <= XOR_ZSTD:
+            raise NewerFormatError(f"coding {chunk.coding}")
+    records, start = [], 0
+    for array_id, base, lane0, lane1, changed, count, flags in RECORD.iter_unpack(record_part):
+        if flags & ~(RECORD_FULL | RECORD_PAGE_VERSIONS):
+            raise NewerFormatError(f"record flags {flags}")
+        own = chunks[start : start + count]
+        start += count
+        records.append(Record(array_id, base, (lane0, lane1), changed, flags, own))
+    check(start == len(chunks), "the records do not share out the chunks")
+    return records
+
+
+def give_data(commit: Commit, parts: list[bytes]) -> None:
+    """Give each chunk its bytes, from the data of the frames in order."""
+    part, start = 0, 0
+    for record in commit.records:
+        for chunk in record.chunks:
+            if part < len(parts) and start == len(parts[part]):
+                part, start = part + 1, 0
+            check(part < len(parts), "the chunks do not fill the frames")
+            chunk.data = parts[part][start : start + chunk.stored]
+            check(len(chunk.data) == chunk.stored, "a chunk is divided between frames")
+            start += chunk.stored
+    filled = not parts or (part == len(parts) - 1 and start == len(parts[part]))
+    check(filled, "the chunks do not fill the frames")
