@@ -132,7 +132,7 @@ class Bus:
 
     @property
     def step(self) -> int | None:
-        """The newest step that a commit has info; one that says none leaves it as it was.
+        """The newest step that a commit was given; a commit without one leaves it as it was.
 
         >>> import mmsb_jax as mmsb
         >>> bus = mmsb.open()
@@ -191,7 +191,7 @@ class Bus:
             source: who commits.
             note: JSON, and 0-d arrays; at most 64 KiB.
             extra: JSON or bytes of any length, kept beside the tree (the position of an iterator).
-                None leaves what was info before in force; `mmsb_jax.CLEAR` ends it.
+                None leaves what was said before in force; `mmsb_jax.CLEAR` ends it.
             wait: False returns at once, while the copy is written by a thread. A commit that
                 records a structure (the first one) lands before this returns.
             structure: ``"new"`` records another structure than the one before.
@@ -225,10 +225,9 @@ class Bus:
         """The newest commit as ``(tree, extra)``; what is passed, where the log is empty.
 
         The tree has the classes, functions and shardings of ``state``. From here on the bus knows
-        that structure, as if it had committed it. The ``extra`` is the newest that any commit has
-        info: one that says nothing of it (`write`, a derived array that was computed) leaves it as
-        it was. Where none has info any, it is what is passed; where `mmsb_jax.CLEAR` ended it,
-        None.
+        that structure, as if it had committed it. The ``extra`` is the newest that any commit was
+        given: a commit without one (`write`, a derived array that was computed) leaves it as it
+        was. If no commit was given one, it is what is passed; if `mmsb_jax.CLEAR` ended it, None.
 
         Raises:
             StructureError: what was committed differs from ``state``; every path is named.
@@ -298,8 +297,8 @@ class Bus:
     def extra(self, version: int | str | None = None) -> Any:
         """The ``extra`` in force at a version (or tag; the newest for None): JSON, bytes or None.
 
-        It is the newest that a commit up to there has info: one that says nothing of it leaves it
-        as it was. What a commit itself has info is `Commit.extra`.
+        It is the newest that a commit up to there was given; a commit without one leaves it as it
+        was. What one commit itself was given is `Commit.extra`.
 
         Raises:
             VersionError: no such version or tag; or a compaction dropped the commit that gave it.
@@ -922,8 +921,8 @@ class Bus:
         """Call ``handler`` with the events of the commits that begin from now on.
 
         Args:
-            kind: ``"commit"``, ``"changed"``, ``"created"``, ``"deleted"``, ``"resized"``,
-                ``"recomputed"``, ``"stale"``, ``"delta"``, ``"device_sync"``, ``"compiler"``;
+            kind: ``"deleted"``, ``"created"``, ``"resized"``, ``"delta"``, ``"changed"``,
+                ``"stale"``, ``"recomputed"``, ``"device_sync"``, ``"compiler"``, ``"commit"``;
                 several of them, or ``"*"``.
             handler: called with an `Event`, after the commit, on the thread that made it (for
                 ``wait=False`` on a thread of the bus), one at a time, in the order of versions and
@@ -1199,6 +1198,8 @@ class Bus:
         if engine is not None and engine.is_open:
             with self._events, self._lock:
                 engine.queue.settle()
+                with contextlib.suppress(Exception):  # below it is tried again, and says why
+                    self._arrays.record_pending()
             self._events.drain()  # handlers may use the bus, as long as it is open
         try:
             with self._events, self._lock:

@@ -10,7 +10,7 @@ class Region:
     """Where one array lives: whole pages of the pool, from ``page`` on.
 
     Attributes:
-        name: path of the array in its tree (see `mmsb_jax._core.tree.paths`).
+        name: path of the array in its tree, such as ``params/w``.
         spec: kind, dtype and shape.
         page: first row of the pool.
         pages: rows of the pool; 0 for an array without bytes.

@@ -458,8 +458,12 @@ def test_close_waits_for_handlers_which_may_use_the_bus_and_ends_the_thread(
 ):
     monkeypatch.setattr(_events, "_LINGER_S", 1000.0)
     gate, found = Gate(), []
-    bus.subscribe("commit", gate)
-    bus.subscribe("commit", lambda event: found.append((bus.version, threading.current_thread())))
+
+    def handler(event):
+        gate(event)
+        found.append((bus.version, threading.current_thread()))
+
+    bus.subscribe("commit", handler)
     for _ in range(count):
         bus.commit(TREE, wait=False)
     wait(gate.inside)
@@ -489,8 +493,21 @@ def test_close_that_is_interrupted_before_its_last_handler_calls_it_all_the_same
     bus.create("x", (2,))
     with interrupted_at("_handle"):
         bus.close()
+    bus.close()
     assert bus.closed
     assert found == ["x"]
+
+
+def test_close_tells_of_what_it_records_while_the_bus_is_open(bus):
+    found = []
+    subscription = bus.subscribe("created", lambda event: found.append(bus.read(event.array).shape))
+    bus.create("x", (2,))
+    assert subscription.is_active
+    bus.close()
+    assert found == [(2,)]
+    assert not bus._events.failures
+    assert not subscription.is_active
+    assert "ended" in repr(subscription)
 
 
 @pytest.mark.parametrize("waits", [False, True])

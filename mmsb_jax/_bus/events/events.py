@@ -43,7 +43,6 @@ class Subscription:
 
     Attributes:
         kinds: the kinds of events that it is called with.
-        is_active: whether it may still be called.
 
     >>> import mmsb_jax as mmsb
     >>> bus = mmsb.open()
@@ -60,7 +59,7 @@ class Subscription:
         ):
             raise TypeError(f"handler={show(handler)}: expected a function of an Event, not async")
         self.kinds = _checked_kinds(kind)
-        self.is_active = True
+        self._is_cancelled = False
         self._selects = _selector(where)
         self._events = events
         self._handler = handler
@@ -68,12 +67,17 @@ class Subscription:
 
     def cancel(self) -> None:
         """Begin no further call; one under way in another thread goes on. May be repeated."""
-        self.is_active = False
+        self._is_cancelled = True
         self._events.forget(self)
+
+    @property
+    def is_active(self) -> bool:
+        """Whether it may still be called."""
+        return not (self._is_cancelled or self._events.is_over)
 
     def handle(self, event: Event) -> None:
         """Call the handler, if this is active and selects the event."""
-        if self.is_active and (self._selects is None or self._selects(event)):
+        if not self._is_cancelled and (self._selects is None or self._selects(event)):
             self._handler(event)
 
     def __enter__(self) -> "Subscription":
@@ -83,7 +87,7 @@ class Subscription:
         self.cancel()
 
     def __repr__(self) -> str:
-        state = "" if self.is_active else ", cancelled"
+        state = "" if self.is_active else ", ended"
         return f"<Subscription of {', '.join(sorted(self.kinds))}: {self._name}{state}>"
 
 
@@ -270,6 +274,11 @@ class Events:
             self._closed, self.audience = True, ()
             self._changed.notify_all()
         self.drain()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no handler will be called any more."""
+        return self._closed and not self._calls and self._at_work is None
 
     def _is_here(self) -> bool:
         """Whether this thread is inside a handler."""

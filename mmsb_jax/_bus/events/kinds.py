@@ -72,7 +72,7 @@ class Event:
     """Something that a commit did.
 
     Attributes:
-        kind: one of ``EVENT_KINDS``.
+        kind: what has happened; `Bus.subscribe` lists the kinds.
         version, time_ns: of the commit.
         array: the array that it is about; None for ``commit`` and ``delta``.
         source: the changed array that an edge comes from (``device_sync``, ``compiler``).
