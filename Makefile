@@ -20,7 +20,7 @@ demo: $(VENV)/.with-demo
 # A worker a file: the tests of one share what they compile.
 TESTS ?= tests
 test: $(VENV)/.with-dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(TESTS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(TESTS)
 
 test-long: $(VENV)/.with-dev
 	$(BIN)/python -m pytest -m long -s

@@ -49,6 +49,8 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     mark_long(items)
+    # Files of few and long tests first, so that no worker is left with one of them at the end.
+    items.sort(key=lambda item: not item.nodeid.startswith(("tests/torture", "tests/test_")))
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -5,7 +5,8 @@ derived arrays do. A program that holds a callback into Python it runs in the th
 since the callback might wait for that thread. So our programs hold one, which is never called.
 """
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from operator import attrgetter
 from typing import Any
@@ -53,6 +54,16 @@ class Program:
         """What it is compiled to, for arrays of these shapes."""
         with undisturbed(), jax.enable_x64(self._is_wide):
             return self._call.lower(*arrays).compile().as_text() or ""
+
+
+@functools.lru_cache(maxsize=256)
+def program_of(function: Callable[..., Any], what: Hashable, is_wide: bool) -> Program:
+    """The program of ``function(what, *arrays)``: one for all buses that ask for an equal one.
+
+    It outlives the bus that asked first, as what `jax.jit` compiles outlives its callers, and goes
+    with `jax.clear_caches`; the newest 256 are kept.
+    """
+    return Program(functools.partial(function, what), is_wide)
 
 
 def run_here(value: Any, never: Any) -> Any:

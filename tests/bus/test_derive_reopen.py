@@ -344,3 +344,27 @@ def test_key_that_is_derived_comes_back_as_a_key(path):
     with mmsb.open(path, mode="r") as reader:
         assert raw(reader.read("next")) == wanted
         assert jnp.issubdtype(reader.read("next").dtype, jax.dtypes.prng_key)
+
+
+def test_bus_compiles_nothing_that_another_bus_has_compiled(compilations):
+    offset = np.arange(3, dtype=np.float32)
+
+    def derive_all(bus, offset):
+        bus.create("x", (3,))
+        bus.create("large", (40_000,))
+        bus.derive("small", ["x"], lambda x: x * 3.5 + offset)
+        bus.derive("total", ["large"], lambda large: large.sum() * 3.5)
+        bus.derive("paged", ["large"], lambda large: large * 3.5, pagewise=True)
+        bus.write("x", np.ones(3, np.float32))
+        bus.write("large", np.ones(40_000, np.float32))
+        return [np.asarray(bus.read(name)) for name in ("small", "total", "paged")]
+
+    with mmsb.open() as first:
+        derive_all(first, offset)
+    compilations.clear()
+    with mmsb.open() as second:
+        small, total, paged = derive_all(second, offset + 1)
+    assert compilations == []
+    assert small.tolist() == [4.5, 5.5, 6.5]
+    assert total == 140_000
+    assert (paged == 3.5).all()

@@ -5,7 +5,6 @@ gathered, go through one compiled body of one row, and are put back: the cost is
 however large the array, and a row has the same bytes whichever others run with it.
 """
 
-import functools
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from jax import lax
 from mmsb_jax._base.dtypes import parse_dtype
 from mmsb_jax._base.errors import RecomputeError
 from mmsb_jax._compile.body import Body, Traced, equations_of, text_of
-from mmsb_jax._compile.program import Program
+from mmsb_jax._compile.program import program_of
 from mmsb_jax._core.tree.leaves import LeafSpec
 from mmsb_jax._core.tree.words import from_words, to_words
 
@@ -141,7 +140,7 @@ class PagewiseRunner:
 
     def __init__(self, body: Body) -> None:
         self._body = body
-        self._program = Program(functools.partial(_run, body), is_wide=True)
+        self._program = program_of(_run, body, is_wide=True)
         self._capacities: set[int] = set()
 
     @property

@@ -1,5 +1,6 @@
 """A function that is called by itself: for large arrays, and for what may fail while it runs."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 
 from mmsb_jax._base.words import host_words
 from mmsb_jax._compile.body import Body, checked
-from mmsb_jax._compile.program import Program, run_here, undisturbed
+from mmsb_jax._compile.program import Program, program_of, run_here, undisturbed
 from mmsb_jax._core.tree.leaves import LeafSpec, host_array, view_as
 from mmsb_jax._graph.run.interpreter import Recipe
 
@@ -76,13 +77,16 @@ class SingleRunner:
 
 
 def _compiled(body: Body) -> Callable[[Sequence[Any], Sequence[Any]], Any]:
-    call = checked(body.call) if body.has_checks else body.call
-
-    def run(never: Any, hoisted: Any, arguments: Any) -> Any:
-        return call(hoisted, arguments), run_here(never, never)
-
-    program = Program(run, body.is_wide)
+    if body.can_fail:  # it may hold a callback, and all that this holds
+        program = Program(functools.partial(_run, body), body.is_wide)
+    else:
+        program = program_of(_run, body, body.is_wide)
     return lambda hoisted, arguments: program(_NEVER, hoisted, arguments)[0]
+
+
+def _run(body: Body, never: Any, hoisted: Any, arguments: Any) -> Any:
+    call = checked(body.call) if body.has_checks else body.call
+    return call(hoisted, arguments), run_here(never, never)
 
 
 _NEVER = np.zeros((), np.bool_)
