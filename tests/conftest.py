@@ -5,6 +5,7 @@ beartype). The hook has to be there before the first import of the package.
 """
 
 import os
+import resource
 import signal
 
 import hypothesis
@@ -53,8 +54,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: not item.nodeid.startswith(("tests/torture", "tests/test_")))
 
 
+_MOST_BYTES = 1_200_000_000
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _let_go_of_programs():
     """Thousands of compiled programs would take gigabytes."""
     yield
-    jax.clear_caches()
+    if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 > _MOST_BYTES:
+        jax.clear_caches()

@@ -46,12 +46,12 @@ def _is_file(fault: str) -> bool:
 
 @pytest.mark.parametrize("bus", ["memory+", "os", "fsync+", "group"])
 def test_interrupt_at_a_random_moment_leaves_all_before_or_after(bus):
-    torture("timer", bus, 3)
+    torture("timer", bus, 2)
 
 
 @pytest.mark.parametrize("bus", ["memory", "os+"])
 def test_interrupt_at_a_call_or_return_leaves_all_before_or_after(bus):
-    torture("inject", bus, 3)
+    torture("inject", bus, 2)
 
 
 @pytest.mark.long

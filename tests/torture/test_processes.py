@@ -245,7 +245,7 @@ def end_in_every_way(folder: Path, durabilities: Sequence[str]) -> None:
 
 def test_process_that_ends_with_a_full_queue_keeps_what_was_acknowledged(tmp_path):
     """However it ends. Where the library is asked once more, also what was submitted."""
-    end_in_every_way(tmp_path, ["'os'", "('group', 5)"])
+    end_in_every_way(tmp_path, ["('group', 5)"])
 
 
 @pytest.mark.long

@@ -60,7 +60,7 @@ def test_commits_without_end_leave_the_memory_flat(tmp_path):
     import json, sys
     from pathlib import Path
     from tests.torture.test_soak import live
-    print(json.dumps(live(Path(sys.argv[1]), 3_000)[0]))
+    print(json.dumps(live(Path(sys.argv[1]), 2_000)[0]))
     """
     memory = json.loads(run_script(code, tmp_path / "run.mmsb").splitlines()[-1])
     assert memory[-1] - memory[4] < 20e6

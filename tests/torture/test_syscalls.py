@@ -45,7 +45,7 @@ def torture(shim: str, bus: str, count: int, names: Sequence[str] = NAMES) -> No
 
 @pytest.mark.parametrize("names", [NAMES[::5], NAMES[2::5]], ids=["first", "third"])
 def test_call_that_fails_beneath_python_leaves_what_was_acknowledged(shim, names):
-    torture(shim, "fsync", 6, names)
+    torture(shim, "fsync", 4, names)
 
 
 @pytest.mark.long
