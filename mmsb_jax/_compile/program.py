@@ -26,10 +26,11 @@ class Program:
 
     Args:
         function: pure; takes and returns pytrees of arrays.
-        is_wide: whether it is to be traced with JAX's 64-bit types.
+        is_wide: whether it is to be called with JAX's 64-bit types. One that takes words alone need
+            not be: it can switch them on itself while it is traced, and `words` calls it.
     """
 
-    def __init__(self, function: Callable[..., Any], is_wide: bool) -> None:
+    def __init__(self, function: Callable[..., Any], is_wide: bool = False) -> None:
         self._call = jax.jit(function)
         self._is_wide = is_wide
 
@@ -42,6 +43,11 @@ class Program:
         """What the function returns, as NumPy arrays: transfers, where it runs on a GPU."""
         with undisturbed(), jax.enable_x64(self._is_wide):
             return jax.tree_util.tree_map(np.asarray, self._run(arrays))
+
+    def words(self, *arrays: Any) -> np.ndarray:
+        """What the function returns, which takes and returns words, as one NumPy array."""
+        with undisturbed():
+            return np.asarray(self._run(arrays))
 
     def _run(self, arrays: Sequence[Any]) -> Any:
         out = self._call(*arrays)
@@ -57,7 +63,7 @@ class Program:
 
 
 @functools.lru_cache(maxsize=256)
-def program_of(function: Callable[..., Any], what: Hashable, is_wide: bool) -> Program:
+def program_of(function: Callable[..., Any], what: Hashable, is_wide: bool = False) -> Program:
     """The program of ``function(what, *arrays)``: one for all buses that ask for an equal one.
 
     It outlives the bus that asked first, as what `jax.jit` compiles outlives its callers, and goes

@@ -209,7 +209,7 @@ def test_version_that_holds_a_digest_only_is_passed_over_and_refused(monkeypatch
 
     with monkeypatch.context() as patch:
         patch.setattr(_record.CommitRecord, "encode", only_digest)
-        scribe.commit()
+        scribe.commit(note='"nothing"')
     scribe.patch("w", {0: 1}).commit()
     with pytest.raises(VersionError, match="version 2 holds a digest only"):
         scribe.log.state(2)

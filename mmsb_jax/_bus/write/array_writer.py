@@ -100,12 +100,13 @@ class ArrayWriter:
 
     def change(self, make: Make, info: CommitInfo) -> Commit | None:
         """Make a change: now, or at the end of the batch."""
-        self._session.writing()
+        engine = self._session.writing()
         if self.batch is not None:
             make(self.batch)
             return None
-        self._session.settle()
-        changes = self.changes()
+        if not engine.is_settled:
+            self._session.settle()
+        changes = DraftBuilder(engine.head.state, self.pending)
         make(changes)
         return self.land(changes, info)
 
@@ -119,13 +120,12 @@ class ArrayWriter:
 
     def land(self, changes: DraftBuilder, info: CommitInfo) -> Commit:
         """Commit changes, and the arrays that were made."""
-        engine, draft = self._session.writing(), changes.draft()
+        engine = self._session.writing()
+        filled = info.fill(changes.draft(), info.numbers())
+        return engine.land(filled, self.shape, changes.graph, self._recorded)
 
-        def landed(commit: Commit) -> None:
-            self.pending.specs.clear()
-
-        filled = info.fill(draft, info.numbers())
-        return engine.land(filled, self.shape, changes.graph, landed)
+    def _recorded(self, commit: Commit) -> None:
+        self.pending.specs.clear()
 
     def record_pending(self, source: str = "") -> None:
         """Commit the arrays that were made, if there are any."""

@@ -111,11 +111,11 @@ class Interpreter:
     def __init__(self, shape: Shape) -> None:
         self.shape = shape
         self.buffer = _aligned(shape.loaded)
-        self._program = program_of(_run, shape, is_wide=True)
+        self._program = program_of(_run, shape)
 
     def run(self, schedule: jax.Array) -> np.ndarray:
         """The buffer after the steps of ``schedule`` (uint32[steps, columns])."""
-        return self._program.on_host(self.buffer, schedule)
+        return self._program.words(self.buffer, schedule)
 
     def text(self) -> str:
         """What it was compiled to."""
@@ -131,6 +131,11 @@ def _aligned(words: int) -> np.ndarray:
 
 
 def _run(shape: Shape, loaded: Any, schedule: Any) -> Any:
+    with jax.enable_x64(True):
+        return _interpret(shape, loaded, schedule)
+
+
+def _interpret(shape: Shape, loaded: Any, schedule: Any) -> Any:
     branches = [_skip(shape), *(_branch(shape, recipe) for recipe in shape.recipes)]
 
     def step(i: Any, buffer: Any) -> Any:

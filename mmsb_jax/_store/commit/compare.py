@@ -10,7 +10,7 @@ time, and treated as one: a call of NumPy costs more than a small array does.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -18,7 +18,14 @@ from mmsb_jax._base.words import WORD_BYTES
 from mmsb_jax._store.encoding.base import unit_of_dtype
 from mmsb_jax._store.encoding.choose import prefers_sparse
 from mmsb_jax._store.encoding.dense import encode_dense
-from mmsb_jax._store.encoding.digest import Lanes, add, digest_gained, digest_words, starts_of
+from mmsb_jax._store.encoding.digest import (
+    FEW_WORDS,
+    Lanes,
+    add,
+    digest_gained,
+    digest_words,
+    starts_of,
+)
 from mmsb_jax._store.encoding.sparse import encode_sparse
 from mmsb_jax._store.format.chunk import Chunk
 from mmsb_jax._store.format.record import FULL, ArrayInfo
@@ -31,6 +38,7 @@ _BATCH_WORDS = 1 << 14
 """Words of small arrays that are treated as one."""
 
 _UNSIGNED = {size: np.dtype(f"<u{size}") for size in (1, 2, 4)}
+_FORMATS: dict[int, Literal["B", "H", "I"]] = {1: "B", 2: "H", 4: "I"}
 
 
 class ChangedWords(NamedTuple):
@@ -223,6 +231,9 @@ def compare(
 
     Cost: one read of both sides, shared among the executor's threads where they are large.
     """
+    if len(changes) == 1 and changes[0].is_small:
+        _compare_one(changes[0])
+        return [change for change in changes if change.differing]
     large = []
     for batch in batches_of(changes):
         if batch[0].is_small:
@@ -359,6 +370,17 @@ def _compare_batch(batch: Sequence[ArrayChange]) -> None:
         _share_out(few, picked, counts)
 
 
+def _compare_one(change: ArrayChange) -> None:
+    """`_compare_batch` of one array."""
+    old, new = change.old, change.whole()
+    (words,) = (old != new).nonzero()
+    change.differing = words.size
+    if words.size and change.is_sparse_with(words.size):
+        values, mixed = new[words], old[words]
+        mixed ^= values
+        _share_out([change], ChangedWords(words, values, mixed), [words.size])
+
+
 def _share_out(changes: Sequence[ArrayChange], picked: ChangedWords, sizes: Sequence[int]) -> None:
     """Give each change its changed words, unless their elements are too many to be written so.
 
@@ -368,14 +390,7 @@ def _share_out(changes: Sequence[ArrayChange], picked: ChangedWords, sizes: Sequ
         sizes: how many each has.
     """
     words, values, mixed = picked
-    unit = changes[0].unit
-    each = WORD_BYTES // unit
-    items = sizes
-    if each > 1:
-        items = count_nonzero_each(mixed.view(_UNSIGNED[unit]), [each * size for size in sizes])
-    differing = items
-    if unit > 1:
-        differing = count_nonzero_each(mixed.view(np.uint8), [WORD_BYTES * size for size in sizes])
+    items, differing = _counts(mixed, changes[0].unit, sizes)
     stop = 0
     for change, size, count, changed_bytes in zip(changes, sizes, items, differing, strict=True):
         start, stop = stop, stop + size
@@ -383,6 +398,22 @@ def _share_out(changes: Sequence[ArrayChange], picked: ChangedWords, sizes: Sequ
             part = slice(start, stop)
             change.picked = ChangedWords(words[part], values[part], mixed[part])
             change.items, change.changed_bytes = count, changed_bytes
+
+
+def _counts(mixed: np.ndarray, unit: int, sizes: Sequence[int]) -> tuple[Sequence[int], list[int]]:
+    """The elements, and the bytes, that differ in each part of ``mixed``."""
+    if len(sizes) == 1 and mixed.size <= FEW_WORDS:
+        raw = mixed.tobytes()
+        count = sum(map(bool, memoryview(raw).cast(_FORMATS[unit])))
+        return [count], [len(raw) - raw.count(0)]
+    items = sizes
+    if unit < WORD_BYTES:
+        each = WORD_BYTES // unit
+        items = count_nonzero_each(mixed.view(_UNSIGNED[unit]), [each * size for size in sizes])
+    differing = list(items)
+    if unit > 1:
+        differing = count_nonzero_each(mixed.view(np.uint8), [WORD_BYTES * size for size in sizes])
+    return items, differing
 
 
 def elements_of(picked: ChangedWords, unit: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,8 +1,7 @@
 """The head: the state after the newest commit, in memory, and the making of the next commit."""
 
-import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -12,6 +11,7 @@ import numpy as np
 from mmsb_jax._store.commit.compare import ArrayChange, compare, patch
 from mmsb_jax._store.commit.draft import Draft
 from mmsb_jax._store.commit.encode import record_all
+from mmsb_jax._store.commit.plain import PlainCommit, is_plain
 from mmsb_jax._store.commit.plan import Content, Plan
 from mmsb_jax._store.encoding.blob import compress_blob
 from mmsb_jax._store.encoding.digest import ZERO, constant_term, state_sum, state_term
@@ -23,6 +23,7 @@ from mmsb_jax._store.format.record import (
     FULL,
     STRUCTURE_CHANGED,
     CommitRecord,
+    PlainRecord,
     records_of,
 )
 from mmsb_jax._store.state.state import StoredState
@@ -37,10 +38,6 @@ class Landed(NamedTuple):
     changed: tuple[str, ...]
     changed_bytes: int
     logged_bytes: int
-
-
-Stored = tuple[int, int, int]
-"""(array, stored bytes, record flags) of one record."""
 
 
 @dataclass(slots=True)
@@ -63,7 +60,7 @@ class Landing:
     version: int
     plan: Plan
     changes: Sequence[ArrayChange]
-    record: CommitRecord
+    record: CommitRecord | PlainRecord
     total_bytes: int
     sparse_bytes: int
     delta_bytes: dict[int, int]
@@ -193,7 +190,7 @@ class Head:
 
     def _count(
         self,
-        record: CommitRecord,
+        record: CommitRecord | PlainRecord,
         logged_bytes: int,
         total_bytes: int,
         sparse_bytes: int,
@@ -203,7 +200,7 @@ class Head:
         self._total_bytes = total_bytes + logged_bytes
         sparse_bytes += logged_bytes
         known = self._delta_bytes
-        for array_id, nbytes, flags in stored_in(record):
+        for array_id, nbytes, flags in record.stored():
             if flags & FULL:
                 known[array_id] = 0
                 sparse_bytes -= nbytes
@@ -268,8 +265,11 @@ class Head:
         changes: Sequence[ArrayChange],
         draft: Draft,
         values: Mapping[str, str | None],
-    ) -> "EncodedCommit":
+    ) -> "EncodedCommit | PlainCommit":
         """What the log will say of it; limits are checked here, before anything is written."""
+        if is_plain(draft, values, changes, self._delta_bytes):
+            table = self.state.table
+            return PlainCommit(table, self._terms, self.page_bytes, plan, changes, draft)
         record = CommitRecord(
             log_id=b"",
             previous_chain=b"",
@@ -402,11 +402,3 @@ class EncodedCommit(NewCommit):
         if self.extra_chunks is not None:
             rows = [(EXTRA_ID, 0, 0, 0, 0, self.extra_chunks, FULL)]
             self.record.records = np.concatenate([self.record.records, records_of(rows)])
-
-
-def stored_in(record: CommitRecord) -> Iterator[Stored]:
-    """(array, stored bytes, flags) of the records of a commit."""
-    sizes = iter(record.chunks["stored"].tolist())
-    columns = (record.records[name].tolist() for name in ("id", "chunks", "flags"))
-    for array_id, chunks, flags in zip(*columns, strict=True):
-        yield array_id, sum(itertools.islice(sizes, chunks)), flags

@@ -23,7 +23,8 @@ _TILE_WORDS = 1 << 15
 """Words mixed at a time, and at most those of arrays that are digested together: what is made of
 them on the way stays in the second-level cache."""
 _PART_WORDS = 1 << 20
-_FEW_WORDS = 8
+FEW_WORDS = 8
+"""So many words are digested one by one."""
 _WORD = 0xFFFFFFFF
 
 Lanes = tuple[int, int]
@@ -159,8 +160,8 @@ def gained_each(
         index: where in its array each stands.
         sizes: how many there are of each array, at least one.
     """
-    if index.size <= _FEW_WORDS and len(sizes) == 1:
-        return [_gained_by_few(old.tolist(), new.tolist(), index.tolist())]
+    if index.size <= FEW_WORDS and len(sizes) == 1:
+        return [gained_by_few(old.tolist(), new.tolist(), index.tolist())]
     keys = _keys_of(index)
     words, keys = np.concatenate((new, old)), np.concatenate((keys, keys))
     lanes = _lanes_of(words, keys, starts_of([*sizes, *sizes]))
@@ -168,8 +169,8 @@ def gained_each(
     return _pairs(lanes[:, :count] - lanes[:, count:])
 
 
-def _gained_by_few(old: list[int], new: list[int], index: list[int]) -> Lanes:
-    """NumPy's calls cost more than a few words do."""
+def gained_by_few(old: list[int], new: list[int], index: list[int]) -> Lanes:
+    """`digest_gained` of a few words: NumPy's calls cost more than they do."""
     first = second = 0
     for before, after, place in zip(old, new, index, strict=True):
         key = _mix_one((place + digest_mix.GOLDEN) & _WORD)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mmsb_jax._base.words import WORD_BYTES
 from mmsb_jax._store.encoding.base import (
     UNITS,
     check_within,
@@ -58,16 +59,55 @@ def sparse_chunks(
     for items, start, stop, end in zip(sizes, starts, stops, ends, strict=True):
         plane = range(start, index.size * unit, index.size)
         payload = b"".join((gaps[begin:end], *[planes[at : at + items] for at in plane]))
-        coding = Coding.SPARSE
-        if len(payload) > 64:
-            squeezed = compress(payload)
-            if len(squeezed) < len(payload) - len(payload) // 32:
-                payload, coding = squeezed, Coding.SPARSE_ZSTD
-        first, last = int(index[start]), int(index[stop - 1])
-        span = (last - first + 1) * unit
-        chunks.append(Chunk(first * unit, span, items, coding, unit, payload))
+        chunks.append(_chunk(int(index[start]), int(index[stop - 1]), items, unit, payload))
         begin = end
     return chunks
+
+
+def _chunk(first: int, last: int, items: int, unit: int, payload: bytes) -> Chunk:
+    """A chunk of the elements ``first … last``; the payload is compressed if that is worth it."""
+    coding = Coding.SPARSE
+    if len(payload) > 64:
+        squeezed = compress(payload)
+        if len(squeezed) < len(payload) - len(payload) // 32:
+            payload, coding = squeezed, Coding.SPARSE_ZSTD
+    return Chunk(first * unit, (last - first + 1) * unit, items, coding, unit, payload)
+
+
+def few_chunk(words: list[int], values: list[int], mixed: list[int], unit: int) -> Chunk:
+    """The one chunk of `sparse_chunks` for a few changed words of an array.
+
+    Args:
+        words: which words, ascending.
+        values: what they become.
+        mixed: what differs in them.
+        unit: bytes of an element.
+    """
+    if unit < WORD_BYTES:
+        words, values = _elements_of_few(words, values, mixed, unit)
+    gaps = bytearray(1)
+    for before, place in itertools.pairwise(words):
+        escapes, rest = divmod(place - before - 1, 255)
+        gaps += b"\xff" * escapes
+        gaps.append(rest)
+    raw = b"".join([value.to_bytes(unit, "little") for value in values])
+    planes = [raw[plane::unit] for plane in range(unit)]
+    return _chunk(words[0], words[-1], len(words), unit, b"".join((gaps, *planes)))
+
+
+def _elements_of_few(
+    words: list[int], values: list[int], mixed: list[int], unit: int
+) -> tuple[list[int], list[int]]:
+    """The changed elements of changed words, and their values."""
+    each, bits = WORD_BYTES // unit, 8 * unit
+    mask = (1 << bits) - 1
+    places, elements = [], []
+    for word, value, differing in zip(words, values, mixed, strict=True):
+        for k in range(each):
+            if differing >> k * bits & mask:
+                places.append(word * each + k)
+                elements.append(value >> k * bits & mask)
+    return places, elements
 
 
 def _encode_gaps(

@@ -56,8 +56,12 @@ class Chunk:
 
 def pack_chunks(chunks: Sequence[Chunk]) -> np.ndarray:
     """The chunk table of a record."""
-    rows = [
-        _CHUNK.pack(c.offset, c.raw_bytes, len(c.data), c.items, c.coding, c.unit, 0)
-        for c in chunks
-    ]
-    return np.frombuffer(b"".join(rows), CHUNK)
+    return np.frombuffer(b"".join(map(chunk_row, chunks)), CHUNK)
+
+
+def chunk_row(chunk: Chunk) -> bytes:
+    """A row of the table."""
+    stored = len(chunk.data)
+    return _CHUNK.pack(
+        chunk.offset, chunk.raw_bytes, stored, chunk.items, chunk.coding, chunk.unit, 0
+    )

@@ -25,7 +25,7 @@ from mmsb_jax._store.format.frame import (
     read_header,
     walk_frames,
 )
-from mmsb_jax._store.format.record import CommitRecord
+from mmsb_jax._store.format.record import CommitRecord, PlainRecord
 
 INLINE_BYTES = 1 << 18
 """A commit with no more data than this carries them in its own frame."""
@@ -136,7 +136,7 @@ class Frames(Protocol):
     """
 
     @property
-    def record(self) -> CommitRecord:
+    def record(self) -> CommitRecord | PlainRecord:
         """What it says."""
         ...
 

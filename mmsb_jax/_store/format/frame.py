@@ -29,6 +29,8 @@ _HEADER = struct.Struct("<4sBBHQQIIQQQ")
 _HEADER_HASH = struct.Struct("<Q")
 HEADER_BYTES = _HEADER.size + _HEADER_HASH.size
 _MUST_UNDERSTAND = 1
+_COPIED_BYTES = 4096
+"""Data up to which one buffer costs less than several."""
 Reader = Callable[[int, int], bytes]
 """(offset, size) → bytes of one file, fewer at its end."""
 U32, U64 = (1 << 32) - 1, (1 << 64) - 1
@@ -178,16 +180,21 @@ def build_frame(
     data: Sequence[Buffer] = (),
     must_understand: bool = True,
 ) -> tuple[Header, list[Buffer]]:
-    """A frame as its header and the buffers to write; ``data`` is not copied."""
+    """A frame as its header and the buffers to write; large ``data`` is not copied."""
     data_bytes = sum(map(len, data))
     check_frame_size(len(meta), data_bytes)
     check_number("the position of a frame", position, 0, U64)
     check_number("the position that is synced", synced, 0, U64)
     padded_meta = meta + padding(len(meta))
-    data_hasher = xxhash.xxh3_64()
     tail = padding(data_bytes)
-    for part in (*data, tail):
-        data_hasher.update(part)
+    if data_bytes <= _COPIED_BYTES:
+        padded_data = b"".join((*data, tail))
+        data_hash = xxhash.xxh3_64_intdigest(padded_data)
+    else:
+        padded_data, hasher = None, xxhash.xxh3_64()
+        for part in (*data, tail):
+            hasher.update(part)
+        data_hash = hasher.intdigest()
     header = Header(
         kind=kind,
         position=position,
@@ -196,13 +203,12 @@ def build_frame(
         stream=0,
         data_bytes=data_bytes,
         meta_hash=xxhash.xxh3_64_intdigest(padded_meta),
-        data_hash=data_hasher.intdigest(),
+        data_hash=data_hash,
         must_understand=must_understand,
     )
-    buffers: list[Buffer] = [header.encode() + padded_meta]
-    if data_bytes:
-        buffers += [*data, tail] if tail else data
-    return header, buffers
+    if padded_data is not None:
+        return header, [b"".join((header.encode(), padded_meta, padded_data))]
+    return header, [header.encode() + padded_meta, *data, *([tail] if tail else [])]
 
 
 def read_header(read: Reader, offset: int, position: int | None) -> Header:

@@ -14,7 +14,7 @@ import numpy as np
 
 from mmsb_jax._store.files.protocol import Buffer
 from mmsb_jax._store.format.frame import BadFrameError, Kind, build_frame
-from mmsb_jax._store.format.record import CommitRecord
+from mmsb_jax._store.format.record import CommitRecord, PlainRecord
 from mmsb_jax._store.format.tags import TagChanges, decode_tags, encode_tags
 
 _HEAD = struct.Struct("<16sQIIQQ")
@@ -95,7 +95,7 @@ class SegmentIndex:
         """Version of the newest commit here; one less than the first where there is none."""
         return self.first_version + len(self) - 1
 
-    def append(self, record: CommitRecord, offset: int, logged_bytes: int) -> None:
+    def append(self, record: CommitRecord | PlainRecord, offset: int, logged_bytes: int) -> None:
         """Enter the commit whose frame stands at ``offset`` of the segment.
 
         It may be entered again, after an interrupt too: what that left of a row is cleared first.

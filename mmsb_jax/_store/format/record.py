@@ -4,14 +4,17 @@ A snapshot's frame has the same meta: it is the commit that makes the whole stat
 """
 
 import functools
+import itertools
 import json
 import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import ClassVar
 
 import numpy as np
+import xxhash
 
 from mmsb_jax._base.dtypes import dtype_name, parse_dtype
 from mmsb_jax._base.errors import FormatError, StructureError
@@ -70,6 +73,8 @@ _NO_RECORDS, _NO_CHUNKS = np.empty(0, RECORD), np.empty(0, CHUNK)
 _FIXED = struct.Struct("<16s16s16s16sQqqQQIIIIIIIHH")
 _RECORD = struct.Struct("<QQIIQII")
 _OP = struct.Struct("<BBHHHQ")
+Row = tuple[int, int, int, int, int, int, int]
+"""A record: id, base, lane0, lane1, changed bytes, chunks, flags."""
 MAX_DIMENSIONS = 64
 MAX_NOTE_BYTES = 1 << 16
 MAX_NAME_BYTES = (1 << 15) - 1
@@ -321,6 +326,95 @@ class CommitRecord:
         """Ids of the arrays that the commit has bytes of."""
         return [i for i in self.records["id"].tolist() if i != EXTRA_ID]
 
+    def rows(self) -> list[Row]:
+        """Its records."""
+        return self.records.tolist()
+
+    def stored(self) -> Iterator[tuple[int, int, int]]:
+        """(array, stored bytes, flags) of its records."""
+        sizes = iter(self.chunks["stored"].tolist())
+        for array_id, _, _, _, _, chunks, flags in self.rows():
+            yield array_id, sum(itertools.islice(sizes, chunks)), flags
+
+
+_NO_FRAMES = xxhash.xxh3_128_digest(b"")  # as `frames_hash` of none
+_NO_VALUES: Mapping[str, str | None] = {}
+
+
+@dataclass(slots=True)
+class PlainRecord:
+    """As `CommitRecord`, of a commit that changes few words of few arrays, and nothing else.
+
+    It has one chunk a record, no data frames, and of what the caller may say a step and a source.
+
+    Attributes:
+        made: its records.
+        sizes: the stored bytes of each one's chunk.
+        table: the table of chunks.
+    """
+
+    time_ns: int
+    step: int | None
+    source: str
+    next_id: int
+    log_id: bytes = b""
+    previous_chain: bytes = b""
+    state_digest: int = 0
+    version: int = 0
+    changed_bytes: int = 0
+    made: Sequence[Row] = ()
+    sizes: Sequence[int] = ()
+    table: bytes = b""
+
+    ops: ClassVar[Sequence[Op]] = ()
+    values: ClassVar[Mapping[str, str | None]] = _NO_VALUES
+    flags: ClassVar[int] = 0
+    says_extra: ClassVar[bool] = False
+
+    def encode(self) -> bytes:
+        """The meta's bytes; what was checked when it was made is not checked again."""
+        source, count = self.source.encode(), len(self.made)
+        fixed = _FIXED.pack(
+            self.log_id,
+            self.previous_chain,
+            self.state_digest.to_bytes(16, "little"),
+            _NO_FRAMES,
+            self.version,
+            self.step or 0,
+            self.time_ns,
+            self.changed_bytes,
+            self.next_id,
+            0 if self.step is None else HAS_STEP,
+            0,
+            count,
+            count,
+            0,
+            0,
+            0,
+            len(source),
+            0,
+        )
+        return b"".join([fixed, *[_RECORD.pack(*row) for row in self.made], self.table, source])
+
+    def check_said(self) -> None:
+        """As `CommitRecord.check_said`."""
+        if self.step is not None:
+            check_number("step", self.step, -I64 - 1, I64)
+        check_number("time_ns", self.time_ns, -I64 - 1, I64)
+        check_text("source", self.source, MAX_TEXT_BYTES)
+
+    def touched(self) -> list[int]:
+        """As `CommitRecord.touched`."""
+        return [row[0] for row in self.made]
+
+    def rows(self) -> Sequence[Row]:
+        """As `CommitRecord.rows`."""
+        return self.made
+
+    def stored(self) -> Iterator[tuple[int, int, int]]:
+        """As `CommitRecord.stored`."""
+        return ((row[0], size, row[6]) for row, size in zip(self.made, self.sizes, strict=True))
+
 
 def _check_parsed(nbytes: int) -> None:
     check_room(_PARSED * nbytes, "the arrays and constants of a commit")
@@ -461,6 +555,6 @@ def _decode_values(raw: bytes) -> dict[str, str | None]:
     return values
 
 
-def records_of(rows: Sequence[tuple[int, int, int, int, int, int, int]]) -> np.ndarray:
-    """A record table from (id, base, lane0, lane1, changed, chunks, flags)."""
+def records_of(rows: Sequence[Row]) -> np.ndarray:
+    """A record table."""
     return np.frombuffer(bytearray().join([_RECORD.pack(*row) for row in rows]), RECORD)

@@ -34,7 +34,7 @@ from mmsb_jax._store.format.frame import (
 )
 from mmsb_jax._store.format.index import SegmentIndex
 from mmsb_jax._store.format.names import NO_SEGMENT, index_name, segment_name
-from mmsb_jax._store.format.record import CommitRecord
+from mmsb_jax._store.format.record import CommitRecord, PlainRecord
 from mmsb_jax._store.format.tags import TagChanges, decode_tags
 
 _META = struct.Struct("<16sQQQ16s")
@@ -128,7 +128,7 @@ class ScannedCommit(NamedTuple):
         chain: chain after it.
     """
 
-    record: CommitRecord
+    record: CommitRecord | PlainRecord
     offset: int
     logged_bytes: int
     chain: bytes

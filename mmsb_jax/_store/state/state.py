@@ -32,6 +32,7 @@ from mmsb_jax._store.format.record import (
     CommitRecord,
     Op,
     OpCode,
+    PlainRecord,
 )
 
 DataReader = Callable[[], list[memoryview]]
@@ -103,7 +104,7 @@ class Table:
         names = ("arrays", "ids", "values", "graph", "lanes", "bases")
         return replace(self, **{name: dict(p) for name, p in zip(names, parts, strict=True)})
 
-    def apply_values(self, record: CommitRecord) -> None:
+    def apply_values(self, record: CommitRecord | PlainRecord) -> None:
         """Make the commit's changes of the constants."""
         if record.flags & VALUES_REPLACE:
             self.values.clear()
@@ -122,14 +123,14 @@ class Table:
     def _kept_with(self, name: str) -> dict[str, str]:
         return self.graph if name.startswith(GRAPH_PREFIX) else self.values
 
-    def apply_head(self, record: CommitRecord, chain: bytes) -> None:
+    def apply_head(self, record: CommitRecord | PlainRecord, chain: bytes) -> None:
         """Take over what the commit says of itself."""
         self.log_id = record.log_id
         self.version = record.version
         self.state_digest = record.state_digest
         self.next_id = record.next_id
         self.chain = chain
-        for array_id, _, lane0, lane1, _, _, flags in record.records.tolist():
+        for array_id, _, lane0, lane1, _, _, flags in record.rows():
             if array_id != EXTRA_ID and not flags & PAGE_VERSIONS:
                 self.lanes[array_id] = (lane0, lane1)
                 self.bases[array_id] = record.version
