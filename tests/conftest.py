@@ -54,6 +54,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: not item.nodeid.startswith(("tests/torture", "tests/test_")))
 
 
+@pytest.fixture(autouse=True)
+def _newest_version_is_in_the_log(monkeypatch):
+    """What a writer gives of its newest version from memory is compared with the log."""
+    from mmsb_jax._bus.engine.session import Session
+
+    state_now = Session.state_now
+
+    def compared(session, version, wanted):
+        logged = session.log.state(version, wanted, executor=session.threads)
+        state = state_now(session, version, wanted)
+        assert state.table.arrays == logged.table.arrays
+        assert state.table.values == logged.table.values
+        for array_id, words in logged.words.items():
+            assert state.words[array_id].tobytes() == words.tobytes()
+        return state
+
+    monkeypatch.setattr(Session, "state_now", compared)
+
+
 _MOST_BYTES = 1_200_000_000
 
 

@@ -281,14 +281,15 @@ class Bus:
             StructureError: ``like`` differs; every path is named.
             CorruptionError: what was written does not read back, or its digest differs.
 
-        Cost: the nearest snapshot and the log behind it, of the arrays selected.
+        Cost: the nearest snapshot and the log behind it, of the arrays selected. In the bus that
+            writes, the newest version costs what `tree` does: no file is read.
         """
         check_choice("missing", missing, "error", "keep")
         wanted = checkouts.wanted_names(arrays)
         with self._lock:
             self._session.settle()
             chosen = self._session.version_of(version, step, time_ns)
-            state = self._session.log.state(chosen, wanted, executor=self._session.threads)
+            state = self._session.state_now(chosen, wanted)
             checkouts.check_selection(state, arrays)
             if like is not None:
                 return checkouts.build_like(state, like, wanted, arrays, missing, _PARTS)

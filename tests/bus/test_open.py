@@ -391,3 +391,23 @@ def test_durability_says_which_commits_survive_a_power_cut(tmp_path, durability)
     with mmsb.open(tmp_path / "run", mode="r") as reader:
         assert reader.durable_version == 2
         assert all(c.durable for c in reader.log())
+
+
+def test_checkout_of_the_newest_version_in_the_writer_reads_no_file(any_bus, monkeypatch):
+    monkeypatch.undo()  # the comparison with the log, which all other tests have
+    tree = {"w": jnp.arange(3.0), "n": np.ones(2), "k": 3}
+    any_bus.commit(tree, step=1)
+    any_bus.commit(tree | {"n": np.zeros(2)}, step=2)
+
+    def read(*arguments, **options):
+        raise AssertionError("the log is read")
+
+    monkeypatch.setattr(any_bus._session.files, "read", read)
+    for chosen in ({}, {"version": 2}, {"step": 2}):
+        found = any_bus.checkout(**chosen)
+        assert found["n"].tolist() == [0, 0]
+        found["n"][0] = 7  # the caller's own
+        assert any_bus.checkout(arrays=["w"], **chosen).tolist() == [0, 1, 2]
+        assert any_bus.checkout(like=tree, **chosen)["k"] == 3
+    with pytest.raises(AssertionError, match="the log is read"):
+        any_bus.checkout(version=1)

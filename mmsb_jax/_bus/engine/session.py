@@ -2,6 +2,7 @@
 
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,12 @@ class Session:
         if self.engine is not None:
             return self.engine.head.state
         return self.log.state(self.log.version, executor=self.threads)
+
+    def state_now(self, version: int, wanted: Callable[[str], bool] | None) -> StoredState:
+        """A version, to be read at once: that of a writer's head goes on changing."""
+        if self.engine is not None and version == self.engine.head.state.table.version:
+            return self.engine.head.state
+        return self.log.state(version, wanted, executor=self.threads)
 
     @property
     def durable_version(self) -> int:
