@@ -5,6 +5,7 @@ from mmsb_jax._store.files.memory import MemoryFiles
 from mmsb_jax._store.format.chain import LogIds
 from mmsb_jax._store.format.frame import BadFrameError, Kind, build_frame
 from mmsb_jax._store.format.names import list_snapshots, snapshot_name
+from mmsb_jax._store.log.in_force import extra_in_force, stored_extra
 from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.state.snapshot import read_snapshot, write_snapshot
 from tests.store._logs import PAGE_BYTES, PLACE, Scribe, check_log, check_state, copy_files, threads
@@ -132,3 +133,45 @@ def test_snapshot_of_compressible_arrays_is_small():
     scribe = Scribe()
     scribe.create("w", (500_000,)).write("w", np.ones(500_000, "f4")).commit()
     assert scribe.snapshot() < 50_000
+
+
+def test_snapshot_is_read_only_where_arrays_that_are_wanted_are():
+    scribe = Scribe(MemoryFiles())
+    rng = np.random.default_rng(0)
+    for name in "abc":
+        scribe.create(name, (300_000,))
+    scribe.commit()
+    values = {name: rng.standard_normal(300_000).astype(np.float32) for name in "abc"}
+    for name, value in values.items():
+        scribe.write(name, value)
+    scribe.commit()
+    scribe.snapshot(rotate=True)
+    log = Log(scribe.files, "the log")
+    read, sizes = scribe.files.read, []
+
+    def counted(name, offset=0, size=None):
+        raw = read(name, offset, size)
+        sizes.append(len(raw) if name.startswith("snapshots") else 0)
+        return raw
+
+    scribe.files.read = counted
+    state = log.state(log.version, lambda name: name == "b")
+    assert 1_200_000 < sum(sizes) < 2_600_000
+    assert list(state.words) == [2]
+    assert state.bytes_of(2).tobytes() == values["b"].tobytes()
+
+
+def test_extra_that_no_commit_gave_is_not_looked_for_in_snapshots():
+    scribe = Scribe(MemoryFiles())
+    scribe.create("a", (9,)).commit()
+    scribe.snapshot(rotate=True)
+    log, read, names = Log(scribe.files, "the log"), scribe.files.read, []
+
+    def noted(name, offset=0, size=None):
+        names.append(name)
+        return read(name, offset, size)
+
+    scribe.files.read = noted
+    assert stored_extra(log, log.version) is None
+    assert extra_in_force(log, log.version).blob is None
+    assert not [name for name in names if name.startswith("snapshots")]

@@ -150,7 +150,7 @@ def _seal_snapshot(
     try:
         record = ForgedRecord.decode(frame.meta)
         state, parts = StoredState(b""), [memoryview(data.data) for data in pending]
-        state.load(record, lambda: chunk_views(record, parts))
+        state.load(record, chunk_views(record, parts))
         _enter(frame, record, state)
     except (BadFrameError, ArithmeticError, LookupError, ValueError, MemoryError):
         return None

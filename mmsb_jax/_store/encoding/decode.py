@@ -13,7 +13,7 @@ from mmsb_jax._store.encoding.sparse import decode_run, decode_sparse, most_byte
 from mmsb_jax._store.format.chunk import SPARSE_CODINGS, Coding
 from mmsb_jax._store.format.frame import BadFrameError
 
-_DECODERS: dict[int, Callable[[np.ndarray, np.void, memoryview], None]] = {
+_DECODERS: dict[int, Callable[[np.ndarray, np.void, memoryview], object]] = {
     Coding.SPARSE: decode_sparse,
     Coding.SPARSE_ZSTD: decode_sparse,
     Coding.FULL: decode_full,

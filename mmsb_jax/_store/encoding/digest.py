@@ -23,6 +23,8 @@ _TILE_WORDS = 1 << 15
 """Words mixed at a time, and at most those of arrays that are digested together: what is made of
 them on the way stays in the second-level cache."""
 _PART_WORDS = 1 << 20
+_KEPT_WORDS = 1 << 22
+"""Words of an array whose keys are kept: 16 MB, once there is an array so large."""
 FEW_WORDS = 8
 """So many words are digested one by one."""
 _WORD = 0xFFFFFFFF
@@ -51,17 +53,22 @@ def _keys(index: np.ndarray) -> np.ndarray:
     return index
 
 
-@functools.cache
-def _first_keys() -> np.ndarray:
-    """The keys of the first words of any array."""
-    keys = _keys(np.arange(_TILE_WORDS, dtype=np.uint32))
+@functools.lru_cache(maxsize=128)
+def _keys_from(start: int) -> np.ndarray:
+    """The keys of a tile that begins at ``start``; kept for 16 MB of the tiles of any array."""
+    keys = _keys(np.arange(start, start + _TILE_WORDS, dtype=np.uint64).astype(np.uint32))
     keys.flags.writeable = False
     return keys
 
 
+def _first_keys() -> np.ndarray:
+    """The keys of the first words of any array."""
+    return _keys_from(0)
+
+
 def _keys_of_tile(start: int, size: int) -> np.ndarray:
-    if not start:
-        return _first_keys()[:size]
+    if start < _KEPT_WORDS and start % _TILE_WORDS == 0:
+        return _keys_from(start)[:size]
     return _keys(np.arange(start, start + size, dtype=np.uint64).astype(np.uint32))
 
 

@@ -208,8 +208,8 @@ def most_bytes(chunk: np.void) -> int:
     return items * (unit + 1) + raw_bytes // max(1, unit) // 255 + 1
 
 
-def decode_sparse(span: np.ndarray, chunk: np.void, data: memoryview) -> None:
-    """Set the elements of ``span`` (uint8[n], the bytes that the chunk covers)."""
+def decode_sparse(span: np.ndarray, chunk: np.void, data: memoryview) -> np.ndarray:
+    """Set elements of ``span`` (uint8[n], the bytes that the chunk covers); returns which."""
     index, planes = read_sparse(chunk, data)
     unit = planes.shape[0]
     if unit == 1:
@@ -217,6 +217,7 @@ def decode_sparse(span: np.ndarray, chunk: np.void, data: memoryview) -> None:
     else:
         values = np.ascontiguousarray(planes.T).view(f"u{unit}")[:, 0]
         span.view(f"u{unit}")[index] = values
+    return index
 
 
 def decode_run(target: np.ndarray, run: Sequence[tuple[np.void, memoryview]]) -> None:

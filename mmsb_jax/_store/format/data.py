@@ -61,17 +61,29 @@ def data_frames(
 
 def chunk_views(record: CommitRecord, parts: Sequence[memoryview]) -> list[memoryview]:
     """One view a chunk of ``record``, from the data of its frames in order."""
-    views, part, start = [], 0, 0
-    for stored in record.chunks["stored"].tolist():
-        if part < len(parts) and start == len(parts[part]):
-            part, start = part + 1, 0
-        if part >= len(parts) or start + stored > len(parts[part]):
-            raise BadFrameError("the chunks of the commit do not fill its data frames")
-        views.append(parts[part][start : start + stored])
-        start += stored
-    if parts and (part != len(parts) - 1 or start != len(parts[part])):
-        raise BadFrameError("the chunks of the commit do not fill its data frames")
+    stored, views = record.chunks["stored"].tolist(), []
+    for part, chunks in zip(parts, chunks_of_frames(record, list(map(len, parts))), strict=True):
+        stop = 0
+        for chunk in chunks:
+            start, stop = stop, stop + stored[chunk]
+            views.append(part[start:stop])
     return views
+
+
+def chunks_of_frames(record: CommitRecord, sizes: Sequence[int]) -> list[range]:
+    """Which chunks of ``record`` each of its data frames holds, which have ``sizes`` bytes."""
+    stored, found, chunk = record.chunks["stored"].tolist(), list[range](), 0
+    for size in sizes:
+        first, left = chunk, size
+        while chunk < len(stored) and stored[chunk] <= left:
+            left -= stored[chunk]
+            chunk += 1
+        if left or chunk == first:
+            raise BadFrameError("the chunks of the commit do not fill its data frames")
+        found.append(range(first, chunk))
+    if chunk != len(stored):
+        raise BadFrameError("the chunks of the commit do not fill its data frames")
+    return found
 
 
 def read_parts(read: Reader, base: int, offset: int, record: CommitRecord) -> list[memoryview]:

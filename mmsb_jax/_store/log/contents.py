@@ -14,7 +14,7 @@ from mmsb_jax._store.files.protocol import Files
 from mmsb_jax._store.format.data import chunk_views, read_parts
 from mmsb_jax._store.format.frame import BadFrameError, reader_of
 from mmsb_jax._store.format.index import IndexRow, SegmentIndex
-from mmsb_jax._store.format.names import list_snapshots
+from mmsb_jax._store.format.names import list_snapshots, snapshot_name
 from mmsb_jax._store.format.record import EXTRA_ID, MAX_EXTRA_BYTES, CommitRecord
 from mmsb_jax._store.format.tags import no_tag
 from mmsb_jax._store.log.archive import Archive
@@ -246,13 +246,20 @@ class LogContents(OpenedLog):
     def _extra(self, version: int) -> bytes | None:
         self.check_kept(version)
         if version < self.kept_since:
-            extra = read_snapshot_extra(self.files, version, self.manifest.ids, MAX_EXTRA_BYTES)
-            if extra is None:
+            try:
+                extra = read_snapshot_extra(self.files, version, self.manifest.ids)
+                if extra is not None:
+                    return extra.blob()
+            except (BadFrameError, FileNotFoundError) as error:
+                fault = "missing" if isinstance(error, FileNotFoundError) else f"damaged: {error}"
                 raise CorruptionError(
-                    f"{self.place}: the extra of version {version} is not there. Its state is: "
-                    f"the log was repaired, and only that was whole."
-                )
-            return extra
+                    f"{snapshot_name(version)} is {fault}. Restore it from a copy: nothing else "
+                    f"has the extra of version {version}."
+                ) from error
+            raise CorruptionError(
+                f"{self.place}: the extra of version {version} is not there. Its state is: the "
+                f"log was repaired, and only that was whole."
+            )
         found = self._find(version)
         span = found.record.extra_span()
         assert span is not None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mmsb_jax._base.errors import VersionError
 from mmsb_jax._store.format.record import EXTRA_IS_JSON
-from mmsb_jax._store.state.snapshot import Extra, read_snapshot_with_extra
+from mmsb_jax._store.state.snapshot import Extra, read_snapshot_extra
 
 if TYPE_CHECKING:
     from mmsb_jax._store.log.log import Log
@@ -97,9 +97,11 @@ def _giver(log: "Log", version: int) -> int:
 
 def _carried(log: "Log", giver: int, version: int) -> Extra | None:
     """What a snapshot up to ``version`` carries of ``giver``, or of a commit before the log."""
+    if not giver and log.kept_since == 1:
+        return None  # every commit is here, and none gave one
     for snapshot in log.snapshots():
         if giver <= snapshot <= version:
-            extra = read_snapshot_with_extra(log.files, snapshot, log.manifest.ids, None)[1]
+            extra = read_snapshot_extra(log.files, snapshot, log.manifest.ids)
             given_by = 0 if extra is None else extra.version or snapshot
             if extra is not None and (given_by == giver or not giver):
                 return extra._replace(version=given_by)

@@ -44,7 +44,7 @@ def replay(
             continue
         try:
             state, _ = read_snapshot(
-                log.files, candidate, log.manifest.ids, wanted, page_bytes, with_data
+                log.files, candidate, log.manifest.ids, wanted, page_bytes, with_data, executor
             )
         except LocationError as error:
             unread = unread or error

@@ -12,21 +12,20 @@ from typing import NamedTuple
 import numpy as np
 
 from mmsb_jax._base.dtypes import parse_dtype
-from mmsb_jax._base.errors import CorruptionError
 from mmsb_jax._base.memory_limit import room_for
 from mmsb_jax._store.encoding.base import unit_of
 from mmsb_jax._store.encoding.blob import read_blob
+from mmsb_jax._store.encoding.decode import decode_into
 from mmsb_jax._store.encoding.dense import encode_dense
 from mmsb_jax._store.encoding.digest import ZERO
 from mmsb_jax._store.files.protocol import Buffer, Files
 from mmsb_jax._store.format.chain import LogIds, frames_hash, has_frames
 from mmsb_jax._store.format.chunk import Chunk, Coding, pack_chunks
-from mmsb_jax._store.format.data import chunk_views, data_frames
+from mmsb_jax._store.format.data import chunk_views, chunks_of_frames, data_frames
 from mmsb_jax._store.format.frame import (
     BadFrameError,
     Header,
     Kind,
-    Reader,
     build_frame,
     read_data,
     read_meta,
@@ -169,6 +168,7 @@ def read_snapshot(
     wanted: Callable[[str], bool] | None = None,
     page_bytes: int | None = None,
     with_data: bool = True,
+    executor: Executor | None = None,
 ) -> tuple[StoredState, int]:
     """The state in a snapshot, and the log's position that it covers.
 
@@ -179,11 +179,32 @@ def read_snapshot(
         wanted: which arrays to hold, by name; None for all.
         page_bytes: to keep the versions of pages; None to leave them.
         with_data: False reads the table alone: no array then has bytes.
+        executor: where to read and decode side by side.
+
+    Cost: what the frames of the wanted arrays take; of them, one a thread is held at a time.
     """
     read = reader_of(files, snapshot_name(version))
-    walk = _walk(files, version, log_ids, read if with_data else None)
-    state = StoredState(walk.record.log_id, wanted if with_data else lambda _: False, page_bytes)
-    state.load(walk.record, lambda: chunk_views(walk.record, walk.parts))
+    walk = _walk(files, version, log_ids)
+    record = walk.record
+    state = StoredState(record.log_id, wanted if with_data else lambda _: False, page_bytes)
+    targets = state.begin(record)
+    stored = record.chunks["stored"].tolist()
+
+    def load(frame: tuple[Header, int], chunks: range) -> None:
+        if all(targets[chunk] is None for chunk in chunks):
+            return
+        header, offset = frame
+        data, stop = read_data(read, offset, header), 0
+        for chunk in chunks:
+            start, stop = stop, stop + stored[chunk]
+            target = targets[chunk]
+            if target is not None:
+                decode_into(target, record.chunks[chunk], data[start:stop])
+
+    chunks = chunks_of_frames(record, [header.data_bytes for header, _ in walk.frames])
+    for _ in (map if executor is None else executor.map)(load, walk.frames, chunks):
+        pass
+    state.end(record)
     return state, walk.synced
 
 
@@ -191,34 +212,31 @@ def read_snapshot_with_extra(
     files: Files, version: int, log_ids: LogIds, page_bytes: int | None
 ) -> tuple[StoredState, Extra | None]:
     """The state in a snapshot, and the ``extra`` that is kept beside it, as it is stored."""
-    walk = _walk(files, version, log_ids, reader_of(files, snapshot_name(version)))
-    views = chunk_views(walk.record, walk.parts)
+    walk, read = _walk(files, version, log_ids), reader_of(files, snapshot_name(version))
+    parts = [read_data(read, offset, header) for header, offset in walk.frames]
+    views = chunk_views(walk.record, parts)
     state = StoredState(walk.record.log_id, None, page_bytes)
-    state.load(walk.record, lambda: views)
+    state.load(walk.record, views)
     return state, Extra.of(walk.record, views)
 
 
 class _Walk(NamedTuple):
-    """A snapshot's frames: its record, its data frames (header, offset), their data if read."""
+    """A snapshot's frames: its record, and its data frames (header, offset)."""
 
     record: CommitRecord
     frames: list[tuple[Header, int]]
-    parts: list[memoryview]
     synced: int
 
 
-def _walk(files: Files, version: int, log_ids: LogIds, data: Reader | None) -> _Walk:
+def _walk(files: Files, version: int, log_ids: LogIds) -> _Walk:
     name = snapshot_name(version)
     read, end = reader_of(files, name), files.size(name)
     frames: list[tuple[Header, int]] = []
-    parts = []
     for offset, header in walk_frames(read, 0):
         if header.kind == Kind.SNAPSHOT:
             break
         if header.kind != Kind.DATA:
             raise BadFrameError(f"a frame of kind {header.kind} in a snapshot")
-        if data is not None:
-            parts.append(read_data(data, offset, header))
         frames.append((header, offset))
     else:
         raise BadFrameError("the file ends before its frame")
@@ -229,35 +247,29 @@ def _walk(files: Files, version: int, log_ids: LogIds, data: Reader | None) -> _
         raise BadFrameError(f"the snapshot is of version {record.version} of another history")
     if not has_frames(record, [(frame.data_bytes, frame.data_hash) for frame, _ in frames]):
         raise BadFrameError("the snapshot has other data frames than it says")
-    return _Walk(record, frames, parts, header.synced)
+    return _Walk(record, frames, header.synced)
 
 
-def read_snapshot_extra(
-    files: Files, version: int, log_ids: LogIds, most_bytes: int
-) -> bytes | None:
-    """The caller's ``extra`` of the commit of a snapshot's version; None where it has none."""
-    name = snapshot_name(version)
-    try:
-        walk = _walk(files, version, log_ids, None)
-        record = walk.record
-        if not record.records.size or record.records["id"][-1] != EXTRA_ID:
-            return None
-        chunks = record.chunks[record.chunks.size - int(record.records["chunks"][-1]) :]
-        wanted = int(chunks["stored"].sum(dtype=np.uint64))
-        # It is the last of the data: only the last frames are read.
-        parts, size, read = [], 0, reader_of(files, name)
-        for header, offset in reversed(walk.frames):
-            if size >= wanted:
-                break
-            parts.insert(0, read_data(read, offset, header))
-            size += header.data_bytes
-        raw = memoryview(b"".join(parts))[size - wanted :]
-        ends = np.cumsum(chunks["stored"], dtype=np.int64).tolist()
-        views = [raw[start:end] for start, end in itertools.pairwise([0, *ends])]
-        return read_blob(chunks, views, most_bytes)
-    except (BadFrameError, FileNotFoundError) as error:
-        fault = "missing" if isinstance(error, FileNotFoundError) else f"damaged: {error}"
-        raise CorruptionError(
-            f"{name} is {fault}. Restore it from a copy: nothing else has the extra of "
-            f"version {version}."
-        ) from error
+def read_snapshot_extra(files: Files, version: int, log_ids: LogIds) -> Extra | None:
+    """The caller's ``extra`` that a snapshot keeps; None where it keeps none.
+
+    Cost: the headers of its frames, and the last frames.
+    """
+    walk = _walk(files, version, log_ids)
+    span = walk.record.extra_span()
+    if span is None:
+        return None
+    # It is the last of the data: only the last frames are read.
+    stored = walk.record.chunks["stored"].tolist()
+    wanted, parts, size = sum(stored[span]), list[memoryview](), 0
+    read = reader_of(files, snapshot_name(version))
+    for header, offset in reversed(walk.frames):
+        if size >= wanted:
+            break
+        parts.insert(0, read_data(read, offset, header))
+        size += header.data_bytes
+    raw = memoryview(b"".join(parts))[size - wanted :]
+    ends = itertools.accumulate(stored[span], initial=0)
+    views = [memoryview(b"")] * span.start
+    views += [raw[start:end] for start, end in itertools.pairwise(ends)]
+    return Extra.of(walk.record, views)

@@ -1,6 +1,6 @@
 """A state rebuilt from the log: the table of arrays, their bytes, and what commits do to them."""
 
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 
@@ -8,6 +8,7 @@ import numpy as np
 
 from mmsb_jax._base.errors import StructureError
 from mmsb_jax._base.memory_limit import check_room, no_room
+from mmsb_jax._store.encoding.base import check_within, span_of
 from mmsb_jax._store.encoding.decode import check_extent, decode_all, decode_into
 from mmsb_jax._store.encoding.digest import (
     ZERO,
@@ -17,7 +18,7 @@ from mmsb_jax._store.encoding.digest import (
     state_sum,
     state_term,
 )
-from mmsb_jax._store.encoding.sparse import read_sparse
+from mmsb_jax._store.encoding.sparse import decode_sparse
 from mmsb_jax._store.format.chunk import SPARSE_CODINGS
 from mmsb_jax._store.format.frame import BadFrameError, check_text
 from mmsb_jax._store.format.record import (
@@ -38,8 +39,8 @@ from mmsb_jax._store.format.record import (
 DataReader = Callable[[], list[memoryview]]
 """Reads the data of a commit: one view a chunk, in order. Called only when a chunk is wanted."""
 
-Later = dict[int, list[tuple[np.void, memoryview]]]
-"""Chunks that are still to be decoded, by the id of their array, in order."""
+Later = dict[int, list[tuple[np.void, memoryview, int]]]
+"""Chunks that are still to be decoded, each with its version; by the id of the array, in order."""
 
 _PIECEMEAL_WORDS = 1 << 20
 
@@ -205,32 +206,72 @@ class StoredState:
 
     def decode_later(self, later: "Later", executor: Executor | None = None) -> None:
         """Decode what `apply` put off, array by array, and forget it."""
-        arrays = [(self.bytes_of(array_id), chunks) for array_id, chunks in later.items()]
+        arrays = list(later.items())
         later.clear()
-        if executor is None:
-            for target, chunks in arrays:
-                decode_all(target, chunks)
-        else:
-            for _ in executor.map(lambda array: decode_all(*array), arrays):
-                pass
+        for _ in (map if executor is None else executor.map)(lambda a: self._put(*a), arrays):
+            pass
 
-    def load(self, record: CommitRecord, read_chunks: DataReader) -> None:
-        """Take over the whole state that a snapshot's record holds; this one must be empty."""
-        table = self.table
+    def begin(self, record: CommitRecord) -> list[np.ndarray | None]:
+        """Take over what a snapshot's record says; this state must be empty.
+
+        Returns:
+            For each of its chunks the array that it is a part of (uint8[n]), to be decoded there;
+            None for what is not held. `end` comes once that is done.
+        """
+        table, targets, stop = self.table, list[np.ndarray | None](), 0
         self.operate(record.ops)
         table.apply_values(record)
-        full = [
-            row
-            for row in record.records
-            if row["id"] != EXTRA_ID and not row["flags"] & PAGE_VERSIONS
-        ]
-        # The deltas that follow build on the record that each array had last.
-        table.bases = {int(row["id"]): int(row["base"]) for row in full}
-        table.lanes = {int(row["id"]): (int(row["lane0"]), int(row["lane1"])) for row in full}
-        self._apply_records(record, read_chunks)
         table.log_id = record.log_id
         table.version, table.next_id = record.version, record.next_id
         table.state_digest, table.chain = record.state_digest, record.previous_chain
+        for array_id, base, lane0, lane1, _, count, flags in record.rows():
+            start, stop = stop, stop + count
+            if array_id == EXTRA_ID:
+                targets += [None] * count
+                continue
+            if array_id not in table.arrays:
+                raise BadFrameError(f"a record of array {array_id}, which is not there")
+            is_versions = bool(flags & PAGE_VERSIONS)
+            if not is_versions:
+                # The deltas that follow build on the record that each array had last.
+                table.bases[array_id], table.lanes[array_id] = base, (lane0, lane1)
+            target = self._target(array_id, record.chunks[start:stop], is_versions, flags)
+            targets += [target] * count
+        return targets
+
+    def _target(
+        self, array_id: int, rows: np.ndarray, is_versions: bool, flags: int
+    ) -> np.ndarray | None:
+        """Where the chunks of one record of a snapshot go."""
+        if array_id not in self.words:
+            return None
+        raw = int(rows["raw"].sum(dtype=np.uint64))
+        if is_versions:
+            versions = self.page_versions.get(array_id)
+            if versions is not None and raw != versions.nbytes:
+                raise BadFrameError(f"the page versions of array {array_id} are not one a page")
+            return None if versions is None else versions.view(np.uint8)
+        target = self.bytes_of(array_id)
+        if flags & FULL and raw != target.size:
+            raise BadFrameError(f"a full record of array {array_id} does not give all its bytes")
+        check_extent(rows, target.size)
+        return target
+
+    def end(self, record: CommitRecord) -> None:
+        """Give the pages of which a snapshot says no version, and that are not zero, its own."""
+        given = {row[0] for row in record.rows() if row[6] & PAGE_VERSIONS}
+        for array_id in self.page_versions.keys() - given:
+            words, versions = self.words[array_id], self.page_versions[array_id]
+            if words.size and self._page_bytes is not None:
+                starts = np.arange(0, words.size, self._page_bytes // 4)
+                versions[np.logical_or.reduceat(words != 0, starts)] = record.version
+
+    def load(self, record: CommitRecord, views: Sequence[memoryview]) -> None:
+        """Take over the whole state that a snapshot holds, whose chunks are ``views``."""
+        for target, row, view in zip(self.begin(record), record.chunks, views, strict=True):
+            if target is not None:
+                decode_into(target, row, view)
+        self.end(record)
 
     def operate(self, ops: Iterable[Op]) -> list[tuple[Op, ArrayInfo | None]]:
         """Make the operations of a commit; returns each with the array before it."""
@@ -339,22 +380,13 @@ class StoredState:
                 parts = read_chunks()
             rows = record.chunks[start:stop]
             if row["flags"] & PAGE_VERSIONS:
-                self._load_page_versions(array_id, rows, parts[start:stop])
-                continue
+                raise BadFrameError("versions of pages in a commit")
             try:
                 self._apply_chunks(record.version, array_id, row, rows, parts[start:stop], later)
             except BadFrameError:
                 if broken is None:
                     raise
                 broken.add(array_id)
-
-    def _load_page_versions(self, array_id: int, rows: np.ndarray, parts: list[memoryview]) -> None:
-        versions = self.page_versions.get(array_id)
-        if versions is not None:
-            if int(rows["raw"].sum(dtype=np.uint64)) != versions.nbytes:
-                raise BadFrameError(f"the page versions of array {array_id} are not one a page")
-            for row, part in zip(rows, parts, strict=True):
-                decode_into(versions.view(np.uint8), row, part)
 
     def _apply_chunks(
         self,
@@ -375,36 +407,38 @@ class StoredState:
         if full and int(rows["raw"].sum(dtype=np.uint64)) != target.size:
             raise BadFrameError(f"a full record of array {array_id} does not give all its bytes")
         check_extent(rows, target.size)
-        if array_id not in self.page_versions:
-            chunks = zip(rows, parts, strict=True)
-            if later is None:
-                decode_all(target, list(chunks))
-            else:
-                later.setdefault(array_id, []).extend(chunks)
-            return
-        versions = self.page_versions[array_id]
-        for chunk, part in zip(rows, parts, strict=True):
-            for page in self._changed_pages(target, chunk, part):
-                versions[page] = version
+        chunks = [(row, part, version) for row, part in zip(rows, parts, strict=True)]
+        if later is None:
+            self._put(array_id, chunks)
+        else:
+            later.setdefault(array_id, []).extend(chunks)
 
-    def _changed_pages(
-        self, target: np.ndarray, chunk: np.void, part: memoryview
-    ) -> Iterable[np.ndarray]:
-        """Apply one chunk; yields the pages in which it changed a byte."""
+    def _put(self, array_id: int, chunks: Iterable[tuple[np.void, memoryview, int]]) -> None:
+        """Decode chunks of one array, in order, and note the versions of the pages they change."""
+        target, versions = self.bytes_of(array_id), self.page_versions.get(array_id)
+        if versions is None:
+            decode_all(target, [(row, part) for row, part, _ in chunks])
+            return
+        for row, part, version in chunks:
+            versions[self._changed_pages(target, row, part)] = version
+
+    def _changed_pages(self, target: np.ndarray, chunk: np.void, part: memoryview) -> np.ndarray:
+        """Apply one chunk; returns the pages in which it may have changed a byte."""
         assert self._page_bytes is not None
         offset, raw, page_bytes = int(chunk["offset"]), int(chunk["raw"]), self._page_bytes
         if int(chunk["coding"]) in SPARSE_CODINGS:
-            decode_into(target, chunk, part)
-            index, _ = read_sparse(chunk, part)
-            yield np.unique((offset + index * int(chunk["unit"])) // page_bytes)
-            return
+            check_within(chunk, target.size)
+            index = decode_sparse(span_of(target, chunk), chunk, part)
+            pages = (offset + index * int(chunk["unit"])) // page_bytes
+            return pages[np.flatnonzero(np.diff(pages, prepend=-1))]
         first, last = offset // page_bytes, -(-(offset + raw) // page_bytes)
         before = target[first * page_bytes : last * page_bytes].copy()
         decode_into(target, chunk, part)
         changed = before != target[first * page_bytes : last * page_bytes]
+        if not changed.size:
+            return np.empty(0, np.int64)
         starts = np.arange(0, changed.size, page_bytes)
-        if changed.size:
-            yield first + np.flatnonzero(np.logical_or.reduceat(changed, starts))
+        return first + np.flatnonzero(np.logical_or.reduceat(changed, starts))
 
     def check_digest(self, executor: Executor | None = None, ids: Set[int] | None = None) -> None:
         """Compare the digest of the bytes, from scratch, with what the commits say.
