@@ -11,6 +11,7 @@ import pytest
 import mmsb_jax as mmsb
 from mmsb_jax._store.commit import head as commit_head
 from mmsb_jax._store.files.disk import DiskFiles
+from mmsb_jax._store.format.record import FULL, CommitRecord
 from mmsb_jax._store.log.log import Log
 
 LONG = pytest.mark.long
@@ -143,3 +144,19 @@ def test_plain_commits_have_the_bytes_of_all_others(tmp_path, monkeypatch, seed)
     assert _records(tmp_path / "0") == _records(tmp_path / "1")
     with mmsb.open(tmp_path / "0", mode="r") as bus:
         assert bus.verify(deep=True)
+
+
+def test_plain_commits_stand_alone_when_deltas_have_outgrown_the_array(tmp_path, monkeypatch):
+    monkeypatch.setattr("time.time_ns", lambda: 10**18)
+    for i, is_plain in enumerate((commit_head.is_plain, lambda *arguments: False)):
+        monkeypatch.setattr(commit_head, "is_plain", is_plain)
+        value = np.zeros(100, np.float32)
+        with mmsb.open(tmp_path / str(i)) as bus:
+            bus.create("x", (100,))
+            for number in range(120):
+                value[number % 100] = number
+                bus.write("x", value)
+    first, second = (_records(tmp_path / str(i)) for i in range(2))
+    assert first == second
+    records = (CommitRecord.decode(meta) for _, _, meta, _ in first)
+    assert any((record.records["flags"] & FULL).any() for record in records)
