@@ -31,6 +31,9 @@ _RULES = frozenset(
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
+_HOLDERS = frozenset({"jvp_jaxpr_fun", "fwd_jaxpr_thunk", "bwd", "rule"})
+"""Parameters that are functions of the user's, whose closures nobody can see into."""
+_LIGHT_BYTES = 4096
 _WIDE = frozenset({"int64", "uint64", "float64", "complex128"})
 
 
@@ -46,6 +49,8 @@ class Body:
         is_wide: whether it was traced with JAX's 64-bit types.
         has_checks: whether it holds checks of `checkify` that are not discharged.
         can_fail: whether it holds a check or a callback, and so may raise while it runs.
+        is_light: whether it holds little data: what functions inside it, and rules for their
+            derivatives, close over is a part of it.
     """
 
     jaxpr: Any
@@ -55,6 +60,7 @@ class Body:
     is_wide: bool
     has_checks: bool
     can_fail: bool
+    is_light: bool
     _key: Hashable
     _hash: int
 
@@ -130,6 +136,7 @@ def trace(function: Callable[..., Any], arguments: Any, specs: Sequence[LeafSpec
         is_wide=is_wide,
         has_checks="check" in primitives,
         can_fail=bool(jaxpr.effects) or any(_may_fail(name) for name in primitives),
+        is_light=_is_light(jaxpr),
         _key=key,
         _hash=hash(key),
     )
@@ -146,12 +153,20 @@ def put_together(values: Iterable[Any]) -> list[Any]:
 def _fingerprint(body: Body, constants: Sequence[Any]) -> str:
     # Printed jaxprs name functions by where they lie in memory, which says nothing.
     text = _ADDRESS.sub("", f"{body.inputs} {body.outputs} {text_of(body.jaxpr)}")
+    contexts = {_ADDRESS.sub("", repr(eqn.ctx)) for eqn in equations_of(body.jaxpr)}
+    text = " ".join([text, *sorted(contexts - {_plain_context()})])
     values = [np.asarray(_unwrapped(v)).tobytes() for v in (*constants, *_buried(body.jaxpr))]
     for code in _codes(body.jaxpr):
         text = text.replace(f" {code}:i32[] -1:i32[]", " code:i32[] -1:i32[]")
         pair = [np.int32(number).tobytes() for number in (code, -1)]
         values = [v for i, v in enumerate(values) if values[i : i + 2] != pair]
     return xxhash.xxh3_128(b"".join([text.encode(), *values])).hexdigest()
+
+
+def _is_light(jaxpr: Any) -> bool:
+    if any(eqn.params.keys() & _HOLDERS for eqn in equations_of(jaxpr)):
+        return False
+    return sum(np.asarray(_unwrapped(value)).nbytes for value in _buried(jaxpr)) <= _LIGHT_BYTES
 
 
 def _codes(jaxpr: Any) -> set[int]:
@@ -362,12 +377,25 @@ def _structure(jaxpr: Any, hoisted: dict[tuple[int, int], int] | None = None) ->
             for name, value in sorted(eqn.params.items())
             if name not in _RULES
         )
-        lines.append((eqn.primitive, operands, params, tuple(map(typed, eqn.outvars))))
+        outs = tuple(map(typed, eqn.outvars))
+        lines.append((eqn.primitive, operands, params, outs, _frozen_context(eqn.ctx)))
     results = tuple(
         _frozen_literal(atom) if isinstance(atom, jex.Literal) else number(atom)
         for atom in jaxpr.outvars
     )
     return heads, tuple(lines), results
+
+
+def _frozen_context(context: Any) -> Hashable:
+    """The settings of JAX that an equation was traced under, and is run under."""
+    text = repr(context)
+    return _Identity(context) if _ADDRESS.search(text) else text
+
+
+@functools.cache
+def _plain_context() -> str:
+    with any_settings(), jax.threefry_partitionable(True):
+        return repr(jax.make_jaxpr(lambda x: x + 1)(0).jaxpr.eqns[0].ctx)
 
 
 def _frozen_literal(atom: Any) -> Hashable:

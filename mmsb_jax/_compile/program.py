@@ -6,7 +6,7 @@ since the callback might wait for that thread. So our programs hold one, which i
 """
 
 import functools
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from operator import attrgetter
 from typing import Any
@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from mmsb_jax._compile.body import Body
 from mmsb_jax._core.settings import any_settings, is_traced
 
 
@@ -62,13 +63,21 @@ class Program:
             return self._call.lower(*arrays).compile().as_text() or ""
 
 
-@functools.lru_cache(maxsize=256)
-def program_of(function: Callable[..., Any], what: Hashable, is_wide: bool = False) -> Program:
+def program_of(
+    function: Callable[..., Any], what: Hashable, bodies: Iterable[Body], is_wide: bool = False
+) -> Program:
     """The program of ``function(what, *arrays)``: one for all buses that ask for an equal one.
 
-    It outlives the bus that asked first, as what `jax.jit` compiles outlives its callers, and goes
-    with `jax.clear_caches`; the newest 256 are kept.
+    The newest 16 outlive the buses that asked for them, so that a log that is opened again compiles
+    nothing. One of ``bodies`` that hold data, or may fail, which holds callbacks, is not shared.
     """
+    if all(body.is_light and not body.can_fail for body in bodies):
+        return _shared(function, what, is_wide)
+    return Program(functools.partial(function, what), is_wide)
+
+
+@functools.lru_cache(maxsize=16)
+def _shared(function: Callable[..., Any], what: Hashable, is_wide: bool) -> Program:
     return Program(functools.partial(function, what), is_wide)
 
 

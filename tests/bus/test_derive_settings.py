@@ -1,7 +1,9 @@
 """Settings of JAX, threads and commits that do not wait neither stop nor change a wave."""
 
 import contextlib
+import gc
 import threading
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -199,3 +201,53 @@ def test_threads_that_write_read_and_derive_see_whole_waves_only(any_bus, compil
     for version in range(3, bus.version, 17):
         found = bus.checkout(version=version, arrays=["a", "b", "sum"])
         np.testing.assert_array_equal(found["sum"], found["a"] + found["b"])
+
+
+@pytest.mark.parametrize("size", [5, 40_000])
+@pytest.mark.parametrize("is_one_bus", [True, False])
+def test_equal_functions_under_other_settings_are_not_one(size, is_one_bus):
+    def noisy(x, key):
+        return x + jax.random.normal(key, x.shape)
+
+    def expected():
+        return noisy(jnp.zeros(size), jax.random.key(1))
+
+    with mmsb.open() as first, mmsb.open() as second:
+        found = {}
+        for is_partitionable, bus in (True, first), (False, first if is_one_bus else second):
+            with jax.threefry_partitionable(is_partitionable):
+                name = f"noise{int(is_partitionable)}"
+                if name == "noise1" or not is_one_bus:
+                    bus.commit({"x": jnp.zeros(size), "key": jax.random.key(1)})
+                bus.derive(name, ["x", "key"], lambda x, key: noisy(x, key))
+                found[name] = bus.read(name), expected()
+        for ours, theirs in found.values():
+            np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+        assert not np.allclose(found["noise0"][0], found["noise1"][0])
+
+
+def test_function_traced_under_another_setting_is_another_when_it_is_attached(tmp_path):
+    def noisy(x, key):
+        return x + jax.random.normal(key, (3,))
+
+    for is_partitionable, times in (True, 1), (True, 1), (False, 2):
+        with jax.threefry_partitionable(is_partitionable), mmsb.open(tmp_path) as bus:
+            if bus.version == 0:
+                bus.commit({"x": jnp.zeros(3), "key": jax.random.key(1)})
+            bus.derive("noise", ["x", "key"], noisy)
+            expected = noisy(jnp.zeros(3), jax.random.key(1))
+            np.testing.assert_allclose(bus.read("noise"), expected, rtol=1e-6)
+            assert len(bus.history("noise")) == times
+
+
+def test_array_inside_of_a_function_goes_with_its_bus():
+    inside = jax.device_put(np.arange(5000, dtype=np.float32))
+    known = weakref.ref(inside)
+    call = jax.jit(lambda x, inside=inside: x + inside.sum())
+    with mmsb.open() as bus:
+        bus.create("x", (4,))
+        bus.derive("y", ["x"], lambda x: call(x))
+        bus.write("x", np.ones(4, np.float32))
+    del bus, call, inside
+    gc.collect()
+    assert known() is None

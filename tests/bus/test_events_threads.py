@@ -541,6 +541,7 @@ def test_forked_child_handles_no_events_of_its_parent(bus):
     def child():
         with pytest.raises(mmsb.ClosedError):
             bus.commit(TREE)
+        assert not subscription.is_active
         subscription.cancel()
         bus.close()
         assert not found

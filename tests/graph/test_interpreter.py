@@ -159,14 +159,14 @@ def test_results_of_a_large_function_pass_a_transfer_guard(guard, equal, monkeyp
     bus = mmsb.open()
     bus.commit({"large": np.zeros(5000, np.float32)})
     bus.derive("big", ["large"], lambda x: x + 1, equal=equal)
-    real = single.Program.__call__
+    real = Program.__call__
 
     def far(program: Program, *arrays: Any) -> Any:
         near = [np.asarray(a) if isinstance(a, OnDevice) else a for a in jax.tree.leaves(arrays)]
         near = jax.tree.unflatten(jax.tree.structure(arrays), near)
         return jax.tree.map(OnDevice, real(program, *near))
 
-    monkeypatch.setattr(single.Program, "__call__", far)
+    monkeypatch.setattr(Program, "__call__", far)
     with guard("disallow_explicit"):
         assert bus.commit({"large": np.ones(5000, np.float32)}).changed == ("big", "large")
     assert bytes(np.asarray(bus.read("big"))) == bytes(np.full(5000, 2, np.float32))

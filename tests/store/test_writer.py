@@ -374,7 +374,20 @@ def test_durability_group_whose_sync_fails_poisons():
 
 
 @pytest.mark.parametrize(
-    "durability", ["", "sync", ("group",), ("group", 0), ("group", -1), ("group", "1"), None, 5]
+    "durability",
+    [
+        "",
+        "sync",
+        ("group",),
+        ("group", 0),
+        ("group", -1),
+        ("group", float("inf")),
+        ("group", float("nan")),
+        ("group", 1e300),
+        ("group", "1"),
+        None,
+        5,
+    ],
 )
 def test_durability_that_is_none_is_refused(durability):
     with pytest.raises(ValueError, match="expected 'os', 'fsync' or"):
@@ -571,3 +584,33 @@ def test_log_without_permission_to_write_is_refused(tmp_path):
         path.chmod(0o400)
     with pytest.raises(PermissionError):
         LogWriter(Log(DiskFiles(tmp_path), PLACE))
+
+
+def test_durability_group_goes_on_after_a_sync_that_had_no_memory():
+    scribe = Scribe(MemoryFiles(), ("group", 2))
+    original, synced, failures = scribe.writer._sync_files, threading.Event(), [MemoryError()]
+
+    def sync(files):
+        if failures:
+            raise failures.pop()
+        original(files)
+        synced.set()
+
+    with scribe.writer._sync_lock:
+        scribe.writer._sync_files = sync
+        scribe.create("w", (2,)).commit()
+    assert synced.wait(60)
+    assert not failures
+    with scribe.writer._sync_lock:
+        assert scribe.writer.durable_version == 1
+    scribe.close()
+
+
+def test_durability_group_of_a_minute_is_closed_at_once():
+    scribe = Scribe(MemoryFiles(), ("group", 60_000))
+    scribe.create("w", (2,)).commit()
+    thread = threading.Thread(target=scribe.close, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert scribe.writer.durable_version == 1

@@ -278,6 +278,8 @@ class Events:
     @property
     def is_over(self) -> bool:
         """Whether no handler will be called any more."""
+        if os.getpid() != self._pid:
+            return True
         return self._closed and not self._calls and self._at_work is None
 
     def _is_here(self) -> bool:

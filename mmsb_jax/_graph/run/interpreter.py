@@ -78,6 +78,12 @@ class Shape(NamedTuple):
     window: int
 
     @property
+    def bodies(self) -> list[Body]:
+        """All that the recipes call."""
+        cutoffs = [r.cutoff for r in self.recipes if isinstance(r.cutoff, Body)]
+        return [*(recipe.body for recipe in self.recipes), *cutoffs]
+
+    @property
     def columns(self) -> int:
         """Numbers in a row of the schedule: see `ROW`."""
         return ROW + self.inputs + self.operands
@@ -111,7 +117,7 @@ class Interpreter:
     def __init__(self, shape: Shape) -> None:
         self.shape = shape
         self.buffer = _aligned(shape.loaded)
-        self._program = program_of(_run, shape)
+        self._program = program_of(_run, shape, shape.bodies)
 
     def run(self, schedule: jax.Array) -> np.ndarray:
         """The buffer after the steps of ``schedule`` (uint32[steps, columns])."""

@@ -140,7 +140,7 @@ class PagewiseRunner:
 
     def __init__(self, body: Body) -> None:
         self._body = body
-        self._program = program_of(_run, body, is_wide=True)
+        self._program = program_of(_run, body, [body], is_wide=True)
         self._capacities: set[int] = set()
 
     @property

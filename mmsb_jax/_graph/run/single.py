@@ -1,6 +1,5 @@
 """A function that is called by itself: for large arrays, and for what may fail while it runs."""
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,7 +7,7 @@ import numpy as np
 
 from mmsb_jax._base.words import host_words
 from mmsb_jax._compile.body import Body, checked
-from mmsb_jax._compile.program import Program, program_of, run_here, undisturbed
+from mmsb_jax._compile.program import program_of, run_here, undisturbed
 from mmsb_jax._core.tree.leaves import LeafSpec, host_array, view_as
 from mmsb_jax._graph.run.interpreter import Recipe
 
@@ -77,10 +76,7 @@ class SingleRunner:
 
 
 def _compiled(body: Body) -> Callable[[Sequence[Any], Sequence[Any]], Any]:
-    if body.can_fail:  # it may hold a callback, and all that this holds
-        program = Program(functools.partial(_run, body), body.is_wide)
-    else:
-        program = program_of(_run, body, body.is_wide)
+    program = program_of(_run, body, [body], body.is_wide)
     return lambda hoisted, arguments: program(_NEVER, hoisted, arguments)[0]
 
 
