@@ -178,25 +178,9 @@ class CommitRecord:
             _FIXED.size + 8 * len(self.frame_sizes) + len(tables) + sum(map(len, rest)), 0
         )
         _check_parsed(len(ops) + len(values))
-        fixed = _FIXED.pack(
-            self.log_id,
-            self.previous_chain,
-            self.state_digest.to_bytes(16, "little"),
-            self.frames_hash,
-            self.version,
-            self.step or 0,
-            self.time_ns,
-            self.changed_bytes,
-            self.next_id,
-            flags,
-            len(self.frame_sizes),
-            len(self.records),
-            len(self.chunks),
-            len(ops),
-            len(note),
-            len(values),
-            len(source),
-            0,
+        counts = (len(self.frame_sizes), len(self.records), len(self.chunks))
+        fixed = _fixed(
+            self, self.frames_hash, flags, *counts, *map(len, (ops, note, values, source))
         )
         sizes = struct.pack(f"<{len(self.frame_sizes)}Q", *self.frame_sizes)
         return b"".join((fixed, sizes, tables, *rest))
@@ -374,26 +358,8 @@ class PlainRecord:
     def encode(self) -> bytes:
         """The meta's bytes; what was checked when it was made is not checked again."""
         source, count = self.source.encode(), len(self.made)
-        fixed = _FIXED.pack(
-            self.log_id,
-            self.previous_chain,
-            self.state_digest.to_bytes(16, "little"),
-            _NO_FRAMES,
-            self.version,
-            self.step or 0,
-            self.time_ns,
-            self.changed_bytes,
-            self.next_id,
-            0 if self.step is None else HAS_STEP,
-            0,
-            count,
-            count,
-            0,
-            0,
-            0,
-            len(source),
-            0,
-        )
+        flags = 0 if self.step is None else HAS_STEP
+        fixed = _fixed(self, _NO_FRAMES, flags, 0, count, count, 0, 0, 0, len(source))
         return b"".join([fixed, *[_RECORD.pack(*row) for row in self.made], self.table, source])
 
     def check_said(self) -> None:
@@ -414,6 +380,26 @@ class PlainRecord:
     def stored(self) -> Iterator[tuple[int, int, int]]:
         """As `CommitRecord.stored`."""
         return ((row[0], size, row[6]) for row, size in zip(self.made, self.sizes, strict=True))
+
+
+def _fixed(
+    record: CommitRecord | PlainRecord, frames_hash: bytes, flags: int, *counts: int
+) -> bytes:
+    """The first part of a meta; ``counts`` are of frames, records, chunks, then bytes of texts."""
+    return _FIXED.pack(
+        record.log_id,
+        record.previous_chain,
+        record.state_digest.to_bytes(16, "little"),
+        frames_hash,
+        record.version,
+        record.step or 0,
+        record.time_ns,
+        record.changed_bytes,
+        record.next_id,
+        flags,
+        *counts,
+        0,
+    )
 
 
 def _check_parsed(nbytes: int) -> None:

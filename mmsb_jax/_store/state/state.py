@@ -245,14 +245,17 @@ class StoredState:
         """Where the chunks of one record of a snapshot go."""
         if array_id not in self.words:
             return None
-        raw = int(rows["raw"].sum(dtype=np.uint64))
         if is_versions:
-            versions = self.page_versions.get(array_id)
+            versions, raw = self.page_versions.get(array_id), int(rows["raw"].sum(dtype=np.uint64))
             if versions is not None and raw != versions.nbytes:
                 raise BadFrameError(f"the page versions of array {array_id} are not one a page")
             return None if versions is None else versions.view(np.uint8)
+        return self._target_of_bytes(array_id, rows, flags)
+
+    def _target_of_bytes(self, array_id: int, rows: np.ndarray, flags: int) -> np.ndarray:
+        """The bytes of an array, where the chunks of one record go; they must fit."""
         target = self.bytes_of(array_id)
-        if flags & FULL and raw != target.size:
+        if flags & FULL and int(rows["raw"].sum(dtype=np.uint64)) != target.size:
             raise BadFrameError(f"a full record of array {array_id} does not give all its bytes")
         check_extent(rows, target.size)
         return target
@@ -397,16 +400,12 @@ class StoredState:
         parts: list[memoryview],
         later: "Later | None",
     ) -> None:
-        target = self.bytes_of(array_id)
-        full = bool(row["flags"] & FULL)
-        if not full and self.table.bases.get(array_id, 0) != int(row["base"]):
+        if not row["flags"] & FULL and self.table.bases.get(array_id, 0) != int(row["base"]):
             raise BadFrameError(
                 f"a record of array {array_id} builds on version {int(row['base'])}, "
                 f"its newest is {self.table.bases.get(array_id, 0)}"
             )
-        if full and int(rows["raw"].sum(dtype=np.uint64)) != target.size:
-            raise BadFrameError(f"a full record of array {array_id} does not give all its bytes")
-        check_extent(rows, target.size)
+        self._target_of_bytes(array_id, rows, int(row["flags"]))
         chunks = [(row, part, version) for row, part in zip(rows, parts, strict=True)]
         if later is None:
             self._put(array_id, chunks)

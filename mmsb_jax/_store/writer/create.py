@@ -81,6 +81,7 @@ def make_directory(place: Path) -> None:
 
 
 def check_nothing_left(files: DiskFiles, place: Path) -> None:
+    """Refuse a directory in which a log without its manifest is left."""
     for folder in ("log", "snapshots"):
         files.sync_names(folder)  # a fork that failed here may have left something, and removed it
     if files.names("log"):

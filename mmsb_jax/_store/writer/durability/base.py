@@ -25,10 +25,10 @@ class DurabilityStrategy:
     def __init__(self, durability: Durability, sync: Callable[[], object]) -> None:
         """Nothing is kept, unless a strategy needs it."""
 
-    @staticmethod
-    def takes(durability: object) -> bool:
-        """Whether this is what ``durability`` asks for."""
-        raise NotImplementedError
+    @classmethod
+    def takes(cls, durability: object) -> bool:
+        """Whether this is what ``durability`` asks for: the word that `form` is."""
+        return isinstance(durability, str) and durability == cls.form.strip("'")
 
     def appended(self) -> None:
         """Something was appended that is not synced yet; no lock of the writer is held."""

@@ -8,8 +8,3 @@ class SyncedDurability(DurabilityStrategy):
 
     form = "'fsync'"
     syncs_each = True
-
-    @staticmethod
-    def takes(durability: object) -> bool:
-        """As the base."""
-        return isinstance(durability, str) and durability == "fsync"

@@ -22,8 +22,8 @@ class GroupedDurability(DurabilityStrategy):
 
     form = "('group', milliseconds)"
 
-    @staticmethod
-    def takes(durability: object) -> bool:
+    @classmethod
+    def takes(cls, durability: object) -> bool:
         """As the base."""
         match durability if isinstance(durability, tuple) else None:
             case ("group", float() | int() as interval_ms):

@@ -7,8 +7,3 @@ class SystemDurability(DurabilityStrategy):
     """Survives the end of the process."""
 
     form = "'os'"
-
-    @staticmethod
-    def takes(durability: object) -> bool:
-        """As the base."""
-        return isinstance(durability, str) and durability == "os"
