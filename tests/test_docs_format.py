@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from mmsb_jax._base import strict_json, texts
 from mmsb_jax._core.tree import statics
-from mmsb_jax._store.commit import head
+from mmsb_jax._store.commit import tally
 from mmsb_jax._store.encoding import base, choose, digest
 from mmsb_jax._store.encoding import dense as encode
 from mmsb_jax._store.files.disk import DiskFiles
@@ -109,9 +109,10 @@ CONSTANTS: dict[str, dict[str, Any]] = {
         "compress_below": choose._COMPRESS_BELOW,
         "samples": choose._SAMPLES,
         "sample_bytes": choose._SAMPLE_BYTES,
+        "sample_every": tally.SAMPLE_EVERY,
         "zstd_level": base._ZSTD_LEVEL,
-        "least_delta_bytes": head._LEAST_SPARSE_BYTES,
-        "least_logged_bytes": head._LEAST_TOTAL_BYTES,
+        "least_delta_bytes": tally.LEAST_SPARSE_BYTES,
+        "least_logged_bytes": tally.LEAST_TOTAL_BYTES,
         "block_bytes": archive.BLOCK_BYTES,
     },
     "digest constants": {

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import mmsb_jax as mmsb
-from mmsb_jax._store.commit import head as head_module
+from mmsb_jax._store.commit import tally
 from tests.core._compare import assert_same_tree, what
 
 
@@ -628,7 +628,7 @@ def test_batch_has_what_was_written_as_it_was_then(bus):
 
 @pytest.mark.parametrize("snapshots", [True, False])
 def test_snapshots_are_made_by_themselves_unless_that_is_refused(monkeypatch, snapshots):
-    monkeypatch.setattr(head_module, "_LEAST_SPARSE_BYTES", 0)
+    monkeypatch.setattr(tally, "LEAST_SPARSE_BYTES", 0)
     with mmsb.open(snapshots=snapshots) as bus:
         for number in range(40):
             bus.commit({"w": np.arange(50.0) + number})

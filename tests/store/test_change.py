@@ -10,6 +10,7 @@ from mmsb_jax._base.words import host_words
 from mmsb_jax._store.commit import compare as _change
 from mmsb_jax._store.commit.compare import ArrayChange, compare, patch
 from mmsb_jax._store.commit.encode import record_all
+from mmsb_jax._store.commit.tally import Tally
 from mmsb_jax._store.encoding.decode import decode_into
 from mmsb_jax._store.encoding.digest import digest_words
 from mmsb_jax._store.format.chunk import pack_chunks
@@ -18,6 +19,14 @@ from tests.store._logs import Here, threads
 
 PAGE_BYTES = 64
 DTYPES = {"uint8": 1, "float16": 2, "float32": 4, "float64": 8, "|S3": 3}
+
+
+class Due(Tally):
+    """A tally in which arrays have deltas behind them: of so many bytes."""
+
+    def __init__(self, delta_bytes: dict[int, int]) -> None:
+        super().__init__()
+        self._delta_bytes = delta_bytes
 
 
 def change_of(old: np.ndarray, dtype: str, fresh: bool = False) -> ArrayChange:
@@ -62,7 +71,7 @@ def test_change_found_encoded_and_put_is_the_new_array(
     if not found:
         return
     before = digest_words(host_words(old))
-    finish(record_all(found, lambda _: before, {1: delta_bytes}, PAGE_BYTES, Here))
+    finish(record_all(found, lambda _: before, Due({1: delta_bytes}), PAGE_BYTES, Here))
     chunks, flags = change.chunks, change.flags
     assert change.changed_bytes == differ.sum()
     assert change.lanes == digest_words(host_words(new))
@@ -101,7 +110,7 @@ def recorded(changes: list[ArrayChange], delta_bytes: dict[int, int]) -> dict[in
     """What the records of ``changes`` say, by the id of the array."""
     before = {change.info.id: digest_words(change.old) for change in changes}
     found = compare(changes, PAGE_BYTES, Here)
-    finish(record_all(found, before.__getitem__, delta_bytes, PAGE_BYTES, Here))
+    finish(record_all(found, before.__getitem__, Due(delta_bytes), PAGE_BYTES, Here))
     return {
         c.info.id: (
             [(k.offset, k.raw_bytes, k.items, k.coding, k.unit, bytes(k.data)) for k in c.chunks],
@@ -162,7 +171,8 @@ def test_change_of_a_large_array_in_threads_equals_that_of_one(share):
         change = change_of(old, "uint8")
         change.new = host_words(new)
         found = compare([change], 4096, executor)
-        finish(record_all(found, lambda _: digest_words(host_words(old)), {}, 4096, executor))
+        before = digest_words(host_words(old))
+        finish(record_all(found, lambda _, lanes=before: lanes, Tally(), 4096, executor))
         chunks = [chunk for one in found for chunk in one.chunks]
         pages = [] if change.pages is None else change.pages.tolist()
         data = [bytes(chunk.data) for chunk in chunks]

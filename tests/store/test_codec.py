@@ -184,7 +184,7 @@ def test_dense_chunks_of_arrays_end_to_end_are_those_of_each(seed, sizes, unit, 
     olds = [random_bytes(seed + i, size) for i, size in enumerate(sizes)]
     news = [old ^ (rng.random(old.size) < rng.choice([0.05, 1.0])) for old in olds]
     new, old = (np.concatenate(parts).view(np.uint32) for parts in (news, olds))
-    together = dense_chunks(new, new ^ old, unit, sizes, [alone] * len(sizes))
+    together = dense_chunks(new, new ^ old, unit, sizes, [(alone, None)] * len(sizes))
     each = [encode_dense(n, None if alone else o, unit) for n, o in zip(news, olds, strict=True)]
     for chunk, ((one,), is_full) in zip(together, each, strict=True):
         assert pack_chunks([chunk]).tobytes() == pack_chunks([one]).tobytes()

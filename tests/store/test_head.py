@@ -1,4 +1,5 @@
 import copy
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -6,8 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmsb_jax._base.errors import StructureError
-from mmsb_jax._store.commit import compare, head
+from mmsb_jax._store.commit import compare, tally
 from mmsb_jax._store.commit.draft import Draft
+from mmsb_jax._store.encoding import dense
+from mmsb_jax._store.format.chunk import Coding
 from mmsb_jax._store.format.record import FULL, ArrayInfo, Op, OpCode
 from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.maintain.verify import verify
@@ -270,8 +273,8 @@ def test_full_record_is_due_once_deltas_outgrow_the_array():
 
 
 def test_snapshot_is_due_by_logged_bytes(monkeypatch):
-    monkeypatch.setattr(head, "_LEAST_SPARSE_BYTES", 3000)
-    monkeypatch.setattr(head, "_LEAST_TOTAL_BYTES", 1 << 40)
+    monkeypatch.setattr(tally, "LEAST_SPARSE_BYTES", 3000)
+    monkeypatch.setattr(tally, "LEAST_TOTAL_BYTES", 1 << 40)
     scribe = Scribe()
     scribe.create("w", (100,)).write("w", np.ones(100, "f4")).commit()
     logged = 0
@@ -283,8 +286,8 @@ def test_snapshot_is_due_by_logged_bytes(monkeypatch):
 
 
 def test_snapshot_is_due_by_full_records_too(monkeypatch):
-    monkeypatch.setattr(head, "_LEAST_SPARSE_BYTES", 1 << 40)
-    monkeypatch.setattr(head, "_LEAST_TOTAL_BYTES", 1 << 10)
+    monkeypatch.setattr(tally, "LEAST_SPARSE_BYTES", 1 << 40)
+    monkeypatch.setattr(tally, "LEAST_TOTAL_BYTES", 1 << 10)
     rng = np.random.default_rng(0)
     scribe = Scribe()
     scribe.create("w", (1000,), "uint8")
@@ -311,7 +314,7 @@ def test_schedule_goes_on_behind_a_reopening_as_if_there_were_none(is_torn):
                 scribe = Scribe(scribe.files, history=scribe.history)
                 assert len(scribe.log.pieces) == (2 + [3, 4, 20].index(i) + 1 if is_torn else 2)
         flags = [records["flags"].tolist() for records in records_of(scribe)]
-        schedules.append((flags, scribe.head._sparse_bytes, scribe.head._total_bytes))
+        schedules.append((flags, vars(scribe.head.tally)))
     assert schedules[0] == schedules[1]
 
 
@@ -343,3 +346,68 @@ def test_draft_is_not_altered_by_its_commit():
     draft.contents[1][:] = 0  # the caller's again
     np.testing.assert_array_equal(scribe.head.state.bytes_of(1), before.contents[1])
     assert scribe.log.state(2, page_bytes=PAGE_BYTES).bytes_of(1).tolist() == list(range(20))
+
+
+def codings_of(scribe: Scribe) -> list[int]:
+    """The codings of the chunks of all commits, in order."""
+    records = map(scribe.log.record, range(1, scribe.log.version + 1))
+    return [coding for record in records for coding in record.chunks["coding"].tolist()]
+
+
+def steps_of_a_parameter(count: int, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
+    """What an optimiser makes of an array: all of its words change, by little."""
+    rng = np.random.default_rng(1)
+    value = rng.standard_normal(shape).astype("f4")
+    for _ in range(count):
+        value = value + (1e-4 * rng.standard_normal(shape)).astype("f4")
+        yield value
+
+
+@pytest.mark.parametrize("size", [300, 40_000])
+def test_coding_of_a_dense_array_is_sampled_each_sixteenth_record(size, monkeypatch):
+    asked = []
+    choose = dense.choose_dense
+    monkeypatch.setattr(dense, "choose_dense", lambda *args: asked.append(1) or choose(*args))
+    scribe = Scribe()
+    scribe.create("w", (size,)).commit()
+    found = []
+    for value in steps_of_a_parameter(90, (size,)):
+        before = len(asked)
+        scribe.write("w", value).commit()
+        flags = int(scribe.log.record(scribe.log.version).records["flags"][0])
+        found.append((flags == FULL, len(asked) > before))
+    for stands_alone in (True, False):
+        sampled = [is_sampled for is_full, is_sampled in found if is_full == stands_alone]
+        assert len(sampled) > 17
+        assert sampled == [place % 16 == 0 for place in range(len(sampled))]
+    check_log(Log(scribe.files, PLACE), scribe.history)
+
+
+def test_coding_of_a_dense_array_follows_its_bytes_by_the_next_sample():
+    rng = np.random.default_rng(2)
+    scribe = Scribe()
+    scribe.create("w", (1000,)).commit()
+    for value in steps_of_a_parameter(8, (1000,)):
+        scribe.write("w", value).commit()
+    assert Coding.XOR_ZSTD in codings_of(scribe)
+    for _ in range(34):
+        scribe.write("w", rng.integers(0, 2**32, 1000, np.uint32).view("f4")).commit()
+    assert set(codings_of(scribe)[-4:]) == {Coding.FULL}
+    check_log(Log(scribe.files, PLACE), scribe.history)
+
+
+@pytest.mark.parametrize("reopened", [{3}, {1, 2, 17, 18, 40}, set(range(60))])
+def test_codings_go_on_behind_a_reopening_as_if_there_were_none(reopened):
+    logs = []
+    for places in (set(), reopened):
+        scribe = Scribe()
+        scribe.create("w", (500,)).commit()
+        for i, value in enumerate(steps_of_a_parameter(60, (500,))):
+            if i % 7 == 3:
+                value = np.where(np.arange(500) < 3 * i, 0, value)
+            scribe.write("w", value).commit()
+            if i in places:
+                scribe = Scribe(scribe.files, history=scribe.history)
+        logs.append((codings_of(scribe), vars(scribe.head.tally)))
+    assert logs[0] == logs[1]
+    assert set(logs[0][0]) >= {Coding.FULL, Coding.XOR_ZSTD}

@@ -27,7 +27,7 @@ from mmsb_jax._store.encoding.digest import (
     starts_of,
 )
 from mmsb_jax._store.encoding.sparse import encode_sparse
-from mmsb_jax._store.format.chunk import Chunk
+from mmsb_jax._store.format.chunk import Chunk, Coding
 from mmsb_jax._store.format.record import FULL, ArrayInfo
 
 _TILE_WORDS = 1 << 17
@@ -79,6 +79,8 @@ class ArrayChange:
         old: its words before (uint32[n]); they belong to the head.
         new: its words after; None where only a patch of it is known.
         fresh: whether the log holds no record of the array yet.
+        is_alone: whether its record must stand alone, being no sparse one.
+        coding: how a dense record of it is coded; None where a sample is to choose.
         differing: words that differ, once it is compared.
         spans: the tiles with a change; none is the whole array.
         picked: the changed words; None where the change is dense.
@@ -96,6 +98,8 @@ class ArrayChange:
     old: np.ndarray
     new: np.ndarray | None
     fresh: bool = False
+    is_alone: bool = False
+    coding: Coding | None = None
     differing: int = 0
     spans: tuple[ChangedTile, ...] = ()
     picked: ChangedWords | None = None
@@ -152,19 +156,19 @@ class ArrayChange:
         words[self.picked.words] = self.picked.values
         return words
 
-    def encode(self, is_full_due: bool, executor: Callable[[], Executor]) -> None:
-        """Make the chunks and flags of its record.
+    @property
+    def is_sparse(self) -> bool:
+        """Whether it is written element by element."""
+        return self.picked is not None and not self.is_alone
 
-        Args:
-            is_full_due: whether the record must stand alone.
-            executor: where to compress side by side.
-        """
-        if self.picked is not None and not is_full_due:
+    def encode(self, executor: Callable[[], Executor]) -> None:
+        """Make the chunks and flags of its record; ``executor`` compresses side by side."""
+        if self.picked is not None and not self.is_alone:
             self.chunks = encode_sparse(*elements_of(self.picked, self.unit), self.unit)
             return
         raw = self.words_after().view(np.uint8)[: self.nbytes]
-        before = None if self.fresh or is_full_due else self.old.view(np.uint8)[: raw.size]
-        self.chunks, is_full = encode_dense(raw, before, self.unit, executor)
+        before = None if self.is_alone else self.old.view(np.uint8)[: raw.size]
+        self.chunks, is_full = encode_dense(raw, before, self.unit, executor, self.coding)
         self.flags = FULL if is_full else 0
 
     def finish(self, page_words: int) -> None:

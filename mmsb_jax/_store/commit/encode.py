@@ -4,7 +4,7 @@ As in `mmsb_jax._store.commit.compare`, small arrays are treated a batch at a ti
 one by one, and side by side in threads.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 
 import numpy as np
@@ -19,14 +19,14 @@ from mmsb_jax._store.commit.compare import (
     join,
     join_picked,
 )
-from mmsb_jax._store.encoding.choose import is_own_sample
+from mmsb_jax._store.commit.tally import Tally
 from mmsb_jax._store.encoding.dense import dense_chunks
 from mmsb_jax._store.encoding.digest import Lanes, add, digest_each, gained_each
 from mmsb_jax._store.encoding.sparse import sparse_chunks
 from mmsb_jax._store.format.chunk import Coding
 from mmsb_jax._store.format.record import FULL
 
-_PARALLEL_WORDS = 1 << 17
+_PARALLEL_WORDS = 1 << 18
 """Words of a commit from which threads are worth their trouble."""
 _FINISH_WORDS = 1 << 12
 """Changed words from which an array is worth a turn of another thread."""
@@ -37,7 +37,7 @@ _FIRST_PAGE = np.zeros(1, np.int64)
 def record_all(
     changes: Sequence[ArrayChange],
     lanes_before: Callable[[int], Lanes],
-    delta_bytes: Mapping[int, int],
+    tally: Tally,
     page_bytes: int,
     executor: Callable[[], Executor],
 ) -> list[Future[None]]:
@@ -46,8 +46,7 @@ def record_all(
     Args:
         changes: those in which a byte differs.
         lanes_before: digest of an array before the commit's bytes.
-        delta_bytes: stored bytes of the deltas that the next one of an array would stand on; a
-            full record is due once they have grown past the array's own size.
+        tally: says which records must stand alone, and how dense ones are coded.
         page_bytes: bytes of a page.
         executor: where large ones are worked on side by side.
 
@@ -56,23 +55,24 @@ def record_all(
         writing goes on meanwhile.
     """
     page_words = page_bytes // WORD_BYTES
-    sparse, dense, large, due = [], [], [], set()
+    sparse, dense, large = [], [], []
     for change in changes:
         array_id = change.info.id
         change.before = lanes_before(array_id)
-        if delta_bytes.get(array_id, 0) > change.nbytes:
-            due.add(array_id)
-        if change.picked is not None and array_id not in due:
-            (sparse if change.is_small else large).append(change)
-        else:
-            (dense if is_own_sample(change.nbytes) else large).append(change)
+        is_due = tally.is_full_due(array_id, change.nbytes)
+        is_sparse = change.picked is not None and not is_due
+        if not is_sparse:
+            change.is_alone = is_due or change.fresh
+            change.coding = tally.coding(array_id, change.is_alone)
+        group = (sparse if is_sparse else dense) if change.is_small else large
+        group.append(change)
     waiting = _finish_large(large, page_words, executor)
     for batch in batches_of(sparse):
         _record_sparse(batch, page_words)
     for batch in batches_of(dense):
-        _record_dense(batch, due, page_words)
+        _record_dense(batch, page_words)
     if large:
-        _encode_large(large, due, executor)
+        _encode_large(large, executor)
     return waiting
 
 
@@ -91,15 +91,15 @@ def _record_sparse(batch: Sequence[ArrayChange], page_words: int) -> None:
         change.pages = _FIRST_PAGE if is_one_page else distinct_pages(part.words, page_words)
 
 
-def _record_dense(batch: Sequence[ArrayChange], due: Collection[int], page_words: int) -> None:
-    """Make the records of arrays that are written whole, and are their own samples."""
+def _record_dense(batch: Sequence[ArrayChange], page_words: int) -> None:
+    """Make the records of small arrays that are written whole."""
     sizes = [change.old.size for change in batch]
     old, new = join([change.old for change in batch]), join([c.words_after() for c in batch])
     mixed = old ^ new
     differing = count_nonzero_each(mixed.view(np.uint8), [WORD_BYTES * size for size in sizes])
-    alone = [change.fresh or change.info.id in due for change in batch]
     extents = [change.nbytes for change in batch]
-    chunks = dense_chunks(new, mixed, batch[0].unit, extents, alone)
+    choices = [(change.is_alone, change.coding) for change in batch]
+    chunks = dense_chunks(new, mixed, batch[0].unit, extents, choices)
     last = 0
     for change, lanes, count, chunk in zip(
         batch, digest_each(new, sizes), differing, chunks, strict=True
@@ -127,17 +127,15 @@ def _finish_large(
     return waiting
 
 
-def _encode_large(
-    changes: Sequence[ArrayChange], due: Collection[int], executor: Callable[[], Executor]
-) -> None:
+def _encode_large(changes: Sequence[ArrayChange], executor: Callable[[], Executor]) -> None:
     """Encode ``changes``; sparse records of large commits side by side."""
-    sparse = [c for c in changes if c.picked is not None and c.info.id not in due]
+    sparse = [change for change in changes if change.is_sparse]
     is_large = sum(c.items for c in sparse) >= _PARALLEL_WORDS
     # Only these in threads: dense ones are compressed there chunk by chunk, and would wait in one.
-    done = (executor().map if is_large else map)(lambda c: c.encode(False, executor), sparse)
+    done = (executor().map if is_large else map)(lambda c: c.encode(executor), sparse)
     for change in changes:
-        if change.picked is None or change.info.id in due:
-            change.encode(change.info.id in due, executor)
+        if not change.is_sparse:
+            change.encode(executor)
     for _ in done:
         pass
 

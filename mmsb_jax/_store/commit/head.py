@@ -1,7 +1,7 @@
 """The head: the state after the newest commit, in memory, and the making of the next commit."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -13,6 +13,7 @@ from mmsb_jax._store.commit.draft import Draft
 from mmsb_jax._store.commit.encode import record_all
 from mmsb_jax._store.commit.plain import PlainCommit, is_plain
 from mmsb_jax._store.commit.plan import Content, Plan
+from mmsb_jax._store.commit.tally import Marks, Tally
 from mmsb_jax._store.encoding.blob import compress_blob
 from mmsb_jax._store.encoding.digest import ZERO, constant_term, state_sum, state_term
 from mmsb_jax._store.files.protocol import Buffer
@@ -52,8 +53,7 @@ class Landing:
         version: what the log ends at, once it has the commit.
         plan, changes: what it does.
         record: what it says; complete once the log has it.
-        total_bytes, sparse_bytes: the schedule before it.
-        delta_bytes: array id → stored bytes of its deltas before it.
+        marks: the tally before it.
         logged_bytes: bytes of all its frames; None as long as only the log knows.
     """
 
@@ -61,9 +61,7 @@ class Landing:
     plan: Plan
     changes: Sequence[ArrayChange]
     record: CommitRecord | PlainRecord
-    total_bytes: int
-    sparse_bytes: int
-    delta_bytes: dict[int, int]
+    marks: Marks
     logged_bytes: int | None = None
 
     def adopt(self, head: "Head") -> Landed:
@@ -74,7 +72,7 @@ class Landing:
         logged_bytes = self.logged_bytes
         if logged_bytes is None:
             logged_bytes = head.writer.log.row(self.version).logged_bytes
-        head.count(self, logged_bytes)
+        head.tally.count(record, logged_bytes, self.marks)
         return Landed(self.version, record.time_ns, changed, record.changed_bytes, logged_bytes)
 
 
@@ -91,10 +89,6 @@ class Joining:
         return Landed(self.version, 0, (), 0, 0)
 
 
-_LEAST_SPARSE_BYTES = 4 << 20
-_LEAST_TOTAL_BYTES = 64 << 20
-
-
 class Head:
     """The state after the newest commit, and the only way to the next.
 
@@ -105,6 +99,7 @@ class Head:
         executor: makes the threads for large commits when they are first needed.
 
     Attributes:
+        tally: what the records so far decide about the next ones.
         landed: what became of the newest commit made here; kept, since an interrupt may lose what
             was returned.
         structure: version of the newest commit made here that changed the table of arrays.
@@ -121,10 +116,8 @@ class Head:
         self.writer = writer
         self.page_bytes = page_bytes
         self.executor = executor
-        self._delta_bytes: dict[int, int] = {}
+        self.tally = Tally()
         self._terms: dict[int, int] = {}
-        self._sparse_bytes = 0
-        self._total_bytes = 0
         self._state_bytes = state.nbytes
         self.structure = state.table.version
         self.landed: Landed | None = None
@@ -164,7 +157,7 @@ class Head:
         self.begin_segment()
 
     def _recount(self) -> None:
-        """Take up the schedule where it began: where a segment was begun for a snapshot.
+        """Take up the tally where it began: where a segment was begun for a snapshot.
 
         One that seals a torn tail was not; the file before it is longer than the log's part of it.
         """
@@ -176,52 +169,16 @@ class Head:
             place -= 1
         for version in range(log.pieces[place].segment.first_version, log.version + 1):
             logged_bytes = log.row(version).logged_bytes
-            self._count(log.record(version), logged_bytes, *self._schedule(()))
-
-    def _schedule(self, arrays: Iterable[int]) -> tuple[int, int, dict[int, int]]:
-        """The schedule of snapshots before a commit that has records of ``arrays``."""
-        before = {array_id: self._delta_bytes.get(array_id, 0) for array_id in arrays}
-        return self._total_bytes, self._sparse_bytes, before
-
-    def count(self, landing: Landing, logged_bytes: int) -> None:
-        """Count a commit that the log has."""
-        before = landing.total_bytes, landing.sparse_bytes, landing.delta_bytes
-        self._count(landing.record, logged_bytes, *before)
-
-    def _count(
-        self,
-        record: CommitRecord | PlainRecord,
-        logged_bytes: int,
-        total_bytes: int,
-        sparse_bytes: int,
-        delta_bytes: Mapping[int, int],
-    ) -> None:
-        """Make the schedule that after a commit, from that before it."""
-        self._total_bytes = total_bytes + logged_bytes
-        sparse_bytes += logged_bytes
-        known = self._delta_bytes
-        for array_id, nbytes, flags in record.stored():
-            if flags & FULL:
-                known[array_id] = 0
-                sparse_bytes -= nbytes
-            else:
-                known[array_id] = delta_bytes.get(array_id, known.get(array_id, 0)) + nbytes
-        self._sparse_bytes = sparse_bytes
+            self.tally.count(log.record(version), logged_bytes)
 
     @property
     def snapshot_is_due(self) -> bool:
-        """By logged bytes: deltas as large as the state, or eight states of anything.
-
-        The rule knows nothing of time, so that the same commits give the same log.
-        """
-        return self._sparse_bytes > max(self._state_bytes, _LEAST_SPARSE_BYTES) or (
-            self._total_bytes > max(8 * self._state_bytes, _LEAST_TOTAL_BYTES)
-        )
+        """Whether so much has been logged that a snapshot is worth it."""
+        return self.tally.snapshot_is_due(self._state_bytes)
 
     def begin_segment(self) -> None:
-        """Start the schedule anew: a snapshot of the newest version is on its way."""
-        self._sparse_bytes = self._total_bytes = 0
-        self._delta_bytes.clear()
+        """Start the tally anew: a snapshot of the newest version is on its way."""
+        self.tally.begin()
 
     def commit(self, draft: Draft) -> Landed:
         """Commit ``draft``, and nothing that follows from it."""
@@ -267,7 +224,7 @@ class Head:
         values: Mapping[str, str | None],
     ) -> "EncodedCommit | PlainCommit":
         """What the log will say of it; limits are checked here, before anything is written."""
-        if is_plain(draft, values, changes, self._delta_bytes):
+        if is_plain(draft, values, changes, self.tally):
             table = self.state.table
             return PlainCommit(table, self._terms, self.page_bytes, plan, changes, draft)
         record = CommitRecord(
@@ -287,7 +244,7 @@ class Head:
             record.flags |= STRUCTURE_CHANGED
         record.check_said()
         page_bytes, executor = self.page_bytes, self.executor
-        waiting = record_all(changes, plan.lanes_before, self._delta_bytes, page_bytes, executor)
+        waiting = record_all(changes, plan.lanes_before, self.tally, page_bytes, executor)
         chunks = [chunk for change in changes for chunk in change.chunks]
         extra_chunks = [] if draft.extra is None else compress_blob(draft.extra)
         if draft.extra is not None and draft.extra_is_json:
@@ -309,8 +266,8 @@ class Head:
         """
         version = self.writer.log.version + 1
         touched = [*(change.info.id for change in changes), EXTRA_ID]
-        record, schedule = commit.record, self._schedule(touched)
-        self._landing = landing = Landing(version, plan, changes, record, *schedule)
+        marks = self.tally.marks(touched)
+        self._landing = landing = Landing(version, plan, changes, commit.record, marks)
         landing.logged_bytes = self.writer.append(commit)
         return self._landed()
 
@@ -367,7 +324,7 @@ class Head:
             for array_id in plan.gone:
                 self._terms.pop(array_id, None)
                 if array_id not in table.arrays:
-                    self._delta_bytes.pop(array_id, None)
+                    self.tally.forget(array_id)
         self._terms |= plan.terms
         table.apply_values(record)
         for change in landing.changes:

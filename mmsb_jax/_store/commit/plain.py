@@ -14,6 +14,7 @@ import numpy as np
 from mmsb_jax._store.commit.compare import ArrayChange, distinct_pages
 from mmsb_jax._store.commit.draft import Draft
 from mmsb_jax._store.commit.plan import Plan
+from mmsb_jax._store.commit.tally import Tally
 from mmsb_jax._store.encoding.digest import FEW_WORDS, add, gained_by_few, state_sum, state_term
 from mmsb_jax._store.encoding.sparse import few_chunk
 from mmsb_jax._store.files.protocol import Buffer
@@ -32,16 +33,16 @@ def is_plain(
     draft: Draft,
     values: Mapping[str, str | None],
     changes: Sequence[ArrayChange],
-    delta_bytes: Mapping[int, int],
+    tally: Tally,
 ) -> bool:
-    """Whether a commit is one of these; ``delta_bytes`` as in `record_all`."""
+    """Whether a commit is one of these."""
     if draft.ops or values or draft.note or draft.extra is not None:
         return False
     return len(changes) <= _MOST_CHANGES and all(
         change.picked is not None
         and change.differing <= FEW_WORDS
         and change.is_small
-        and delta_bytes.get(change.info.id, 0) <= change.nbytes
+        and not tally.is_full_due(change.info.id, change.nbytes)
         for change in changes
     )
 

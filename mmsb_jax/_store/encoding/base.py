@@ -83,10 +83,17 @@ def unit_of_dtype(name: str) -> int:
     return unit_of(parse_dtype(name).itemsize)
 
 
-def planes_of(words: np.ndarray, unit: int) -> list[bytes]:
-    """The first byte of every element, the second …"""
-    raw = words.view(np.uint8)
-    return [raw[i::unit].tobytes() for i in range(unit)]
+def planes_of(vector: np.ndarray, unit: int) -> np.ndarray:
+    """The first byte of every element of ``unit`` bytes, the second … (uint8[unit, n]).
+
+    By shifts, which go twice as fast as every so-manyth byte.
+    """
+    values = vector.view(f"<u{unit}")
+    planes = np.empty((unit, values.size), np.uint8)
+    np.copyto(planes[0], values, casting="unsafe")
+    for i in range(1, unit):
+        np.copyto(planes[i], values >> (8 * i), casting="unsafe")
+    return planes
 
 
 def to_planes(piece: np.ndarray, unit: int) -> Buffer:
@@ -94,8 +101,9 @@ def to_planes(piece: np.ndarray, unit: int) -> Buffer:
     if unit == 1:
         return np.ascontiguousarray(piece).data
     whole = piece.size // unit * unit
-    planes = np.ascontiguousarray(piece[:whole].reshape(-1, unit).T)
-    return planes.tobytes() + piece[whole:].tobytes()
+    planes = planes_of(np.ascontiguousarray(piece[:whole]), unit)
+    flat = planes.reshape(-1)
+    return flat.data if whole == piece.size else flat.tobytes() + piece[whole:].tobytes()
 
 
 def span_of(target: np.ndarray, chunk: np.void) -> np.ndarray:

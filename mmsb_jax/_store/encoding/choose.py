@@ -3,7 +3,6 @@
 import numpy as np
 
 from mmsb_jax._store.encoding.base import compress, to_planes
-from mmsb_jax._store.files.protocol import Buffer
 from mmsb_jax._store.format.chunk import Coding
 
 _COMPRESS_BELOW = 0.85
@@ -22,27 +21,10 @@ def choose_dense(new: np.ndarray, old: np.ndarray | None, unit: int) -> Coding:
     step = max(1, (new.size - size) // max(1, _SAMPLES - 1) // unit * unit)
     starts = sorted({min(step * i, new.size - size) // unit * unit for i in range(_SAMPLES)})
     sample = np.concatenate([new[s : s + size] for s in starts])
-    mixed = None
+    coding, least = Coding.FULL_ZSTD, len(compress(to_planes(sample, unit)))
     if old is not None:
-        mixed = to_planes(sample ^ np.concatenate([old[s : s + size] for s in starts]), unit)
-    return smallest(to_planes(sample, unit), mixed)[0]
-
-
-def smallest(full: Buffer, mixed: Buffer | None) -> tuple[Coding, bytes]:
-    """The coding that makes bytes smallest, and these bytes compressed.
-
-    Both are in planes: the bytes themselves, and what differs from those before, if any.
-    """
-    coding, data = Coding.FULL_ZSTD, compress(full)
-    if mixed is not None:
-        squeezed = compress(mixed)
-        if len(squeezed) < len(data):
-            coding, data = Coding.XOR_ZSTD, squeezed
-    if len(data) / len(full) > _COMPRESS_BELOW:
-        coding = Coding.FULL
-    return coding, data
-
-
-def is_own_sample(nbytes: int) -> bool:
-    """Whether the sample that chooses a dense coding is the whole array, and there is a byte."""
-    return 0 < nbytes <= _SAMPLE_BYTES
+        sample ^= np.concatenate([old[s : s + size] for s in starts])
+        squeezed = len(compress(to_planes(sample, unit)))
+        if squeezed < least:
+            coding, least = Coding.XOR_ZSTD, squeezed
+    return coding if least <= _COMPRESS_BELOW * sample.size else Coding.FULL

@@ -5,7 +5,7 @@
 - *xor*: exclusive or with the array's previous bytes, transposed to byte planes, compressed.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 
 import numpy as np
@@ -19,7 +19,7 @@ from mmsb_jax._store.encoding.base import (
     planes_of,
     to_planes,
 )
-from mmsb_jax._store.encoding.choose import choose_dense, smallest
+from mmsb_jax._store.encoding.choose import choose_dense
 from mmsb_jax._store.format.chunk import CHUNK_BYTES, Chunk, Coding
 from mmsb_jax._store.format.frame import BadFrameError
 
@@ -29,16 +29,18 @@ def encode_dense(
     old: np.ndarray | None,
     unit: int,
     executor: Callable[[], Executor] | None = None,
+    coding: Coding | None = None,
 ) -> tuple[list[Chunk], bool]:
     """Chunks of every byte of ``new`` (uint8[n]), and whether they need no earlier bytes.
 
     ``old`` (uint8[n]) are the bytes before; None where the record must stand alone. Several chunks
-    are compressed side by side in the threads that ``executor`` makes.
+    are compressed side by side in the threads that ``executor`` makes. Without a ``coding`` a
+    sample chooses one.
     """
     if not new.size:
         return [], True
     with room_for(f"the encoding of an array of {new.size:,} bytes"):
-        return _encode_dense(new, old, unit, executor)
+        return _encode_dense(new, old, unit, executor, coding or choose_dense(new, old, unit))
 
 
 def _encode_dense(
@@ -46,8 +48,8 @@ def _encode_dense(
     old: np.ndarray | None,
     unit: int,
     executor: Callable[[], Executor] | None,
+    coding: Coding,
 ) -> tuple[list[Chunk], bool]:
-    coding = choose_dense(new, old, unit)
     starts = range(0, new.size, CHUNK_BYTES)
 
     def encode(start: int) -> Chunk:
@@ -68,30 +70,64 @@ def _encode_dense(
 
 
 def dense_chunks(
-    new: np.ndarray, mixed: np.ndarray, unit: int, sizes: Sequence[int], alone: Sequence[bool]
+    new: np.ndarray,
+    mixed: np.ndarray,
+    unit: int,
+    sizes: Sequence[int],
+    choices: Sequence[tuple[bool, Coding | None]],
 ) -> list[Chunk]:
-    """`encode_dense` of arrays that are their own samples, laid end to end: a chunk each.
+    """`encode_dense` of arrays of at most a chunk that lie end to end.
 
     Args:
         new, mixed: words after, and what differs in them (uint32[n]).
         unit: bytes of an element.
         sizes: bytes of each array; the next begins with the next whole word.
-        alone: whether its record must stand alone.
+        choices: whether its record must stand alone, and its coding, None for a sample's.
 
-    Cost: little beside the compression, which its sample needs, and which is that of the chunk.
+    Cost: little beside the compression.
     """
-    whole, planes, differing = new.tobytes(), planes_of(new, unit), planes_of(mixed, unit)
-    chunks, start = [], 0
-    for size, is_alone in zip(sizes, alone, strict=True):
-        first, end = start // unit, (start + size) // unit
-        full = b"".join([plane[first:end] for plane in planes])
-        xor = None if is_alone else b"".join([plane[first:end] for plane in differing])
-        coding, data = smallest(full, xor)
+    count = len(sizes)
+    what = "an array" if count == 1 else f"{count} arrays"
+    with room_for(f"the encoding of {what} of {sum(sizes):,} bytes"):
+        return list(_dense_chunks(new, mixed, unit, sizes, choices))
+
+
+def _dense_chunks(
+    new: np.ndarray,
+    mixed: np.ndarray,
+    unit: int,
+    sizes: Sequence[int],
+    choices: Sequence[tuple[bool, Coding | None]],
+) -> Iterator[Chunk]:
+    planes = {Coding.FULL_ZSTD: _Planes(new, unit), Coding.XOR_ZSTD: _Planes(mixed, unit)}
+    raw, start = new.view(np.uint8), 0
+    for size, (is_alone, coding) in zip(sizes, choices, strict=True):
+        stop = start + size
+        if coding is None:
+            old = None if is_alone else raw[start:stop] ^ mixed.view(np.uint8)[start:stop]
+            coding = choose_dense(raw[start:stop], old, unit)
         if coding is Coding.FULL:
-            data = whole[start : start + size]
-        chunks.append(Chunk(0, size, 0, coding, unit, data))
+            data = raw[start:stop].tobytes()
+        else:
+            data = compress(planes[coding].of(start, stop))
+        yield Chunk(0, size, 0, coding, unit, data)
         start += -(-size // 4) * 4
-    return chunks
+
+
+class _Planes:
+    """The byte planes of arrays that lie end to end; made when they are first asked for."""
+
+    def __init__(self, words: np.ndarray, unit: int) -> None:
+        self._words = words
+        self._unit = unit
+        self._planes: list[memoryview] = []
+
+    def of(self, start: int, stop: int) -> bytes:
+        """Those of the bytes ``start … stop``."""
+        if not self._planes:
+            self._planes = [plane.data for plane in planes_of(self._words, self._unit)]
+        first, end = start // self._unit, stop // self._unit
+        return b"".join([plane[first:end] for plane in self._planes])
 
 
 def decode_full(span: np.ndarray, chunk: np.void, data: memoryview) -> None:

@@ -4,7 +4,6 @@ A snapshot's frame has the same meta: it is the commit that makes the whole stat
 """
 
 import functools
-import itertools
 import json
 import re
 import struct
@@ -75,6 +74,8 @@ _RECORD = struct.Struct("<QQIIQII")
 _OP = struct.Struct("<BBHHHQ")
 Row = tuple[int, int, int, int, int, int, int]
 """A record: id, base, lane0, lane1, changed bytes, chunks, flags."""
+Stored = tuple[int, int, int, int, int, int]
+"""What a record takes: id, base, stored bytes, flags, coding of its chunks, bytes they cover."""
 MAX_DIMENSIONS = 64
 MAX_NOTE_BYTES = 1 << 16
 MAX_NAME_BYTES = (1 << 15) - 1
@@ -314,11 +315,15 @@ class CommitRecord:
         """Its records."""
         return self.records.tolist()
 
-    def stored(self) -> Iterator[tuple[int, int, int]]:
-        """(array, stored bytes, flags) of its records."""
-        sizes = iter(self.chunks["stored"].tolist())
-        for array_id, _, _, _, _, chunks, flags in self.rows():
-            yield array_id, sum(itertools.islice(sizes, chunks)), flags
+    def stored(self) -> Iterator[Stored]:
+        """Of each of its records what it takes."""
+        names, stop = ("stored", "raw", "coding"), 0
+        sizes, raw, codings = (self.chunks[name].tolist() for name in names)
+        for array_id, base, _, _, _, chunks, flags in self.rows():
+            start, stop = stop, stop + chunks
+            part = slice(start, stop)
+            coding = codings[start] if chunks else 0
+            yield array_id, base, sum(sizes[part]), flags, coding, sum(raw[part])
 
 
 _NO_FRAMES = xxhash.xxh3_128_digest(b"")  # as `frames_hash` of none
@@ -377,9 +382,10 @@ class PlainRecord:
         """As `CommitRecord.rows`."""
         return self.made
 
-    def stored(self) -> Iterator[tuple[int, int, int]]:
-        """As `CommitRecord.stored`."""
-        return ((row[0], size, row[6]) for row, size in zip(self.made, self.sizes, strict=True))
+    def stored(self) -> Iterator[Stored]:
+        """As `CommitRecord.stored`; whether a sparse record is compressed is not told."""
+        for row, size in zip(self.made, self.sizes, strict=True):
+            yield row[0], row[1], size, row[6], Coding.SPARSE, 0
 
 
 def _fixed(

@@ -1,0 +1,115 @@
+"""The tally: what a segment's records so far decide about the next ones, and about a snapshot.
+
+It knows nothing of time, so that the same commits give the same log; and a writer that opens a log
+finds it again in the records since the segment was begun.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from mmsb_jax._store.format.chunk import SPARSE_CODINGS, Coding
+from mmsb_jax._store.format.record import EXTRA_ID, FULL, CommitRecord, PlainRecord
+
+LEAST_SPARSE_BYTES = 4 << 20
+LEAST_TOTAL_BYTES = 64 << 20
+SAMPLE_EVERY = 16
+"""Dense records of an array, of which the first is coded as a sample says, the others like it."""
+
+
+class _Choice(NamedTuple):
+    """A dense coding that was chosen, and how many records have it since."""
+
+    coding: Coding
+    records: int
+
+
+class Marks(NamedTuple):
+    """Where the tally stood before a commit, as far as the commit moves it."""
+
+    total_bytes: int
+    sparse_bytes: int
+    delta_bytes: dict[int, int]
+    choices: dict[int, tuple[_Choice | None, _Choice | None]]
+
+
+class Tally:
+    """The tally of one segment.
+
+    A record *stands alone* where nothing is before it to build on: the array has no record yet, or
+    the deltas since its last full record have grown past its own size.
+    """
+
+    def __init__(self) -> None:
+        self._total_bytes = 0
+        self._sparse_bytes = 0
+        self._delta_bytes: dict[int, int] = {}
+        # array → what was chosen beside what was before, and alone
+        self._choices: dict[int, tuple[_Choice | None, _Choice | None]] = {}
+
+    def is_full_due(self, array_id: int, nbytes: int) -> bool:
+        """Whether the next record of an array of ``nbytes`` bytes must stand alone."""
+        return self._delta_bytes.get(array_id, 0) > nbytes
+
+    def coding(self, array_id: int, is_alone: bool) -> Coding | None:
+        """The coding of the next dense record of an array; None where a sample is to choose it."""
+        choice = self._choices.get(array_id, (None, None))[is_alone]
+        return None if choice is None or choice.records == SAMPLE_EVERY else choice.coding
+
+    def snapshot_is_due(self, state_bytes: int) -> bool:
+        """By logged bytes: deltas as large as the state, or eight states of anything."""
+        return self._sparse_bytes > max(state_bytes, LEAST_SPARSE_BYTES) or (
+            self._total_bytes > max(8 * state_bytes, LEAST_TOTAL_BYTES)
+        )
+
+    def begin(self) -> None:
+        """Begin anew, with a segment."""
+        self._sparse_bytes = self._total_bytes = 0
+        self._delta_bytes.clear()
+        self._choices.clear()
+
+    def forget(self, array_id: int) -> None:
+        """Forget an array that is gone."""
+        self._delta_bytes.pop(array_id, None)
+        self._choices.pop(array_id, None)
+
+    def marks(self, arrays: Iterable[int]) -> Marks:
+        """Where it stands before a commit that has records of ``arrays``."""
+        delta_bytes, choices = {}, {}
+        for array_id in arrays:
+            delta_bytes[array_id] = self._delta_bytes.get(array_id, 0)
+            if array_id in self._choices:
+                choices[array_id] = self._choices[array_id]
+        return Marks(self._total_bytes, self._sparse_bytes, delta_bytes, choices)
+
+    def count(
+        self, record: CommitRecord | PlainRecord, logged_bytes: int, before: Marks | None = None
+    ) -> None:
+        """Take up a commit that the log has; done again from the same ``before``, it is the same.
+
+        Args:
+            record: what the commit says.
+            logged_bytes: bytes of all its frames.
+            before: where the tally stood; None for here.
+        """
+        if before is None:
+            before = self.marks(record.touched())
+        sparse_bytes = before.sparse_bytes + logged_bytes
+        self._total_bytes = before.total_bytes + logged_bytes
+        for array_id, base, nbytes, flags, coding, raw_bytes in record.stored():
+            delta_bytes = before.delta_bytes.get(array_id, 0)
+            if flags & FULL:
+                self._delta_bytes[array_id] = 0
+                sparse_bytes -= nbytes
+            else:
+                self._delta_bytes[array_id] = delta_bytes + nbytes
+            if coding not in SPARSE_CODINGS and raw_bytes and array_id != EXTRA_ID:
+                is_alone = not base or delta_bytes > raw_bytes
+                self._choose(array_id, Coding(coding), is_alone, before)
+        self._sparse_bytes = sparse_bytes
+
+    def _choose(self, array_id: int, coding: Coding, is_alone: bool, before: Marks) -> None:
+        beside, alone = before.choices.get(array_id, (None, None))
+        last = alone if is_alone else beside
+        records = 0 if last is None or last.records == SAMPLE_EVERY else last.records
+        choice = _Choice(coding, records + 1)
+        self._choices[array_id] = (beside, choice) if is_alone else (choice, alone)
