@@ -377,7 +377,7 @@ class Bus:
         """
         info = CommitInfo(step, source, note, None)
         with self._events, self._lock:
-            return self._arrays.change(lambda changes: changes.write(name, value), info)
+            return self._arrays.write(name, value, info)
 
     def resize(
         self,
@@ -445,9 +445,7 @@ class Bus:
         """
         info = CommitInfo(step, source, note, None)
         with self._events, self._lock:
-            self._enter()
-            patches = self._arrays.patches_of(delta, layout)
-            return self._arrays.change(lambda changes: changes.patch(patches), info)
+            return self._arrays.apply(delta, layout, info)
 
     def extend(
         self, log: "TLog", *, source: str = "", layout: Layout | None = None

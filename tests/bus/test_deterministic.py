@@ -1,5 +1,6 @@
 """The same commits at the same times give the same log, but for the ids of the logs."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 import mmsb_jax as mmsb
+from mmsb_jax._bus.write.array_writer import ArrayWriter
 from mmsb_jax._store.commit import head as commit_head
 from mmsb_jax._store.files.disk import DiskFiles
 from mmsb_jax._store.format.record import FULL, CommitRecord
@@ -99,8 +101,18 @@ def _run_randomly(path: Path, seed: int, count: int) -> None:
             bus.create(name, array.shape, array.dtype)
         bus.derive("twice", ["float32/100"], lambda x: x * 2)
         bus.derive("both", ["twice", "int16/3"], lambda x, y: x.sum() + y)
+        bus.derive("mean", ["float32/100", "twice"], lambda x, y: (x + y).mean())
+        bus.derive("sign", ["both"], jnp.sign, equal=lambda old, new: (old == new).all())
         names = list(arrays)
         for number in range(count):
+            if number == count * 3 // 4:
+                bus.derive("lazy", ["int16/100"], lambda x: x + 1, when="read")
+            if number == count * 7 // 8:
+                bus.read("lazy")
+                bus.mode = "deferred"
+            if number == count - 6:
+                bus.mode = "immediate"
+                bus.propagate()
             name, said = names[rng.integers(len(names))], {"step": number} if number % 3 else {}
             _change(rng, arrays[name])
             match rng.integers(5):
@@ -127,36 +139,63 @@ def _run_randomly(path: Path, seed: int, count: int) -> None:
                     bus.write(name, arrays[name], source="hand" if number % 2 else "", **said)
 
 
-@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(n, marks=LONG) for n in range(2, 40))])
-def test_plain_commits_have_the_bytes_of_all_others(tmp_path, monkeypatch, seed):
+@pytest.fixture
+def way(monkeypatch):
+    """Sends commits ``"straight"``, ``"plain"`` where they are, or the way of all ``"others"``."""
+    plain, land_small = commit_head.is_plain, commit_head.Head.land_small
+    taken: Counter[str] = Counter()
+
+    def is_plain(*arguments: Any) -> bool:
+        is_one = taken["way"] < 2 and plain(*arguments)
+        taken["plain"] += is_one
+        return is_one
+
+    def counted(*arguments: Any) -> Any:
+        taken["straight"] += 1
+        return land_small(*arguments)
+
     monkeypatch.setattr("time.time_ns", lambda: 10**18)
-    plain, found = commit_head.is_plain, []
+    monkeypatch.setattr(commit_head, "is_plain", is_plain)
+    monkeypatch.setattr(commit_head.Head, "land_small", counted)
+    straight = ArrayWriter._straight
+    monkeypatch.setattr(
+        ArrayWriter, "_straight", lambda self: None if taken["way"] else straight(self)
+    )
 
-    def counted(*arguments):
-        found.append(plain(*arguments))
-        return found[-1]
+    def choose(name: str) -> Counter[str]:
+        taken.clear()
+        taken["way"] = ["straight", "plain", "others"].index(name)
+        return taken
 
-    monkeypatch.setattr(commit_head, "is_plain", counted)
-    _run_randomly(tmp_path / "0", seed, 150)
-    assert 20 < sum(found) < len(found)
-    monkeypatch.setattr(commit_head, "is_plain", lambda *arguments: False)
-    _run_randomly(tmp_path / "1", seed, 150)
-    assert _records(tmp_path / "0") == _records(tmp_path / "1")
-    with mmsb.open(tmp_path / "0", mode="r") as bus:
+    return choose
+
+
+@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(n, marks=LONG) for n in range(2, 40))])
+def test_commits_have_the_same_bytes_whatever_way_they_take(tmp_path, way, seed):
+    logs = {}
+    for name in ("straight", "plain", "others"):
+        taken = way(name)
+        _run_randomly(tmp_path / name, seed, 150)
+        logs[name] = _records(tmp_path / name)
+        assert (taken["straight"] > 20) == (name == "straight")
+        assert name != "plain" or taken["plain"] > 20
+    assert logs["straight"] == logs["others"]
+    assert logs["plain"] == logs["others"]
+    with mmsb.open(tmp_path / "straight", mode="r") as bus:
         assert bus.verify(deep=True)
 
 
-def test_plain_commits_stand_alone_when_deltas_have_outgrown_the_array(tmp_path, monkeypatch):
-    monkeypatch.setattr("time.time_ns", lambda: 10**18)
-    for i, is_plain in enumerate((commit_head.is_plain, lambda *arguments: False)):
-        monkeypatch.setattr(commit_head, "is_plain", is_plain)
+def test_plain_commits_stand_alone_when_deltas_have_outgrown_the_array(tmp_path, way):
+    logs = []
+    for name in ("straight", "others"):
+        way(name)
         value = np.zeros(100, np.float32)
-        with mmsb.open(tmp_path / str(i)) as bus:
+        with mmsb.open(tmp_path / name) as bus:
             bus.create("x", (100,))
             for number in range(120):
                 value[number % 100] = number
                 bus.write("x", value)
-    first, second = (_records(tmp_path / str(i)) for i in range(2))
-    assert first == second
-    records = (CommitRecord.decode(meta) for _, _, meta, _ in first)
+        logs.append(_records(tmp_path / name))
+    assert logs[0] == logs[1]
+    records = (CommitRecord.decode(meta) for _, _, meta, _ in logs[0])
     assert any((record.records["flags"] & FULL).any() for record in records)

@@ -50,6 +50,12 @@ class Derivations:
         """Whether there is nothing that a commit could set off."""
         return not self.flow.nodes and not len(self.flow.graph)
 
+    @property
+    def is_quiet(self) -> bool:
+        """Whether functions run after a commit that changes bytes, and nothing else happens."""
+        is_marked = self.stale or self.awaited or self.is_deferred or self.flow.gates
+        return not is_marked and not self._copies and self.flow.is_settled
+
     def _restore(self, table: Table) -> None:
         """Take up what the log says: nodes without functions."""
         arrays = Arrays(table, Draft(), None)

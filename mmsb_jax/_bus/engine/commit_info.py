@@ -41,6 +41,11 @@ class CommitInfo:
         if note is not None:
             self._take_note(note)
 
+    @property
+    def says_more(self) -> bool:
+        """Whether it says more than a step and a source."""
+        return self._note_tree is not None or self.extra is not None
+
     def _take_note(self, note: Any) -> None:
         leaves, self._note_tree = jax.tree_util.tree_flatten(note, is_leaf=lambda x: x is None)
         for leaf in leaves:

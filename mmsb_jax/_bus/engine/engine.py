@@ -10,8 +10,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from mmsb_jax._base.errors import ClosedError, DeviceMemoryError, MMSBError, RecomputeError
 from mmsb_jax._base.memory_limit import room_for
+from mmsb_jax._bus.derive.quiet import QuietWave
 from mmsb_jax._bus.derive.registry import Derivations
 from mmsb_jax._bus.derive.transaction import DerivationTransaction, GraphEdit, prepare
 from mmsb_jax._bus.engine.queue import CommitQueue
@@ -20,6 +23,7 @@ from mmsb_jax._bus.events.events import Events, is_held
 from mmsb_jax._bus.events.kinds import CommitOutcome
 from mmsb_jax._bus.trees.tree import TreeShape
 from mmsb_jax._store.commit.draft import Draft
+from mmsb_jax._store.commit.few import SmallArray
 from mmsb_jax._store.commit.head import Head, Landed
 from mmsb_jax._store.commit.plan import Plan
 from mmsb_jax._store.files.lock import WriterLock
@@ -57,7 +61,7 @@ class _Landing:
     before: int
     begun_ns: int
     thread: int
-    step: DerivationTransaction | None = None
+    step: DerivationTransaction | QuietWave | None = None
     result: Landed | None = None
     is_counted: bool = False
     commit: Commit | None = None
@@ -127,6 +131,12 @@ class Engine:
     def events(self) -> Events | None:
         """Where to post what commits do; None where nobody can listen any more."""
         return None if self._events is None else self._events()
+
+    @property
+    def is_heard(self) -> bool:
+        """Whether anybody listens to what commits do."""
+        events = self.events
+        return events is not None and bool(events.audience)
 
     @property
     def is_open(self) -> bool:
@@ -222,6 +232,30 @@ class Engine:
                 self._end_early(landing, error)
             return self._end(landing)
 
+    def land_small(
+        self, array: SmallArray, new: np.ndarray, wave: QuietWave | None, draft: Draft
+    ) -> Commit:
+        """`land` of new words of one small array, while nobody listens.
+
+        Args:
+            array: the array.
+            new: all of its words after (uint32[n]).
+            wave: what follows from a change of it.
+            draft: what the caller says of the commit.
+        """
+        with self.lock:
+            landing = self._begin(draft, _nothing)
+            landing.audience = ()  # whoever came since
+            try:
+                changes = [array.becoming(new)]
+                if wave is not None and changes[0].places.size:
+                    landing.step = wave
+                    changes += wave.run(new)
+                landing.result = self.head.land_small(changes, draft)
+            except BaseException as error:
+                self._end_early(landing, error)
+            return self._end(landing)
+
     def take(self, shipped: CommitFrames, place: str, landed: Callable[[Commit], object]) -> Commit:
         """Land a commit that another log wrote, as it is: no function runs.
 
@@ -312,6 +346,7 @@ class Engine:
             if step is not None and step.wave.ran:
                 self.meter.count_wave(len(step.wave.ran), step.wave_ns)
         if events is not None and landing.audience:
+            assert not isinstance(step, QuietWave)
             events.post(CommitOutcome(landing.draft, step, commit), landing.audience)
         landing.commit, self._landing = commit, None
         return commit

@@ -17,6 +17,7 @@ from mmsb_jax._bus.write.array_specs import word_patches_of
 from mmsb_jax._bus.write.batch import Batch
 from mmsb_jax._bus.write.draft_builder import DraftBuilder, PendingArrays, name_taken
 from mmsb_jax._bus.write.rows import RowTable
+from mmsb_jax._bus.write.straight import StraightLine
 from mmsb_jax._bus.write.tree_writer import TreeWriter
 from mmsb_jax._core.layout import Layout
 from mmsb_jax._core.tree.leaves import LeafSpec
@@ -50,6 +51,7 @@ class ArrayWriter:
         self._rows = RowTable(session.page_bytes)
         self._layout: tuple[TreeShape | None, int, int, Layout] | None = None
         self._open_batch: Batch | None = None
+        self._line: StraightLine | None = None
         self._turn = threading.Condition(session.own_lock)  # only to see who has it
 
     @property
@@ -109,6 +111,36 @@ class ArrayWriter:
         changes = DraftBuilder(engine.head.state, self.pending)
         make(changes)
         return self.land(changes, info)
+
+    def write(self, name: Any, value: Any, info: CommitInfo) -> Commit | None:
+        """Replace the bytes of an array: now, or at the end of the batch."""
+        if (line := self._straight()) is not None:
+            commit = line.write(name, value, info)
+            if commit is not None:
+                return commit
+        return self.change(lambda changes: changes.write(name, value), info)
+
+    def apply(self, delta: Any, layout: Layout | None, info: CommitInfo) -> Commit | None:
+        """Commit a delta: now, or at the end of the batch."""
+        self._session.writing()
+        if (line := self._straight()) is not None:
+            commit = line.apply(delta, self.layout() if layout is None else layout, info)
+            if commit is not None:
+                return commit
+        self._session.settle()
+        patches = self.patches_of(delta, layout)
+        return self.change(lambda changes: changes.patch(patches), info)
+
+    def _straight(self) -> StraightLine | None:
+        """Where a commit of few bytes goes; None in a batch, or while arrays are to be recorded."""
+        engine = self._session.writing()
+        if self._open_batch is not None or self.pending.specs:
+            return None
+        if not engine.is_settled:
+            self._session.settle()
+        if self._line is None:
+            self._line = StraightLine(engine)
+        return self._line
 
     def edit_graph(self, edit: GraphEdit, info: CommitInfo) -> Commit | None:
         """Change what is derived: now, or at the end of the batch."""

@@ -82,6 +82,11 @@ class NodeTable:
             graph = graph.remove(*edge)
         self._set_graph(graph, [parent for parent, _, _ in edges])
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether no change is left to be kept or taken back."""
+        return not self._journal
+
     def commit(self) -> None:
         """Keep the changes made since the last `commit` or `revert`; may be called again."""
         self._journal.clear()

@@ -11,20 +11,20 @@ import numpy as np
 from mmsb_jax._store.commit.compare import ArrayChange, compare, patch
 from mmsb_jax._store.commit.draft import Draft
 from mmsb_jax._store.commit.encode import record_all
-from mmsb_jax._store.commit.plain import PlainCommit, is_plain
+from mmsb_jax._store.commit.few import FewWords, NewWords
+from mmsb_jax._store.commit.plain import MOST_CHANGES, PlainCommit, few_of, is_plain
 from mmsb_jax._store.commit.plan import Content, Plan
 from mmsb_jax._store.commit.tally import Marks, Tally
 from mmsb_jax._store.encoding.blob import compress_blob
-from mmsb_jax._store.encoding.digest import ZERO, constant_term, state_sum, state_term
+from mmsb_jax._store.encoding.digest import FEW_WORDS, ZERO, constant_term, state_sum, state_term
 from mmsb_jax._store.files.protocol import Buffer
-from mmsb_jax._store.format.data import CommitFrames, Frames, NewCommit
+from mmsb_jax._store.format.data import CommitFrames, NewCommit
 from mmsb_jax._store.format.record import (
     EXTRA_ID,
     EXTRA_IS_JSON,
     FULL,
     STRUCTURE_CHANGED,
     CommitRecord,
-    PlainRecord,
     records_of,
 )
 from mmsb_jax._store.state.state import StoredState
@@ -60,7 +60,7 @@ class Landing:
     version: int
     plan: Plan
     changes: Sequence[ArrayChange]
-    record: CommitRecord | PlainRecord
+    record: CommitRecord
     marks: Marks
     logged_bytes: int | None = None
 
@@ -73,6 +73,29 @@ class Landing:
         if logged_bytes is None:
             logged_bytes = head.writer.log.row(self.version).logged_bytes
         head.tally.count(record, logged_bytes, self.marks)
+        return Landed(self.version, record.time_ns, changed, record.changed_bytes, logged_bytes)
+
+
+@dataclass(slots=True)
+class PlainLanding:
+    """As `Landing`, of a plain commit."""
+
+    version: int
+    changes: Sequence[FewWords]
+    commit: PlainCommit
+    marks: Marks
+    logged_bytes: int | None = None
+
+    def adopt(self, head: "Head") -> Landed:
+        """As `Landing.adopt`."""
+        record, logged_bytes = self.commit.record, self.logged_bytes
+        for change in self.changes:
+            change.put(self.version)
+        head.adopt_plain(self.commit)
+        if logged_bytes is None:
+            logged_bytes = head.writer.log.row(self.version).logged_bytes
+        head.tally.count(record, logged_bytes, self.marks)
+        changed = tuple(sorted([change.array.info.name for change in self.changes]))
         return Landed(self.version, record.time_ns, changed, record.changed_bytes, logged_bytes)
 
 
@@ -121,7 +144,7 @@ class Head:
         self._state_bytes = state.nbytes
         self.structure = state.table.version
         self.landed: Landed | None = None
-        self._landing: Landing | Joining | None = None
+        self._landing: Landing | PlainLanding | Joining | None = None
         self._recount()
 
     def settle(self) -> None:
@@ -210,11 +233,48 @@ class Head:
         values: Mapping[str, str | None],
     ) -> Landed:
         """Encode what was compared, append it, and make the state that after it."""
+        if is_plain(draft, values, changes, self.tally):
+            few = [few_of(self.state, change, self.page_bytes) for change in changes]
+            return self.land_few(few, draft)
         commit = self.encode(plan, changes, draft, values)
         try:
             return self.append(commit, plan, changes)
         finally:
             commit.wait()
+
+    def land_small(self, contents: Sequence[NewWords], draft: Draft) -> Landed:
+        """`land` of what small arrays become; ``draft`` says what the caller says, no more."""
+        contents = [content for content in contents if content.places.size]
+        few = [self._few(content) for content in contents[: MOST_CHANGES + 1]]
+        plain = [change for change in few if change is not None]
+        if len(plain) == len(contents):
+            return self.land_few(plain, draft)
+        plan = Plan(self.state, draft)
+        changes = [plan.change_to(content.array.key, content.words) for content in contents]
+        changes = compare(changes, self.page_bytes, self.executor)
+        return self.land(plan, changes, draft, draft.values)
+
+    def _few(self, content: NewWords) -> FewWords | None:
+        """What a content changes, where a plain commit can hold it."""
+        array, words, places = content
+        if places.size > FEW_WORDS or self.tally.is_full_due(array.key, array.nbytes):
+            return None
+        change = FewWords(array, places, words[places])
+        return change if change.is_sparse else None
+
+    def land_few(self, changes: Sequence[FewWords], draft: Draft) -> Landed:
+        """`land` of a plain commit, which changes but few words."""
+        commit = PlainCommit(self.state.table, self._terms, changes, draft)
+        marks = self.tally.marks([change.array.key for change in changes])
+        landing = PlainLanding(self.writer.log.version + 1, changes, commit, marks)
+        self._landing = landing
+        landing.logged_bytes = self.writer.append(commit)
+        return self._landed()
+
+    def adopt_plain(self, commit: PlainCommit) -> None:
+        """`adopt` of what a plain commit says."""
+        self._terms |= commit.terms
+        self.state.table.apply_head(commit.record, self.writer.log.scan.chain)
 
     def encode(
         self,
@@ -222,11 +282,8 @@ class Head:
         changes: Sequence[ArrayChange],
         draft: Draft,
         values: Mapping[str, str | None],
-    ) -> "EncodedCommit | PlainCommit":
+    ) -> "EncodedCommit":
         """What the log will say of it; limits are checked here, before anything is written."""
-        if is_plain(draft, values, changes, self.tally):
-            table = self.state.table
-            return PlainCommit(table, self._terms, self.page_bytes, plan, changes, draft)
         record = CommitRecord(
             log_id=b"",
             previous_chain=b"",
@@ -259,7 +316,9 @@ class Head:
             extra_chunks=None if draft.extra is None else len(extra_chunks),
         )
 
-    def append(self, commit: Frames, plan: Plan, changes: Sequence[ArrayChange]) -> Landed:
+    def append(
+        self, commit: NewCommit | CommitFrames, plan: Plan, changes: Sequence[ArrayChange]
+    ) -> Landed:
         """Append a commit, and make the state that after it.
 
         Where it is cut short, `settle` does the rest.

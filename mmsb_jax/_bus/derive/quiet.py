@@ -1,0 +1,62 @@
+"""Quiet waves: what follows from a change of one array where functions run, and nothing else.
+
+Nothing is stale, gated, deferred or made anew, and all that is behind the array is small. Then
+there is nothing to prepare and no mark to set. What leads there is found once, and kept as long as
+the graph is as it was.
+"""
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from mmsb_jax._bus.derive.registry import Derivations
+from mmsb_jax._graph.wave.wave import Wave, WaveRequest
+from mmsb_jax._store.commit.few import NewWords, SmallArray
+
+
+class QuietWave:
+    """The wave behind a change of one array, as the `DerivationTransaction` of its commit.
+
+    Args:
+        derivations: those of the bus; they are quiet.
+        name: the array that changes.
+        arrays: a small array of the bus by its name.
+    """
+
+    def __init__(
+        self, derivations: Derivations, name: str, arrays: Callable[[str], SmallArray]
+    ) -> None:
+        self._all = derivations
+        self._name = name
+        self._arrays = arrays
+        self._request = WaveRequest(changed=frozenset({name}))
+        self._runs: dict[str, int] = {}
+        self.wave = Wave()
+        self.wave_ns = 0
+
+    @property
+    def is_small(self) -> bool:
+        """Whether one program computes all of it."""
+        return all(not p.nodes or p.is_small for p in self._all.waves.phases(self._request))
+
+    def run(self, new: np.ndarray) -> list[NewWords]:
+        """What becomes of the arrays behind, where ``new`` are the words of the array."""
+        begun, arrays, name = time.perf_counter_ns(), self._arrays, self._name
+
+        def words(wanted: str) -> np.ndarray:
+            return new if wanted == name else arrays(wanted).words
+
+        self.wave = wave = self._all.waves.run(self._request, words, {})
+        self.wave_ns = time.perf_counter_ns() - begun
+        runs = self._all.runs
+        self._runs = {node.name: runs[node.name] + 1 for node in wave.ran}
+        return [
+            arrays(made).becoming(after)
+            for made, after in wave.results.items()
+            if isinstance(after, np.ndarray)  # of small nodes all are
+        ]
+
+    def done(self) -> None:
+        """The commit has landed. It may be called again: everything is set, and nothing added."""
+        self._all.runs.update(self._runs)
