@@ -30,7 +30,9 @@ class QuietWave:
         self._all = derivations
         self._name = name
         self._arrays = arrays
-        self._request = WaveRequest(changed=frozenset({name}))
+        phases = derivations.waves.phases(WaveRequest(changed=frozenset({name})))
+        self._phases = [phase for phase in phases if phase.nodes]
+        self._changed = (name,)
         self._runs: dict[str, int] = {}
         self.wave = Wave()
         self.wave_ns = 0
@@ -38,7 +40,7 @@ class QuietWave:
     @property
     def is_small(self) -> bool:
         """Whether one program computes all of it."""
-        return all(not p.nodes or p.is_small for p in self._all.waves.phases(self._request))
+        return len(self._phases) == 1 and self._phases[0].is_small
 
     def run(self, new: np.ndarray) -> list[NewWords]:
         """What becomes of the arrays behind, where ``new`` are the words of the array."""
@@ -47,13 +49,16 @@ class QuietWave:
         def words(wanted: str) -> np.ndarray:
             return new if wanted == name else arrays(wanted).words
 
-        self.wave = wave = self._all.waves.run(self._request, words, {})
+        waves, (phase,) = self._all.waves, self._phases
+        schedule = waves.schedule(phase, phase.nodes, is_first=False)
+        ran, results = waves.run_schedule(schedule, phase.nodes, words, self._changed)
+        self.wave = Wave(results, ran)
         self.wave_ns = time.perf_counter_ns() - begun
         runs = self._all.runs
-        self._runs = {node.name: runs[node.name] + 1 for node in wave.ran}
+        self._runs = {node.name: runs[node.name] + 1 for node in ran}
         return [
             arrays(made).becoming(after)
-            for made, after in wave.results.items()
+            for made, after in results.items()
             if isinstance(after, np.ndarray)  # of small nodes all are
         ]
 

@@ -20,6 +20,7 @@ from mmsb_jax._graph.run.schedule import RunResult, Schedule, Words
 from mmsb_jax._graph.wave.node_table import Mark, NodeTable
 
 _MOST_PLANS = 64
+_NOTHING: Mapping[Node, bool] = {}
 _RAISED = re.compile(r"^[\w.]*(?:Error|Exception|Interrupt)\w*: .*$", re.MULTILINE)
 
 
@@ -86,7 +87,7 @@ class Wave:
 
 
 @dataclass(slots=True)
-class _Phase:
+class Phase:
     """Nodes that can be taken together: small ones, in one program; or others, one by one."""
 
     is_small: bool
@@ -100,7 +101,7 @@ class Waves:
     def __init__(self, flow: NodeTable, machine: NodeRunner) -> None:
         self.flow = flow
         self.machine = machine
-        self._plans: OrderedDict[object, list[_Phase]] = OrderedDict()
+        self._plans: OrderedDict[object, list[Phase]] = OrderedDict()
 
     def run(
         self,
@@ -120,7 +121,45 @@ class Waves:
         """
         return _Run(self, due, words, stale, changed_words).finish()
 
-    def phases(self, due: WaveRequest) -> list[_Phase]:
+    def run_schedule(
+        self,
+        schedule: Schedule,
+        nodes: Sequence[Node],
+        words: Words,
+        changed: Collection[str],
+        forced: Mapping[Node, bool] = _NOTHING,
+        first_run: Collection[str] = (),
+    ) -> RunResult:
+        """Run small nodes in one program.
+
+        Args:
+            schedule: the nodes in their order.
+            nodes: the same.
+            words: array → its words.
+            changed: the arrays that changed.
+            forced: nodes that run in any case → whether they have no value yet.
+            first_run: names of nodes that are called for the first time.
+        """
+        try:
+            return schedule.run(words, changed, forced)
+        except OverflowError as error:
+            raise _no_room(nodes, error) from error
+        except Exception as error:
+            made = [node for node in nodes if node.name in first_run] or nodes
+            self.machine.forget(made)
+            raise RecomputeError(
+                f"{', '.join(node.rule.title for node in made)} raised {type(error).__name__} "
+                f"when it was compiled: {' '.join(str(error).split()[:40])}"
+            ) from error
+
+    def schedule(self, phase: Phase, nodes: Sequence[Node], is_first: bool) -> Schedule:
+        """The schedule of nodes of a small phase that can run, in order; kept with the phase."""
+        key = tuple(node.name for node in nodes) if len(nodes) < len(phase.nodes) else ()
+        if key not in phase.schedules:
+            phase.schedules[key] = self.machine.schedule(nodes, is_first, self.flow.is_read)
+        return phase.schedules[key]
+
+    def phases(self, due: WaveRequest) -> list[Phase]:
         """The nodes that a wave may meet, in the order in which they are taken."""
         key = (self.flow.epoch, due)
         phases = self._plans.get(key)
@@ -132,11 +171,11 @@ class Waves:
             self._plans.move_to_end(key)
         return phases
 
-    def _planned(self, due: WaveRequest) -> list[_Phase]:
+    def _planned(self, due: WaveRequest) -> list[Phase]:
         flow = self.flow
         begun = [flow.nodes[name] for name in (*due.first_run, *due.mark_stale, *due.recompute)]
         levels: dict[str, int] = {}
-        phases: list[_Phase] = []
+        phases: list[Phase] = []
         for node in flow.affected(due.changed | due.moved, begun):
             makers = (flow.makers.get(name) for name in self._upstream(node))
             least = max((levels.get(maker.name, 0) for maker in makers if maker), default=0)
@@ -148,7 +187,7 @@ class Waves:
             place = least + (least % 2 == (1 if is_small else 0))
             levels[node.name] = place
             while len(phases) <= place:
-                phases.append(_Phase(len(phases) % 2 == 0, []))
+                phases.append(Phase(len(phases) % 2 == 0, []))
             phases[place].nodes.append(node)
         return phases
 
@@ -269,20 +308,11 @@ class _Run:
     def _run_together(
         self, schedule: Schedule, nodes: Sequence[Node], forced: Mapping[Node, bool]
     ) -> RunResult:
-        words = self._words if self._wave.results else self._source
-        try:
-            return schedule.run(words, self._changed, forced)
-        except OverflowError as error:
-            raise _no_room(nodes, error) from error
-        except Exception as error:
-            made = [node for node in nodes if node.name in self._due.first_run] or nodes
-            self._machine.forget(made)
-            raise RecomputeError(
-                f"{', '.join(node.rule.title for node in made)} raised {type(error).__name__} "
-                f"when it was compiled: {' '.join(str(error).split()[:40])}"
-            ) from error
+        words, first_run = self._words if self._wave.results else self._source, self._due.first_run
+        run = self._waves.run_schedule
+        return run(schedule, nodes, words, self._changed, forced, first_run)
 
-    def _run_small(self, phase: _Phase) -> None:
+    def _run_small(self, phase: Phase) -> None:
         """Run the small nodes of a phase that can run, in one program; mark the others."""
         runnable, blocked = phase.nodes, []
         forced: dict[Node, bool] = {}
@@ -299,20 +329,14 @@ class _Run:
                     if is_forced:
                         forced[node] = is_first
         if runnable:
-            self._keep(self._run_together(self._schedule(phase, runnable), runnable, forced))
+            schedule = self._waves.schedule(phase, runnable, bool(self._due.first_run))
+            self._keep(self._run_together(schedule, runnable, forced))
         for node in blocked:
             if not self._changed.isdisjoint(node.inputs):
                 self._set_mark(node, "dirty")
 
     def _is_forced(self, node: Node) -> bool:
         return self._is_first(node) or self._mark(node) == "dirty"
-
-    def _schedule(self, phase: _Phase, nodes: list[Node]) -> Schedule:
-        key = tuple(node.name for node in nodes) if len(nodes) < len(phase.nodes) else ()
-        if key not in phase.schedules:
-            is_first = bool(self._due.first_run)
-            phase.schedules[key] = self._machine.schedule(nodes, is_first, self._flow.is_read)
-        return phase.schedules[key]
 
     def _keep(self, ran: RunResult) -> None:
         self._wave.ran += ran.nodes

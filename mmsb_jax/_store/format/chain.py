@@ -94,7 +94,7 @@ class LogIds:
 
 def closed(ids: LogIds, version: int) -> LogIds:
     """``ids`` where what follows ``version`` is the log's own."""
-    if ids.of(version + 1) == ids.own:
+    if not ids.lineage or ids.of(version + 1) == ids.own:
         return ids
     return LogIds(tuple(_through(ids, version)), ids.own)
 

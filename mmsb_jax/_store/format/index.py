@@ -66,9 +66,9 @@ class _Rows:
 
     def is_whole(self) -> bool:
         """Whether no row was begun and not ended."""
-        rows = len(self)
-        touched = self.columns["touched_end"][rows - 1] if rows else 0
-        return len(self.columns[_COLUMNS[0]]) == rows and len(self.touched) == touched
+        rows, ends = len(self), self.columns["touched_end"]
+        touched = ends[rows - 1] if rows else 0
+        return len(self.columns["offset"]) == rows and len(self.touched) == touched
 
 
 class SegmentIndex:

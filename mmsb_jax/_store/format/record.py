@@ -372,7 +372,8 @@ class PlainRecord:
         if self.step is not None:
             check_number("step", self.step, -I64 - 1, I64)
         check_number("time_ns", self.time_ns, -I64 - 1, I64)
-        check_text("source", self.source, MAX_TEXT_BYTES)
+        if self.source:
+            check_text("source", self.source, MAX_TEXT_BYTES)
 
     def touched(self) -> list[int]:
         """As `CommitRecord.touched`."""
