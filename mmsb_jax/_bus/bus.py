@@ -205,7 +205,10 @@ class Bus:
             LocationError: the disk is full or fails. Nothing has changed.
             whatever made an earlier commit with ``wait=False`` fail.
 
-        Cost: one comparison of the bytes, and the bytes that changed, encoded and written.
+        Cost: one comparison of the bytes, and the bytes that changed, encoded and written. A
+        `jax.Array` that is the very one of the last commit is not read: what is frozen costs
+        nothing. So do not change the memory behind an array (by NumPy or DLPack): JAX does not
+        expect it either.
         """
         check_choice("structure", structure, "same", "new")
         check_flag("wait", wait)

@@ -30,7 +30,7 @@ def bus(request, tmp_path):
 
 # ------------------------------------------------------------------------------- interrupts
 
-AFTER = ["adopt", "put", "apply_head", "_count", "_landed", "_announce", "_commit_of", "landed"]
+AFTER = ["adopt", "put", "apply_head", "count", "_landed", "_announce", "_commit_of", "landed"]
 BEFORE = ["prepare", "compare", "encode", "_write", "build_frame"]
 
 
@@ -50,6 +50,35 @@ def test_commit_that_is_interrupted_is_before_or_after(bus, where, event):
     assert bus.read("w")[0] == 2
     assert bus.stats().commits == bus.version
     assert bus.verify()
+
+
+def _small(value: float) -> np.ndarray:
+    """An array of which few words differ from another one's."""
+    return np.where(np.arange(40) == 7, np.float32(value), np.float32(0))
+
+
+SMALL_AFTER = ["adopt", "put", "adopt_plain", "count", "_landed", "_announce", "done"]
+SMALL_BEFORE = ["becoming", "run_schedule", "_few", "_write", "build_frame"]
+
+
+@pytest.mark.parametrize("where", [*SMALL_BEFORE, *SMALL_AFTER])
+@pytest.mark.parametrize("event", ["call", "return"])
+def test_write_that_is_interrupted_is_before_or_after(bus, where, event):
+    bus.create("x", (40,))
+    bus.derive("twice", ["x"], lambda x: x * 2)
+    for value in (1, 2):
+        bus.write("x", _small(value))
+    version, runs = bus.version, bus.derived()["twice"].runs
+    with interrupted_at(where, event):
+        bus.write("x", _small(3))
+    landed = bus.version - version
+    assert landed == (where in SMALL_AFTER or (where, event) == ("_write", "return"))
+    assert bus.derived()["twice"].runs == runs + landed
+    assert in_another_thread(lambda: bus.read("twice"))[7] == 4 + 2 * landed
+    assert bus.write("x", _small(9)).version == version + landed + 1
+    assert bus.read("twice")[7] == 18
+    assert bus.stats().commits == bus.version
+    assert bus.verify(derive=True)
 
 
 @pytest.mark.parametrize("where", ["append", "_sync_commit", "is_there"])

@@ -64,4 +64,5 @@ class QuietWave:
 
     def done(self) -> None:
         """The commit has landed. It may be called again: everything is set, and nothing added."""
-        self._all.runs.update(self._runs)
+        for name, count in self._runs.items():
+            self._all.runs[name] = count

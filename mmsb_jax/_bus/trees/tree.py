@@ -14,6 +14,7 @@ import numpy as np
 from mmsb_jax._base.errors import CorruptionError, FormatError, StructureError
 from mmsb_jax._base.texts import MAX_DIGITS, MAX_INTEGER, encoded, from_decimal, to_decimal
 from mmsb_jax._bus.trees.compare import differing_leaves, differing_statics, is_same_kind
+from mmsb_jax._bus.trees.living import LivingLeaves
 from mmsb_jax._bus.trees.recorded import changed_entries, entries_of, show_pair, statics_in
 from mmsb_jax._core.layout import Layout
 from mmsb_jax._core.tree.leaves import Constant, LeafSpec, describe, qualified_name, view_as
@@ -129,11 +130,20 @@ class TreeShape:
             self.earlier = (before, *before.earlier)[:_MOST_EARLIER]
         before.earlier = ()
 
-    def data_of(self, tree: Any) -> list[Any] | None:
+    def data_of(
+        self, tree: Any, seen: LivingLeaves | None = None
+    ) -> tuple[list[Any], Sequence[int]] | None:
         """The data leaves of a tree of this very structure; None for any other.
 
-        Cost: about 0.2 µs a leaf. Where a node holds an array, or what can be changed in place,
-        beside its leaves, all nodes are looked at: about 10 µs each.
+        Args:
+            tree: the tree.
+            seen: data leaves that were of this structure, and need not be looked at again.
+
+        Returns:
+            The leaves, and which of them are not those that were seen.
+
+        Cost: about 0.2 µs a leaf that was not seen. Where a node holds an array, or what can be
+        changed in place, beside its leaves, all nodes are looked at: about 10 µs each.
         """
         if not self.is_recorded:
             return None
@@ -143,13 +153,16 @@ class TreeShape:
             return None
         if not (self._has_same_nodes(tree) if self._is_watched else self._is_as(treedef)):
             return None
-        data = []
-        for leaf, known in zip(leaves, self._plain, strict=True):
+        is_data_alone = not self._rest
+        places = seen.others(leaves) if seen is not None and is_data_alone else range(len(leaves))
+        for i in places:
+            leaf, known = leaves[i], self._plain[i]
             if type(leaf) is not known.type or not known.matches(leaf):
                 return None
-            if known.is_data:
-                data.append(leaf)
-        return data
+        if is_data_alone:
+            return leaves, places
+        data = [leaf for leaf, known in zip(leaves, self._plain, strict=True) if known.is_data]
+        return data, range(len(data)) if seen is None else seen.others(data)
 
     def _is_as(self, treedef: Any) -> bool:
         return is_same_treedef(treedef, self._plain_treedef)

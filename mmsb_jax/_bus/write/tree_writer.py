@@ -1,7 +1,7 @@
 """Committing trees: what the caller gives, checked and copied, as a draft for the head."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from mmsb_jax._base.memory_limit import room_for
 from mmsb_jax._bus.engine.commit_info import CommitInfo
 from mmsb_jax._bus.engine.engine import Engine
+from mmsb_jax._bus.trees.living import LivingLeaves
 from mmsb_jax._bus.trees.staging import Staged, Stager, check_readable, raw_bytes
 from mmsb_jax._bus.trees.tree import Reconciled, TreeShape, differences, reconcile
 from mmsb_jax._bus.write.draft_builder import PendingArrays
@@ -34,6 +35,7 @@ class TreeWriter:
         self._engine = engine
         self._pending = pending
         self._ids: list[int] = []
+        self._last: LivingLeaves | None = None
         self._stager = Stager()
 
     @property
@@ -43,22 +45,26 @@ class TreeWriter:
 
     def commit(self, tree: Any, info: CommitInfo, allow_new: bool) -> Commit:
         """Commit ``tree`` and wait until it has landed; the queue must be empty."""
-        shape, data, change = self._match(tree, allow_new)
+        shape, data, change, others = self._match(tree, allow_new)
+        places = self._to_read(shape, data, change.ids, others)
         with jax.transfer_guard("allow"), room_for("the bytes of this commit"):
-            contents = _read_all(data, shape.names, change.ids)
+            contents = _read_all(data, shape.names, change.ids, places)
         draft = Draft(ops=self._pending.ops() + change.ops, contents=contents, values=change.values)
+        leaves = LivingLeaves.of(data, places, self._last)
 
         def landed(commit: Commit) -> None:
             self._pending.specs.clear()
             if self.shape is not shape:
                 shape.succeed(self.shape, commit.version)
             self.shape, self._ids = shape, change.ids
+            self._last, leaves.version = leaves, commit.version
 
         return self._engine.land(info.fill(draft, info.numbers()), shape, landed=landed)
 
     def know(self, tree: Any) -> None:
         """Take the structure of ``tree`` for that of the next one, if it is that recorded."""
         self.shape, self._ids = self._known(tree) or (self.shape, self._ids)
+        self._last = None
 
     def _known(self, tree: Any) -> tuple[TreeShape, list[int]] | None:
         shape = TreeShape(tree, self._engine.page_bytes)
@@ -72,36 +78,80 @@ class TreeWriter:
 
     def enqueue(self, tree: Any, info: CommitInfo) -> "Future[Commit] | None":
         """Commit ``tree`` without waiting; None where its structure has to be recorded first."""
-        data = self.shape.data_of(tree) if self.shape is not None else None
-        if data is None or self._pending:
+        found = self._data_of(tree)
+        if found is None or self._pending:
             return None
+        data, others = found
         assert self.shape is not None
         shape = self.shape
-        engine, ids, names, time_ns = self._engine, self._ids, shape.names, time.time_ns()
+        engine, time_ns = self._engine, time.time_ns()
         for array in info.note_arrays:
             check_readable(array, "note")
         engine.queue.wait_for_room()
+        places = self._to_read(shape, data, self._ids, others)
+        ids, names = [self._ids[i] for i in places], [shape.names[i] for i in places]
         labels = [*names, *(["note"] * len(info.note_arrays))]
         with room_for("the copy of this commit"):
-            staged = self._stager.stage([*data, *info.note_arrays], labels)
+            staged = self._stager.stage([*(data[i] for i in places), *info.note_arrays], labels)
+        leaves, self._last = LivingLeaves.of(data, places, self._last), None
 
         def run(landed: Callable[[Commit], None]) -> None:
-            _land_staged(engine, staged, ids, info, time_ns, shape, landed)
+            def known(commit: Commit) -> None:
+                leaves.version = commit.version
+                landed(commit)
 
-        return engine.queue.submit(run, staged.release)
+            _land_staged(engine, staged, ids, info, time_ns, shape, known)
 
-    def _match(self, tree: Any, allow_new: bool) -> tuple[TreeShape, list[Any], Reconciled]:
-        data = self.shape.data_of(tree) if self.shape is not None else None
-        if data is not None and self.shape is not None:
-            return self.shape, data, Reconciled(ids=self._ids)
+        outcome = engine.queue.submit(run, staged.release)
+        self._last = leaves
+        return outcome
+
+    def _to_read(
+        self, shape: TreeShape, data: list[Any], ids: list[int], places: Sequence[int]
+    ) -> Sequence[int]:
+        """Which leaves may have changed: all but the arrays of JAX that the last commit had.
+
+        An array of JAX does not change. It is read again where anything else has written what it
+        was committed as, or the commit that had it may not have landed.
+        """
+        last, engine, derivations = self._last, self._engine, self._engine.derivations
+        if last is None or shape is not self.shape or derivations.flow.gates or derivations.awaited:
+            return range(len(data))
+        if last.version is None and not engine.queue.depth:
+            return range(len(data))
+        if last.version is not None:
+            since, bases = last.version, engine.head.state.table.bases
+            if max(bases.values(), default=0) > since:
+                written = (i for i, k in enumerate(ids) if bases.get(k, 0) > since)
+                places = sorted({*places, *written})
+        if len(places) < len(data):
+            kept = np.ones(len(data), bool)
+            kept[places] = False
+            for i in kept.nonzero()[0].tolist():
+                if data[i].is_deleted():
+                    check_readable(data[i], shape.names[i])
+        return places
+
+    def _data_of(self, tree: Any) -> tuple[list[Any], Sequence[int]] | None:
+        """As `TreeShape.data_of` of the structure that was committed last."""
+        return None if self.shape is None else self.shape.data_of(tree, self._last)
+
+    def _match(
+        self, tree: Any, allow_new: bool
+    ) -> tuple[TreeShape, list[Any], Reconciled, Sequence[int]]:
+        found = self._data_of(tree)
+        if found is not None and self.shape is not None:
+            data, others = found
+            return self.shape, data, Reconciled(ids=self._ids), others
         shape = TreeShape(tree, self._engine.page_bytes)
         table = self._engine.head.state.table
         change = reconcile(table, shape, allow_new, self._pending.specs.keys(), self.shape)
-        return shape, shape.data_leaves(tree), change
+        data = shape.data_leaves(tree)
+        return shape, data, change, range(len(data))
 
     def forget(self) -> None:
         """Look at the next tree anew: the table has changed without it."""
-        self.shape, self._ids = None, []
+        self.shape, self._ids, self._last = None, [], None
 
 
 def _land_staged(
@@ -126,14 +176,17 @@ def _land_staged(
             events.deliver_later()
 
 
-def _read_all(data: list[Any], names: list[str], ids: list[int]) -> dict[int, np.ndarray]:
-    """The bytes of every leaf; those on other devices travel side by side."""
-    for leaf, name in zip(data, names, strict=True):
+def _read_all(
+    data: list[Any], names: list[str], ids: list[int], places: Sequence[int]
+) -> dict[int, np.ndarray]:
+    """The bytes of the leaves at ``places``; those on other devices travel side by side."""
+    for i in places:
+        leaf = data[i]
         if isinstance(leaf, jax.Array):
-            check_readable(leaf, name)
+            check_readable(leaf, names[i])
             if not _is_on_cpu(leaf):
                 leaf.copy_to_host_async()
-    return {i: raw_bytes(leaf, name) for i, leaf, name in zip(ids, data, names, strict=True)}
+    return {ids[i]: raw_bytes(data[i], names[i]) for i in places}
 
 
 def _is_on_cpu(leaf: Any) -> bool:
