@@ -127,7 +127,7 @@ def _run_randomly(path: Path, seed: int, count: int) -> None:
                     bus.write(name, arrays[name], source="hand" if number % 2 else "", **said)
 
 
-@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(n, marks=LONG) for n in range(2, 40))])
+@pytest.mark.parametrize("seed", [1, *(pytest.param(n, marks=LONG) for n in (0, *range(2, 40)))])
 def test_plain_commits_have_the_bytes_of_all_others(tmp_path, monkeypatch, seed):
     monkeypatch.setattr("time.time_ns", lambda: 10**18)
     plain, found = commit_head.is_plain, []
