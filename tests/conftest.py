@@ -4,9 +4,10 @@ The annotations of the core, shapes among them, are checked at every call (jaxty
 beartype). The hook has to be there before the first import of the package.
 """
 
+import gc
 import os
-import resource
 import signal
+from pathlib import Path
 
 import hypothesis
 import jax
@@ -32,12 +33,15 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", _default))
 def pytest_configure(config: pytest.Config) -> None:
     # What XLA has compiled is kept on disk and not in memory; JAX's files are not for two writers.
     if (cache := getattr(config, "cache", None)) is not None:
-        worker = os.environ.get("PYTEST_XDIST_WORKER", "main")
-        jax.config.update(
-            "jax_compilation_cache_dir", str(cache.mkdir(f"jax-{jax.__version__}-{worker}"))
-        )
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.02)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+        worker = f"jax-{jax.__version__}-{os.environ.get('PYTEST_XDIST_WORKER', 'main')}"
+        jax.config.update("jax_compilation_cache_dir", str(cache.mkdir(worker)))
+        # Processes that tests start share theirs, which those that are killed may leave cut short.
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(cache.mkdir(f"{worker}-children"))
+    # They compile the package once, and not each anew.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    for setting, value in (("min_compile_time_secs", 0.02), ("min_entry_size_bytes", -1)):
+        jax.config.update(f"jax_persistent_cache_{setting}", value)
+        os.environ[f"JAX_PERSISTENT_CACHE_{setting.upper()}"] = str(value)
     # A shell starts what is to run in the background with interrupts ignored, and so are children.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # beartype checks an item of a container by chance; a strategy may call what it checks.
@@ -52,6 +56,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     mark_long(items)
     # Files of few and long tests first, so that no worker is left with one of them at the end.
     items.sort(key=lambda item: not item.nodeid.startswith(("tests/torture", "tests/test_")))
+
+
+def pytest_collection_finish() -> None:
+    # The tests and what they import stay: no collection of garbage need go through them.
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -80,5 +90,6 @@ _MOST_BYTES = 1_200_000_000
 def _let_go_of_programs():
     """Thousands of compiled programs would take gigabytes."""
     yield
-    if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 > _MOST_BYTES:
+    resident = int(Path("/proc/self/statm").read_text().split()[1])
+    if resident * os.sysconf("SC_PAGE_SIZE") > _MOST_BYTES:
         jax.clear_caches()

@@ -53,10 +53,12 @@ def weighted(graph, dtype="int32", low=1, high=100, seed=0):
 
 def product(semiring, A, B):
     """``C[i, j] = ⊕ₖ A[i, k] ⊗ B[k, j]``, one term after another."""
-    A, B = jnp.asarray(A), jnp.asarray(B)
-    C = jnp.full((A.shape[0], B.shape[1]), semiring.zero_of(A.dtype))
+    # What is cut out and repeated is NumPy's: in JAX each shape of it would be compiled.
+    A, B = np.asarray(A), np.asarray(B)
+    C = jnp.asarray(np.full((A.shape[0], B.shape[1]), semiring.zero_of(A.dtype)))
     for k in range(A.shape[1]):
-        C = semiring.add(C, semiring.multiply(*jnp.broadcast_arrays(A[:, k, None], B[k][None])))
+        pairs = np.broadcast_arrays(A[:, k, None], B[k][None])
+        C = semiring.add(C, semiring.multiply(*map(jnp.asarray, pairs)))
     return np.asarray(C)
 
 
@@ -87,8 +89,11 @@ def check_tree(semiring, A, source, value, before):
     keys, wanted = row * n + col, before[has] * n + np.flatnonzero(has)
     entry = np.searchsorted(keys, wanted)
     np.testing.assert_array_equal(keys[np.minimum(entry, len(keys) - 1)], wanted)
-    carried = semiring.multiply(jnp.asarray(value[before[has]]), jnp.asarray(data[entry]))
-    np.testing.assert_array_equal(np.asarray(carried), value[has])
+    # Of all nodes: one shape for every tree of a graph.
+    sources, edges = np.zeros((2, n), value.dtype)
+    sources[has], edges[has] = value[before[has]], data[entry]
+    carried = semiring.multiply(jnp.asarray(sources), jnp.asarray(edges))
+    np.testing.assert_array_equal(np.asarray(carried)[has], value[has])
     node = np.flatnonzero(has)
     for _ in range(n):
         node = before[node]

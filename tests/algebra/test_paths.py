@@ -311,7 +311,7 @@ def test_paths_under_vmap_of_weights_and_under_scan_are_those_of_each():
 
 
 def test_paths_are_compiled_once_for_all_sources_and_weights():
-    A, _ = _graphs.weighted(_graphs.kronecker(6), "float32")
+    A, _ = _graphs.weighted(_graphs.grid(6), "float32")
     traced = jax.jit(chex.assert_max_traces(lambda A, s: algebra.shortest_paths(A, s), n=1))
     for source in range(4):
         B = A.map(lambda data, source=source: data + source)

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmsb_jax import algebra
+from tests._sampled import halved
 from tests.algebra import _graphs
 
 
@@ -25,6 +26,7 @@ def entries(draw):
     return row, col, np.array(data, np.int32), shape
 
 
+@halved
 @given(entries())
 def test_matrix_from_coo_gives_its_entries_back(drawn):
     row, col, data, shape = drawn
@@ -41,6 +43,7 @@ def test_matrix_from_coo_gives_its_entries_back(drawn):
     np.testing.assert_array_equal(A.with_data(A.data).values, A.values)
 
 
+@halved
 @given(entries())
 def test_matrix_from_other_forms_is_that_from_coo(drawn):
     row, col, data, shape = drawn
@@ -61,6 +64,7 @@ def test_matrix_from_other_forms_is_that_from_coo(drawn):
         chex.assert_trees_all_equal(other, A)
 
 
+@halved
 @given(entries())
 def test_matrix_of_the_transpose_equals_the_transposed(drawn):
     row, col, data, shape = drawn

@@ -170,7 +170,7 @@ def way(monkeypatch):
     return choose
 
 
-@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(n, marks=LONG) for n in range(2, 40))])
+@pytest.mark.parametrize("seed", [1, *(pytest.param(n, marks=LONG) for n in (0, *range(2, 40)))])
 def test_commits_have_the_same_bytes_whatever_way_they_take(tmp_path, way, seed):
     logs = {}
     for name in ("straight", "plain", "others"):

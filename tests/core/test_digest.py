@@ -22,6 +22,7 @@ from mmsb_jax import update_digest as update
 from mmsb_jax._core.tree.leaves import LeafSpec, host_array
 from mmsb_jax._store.encoding.digest import digest_words
 from mmsb_jax.testing import oracle, strategies
+from tests._sampled import halved
 from tests.core._compare import plain
 
 # Three arrays of a pool of four pages: the first is two pages, the second has no bytes.
@@ -58,6 +59,7 @@ def test_digest_is_that_of_the_oracle(layout, pages):
     assert found.tolist() == [list(d) for d in oracle.digest(oracle.pool_of(pages), places(layout))]
 
 
+@halved
 @given(strategies.layouts())
 def test_digest_of_any_tree_is_that_of_the_store_on_the_host(drawn):
     tree, layout = drawn

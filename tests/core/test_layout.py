@@ -13,6 +13,7 @@ from hypothesis import given
 from mmsb_jax import ArrayNotFoundError, Layout, Pages, Region, StructureError
 from mmsb_jax._core.tree.leaves import LeafSpec
 from mmsb_jax.testing import check_pages, strategies
+from tests._sampled import halved
 from tests.core._compare import assert_same_tree
 
 
@@ -292,6 +293,7 @@ def test_layout_with_the_pages_of_another_raises(method):
     )
 
 
+@halved
 @given(strategies.layouts())
 def test_get_of_each_array_is_what_unpack_gives(drawn):
     tree, layout = drawn

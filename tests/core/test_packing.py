@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mmsb_jax import Layout, StructureError
 from mmsb_jax.testing import check_pages, oracle, strategies
+from tests._sampled import halved
 from tests.core._compare import assert_pages, assert_same_tree, plain, stack, unstack, what
 
 PAGE_BYTES = 128
@@ -59,6 +60,7 @@ def mixed(seed):
 # Any tree
 
 
+@halved
 @given(strategies.layouts())
 def test_pack_of_any_tree_has_the_bytes_of_its_leaves(drawn):
     tree, layout = drawn
@@ -67,13 +69,14 @@ def test_pack_of_any_tree_has_the_bytes_of_its_leaves(drawn):
     assert_pages(pages, packed_by_oracle(layout, tree))
 
 
+@halved
 @given(strategies.layouts())
 def test_unpack_of_pack_of_any_tree_gives_it_back(drawn):
     tree, layout = drawn
     assert_same_tree(layout.unpack(layout.pack(tree)), tree)
 
 
-@settings(max_examples=20)
+@halved
 @given(st.data())
 def test_unpack_of_pack_with_x64_gives_any_tree_back(data):
     with jax.enable_x64(True):
@@ -83,7 +86,7 @@ def test_unpack_of_pack_with_x64_gives_any_tree_back(data):
         assert_same_tree(layout.unpack(pages), tree)
 
 
-@settings(max_examples=20)
+@halved
 @given(st.data())
 def test_unpack_without_x64_gives_back_what_was_packed_with_it(data):
     with jax.enable_x64(True):
@@ -92,6 +95,7 @@ def test_unpack_without_x64_gives_back_what_was_packed_with_it(data):
     assert_same_tree(layout.unpack(pages), tree)
 
 
+@halved
 @given(strategies.layouts(strategies.trees(strategies.device_arrays(), max_leaves=3)))
 def test_unpack_of_the_oracles_bytes_agrees_with_the_oracle(drawn):
     tree, layout = drawn

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from mmsb_jax import Delta, InvalidDeltaError, Pages, TLog, apply, replay
 from mmsb_jax.testing import oracle, strategies
+from tests._sampled import halved
 from tests.core._compare import assert_pages, assert_same, stack, unstack
 from tests.core.test_delta import OUTSIDE
 
@@ -26,6 +27,7 @@ def folded(pages, log, until=None):
     return pages
 
 
+@halved
 @given(pages_and_log(), st.none() | st.integers(-1, 6))
 def test_replay_is_that_of_the_oracle(drawn, until):
     pages, log = drawn
@@ -33,6 +35,7 @@ def test_replay_is_that_of_the_oracle(drawn, until):
     assert_pages(replay(pages, log, until), expected)
 
 
+@halved
 @given(pages_and_log(), st.integers(0, 6))
 def test_replay_equals_the_fold_of_apply(drawn, until):
     pages, log = drawn
@@ -40,6 +43,7 @@ def test_replay_equals_the_fold_of_apply(drawn, until):
     assert_same(replay(pages, log, until), folded(pages, log, until))
 
 
+@halved
 @given(pages_and_log(), st.integers(0, 4))
 def test_replay_of_a_slice_after_the_rest_equals_replay(drawn, middle):
     pages, log = drawn

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from mmsb_jax import Delta, InvalidDeltaError, Layout, Pages, TLog, VersionError, diff, replay
 from mmsb_jax.testing import check_log, oracle, strategies
+from tests._sampled import halved
 from tests.core._compare import assert_delta, assert_log, assert_same
 
 COMMITS, BLOCKS, CAPACITY = 4, 12, 6
@@ -35,6 +36,7 @@ def entries(draw, block_words):
     return draw(st.lists(strategies.writes(capacity=CAPACITY, block_words=block_words), max_size=6))
 
 
+@halved
 @given(st.data(), st.sampled_from([1, 8, 32]))
 def test_append_is_that_of_the_oracle(data, block_words):
     log = TLog.empty(COMMITS, BLOCKS, block_words, version=5)

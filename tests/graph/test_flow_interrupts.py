@@ -8,6 +8,7 @@ import pytest
 from mmsb_jax._graph.run.node import Node, Rule
 from mmsb_jax._graph.wave import node_table
 from mmsb_jax._graph.wave.node_table import NodeTable
+from tests._sampled import stepped
 from tests.graph._interrupts import interrupted, moments
 
 
@@ -72,14 +73,15 @@ def asked(subject: NodeTable) -> set[int]:
     return set(range(1, subject.epoch + 1))
 
 
-def test_change_that_is_interrupted_anywhere_is_taken_back():
+@stepped(3)
+def test_change_that_is_interrupted_anywhere_is_taken_back(step):
     first = flow()
     moment = 0
     while interrupted(lambda: change(first), node_table, moment):
         epochs = asked(first) - {flow().epoch}
         first.revert()
         restored(first, epochs)
-        moment += 1
+        moment += step
     assert moment > 300
     assert told(first) != BEFORE
 

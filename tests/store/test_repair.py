@@ -224,7 +224,7 @@ def try_damages(story: Scribe, places: Places, count: int) -> None:
 def test_whatever_is_damaged_all_that_is_whole_is_had_and_nothing_else(
     story: Scribe, places: Places
 ):
-    try_damages(story, places, 150)
+    try_damages(story, places, 70)
 
 
 @pytest.mark.long
@@ -557,7 +557,7 @@ def try_wrong_digests(story: Scribe, places: Places, count: int) -> None:
 
 
 def test_whatever_digests_are_wrong_what_others_show_is_had(story: Scribe, places: Places):
-    try_wrong_digests(story, places, 60)
+    try_wrong_digests(story, places, 30)
 
 
 @pytest.mark.long
