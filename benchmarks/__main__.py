@@ -50,10 +50,9 @@ def main(arguments: list[str]) -> int:
     asked = _parser().parse_args(arguments)
     console = Console(width=None if sys.stdout.isatty() else 200)
     begun = time.monotonic()
-    found = [thing for name in asked.groups or GROUPS for thing in run(name, asked, console)]
+    found = [thing for group in asked.groups or GROUPS for thing in run(group, asked, console)]
     rows = [thing for thing in found if isinstance(thing, Row)]
     left_out = [*(thing for thing in found if isinstance(thing, LeftOut)), *NEVER]
-    console.print(_table(rows))
     for thing in dict.fromkeys(left_out):
         console.print(f"left out: {thing.peer}: {thing.reason}", markup=False)
     console.print(f"{len(rows)} rows in {time.monotonic() - begun:.0f} s")
@@ -75,14 +74,19 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run(name: str, asked: argparse.Namespace, console: Console) -> list[Row | LeftOut]:
-    """What a group has found."""
+def run(group: str, asked: argparse.Namespace, console: Console) -> list[Row | LeftOut]:
+    """What a group has found, shown."""
+    begun = time.monotonic()
     with (
-        console.status(f"{name} …"),
+        console.status(f"{group} …"),
         tempfile.TemporaryDirectory(dir=asked.folder, ignore_cleanup_errors=True) as folder,
     ):
-        rows = lambda: import_module(f"benchmarks.{name}").rows(Path(folder), asked.long)  # noqa: E731
-        return list(beside(f"the group {name}", rows))
+        rows = lambda: import_module(f"benchmarks.{group}").rows(Path(folder), asked.long)  # noqa: E731
+        found = list(beside(f"the group {group}", rows))
+    table = _table(thing for thing in found if isinstance(thing, Row))
+    table.title = f"{group}, {time.monotonic() - begun:.0f} s"
+    console.print(table)
+    return found
 
 
 def _judge(rows: list[Row], asked: argparse.Namespace, console: Console) -> int:
@@ -129,7 +133,7 @@ def _keep(rows: list[Row], left_out: Iterable[LeftOut], long: bool, console: Con
     console.print(f"kept in {path} and beside it as Markdown")
 
 
-def _table(rows: list[Row]) -> Table:
+def _table(rows: Iterable[Row]) -> Table:
     table = Table(*COLUMNS)
     for row in rows:
         table.add_row(*row.cells())

@@ -3,9 +3,9 @@
 Times move by a factor of two with load, and from one machine to another; the ratio of a work to its
 limit or peer, measured in turn with it, moves less. Every row is a cost beside another, so a larger
 ratio is a worse one. **A row has regressed where the lower quartile of its ratio is more than a
-quarter above the upper quartile that the baseline has**: beyond what the rounds of either run differ
-by, and beyond what two runs of one program do. What seems to have regressed is measured once more,
-with its group, and has regressed where it does so twice.
+quarter above the upper quartile that the baseline has**: beyond what the rounds of either run
+differ by, and beyond what two runs of one program do. What seems to have regressed is measured once
+more, with its group, and has regressed where it does so twice.
 
 Rows are known by their names. One that only one of the two runs has is told, and counts for
 neither. A baseline of another machine (processor, number of them, JAX, backend) is compared, and

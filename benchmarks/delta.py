@@ -122,7 +122,8 @@ def _core() -> Iterator[Row]:
     ):
         yield compare(
             f"delta/core-{name}", f"{what}, 1 KB, in a program",
-            _program(function, *arguments), limits.empty_program(function, *arguments, calls=50), rounds=41,
+            _program(function, *arguments),
+            limits.empty_program(function, *arguments, calls=50), rounds=41,
         )  # fmt: skip
 
 
@@ -149,11 +150,9 @@ def _donating(nbytes: int, lines: int) -> Work:
     page_words = 1024
     pages = nbytes // 4 // page_words
     places = np.sort(np.random.default_rng(0).choice(pages * 32, lines, replace=False))
-    page, block = (part.astype(np.int32) for part in np.divmod(places, 32))
-    ones = np.ones((lines, 32), np.uint32)
-    delta = jax.device_put(
-        mmsb.Delta(page, block, ones * np.uint32(0xFFFFFFFF), ones, np.int32(lines), np.False_)
-    )
+    page, block = (jnp.asarray(part, jnp.int32) for part in np.divmod(places, 32))
+    ones = jnp.ones((lines, 32), jnp.uint32)
+    delta = mmsb.Delta(page, block, ~jnp.zeros_like(ones), ones, jnp.int32(lines), jnp.bool_(False))
     program = jax.jit(mmsb.apply, donate_argnums=0)
     held = [mmsb.Pages(jnp.zeros((pages, page_words), jnp.uint32), jnp.zeros(pages, jnp.uint32))]
 

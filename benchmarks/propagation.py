@@ -86,7 +86,7 @@ class _Alone:
 
     def __init__(self, graph: Graph, sources: int = 1) -> None:
         self._waves = Waves(_table_of(graph), NodeRunner())
-        self._words = {name: np.zeros(_ELEMENTS, np.uint32) for name, _, _ in graph}
+        self._words: dict[str, Any] = {name: np.zeros(_ELEMENTS, np.uint32) for name, _, _ in graph}
         self._numbers = itertools.count()
         self._all = frozenset(f"s{i}" for i in range(sources))
         self._change(self._all)
@@ -96,7 +96,7 @@ class _Alone:
             WaveRequest(frozenset(), first_run=everything), self._words.__getitem__, {}
         )
         self.first_s = time.perf_counter() - begun
-        self._words |= wave.results  # type: ignore[arg-type]
+        self._words |= wave.results
 
     def _change(self, sources: Iterable[str]) -> None:
         value = np.full(_ELEMENTS, next(self._numbers), np.float32).view(np.uint32)
@@ -109,7 +109,7 @@ class _Alone:
 
         def take(wave: Wave) -> None:
             assert len(wave.ran) == nodes
-            self._words |= wave.results  # type: ignore[arg-type]
+            self._words |= wave.results
             self._change(due.changed)
 
         return Work(

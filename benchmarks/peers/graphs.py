@@ -1,16 +1,18 @@
 """rustworkx and networkx, libraries for graphs, given edges by name."""
 
+from collections.abc import Sequence
+
 import rustworkx
 
 Pairs = list[tuple[str, str]]
 
 
-def levels_by_rustworkx(pairs: Pairs) -> list[object]:
+def levels_by_rustworkx(pairs: Pairs) -> Sequence[object]:
     """A graph, and its nodes level by level; it numbers them itself."""
     return list(rustworkx.topological_generations(_by_rustworkx(pairs)))
 
 
-def cycle_by_rustworkx(pairs: Pairs) -> list[object]:
+def cycle_by_rustworkx(pairs: Pairs) -> Sequence[object]:
     """A graph, and the edges of a cycle in it."""
     cycle = list(rustworkx.digraph_find_cycle(_by_rustworkx(pairs)))
     assert cycle
@@ -29,7 +31,7 @@ def _by_rustworkx(pairs: Pairs) -> rustworkx.PyDiGraph:
     return graph
 
 
-def levels_by_networkx(pairs: Pairs) -> list[object]:
+def levels_by_networkx(pairs: Pairs) -> Sequence[object]:
     """A graph, and its nodes level by level."""
     import networkx
 

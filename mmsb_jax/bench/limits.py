@@ -36,19 +36,30 @@ def memcpy(nbytes: int, calls: int = 1) -> Work:
 
 
 @contextlib.contextmanager
-def append(folder: Path, nbytes: int, *, sync: bool = False, calls: int = 1) -> Iterator[Work]:
-    """An append of as many bytes to a file; with ``sync``, an fdatasync behind it."""
+def append(
+    folder: Path, nbytes: int, *, sync: bool = False, writes: int = 1, calls: int = 1
+) -> Iterator[Work]:
+    """Appends of as many bytes to a file; with ``sync``, an fdatasync behind them.
+
+    Args:
+        folder: where the file is.
+        nbytes: of one append.
+        sync: whether to wait until they are on the disk.
+        writes: appends in one run of the work, whose time is that of one.
+        calls: as of a `Work`.
+    """
     data = np.random.default_rng(0).bytes(nbytes)
     with tempfile.NamedTemporaryFile(dir=folder, buffering=0) as file:
         descriptor = file.fileno()
 
         def write() -> None:
-            os.write(descriptor, data)
+            for _ in range(writes):
+                os.write(descriptor, data)
             if sync:
                 os.fdatasync(descriptor)
 
-        word = "raw append + fdatasync" if sync else "raw append"
-        yield Work(f"{word} of {shown(nbytes, 'B')}", write, calls=calls)
+        what = f"raw append of {shown(nbytes, 'B')}" if writes == 1 else f"{writes} raw appends"
+        yield Work(f"{what} + fdatasync" if sync else what, write, calls=calls, items=writes)
 
 
 @contextlib.contextmanager
