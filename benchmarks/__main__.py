@@ -7,13 +7,10 @@ rule of `benchmarks.baseline`; ``--accept`` makes the run the baseline instead.
 
 import argparse
 import json
-import os
-import platform
 import sys
 import tempfile
 import time
 from collections.abc import Iterable
-from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 
@@ -23,6 +20,7 @@ from rich.table import Table
 
 from benchmarks import baseline
 from benchmarks.peers import NEVER, LeftOut, beside
+from mmsb_jax.bench.machine import machine
 from mmsb_jax.bench.row import COLUMNS, Row
 
 GROUPS = (
@@ -108,7 +106,7 @@ def _judge(rows: list[Row], asked: argparse.Namespace, console: Console) -> int:
         change for change in baseline.changes(before, baseline.spreads_of(again)) if change.is_worse
     ]
     for change in (*(change for change in found if not change.is_worse), *regressed):
-        console.print(change, markup=False)
+        console.print(str(change), markup=False)
     unknown = [row.name for row in rows if row.name not in before]
     if unknown:
         console.print(f"not in the baseline: {', '.join(unknown)}", markup=False)
@@ -147,18 +145,6 @@ def _markdown(machine: object, rows: list[Row], left_out: dict[str, str]) -> str
     lines += ["", "Left out:", ""]
     lines += [f"- {peer}: {reason}" for peer, reason in left_out.items()]
     return "\n".join(lines) + "\n"
-
-
-def machine() -> dict[str, object]:
-    """What the figures depend on."""
-    return {
-        "date": datetime.now(UTC).date().isoformat(),
-        "cpus": os.cpu_count(),
-        "processor": platform.machine(),
-        "python": platform.python_version(),
-        "jax": jax.__version__,
-        "backend": jax.default_backend(),
-    }
 
 
 if __name__ == "__main__":

@@ -30,19 +30,10 @@ def rows(folder: Path, long: bool) -> Rows:
 
 
 def _masked_lines(lines: int, pool_bytes: int) -> Row:
-    """The limit: NumPy moves the same bytes, line by line, without a mask."""
-    rng = np.random.default_rng(0)
-    pool = np.zeros((pool_bytes // 128, 32), np.uint32)
-    place = rng.integers(0, len(pool), lines)
-    data = rng.integers(0, 2**32, (lines, 32), np.uint32)
-
-    def scatter() -> None:
-        pool[place] = data
-
     return compare(
         "replay/masked-lines",
         f"replay of {lines:,} masked lines of 128 bytes into {pool_bytes >> 20} MB, a line",
-        works.replay(lines, pool_bytes), Work("NumPy's scatter, unmasked", scatter, items=lines),
+        works.replay(lines, pool_bytes), limits.scatter(lines, pool_bytes),
         rounds=9, warm=2, must=figure_at_most(100e-9), aim=figure_at_most(40e-9),
     )  # fmt: skip
 

@@ -98,6 +98,19 @@ def empty_program(function: Callable[..., Any], *arguments: Any, calls: int = 1)
     return Work("an empty jitted call", lambda: jax.block_until_ready(program(*held)), calls=calls)
 
 
+def scatter(lines: int, pool_bytes: int) -> Work:
+    """As many lines of 128 bytes put at random places by NumPy, without a mask; a line's time."""
+    rng = np.random.default_rng(0)
+    pool = np.zeros((pool_bytes // 128, 32), np.uint32)
+    place = rng.integers(0, len(pool), lines)
+    data = rng.integers(0, 2**32, (lines, 32), np.uint32)
+
+    def put() -> None:
+        pool[place] = data
+
+    return Work("NumPy's scatter, unmasked", put, items=lines)
+
+
 def compared(nbytes: int, arrays: int = 32) -> Work:
     """As many bytes compared by NumPy, in words, tile by tile, on all cores."""
     from concurrent.futures import ThreadPoolExecutor
