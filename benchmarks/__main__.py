@@ -57,8 +57,8 @@ def main(arguments: list[str]) -> int:
     if not asked.groups:
         _keep(rows, left_out, asked.long, console)
     if asked.accept:
-        baseline.accept(rows, machine())
-        console.print(f"accepted as {baseline.PATH}")
+        baseline.accept(rows, machine(), baseline.path_of(asked.long))
+        console.print(f"accepted as {baseline.path_of(asked.long)}")
         return 0
     return _judge(rows, asked, console)
 
@@ -89,7 +89,7 @@ def run(group: str, asked: argparse.Namespace, console: Console) -> list[Row | L
 
 def _judge(rows: list[Row], asked: argparse.Namespace, console: Console) -> int:
     """Compare with the baseline; what seems to be worse is measured once more."""
-    held = baseline.read()
+    held = baseline.read(baseline.path_of(asked.long))
     if held is None:
         console.print("there is no baseline to compare with: --accept makes one")
         return 0

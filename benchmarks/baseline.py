@@ -20,7 +20,7 @@ from typing import Any
 
 from mmsb_jax.bench.row import Row
 
-PATH = Path(__file__).parent / "results" / "baseline.json"
+_RESULTS = Path(__file__).parent / "results"
 MARGIN = 1.25
 _OF_A_MACHINE = ("cpus", "processor", "jax", "backend")
 
@@ -70,7 +70,12 @@ def _differs(change: Change) -> bool:
     return low_now > high * MARGIN or high_now < low / MARGIN
 
 
-def read(path: Path = PATH) -> tuple[Spreads, dict[str, Any]] | None:
+def path_of(long: bool) -> Path:
+    """Where the baseline of a form is kept."""
+    return _RESULTS / ("baseline-long.json" if long else "baseline.json")
+
+
+def read(path: Path) -> tuple[Spreads, dict[str, Any]] | None:
     """The baseline and the machine that it is of; None where there is none."""
     if not path.exists():
         return None
@@ -78,7 +83,7 @@ def read(path: Path = PATH) -> tuple[Spreads, dict[str, Any]] | None:
     return {name: (low, high) for name, (low, high) in held["spreads"].items()}, held["machine"]
 
 
-def accept(rows: Iterable[Row], machine: Mapping[str, Any], path: Path = PATH) -> None:
+def accept(rows: Iterable[Row], machine: Mapping[str, Any], path: Path) -> None:
     """Make a run the baseline; rows that it has not measured stay as they were."""
     known = read(path)
     kept = dict(known[0]) if known and decides(known[1], machine) else {}

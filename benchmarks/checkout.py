@@ -74,7 +74,7 @@ def _one_array(folder: Path, nbytes: int) -> Iterator[Row]:
         what = f"checkout of one array of {wanted >> 20} MB of an old version of {nbytes >> 20} MB"
         yield compare("checkout/one-array-reading", what, one, read, rounds=7)
         yield compare(
-            "checkout/one-array-whole", what, one, whole, rounds=3, must=ratio_at_most(1 / 8)
+            "checkout/one-array-whole", what, one, whole, rounds=3, aim=ratio_at_most(1 / 8)
         )
 
 

@@ -41,7 +41,7 @@ def _appends(folder: Path) -> Rows:
             with limits.append(folder, 1400, sync=synced, calls=calls) as raw:
                 yield compare(
                     f"persistence/{slug}", what, write, raw, rounds=rounds,
-                    must=ratio_at_most(1.3) if synced else None,
+                    aim=ratio_at_most(1.3) if synced else None,
                 )  # fmt: skip
             yield from beside("LMDB", _beside_lmdb(folder, f"persistence/{slug}-lmdb", what, write))
 

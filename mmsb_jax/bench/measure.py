@@ -52,10 +52,7 @@ def times_s(*works: Work, rounds: int, warm: int = 1) -> list[list[float]]:
     A short work runs once untimed at the beginning of its turn: it should find the cache as it
     left it, and not as another did.
     """
-    for _ in range(warm):
-        for work in works:
-            work.time_s()
-    turns = [_Turn(work, work.time_s() * work.calls * work.items < _SHORT_S) for work in works]
+    turns = [_Turn(work, _warmed(work, warm)) for work in works]
     gc.collect()
     gc.disable()
     try:
@@ -63,6 +60,12 @@ def times_s(*works: Work, rounds: int, warm: int = 1) -> list[list[float]]:
     finally:
         gc.enable()
     return [list(of_work) for of_work in zip(*found, strict=True)]
+
+
+def _warmed(work: Work, warm: int) -> bool:
+    """Whether it is short, as the last of its first runs shows."""
+    times = [work.time_s() * work.calls * work.items for _ in range(warm)]
+    return bool(times) and times[-1] < _SHORT_S
 
 
 @dataclass(frozen=True)

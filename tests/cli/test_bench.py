@@ -96,8 +96,14 @@ def test_works_take_turns():
     other = Work("other", lambda: seen.append("other"))
     first, second = times_s(one, other, rounds=2, warm=0)
     assert (len(first), len(second)) == (2, 2)
-    once = ["one", "after", "other"]  # short works: once more before each time
-    assert seen == [*once, *["one", "after", "one", "after", "other", "other"] * 2]
+    assert seen == ["one", "after", "other"] * 2
+
+
+def test_short_work_runs_untimed_before_its_turn():
+    seen: list[str] = []
+    one, other = (Work(name, lambda name=name: seen.append(name)) for name in ("one", "other"))
+    times_s(one, other, rounds=2)
+    assert seen == ["one", "other", *["one", "one", "other", "other"] * 2]
 
 
 def test_growth_is_the_exponent_that_fits(monkeypatch):

@@ -31,7 +31,7 @@ def bench(out: str | None, as_json: bool) -> None:
     Each work takes turns with what nothing can beat, as many times as there are rounds: a copy of
     the bytes, a raw append with the same sync, reading them from the page cache; or with pickle.
     The ratio of the two says more than the time does, which moves with load. Its spread is that
-    of its middle half. It writes up to 2 GB.
+    of its middle half. It writes up to 1 GB.
     """
     place = None if out is None else local_file(out)
     if place is not None and not place.is_dir():
