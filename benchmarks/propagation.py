@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import mmsb_jax as mmsb
-from benchmarks.peers import LeftOut, Rows, incremental
+from benchmarks.peers import Rows, beside, incremental
 from benchmarks.peers.incremental import Graph
 from mmsb_jax._compile.body import Slot
 from mmsb_jax._core.tree.leaves import LeafSpec
@@ -260,20 +260,20 @@ def _layered(folder: Path) -> Rows:
         "s", [graph_alone.first_s], "limit", [2.0], figure_at_most(2),
     )  # fmt: skip
     for peer in incremental.PEERS:
-        size = peer.layers_at_most or depth
-        plain = _layers(width, size, incremental.THREE)
-        try:
-            with peer.updating(plain, width) as update:
-                yield compare(
-                    f"propagation/layered-{peer.slug}", f"{what}, wave alone, a node",
-                    alone, update.an_item_of(width * size), rounds=3,
-                )  # fmt: skip
-        except ImportError as error:
-            yield LeftOut(peer.name, str(error))
+        yield from beside(peer.name, lambda peer=peer: _layered_beside(peer, alone, what))
     with works.bus_in(folder) as bus:
         yield compare(
             "propagation/layered", f"{what}, commit, a node",
             _committing(bus, graph, width).an_item_of(nodes), alone, rounds=7,
+        )  # fmt: skip
+
+
+def _layered_beside(peer: incremental.Peer, alone: Work, what: str) -> Rows:
+    width, depth = 5, peer.layers_at_most or 500
+    with peer.updating(_layers(width, depth, incremental.THREE), width) as update:
+        yield compare(
+            f"propagation/layered-{peer.slug}", f"{what}, wave alone, a node",
+            alone, update.an_item_of(width * depth), rounds=3,
         )  # fmt: skip
 
 

@@ -32,7 +32,7 @@ def _resume(folder: Path, nbytes: int) -> Rows:
             with orbax.restore(folder, state) as restore:
                 yield compare(
                     "restart/resume-orbax", what, restart, restore,
-                    rounds=5, must=ratio_at_most(1),
+                    rounds=3, must=ratio_at_most(1),
                 )  # fmt: skip
 
         yield from beside("Orbax", beside_orbax)

@@ -90,7 +90,7 @@ def _mean_s(write: Callable[[int], None], chosen: np.ndarray) -> float:
 
 def _burst(folder: Path) -> Row:
     """The caller goes on at once, until the queue is full."""
-    states = itertools.cycle(noise(1 * MB))
+    states = itertools.cycle(noise(MB // 4))
     with works.bus_in(folder) as bus:
         bus.commit(next(states), wait=False).result()
 
@@ -103,7 +103,7 @@ def _burst(folder: Path) -> Row:
                 bus.commit(next(states))
 
         row = compare(
-            "stress/burst", "20 commits of 1 MB of noise without waiting, until they landed; each",
+            "stress/burst", "20 commits of 256 KB without waiting, until all landed; each",
             Work("without waiting", burst, items=20), Work("waiting for each", waiting, items=20),
             rounds=3, aim=ratio_at_most(1.5),
         )  # fmt: skip
