@@ -39,7 +39,7 @@ def rows(folder: Path, long: bool) -> Rows:
     yield from _bundles(folder)
     yield from _fan_out(folder)
     yield from _layered(folder)
-    yield _growth(100_000 if long else 20_000)
+    yield _growth(100_000, 4) if long else _growth(20_000, 3)
 
 
 # ------------------------------------------------------------------------------------------ graphs
@@ -277,9 +277,9 @@ def _layered_beside(peer: incremental.Peer, alone: Work, what: str) -> Rows:
         )  # fmt: skip
 
 
-def _growth(everything: int) -> Row:
+def _growth(everything: int, tenfolds: int) -> Row:
     """What a wave costs is what runs in it, in however large a graph."""
-    sizes = (10, 100, 1_000)
+    sizes = [10**power for power in range(1, tenfolds + 1)]
     graph = [node for i, size in enumerate(sizes) for node in _fan(size, f"s{i}")]
     graph += _fan(everything - len(graph), f"s{len(sizes)}")
     alone = _Alone(graph, len(sizes) + 1)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import baseline
 from mmsb_jax.bench import short
 from mmsb_jax.bench.measure import Work, grow, times_s
 from mmsb_jax.bench.row import Row, figure_at_most, ratio_at_most, shown
@@ -126,3 +127,25 @@ def test_growth_is_the_exponent_that_fits(monkeypatch):
 )
 def test_value_is_shown_in_thousands_of_its_unit(value, unit, text):
     assert shown(value, unit) == text
+
+
+@pytest.mark.parametrize(
+    ("now", "is_worse"),
+    [((1.1, 1.3), None), ((1.5, 1.6), None), ((1.51, 1.6), True), ((0.6, 0.79), False)],
+)
+def test_row_has_regressed_beyond_both_spreads_and_a_quarter(now, is_worse):
+    found = baseline.changes({"x/y": (1.0, 1.2)}, {"x/y": now, "x/new": (9.0, 9.0)})
+    assert [change.is_worse for change in found] == ([] if is_worse is None else [is_worse])
+
+
+def test_accepting_some_groups_keeps_the_others_of_this_machine(tmp_path):
+    path, here = (
+        tmp_path / "baseline.json",
+        {"cpus": 2, "processor": "x", "jax": "1", "backend": "c"},
+    )
+    rows = [Row(name, "work", "s", [2.0], "limit", [1.0]) for name in ("x/y", "z/y")]
+    baseline.accept(rows[:1], here, path)
+    baseline.accept(rows[1:], here, path)
+    assert baseline.read(path) == ({"x/y": (2, 2), "z/y": (2, 2)}, here)
+    baseline.accept(rows[1:], here | {"cpus": 4}, path)
+    assert baseline.read(path) == ({"z/y": (2, 2)}, here | {"cpus": 4})
