@@ -23,7 +23,6 @@ NEVER = (
     LeftOut("param", "its watchers compute a node once for every path that leads to it"),
     LeftOut("graphtik", "10.5 fails with networkx 3"),
     LeftOut("fn-graph", "asks for networkx 2"),
-    LeftOut("MMSB's Rust server", "is on no registry of packages"),
 )
 """Those that were tried, and cannot stand beside it."""
 
