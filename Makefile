@@ -45,8 +45,10 @@ extras: $(VENV)/.made
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
 	$(BIN)/python .ci/extras.py
 
+# Five minutes. The large forms: `make bench BENCH=--long`. Accept a run: `make bench BENCH=--accept`.
+BENCH ?=
 bench: $(VENV)/.with-bench
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks $(BENCH)
 
 notebooks: $(VENV)/.with-docs
 	$(BIN)/python notebooks/run.py

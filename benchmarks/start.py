@@ -1,26 +1,52 @@
-"""Starting: budget 15."""
+"""Starting: what importing the library costs, and a command."""
 
-import statistics
 import subprocess
 import sys
-from collections.abc import Iterator
+from pathlib import Path
 
-from benchmarks._measure import Row
+from benchmarks.peers import Rows
+from mmsb_jax.bench.measure import Work, compare
+from mmsb_jax.bench.row import Row, figure_at_most
 
-_TIMED = "import time; t = time.perf_counter(); {}; print(time.perf_counter() - t)"
+_PEERS = "import jax, equinox"
+_OURS = f"{_PEERS}; begun = time.perf_counter(); import mmsb_jax; mmsb_jax.open, mmsb_jax.TLog"
 
 
-def rows() -> Iterator[Row]:
-    """What the import costs beyond JAX and Equinox."""
-    peers = "import jax, equinox"
-    ours = f"{peers}; t = time.perf_counter(); import mmsb_jax; mmsb_jax.open, mmsb_jax.TLog"
-    peer_s, our_s = (
-        statistics.median(_seconds(_TIMED.format(code)) for _ in range(5)) for code in (peers, ours)
+def rows(folder: Path, long: bool) -> Rows:
+    """In processes of their own."""
+    del folder
+    rounds = 9 if long else 3
+    yield _import(rounds)
+    yield _command(rounds)
+
+
+def _import(rounds: int) -> Row:
+    """The process says itself what it took."""
+    ours, peers = (
+        [_said(f"begun = time.perf_counter(); {code}") for _ in range(rounds)]
+        for code in (_OURS, _PEERS)
     )
-    yield Row("15", "import mmsb_jax, all public names, beyond jax and equinox", our_s, "s",
-              "import jax, equinox", peer_s, "≤ 0.3 s", "0.1 s", our_s <= 0.3)  # fmt: skip
+    return Row(
+        "start/import", "import mmsb_jax, all public names, beyond jax and equinox", "s",
+        ours, _PEERS, peers, figure_at_most(0.3), figure_at_most(0.1),
+    )  # fmt: skip
 
 
-def _seconds(code: str) -> float:
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return float(done.stdout)
+def _command(rounds: int) -> Row:
+    command = "from mmsb_jax.cli import main; main(['--help'], standalone_mode=False)"
+    return compare(
+        "start/command", "a process that runs a command which needs no JAX",
+        Work("mmsb --help", lambda: _run("-c", command)),
+        Work("a process that imports click and numpy", lambda: _run("-c", "import click, numpy")),
+        rounds=rounds,
+    )  # fmt: skip
+
+
+def _said(code: str) -> float:
+    """Seconds."""
+    return float(_run("-c", f"import time; {code}; print(time.perf_counter() - begun)"))
+
+
+def _run(*arguments: str) -> str:
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=True)
+    return done.stdout

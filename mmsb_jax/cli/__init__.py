@@ -1,7 +1,7 @@
 """The command line: ``mmsb log | show | diff | verify | checkout | fork | stats | …``.
 
-Each command is a short wrapper of the library. All but ``demo`` work through the store, so that
-they start without JAX.
+Each command is a short wrapper of the library. All but ``demo`` and ``bench`` work through the
+store, so that they start without JAX.
 """
 
 import click
@@ -13,6 +13,7 @@ from mmsb_jax.cli.change.repair import repair
 from mmsb_jax.cli.change.ship import export, follow, import_
 from mmsb_jax.cli.change.tag import tag
 from mmsb_jax.cli.common.command import Commands, show_strange_characters
+from mmsb_jax.cli.inspect.bench import bench
 from mmsb_jax.cli.inspect.checkout import checkout
 from mmsb_jax.cli.inspect.diff import diff
 from mmsb_jax.cli.inspect.log import log
@@ -44,7 +45,7 @@ def main() -> None:
 
 
 for commands in (
-    (log, show, diff, verify, checkout, stats, follow),
+    (log, show, diff, verify, checkout, stats, follow, bench),
     (fork, tag, compact, export, import_, repair, demo),
 ):
     for command in commands:

@@ -5,16 +5,16 @@ a node once for every path that leads to it (2⁵⁰⁰ times here); nor graphti
 networkx 3; nor fn-graph, which asks for networkx 2.
 """
 
+import contextlib
 import itertools
-import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from benchmarks._measure import times_ms
+from mmsb_jax.bench.measure import Work
 
 Graph = list[tuple[str, tuple[str, ...], Callable[..., Any]]]
 """Of each node its name, what it reads, its function; parents first."""
@@ -44,27 +44,42 @@ class Peer:
     build: Callable[[Graph, Sources], Update]
     layers_at_most: int = 0
 
-    def time_us(self, graph: Graph, sources: int, rounds: int = 5) -> float:
-        """Median time of an update of all sources; its result is checked."""
-        turn = itertools.count()
+    @contextlib.contextmanager
+    def updating(self, graph: Graph, sources: int) -> Iterator[Work]:
+        """An update of all sources; its result is checked.
+
+        Raises:
+            ImportError: the library is not installed.
+        """
+        numbers = itertools.count()
 
         def values() -> Sources:
-            number = next(turn)
+            number = next(numbers)
             return {f"s{i}": np.full(256, number + i, np.float32) for i in range(sources)}
+
+        def check(got: np.ndarray) -> None:
+            assert np.array_equal(got, wanted(new))
+            new.update(values())
 
         limit = sys.getrecursionlimit()
         sys.setrecursionlimit(100_000)  # all of them go down the graph by calls
         try:
-            update = self.build(graph, values())
-            wanted = _plain(graph, values())
-            found = []
-            for _ in range(rounds + 1):
-                new, got = values(), []
-                found += times_ms(lambda new=new, got=got: got.append(update(new)), 1, 0)
-                assert np.array_equal(got[0], wanted(new))
+            update, wanted = self.build(graph, values()), _plain(graph, values())
+            new = values()
+            yield Work(self.shown, lambda: update(new), after=check)
         finally:
             sys.setrecursionlimit(limit)
-        return statistics.median(found[1:]) * 1e3
+
+    @property
+    def shown(self) -> str:
+        """Its name, and what it is given."""
+        fewer = f", {self.layers_at_most} layers" if self.layers_at_most else ""
+        return f"{self.name} with NumPy{fewer}"
+
+    @property
+    def slug(self) -> str:
+        """Its name in the name of a row."""
+        return self.name.replace(" ", "-")
 
 
 def _plain(graph: Graph, sources: Sources) -> Update:
@@ -168,7 +183,7 @@ def _loman(graph: Graph, sources: Sources) -> Update:
 
 
 PEERS = (
-    Peer("no library", _plain),
+    Peer("plain loop", _plain),
     Peer("observ", _observ),
     Peer("streamz", _streamz),
     Peer("reaktiv", _reaktiv),

@@ -1,9 +1,10 @@
-"""Semirings on graphs, beside SuiteSparse:GraphBLAS and SciPy: budget 11.
+"""Semirings on graphs, beside SuiteSparse:GraphBLAS and SciPy.
 
 Every answer is checked to be the peer's before anything is timed.
 """
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import graphblas
@@ -13,22 +14,27 @@ import numpy as np
 import scipy.sparse
 from scipy.sparse import csgraph
 
-from benchmarks._measure import Row, median_ms
+from benchmarks.peers import Rows
 from mmsb_jax import algebra
+from mmsb_jax.bench.measure import Work, compare
+from mmsb_jax.bench.row import Row, ratio_at_most
 from mmsb_jax.testing.graphs import grid, kronecker
 
 _PEER = "SuiteSparse:GraphBLAS"
 
 
-def rows() -> Iterator[Row]:
-    """Kronecker graphs of scale 14 and 16, a grid of 90,000 nodes, dense matrices."""
-    yield from _graph("Kronecker scale 14", kronecker(14))
-    yield from _graph("Kronecker scale 16", kronecker(16))
-    yield from _graph("grid of 300 × 300", grid(300))
+def rows(folder: Path, long: bool) -> Rows:
+    """Graphs of the Graph 500, grids as road networks, dense matrices."""
+    del folder
+    yield from _graph("kron16", "Kronecker scale 16", kronecker(16))
+    yield from _graph("grid100", "grid of 100 × 100", grid(100))
+    if long:
+        yield from _graph("kron14", "Kronecker scale 14", kronecker(14))
+        yield from _graph("grid300", "grid of 300 × 300", grid(300))
     yield from _dense(512)
 
 
-def _graph(name: str, graph: tuple[int, np.ndarray, np.ndarray]) -> Iterator[Row]:
+def _graph(slug: str, name: str, graph: tuple[int, np.ndarray, np.ndarray]) -> Iterator[Row]:
     n, row, col = graph
     rng = np.random.default_rng(1)
     data = rng.integers(1, 256, len(row)).astype(np.float32)
@@ -41,18 +47,21 @@ def _graph(name: str, graph: tuple[int, np.ndarray, np.ndarray]) -> Iterator[Row
     min_plus = graphblas.semiring.min_plus
 
     yield _row(
+        f"{slug}-vecmat",
         f"min_plus vecmat, {name}, {len(row):,} edges",
         lambda: algebra.min_plus.vecmat(held, A),
         lambda: min_plus(vector @ G).new(),
         lambda found, peer: _same(found, _dense_of(peer, np.inf)),
     )
     yield _row(
+        f"{slug}-matvec",
         f"min_plus matvec, {name}",
         lambda: algebra.min_plus.matvec(A, held),
         lambda: min_plus(G @ vector).new(),
         lambda found, peer: _same(found, _dense_of(peer, np.inf)),
     )
     yield _row(
+        f"{slug}-plus-times",
         f"plus_times vecmat, {name}",
         lambda: algebra.plus_times.vecmat(held, A),
         lambda: graphblas.semiring.plus_times(vector @ G).new(),
@@ -63,12 +72,14 @@ def _graph(name: str, graph: tuple[int, np.ndarray, np.ndarray]) -> Iterator[Row
         _same(found, peer if isinstance(peer, np.ndarray) else _dense_of(peer, np.inf))
 
     yield _row(
+        f"{slug}-paths",
         f"shortest paths, {name}",
         lambda: algebra.shortest_paths(A, source),
         lambda: _bellman_ford(G, source),
         distances,
     )
     yield _row(
+        f"{slug}-paths-scipy",
         f"shortest paths, {name}",
         lambda: algebra.shortest_paths(A, source),
         lambda: csgraph.dijkstra(S, indices=source),
@@ -78,18 +89,22 @@ def _graph(name: str, graph: tuple[int, np.ndarray, np.ndarray]) -> Iterator[Row
     )
     pattern = graphblas.Matrix.from_coo(row, col, True, nrows=n, ncols=n)
     yield _row(
+        f"{slug}-reachability",
         f"reachability, {name}",
         lambda: algebra.reachable(A, source),
         lambda: _breadth_first(pattern, source),
         lambda found, peer: _same(found, _dense_of(peer, False)),
     )
-    yield from _sparse_products(name, A, G, n)
+    yield from _sparse_products(slug, name, A, G, n)
 
 
-def _sparse_products(name: str, A: algebra.SparseMatrix, G: Any, n: int) -> Iterator[Row]:
+def _sparse_products(
+    slug: str, name: str, A: algebra.SparseMatrix, G: Any, n: int
+) -> Iterator[Row]:
     block = np.random.default_rng(2).integers(0, 100, (8, n)).astype(np.float32)
     held, peer = jnp.asarray(block), graphblas.Matrix.from_dense(block)
     yield _row(
+        f"{slug}-matmul-rows",
         f"min_plus matmul, 8 rows × {name}",
         lambda: algebra.min_plus.matmul(held, A),
         lambda: graphblas.semiring.min_plus(peer @ G).new(),
@@ -110,6 +125,7 @@ def _sparse_products(name: str, A: algebra.SparseMatrix, G: Any, n: int) -> Iter
         assert got.nnz == expected.nnz
 
     yield _row(
+        f"{slug}-matmul-masked",
         f"min_plus matmul, sparse × sparse within a mask, {name}",
         lambda: algebra.min_plus.matmul(A, A, plan=plan).values,
         lambda: _masked(G),
@@ -129,12 +145,14 @@ def _dense(n: int) -> Iterator[Row]:
     A, B = graphblas.Matrix.from_dense(a), graphblas.Matrix.from_dense(b)
     held = jnp.asarray(a), jnp.asarray(b)
     yield _row(
+        "dense-matmul",
         f"min_plus matmul, dense {n} × {n}",
         lambda: algebra.min_plus.matmul(*held),
         lambda: graphblas.semiring.min_plus(A @ B).new(),
         lambda found, peer: _same(found, _dense_matrix(peer, np.inf)),
     )
     yield _row(
+        "dense-star",
         f"min_plus star, dense {n} × {n}",
         lambda: algebra.min_plus.star(held[0]),
         lambda: csgraph.floyd_warshall(a),
@@ -187,6 +205,7 @@ def _same(found: Any, expected: Any) -> None:
 
 
 def _row(
+    slug: str,
     what: str,
     run: Callable[[], Any],
     peer: Callable[[], Any],
@@ -196,8 +215,9 @@ def _row(
 ) -> Row:
     """Both timed after their answers were compared; held to ``factor`` of the peer's time."""
     check(run(), peer())
-    mine = median_ms(lambda: jax.block_until_ready(run()), rounds=9)
-    theirs = median_ms(peer, rounds=5, warm=1)
-    must = "beside it" if factor is None else f"≤ {factor:.2g} ×"
-    is_met = factor is None or mine <= factor * theirs
-    return Row("11", what, mine, "ms", peer_name, theirs, must, "0.33 ×", is_met)
+    return compare(
+        f"semiring/{slug}", what,
+        Work("mmsb_jax.algebra", lambda: jax.block_until_ready(run())), Work(peer_name, peer),
+        rounds=5, must=None if factor is None else ratio_at_most(factor),
+        aim=None if factor is None else ratio_at_most(1 / 3),
+    )  # fmt: skip
