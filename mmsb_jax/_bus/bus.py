@@ -1091,6 +1091,7 @@ class Bus:
         """Make every commit so far survive a power cut; returns the newest durable version."""
         with self._events, self._lock:
             engine = self._enter("sync")
+            self._tree_writer().give_up()
             self._arrays.record_pending()
             return engine.writer.sync()
 
@@ -1179,7 +1180,9 @@ class Bus:
         """What the bus holds and has done."""
         with self._events, self._lock:
             trees = self._arrays.trees
-            return self._session.stats(0 if trees is None else trees.programs)
+            if trees is None:
+                return self._session.stats(programs=0, copied_bytes=0)
+            return self._session.stats(trees.programs, trees.copied_bytes)
 
     def reset_stats(self) -> None:
         """Begin counting commits again."""

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import mmsb_jax as mmsb
+from mmsb_jax._bus.write import tree_writer
 from tests.core._compare import assert_same_tree
 
 
@@ -53,34 +54,73 @@ def test_head_over_commits_and_writes_keeps_its_buffers(any_bus, wait):
     assert _pointers(bus) == before
 
 
-def _copiers(bus: mmsb.Bus) -> list[Any]:
-    return list(bus._arrays.trees._stager._copiers.values())
+def _stager(bus: mmsb.Bus) -> Any:
+    return bus._arrays.trees._stager
 
 
 def test_staging_program_writes_into_its_donated_buffers_and_copies_nothing_else(bus):
     bus.commit(_tree(0))
     bus.commit(_tree(1), wait=False).result()
-    (copier,) = _copiers(bus)
-    outputs = jax.tree.leaves(copier._outputs)
-    text = copier._program.as_text()
+    ((pools, program),) = _stager(bus)._programs.items()
+    outputs = [out for pool in pools for out in pool.outputs]
+    text = program.as_text()
     assert " copy(" not in text
     assert text.count("may-alias") + text.count("must-alias") == len(outputs)
-    memory = copier._program.memory_analysis()
+    memory = program.memory_analysis()
     assert memory.temp_size_in_bytes == 0
     assert memory.alias_size_in_bytes >= sum(out.size * out.dtype.itemsize for out in outputs)
 
 
 def test_staging_buffers_are_filled_again_and_again(bus):
     bus.commit(_tree(0))
-    places = set()
+    places: dict[int, set[int]] = {}
     for number in range(1, 20):
         bus.commit(_tree(number), wait=False).result()
-        bus.sync()
-        (copier,) = _copiers(bus)
-        for buffers in copier._free:
-            places.add(tuple(x.unsafe_buffer_pointer() for x in jax.tree.leaves(buffers)))
+        bus.commit(_tree(number), wait=False).result()
+        for pool in _stager(bus)._pools.values():
+            found = places.setdefault(pool.serial, set())
+            found.update(x.unsafe_buffer_pointer() for free in pool._free for x in free)
     # One set, or a second where a commit began before the set of the one before was back.
-    assert 1 <= len(places) <= 2
+    assert max(map(len, places.values())) <= 2 * 2  # of complex numbers there are two a set
+
+
+def test_staging_buffers_are_let_go_of_by_sync_and_by_a_commit_that_waits(bus):
+    bus.commit(_tree(0))
+    own = bus.stats().host_bytes
+    assert bus.stats().state_bytes <= own < 2 * bus.stats().state_bytes + 4096
+    for number, end in enumerate([bus.sync, lambda: bus.commit(_tree(9))], 1):
+        bus.commit(_tree(number), wait=False).result()
+        assert bus.stats().host_bytes > own
+        end()
+        assert bus.stats().host_bytes == own
+
+
+def test_many_leaves_of_few_shapes_are_copied_by_few_programs(bus, monkeypatch):
+    tree = {f"w{i}": jnp.arange(8.0) + i for i in range(150)}
+    tree |= {f"b{i}": jnp.arange(3) + i for i in range(37)}
+    bus.commit(tree)
+    rng = np.random.default_rng(0)
+    for number in range(12):
+        some = rng.choice(sorted(tree), 1 << number % 8, replace=False)
+        tree = tree | {name: tree[name] + 1 for name in some}
+        assert set(bus.commit(tree, wait=False).result().changed) == set(some)
+    assert_same_tree(bus.checkout(), tree)
+    tree = {name: leaf + 1 for name, leaf in tree.items()}
+    assert len(bus.commit(tree, wait=False).result().changed) == 187
+    assert_same_tree(bus.checkout(), tree)
+    # 8 choices; and of each of the two shapes 1, 2, 4 … 64
+    assert bus.stats().programs <= 8 + 2 * 7
+    assert len(bus.stats().to_dict()) == len(set(bus.stats().to_dict()))
+
+
+def test_copies_of_a_large_state_are_made_one_at_a_time(bus, monkeypatch):
+    monkeypatch.setattr(tree_writer, "_LARGE_BYTES", 100)
+    bus.commit({"x": jnp.zeros(100)})
+    waits = [bus.commit({"x": jnp.zeros(100) + i}, wait=False) for i in range(1, 6)]
+    assert [wait.result().version for wait in waits] == [2, 3, 4, 5, 6]
+    ((pool,),) = (_stager(bus)._pools.values(),)
+    assert len(pool._free) <= 1
+    assert bus.stats().blocked_ms > 0
 
 
 def test_copies_that_wait_to_be_committed_are_three_at_most(bus):

@@ -10,7 +10,8 @@ from typing import Any
 from mmsb_jax._base.errors import ClosedError
 from mmsb_jax._store.files.threads import Outcome, start_thread
 
-_MOST_WAITING = 2
+MOST_WAITING = 2
+"""Commits that have not landed when one more is put behind them."""
 
 
 @dataclass(slots=True, eq=False)
@@ -62,11 +63,13 @@ class CommitQueue:
         """Whether all has landed, and nothing is left to be told."""
         return not self._entries and self._failure is None
 
-    def wait_for_room(self) -> None:
-        """Block while the queue is full."""
-        while len(self._entries) > _MOST_WAITING:
+    def wait_for_room(self, most: int) -> bool:
+        """Block while more than ``most`` commits have not landed; whether it did."""
+        is_full = len(self._entries) > most
+        while len(self._entries) > most:
             self._wait_for(0)
         self._raise_failure()
+        return is_full
 
     def submit(
         self, run: Callable[[Callable[[Any], None]], object], discard: Callable[[], None]

@@ -142,8 +142,13 @@ class Session:
             self.threads.shutdown()
             self.files.close()
 
-    def stats(self, programs: int) -> Stats:
-        """What the bus holds and has done; a reader has committed nothing."""
+    def stats(self, programs: int, copied_bytes: int) -> Stats:
+        """What the bus holds and has done; a reader has committed nothing, and holds no state.
+
+        Args:
+            programs: programs compiled for commits that do not wait.
+            copied_bytes: bytes of their copies.
+        """
         state, engine = self.head(), self.engine
         meter = engine.meter if engine is not None else Meter()
         derivations = engine.derivations if engine is not None else Derivations(state.table)
@@ -154,6 +159,7 @@ class Session:
             arrays=len(sizes),
             pages=sum(-(-size // self.page_bytes) for size in sizes),
             state_bytes=sum(sizes),
+            host_bytes=copied_bytes + (0 if engine is None else state.held_bytes),
             segments=len(self.log.pieces),
             snapshots=len(self.log.snapshots()),
             snapshot_fault=engine.writer.snapshot_fault if engine is not None else None,
@@ -163,6 +169,7 @@ class Session:
             unchanged_commits=meter.unchanged,
             changed_bytes=meter.changed_bytes,
             logged_bytes=meter.logged_bytes,
+            blocked_ms=meter.blocked_ns / 1e6,
             commit_ms_p50=meter.commit_ms(50),
             commit_ms_p99=meter.commit_ms(99),
             derived=len(derivations.flow.nodes),

@@ -22,6 +22,9 @@ class Stats:
         arrays: arrays at the newest version.
         pages: pages of these.
         state_bytes: bytes of these.
+        host_bytes: bytes that the bus holds of them: its own state, with the versions of its pages,
+            the copies of commits that do not wait, and their buffers; these it lets go of with
+            `sync`, and with a commit that waits.
         segments, snapshots: files of the log.
         snapshot_fault: why the last snapshot was not made; None when all is well.
         queued: commits that have not landed yet.
@@ -30,6 +33,7 @@ class Stats:
         unchanged_commits: those in which no byte differed.
         changed_bytes: bytes that differed.
         logged_bytes: bytes written to the log.
+        blocked_ms: time that commits which do not wait have waited for room, in milliseconds.
         commit_ms_p50, commit_ms_p99: time from comparison to the log's answer, in milliseconds,
             of the newest 4,096 commits; None where there were none.
         derived, stale: derived arrays' functions, and those of them that are stale.
@@ -46,6 +50,7 @@ class Stats:
     arrays: int
     pages: int
     state_bytes: int
+    host_bytes: int
     segments: int
     snapshots: int
     snapshot_fault: str | None
@@ -55,6 +60,7 @@ class Stats:
     unchanged_commits: int
     changed_bytes: int
     logged_bytes: int
+    blocked_ms: float
     commit_ms_p50: float | None
     commit_ms_p99: float | None
     derived: int
@@ -105,7 +111,7 @@ class Meter:
         """Begin again at zero."""
         with self._lock:
             self.commits = self.unchanged = self.changed_bytes = self.logged_bytes = 0
-            self.waves = self.functions_run = 0
+            self.waves = self.functions_run = self.blocked_ns = 0
             self._commits_ns: deque[int] = deque(maxlen=_LATENCIES_KEPT)
             self._waves_ns: deque[int] = deque(maxlen=_LATENCIES_KEPT)
 
@@ -117,6 +123,11 @@ class Meter:
             self.changed_bytes += landed.changed_bytes
             self.logged_bytes += landed.logged_bytes
             self._commits_ns.append(elapsed_ns)
+
+    def count_blocked(self, elapsed_ns: int) -> None:
+        """Count the time that a commit has waited for room."""
+        with self._lock:
+            self.blocked_ns += elapsed_ns
 
     def count_wave(self, functions: int, elapsed_ns: int) -> None:
         """Count one wave in which functions ran."""

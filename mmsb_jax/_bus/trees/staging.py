@@ -23,7 +23,13 @@ from mmsb_jax._base.errors import StructureError
 from mmsb_jax._core.settings import any_settings
 from mmsb_jax._core.tree.leaves import host_array
 
-_SETS_KEPT = 3  # one being compared, one waiting, one being filled
+_MOST_TOGETHER = 64  # arrays that one program copies: a power of two
+_MOST_CHOICES = 8
+"""So many choices of few leaves have a program of their own."""
+_ZERO = np.uint8(0)
+
+Buffers = tuple[Any, ...]
+"""A copy of one array: see `_copied`."""
 
 
 def raw_bytes(leaf: Any, name: str) -> np.ndarray:
@@ -72,50 +78,63 @@ class Staged:
     """Leaves that nobody else can change. Read each one once, then `release`."""
 
     host: list[Any]
-    device: list[tuple["_Copier", list[Any]]]
-    places: list[tuple[int, int] | None]
+    device: list[tuple["_Pool", Buffers] | None]
     dtypes: list[Any]
 
     def bytes_of(self, leaf: int) -> np.ndarray:
         """The bytes of a leaf (uint8[nbytes]); waits until they are there."""
-        place = self.places[leaf]
-        if place is None:
-            return self.host[leaf]
-        copier, outputs = self.device[place[0]]
-        return copier.bytes_of(outputs, place[1])
+        copy = self.device[leaf]
+        return self.host[leaf] if copy is None else _bytes_of(copy[1])
 
     def value_of(self, leaf: int) -> np.ndarray:
         """A leaf as the array that it was."""
-        place = self.places[leaf]
-        if place is None:
+        if self.device[leaf] is None:
             return self.host[leaf]
         return self.bytes_of(leaf).view(self.dtypes[leaf])
 
     def release(self) -> None:
         """Give the buffers back to be filled again; no view of them may be alive."""
-        for copier, outputs in self.device:
-            copier.give_back(outputs)
+        for copy in self.device:
+            if copy is not None:
+                pool, buffers = copy
+                pool.give_back(buffers)
         self.device = []
 
 
 class Stager:
-    """Makes staged copies; one program a structure and set of devices, compiled once.
+    """Makes staged copies: a program copies many arrays into buffers that are there.
+
+    A tree of few leaves is copied by one program, and so are the first few choices of its leaves.
+    Many leaves, and further choices, are copied in groups of one shape, whose sizes are powers of
+    two: so few programs are compiled, however many leaves there are, and whichever change.
 
     Attributes:
         compiled: programs compiled so far.
     """
 
     def __init__(self) -> None:
-        self._copiers: dict[Any, _Copier] = {}
+        self._pools: dict[Any, _Pool] = {}
+        self._programs: dict[tuple[_Pool, ...], Any] = {}
+        self._choices = 0
 
     @property
     def compiled(self) -> int:
         """Programs compiled so far."""
-        return len(self._copiers)
+        return len(self._programs)
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of the buffers, those that are filled and those that wait."""
+        return sum(pool.held_bytes for pool in self._pools.values())
+
+    def give_up(self) -> None:
+        """Let go of the buffers that wait to be filled."""
+        for pool in self._pools.values():
+            pool.give_up()
 
     def stage(self, leaves: Sequence[Any], names: Sequence[str]) -> Staged:
         """Copies of ``leaves``: dispatched (JAX arrays) or made (the others) when this returns."""
-        groups: dict[Any, list[int]] = {}
+        places: dict[Any, dict[_Pool, list[int]]] = {}
         host: list[Any] = [None] * len(leaves)
         inputs = list(leaves)
         for i, leaf in enumerate(leaves):
@@ -124,23 +143,60 @@ class Stager:
                 continue
             check_readable(leaf, names[i])
             inputs[i] = _plain(held_here(leaf))
-            groups.setdefault(_devices_of(inputs[i]), []).append(i)
+            pool = self._pool(inputs[i])
+            places.setdefault(pool.devices, {}).setdefault(pool, []).append(i)
         dtypes = [getattr(leaf, "dtype", None) for leaf in leaves]
-        staged = Staged(host, [], [None] * len(leaves), dtypes)
-        for group in groups.values():
-            arrays = [inputs[i] for i in group]
-            copier = self._copier(arrays)
-            for place, i in enumerate(group):
-                staged.places[i] = (len(staged.device), place)
-            staged.device.append((copier, copier.copy(arrays)))
+        staged = Staged(host, [None] * len(leaves), dtypes)
+        with jax.transfer_guard("allow"), jax.disable_jit(False):
+            for there in places.values():
+                for group in self._groups(there):
+                    pools, where = zip(*group, strict=True)
+                    copies = self._copies(pools, [inputs[i] for i in where])
+                    for pool, i, copy in zip(pools, where, copies, strict=True):
+                        staged.device[i] = pool, copy
         return staged
 
-    def _copier(self, arrays: list[Any]) -> "_Copier":
-        key = tuple((a.shape, a.dtype, a.sharding) for a in arrays)
-        copier = self._copiers.get(key)
-        if copier is None:
-            copier = self._copiers[key] = _Copier(arrays)
-        return copier
+    def _copies(self, pools: tuple["_Pool", ...], arrays: list[Any]) -> list[Buffers]:
+        program = self._program(pools)
+        buffers = [pool.take() for pool in pools]
+        try:
+            return program(_ZERO, arrays, buffers)
+        except BaseException:
+            for pool in pools:
+                pool.lose()
+            raise
+
+    def _pool(self, array: Any) -> "_Pool":
+        key = array.shape, array.dtype, array.sharding
+        pool = self._pools.get(key)
+        if pool is None:
+            pool = self._pools[key] = _Pool(array, len(self._pools))
+        return pool
+
+    def _groups(self, places: dict["_Pool", list[int]]) -> list[list[tuple["_Pool", int]]]:
+        """What one program each copies: the arrays at ``places``, by their pools."""
+        places = dict(sorted(places.items(), key=lambda item: item[0].serial))
+        together = [(pool, i) for pool, some in places.items() for i in some]
+        if len(together) <= _MOST_TOGETHER:
+            is_known = tuple(pool for pool, _ in together) in self._programs
+            if is_known or self._choices < _MOST_CHOICES:
+                self._choices += not is_known
+                return [together]
+        groups = []
+        for pool, some in places.items():
+            done = 0
+            while done < len(some):
+                size = 1 << min(_MOST_TOGETHER, len(some) - done).bit_length() - 1
+                groups.append([(pool, i) for i in some[done : done + size]])
+                done += size
+        return groups
+
+    def _program(self, pools: tuple["_Pool", ...]) -> Any:
+        """The program that copies an array of each of ``pools``; compiled once."""
+        program = self._programs.get(pools)
+        if program is None:
+            program = self._programs[pools] = _compiled(pools)
+        return program
 
 
 def _plain(leaf: Any) -> Any:
@@ -173,59 +229,79 @@ def _widen(leaf: Any) -> Any:
     return lax.bitcast_convert_type(leaf, jnp.dtype(f"uint{_bits(leaf.dtype)}")).astype(jnp.uint8)
 
 
-def _devices_of(leaf: Any) -> Any:
-    return leaf.sharding._device_assignment
+class _Pool:
+    """Buffers for arrays of one shape, dtype and place.
 
+    Attributes:
+        serial: tells pools apart, in the order in which they were made.
+        like: such an array, abstract.
+        outputs: the buffers of one, abstract.
+        devices: where they lie.
+    """
 
-class _Copier:
-    """One program that copies arrays of fixed shapes into donated buffers."""
-
-    def __init__(self, arrays: list[Any]) -> None:
+    def __init__(self, array: Any, serial: int) -> None:
+        self.serial = serial
         self._lock = threading.Lock()
-        self._free: list[list[Any]] = []
-        zero = jax.ShapeDtypeStruct((), np.uint8)
+        self._free: list[Buffers] = []
+        self._taken = self._most_taken = 0
+        self.devices = array.sharding._device_assignment
+        self.like = _aval(array, array.sharding)
         with any_settings(), jax.enable_x64(True), jax.disable_jit(False):
-            avals = [_aval(a, a.sharding) for a in arrays]
-            outputs = jax.eval_shape(_copy, zero, avals, None)
-            self._outputs = [
-                tuple(_aval(part, a.sharding) for part in parts)
-                for parts, a in zip(outputs, arrays, strict=True)
-            ]
-            shardings = jax.tree_util.tree_map(lambda out: out.sharding, self._outputs)
-            program = jax.jit(_copy, donate_argnums=2, keep_unused=True, out_shardings=shardings)
-            self._program = program.lower(zero, avals, self._outputs).compile()
-        self._zero = np.uint8(0)
+            parts = jax.eval_shape(_copied, self.like, _ZERO)
+        self.outputs = tuple(_aval(part, array.sharding) for part in parts)
 
-    def copy(self, arrays: list[Any]) -> list[Any]:
-        """Dispatch the copy; waits for nothing."""
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of the buffers, those that are filled and those that wait, on all devices."""
+        each = sum(part.size * part.dtype.itemsize for part in self.outputs)
+        return (len(self._free) + self._taken) * each
+
+    def lose(self) -> None:
+        """Count buffers as gone that were taken, and do not come back."""
         with self._lock:
-            buffers = self._free.pop() if self._free else None
-        with jax.transfer_guard("allow"), jax.disable_jit(False):
-            if buffers is None:
-                buffers = self._allocate()
-            return self._program(self._zero, arrays, buffers)
+            self._taken -= 1
 
-    def _allocate(self) -> list[Any]:
+    def take(self) -> Buffers:
+        """Buffers to fill: some that were filled before, or new ones."""
+        with self._lock:
+            self._taken += 1
+            self._most_taken = max(self._most_taken, self._taken)
+            if self._free:
+                return self._free.pop()
         with any_settings(), jax.enable_x64(True):
-            return jax.tree_util.tree_map(
-                lambda out: jax.device_put(
-                    np.zeros(out.shape, out.dtype), out.sharding, may_alias=False
-                ),
-                self._outputs,
+            return tuple(
+                jax.device_put(np.zeros(out.shape, out.dtype), out.sharding, may_alias=False)
+                for out in self.outputs
             )
 
-    def bytes_of(self, outputs: list[Any], place: int) -> np.ndarray:
-        """The bytes of one copy (uint8[nbytes])."""
-        with jax.transfer_guard("allow"):
-            parts = [np.asarray(_read_once(part)) for part in outputs[place]]
-        whole = parts[0] if len(parts) == 1 else np.stack(parts, axis=-1)
-        return np.ascontiguousarray(whole).reshape(-1).view(np.uint8)
-
-    def give_back(self, outputs: list[Any]) -> None:
+    def give_back(self, buffers: Buffers) -> None:
         """Take buffers back, to be filled again."""
         with self._lock:
-            if len(self._free) < _SETS_KEPT:
-                self._free.append(outputs)
+            self._taken -= 1
+            if len(self._free) + self._taken < self._most_taken:
+                self._free.append(buffers)
+
+    def give_up(self) -> None:
+        """Let go of the buffers that wait to be filled."""
+        with self._lock:
+            self._free.clear()
+            self._most_taken = self._taken
+
+
+def _compiled(pools: Sequence[_Pool]) -> Any:
+    outputs = [pool.outputs for pool in pools]
+    shardings = jax.tree_util.tree_map(lambda out: out.sharding, outputs)
+    with any_settings(), jax.enable_x64(True), jax.disable_jit(False):
+        program = jax.jit(_copy, donate_argnums=2, keep_unused=True, out_shardings=shardings)
+        return program.lower(_ZERO, [pool.like for pool in pools], outputs).compile()
+
+
+def _bytes_of(buffers: Buffers) -> np.ndarray:
+    """The bytes of one copy (uint8[nbytes])."""
+    with jax.transfer_guard("allow"):
+        parts = [np.asarray(_read_once(part)) for part in buffers]
+    whole = parts[0] if len(parts) == 1 else np.stack(parts, axis=-1)
+    return np.ascontiguousarray(whole).reshape(-1).view(np.uint8)
 
 
 def _read_once(array: jax.Array) -> jax.Array:

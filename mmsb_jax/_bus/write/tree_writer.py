@@ -11,12 +11,16 @@ import numpy as np
 from mmsb_jax._base.memory_limit import room_for
 from mmsb_jax._bus.engine.commit_info import CommitInfo
 from mmsb_jax._bus.engine.engine import Engine
+from mmsb_jax._bus.engine.queue import MOST_WAITING
 from mmsb_jax._bus.trees.living import LivingLeaves
 from mmsb_jax._bus.trees.staging import Staged, Stager, check_readable, raw_bytes
 from mmsb_jax._bus.trees.tree import Reconciled, TreeShape, differences, reconcile
 from mmsb_jax._bus.write.draft_builder import PendingArrays
 from mmsb_jax._store.commit.draft import Draft
 from mmsb_jax._store.query.commit import Commit
+
+_LARGE_BYTES = 256 << 20
+"""A state of more is copied once at a time for commits that do not wait."""
 
 
 class TreeWriter:
@@ -45,6 +49,7 @@ class TreeWriter:
 
     def commit(self, tree: Any, info: CommitInfo, allow_new: bool) -> Commit:
         """Commit ``tree`` and wait until it has landed; the queue must be empty."""
+        self.give_up()
         shape, data, change, others = self._match(tree, allow_new)
         places = self._to_read(shape, data, change.ids, others)
         with jax.transfer_guard("allow"), room_for("the bytes of this commit"):
@@ -87,7 +92,7 @@ class TreeWriter:
         engine, time_ns = self._engine, time.time_ns()
         for array in info.note_arrays:
             check_readable(array, "note")
-        engine.queue.wait_for_room()
+        self._wait_for_room()
         places = self._to_read(shape, data, self._ids, others)
         ids, names = [self._ids[i] for i in places], [shape.names[i] for i in places]
         labels = [*names, *(["note"] * len(info.note_arrays))]
@@ -105,6 +110,22 @@ class TreeWriter:
         outcome = engine.queue.submit(run, staged.release)
         self._last = leaves
         return outcome
+
+    def _wait_for_room(self) -> None:
+        """Wait until there is room for one more copy of the state."""
+        engine, begun = self._engine, time.perf_counter_ns()
+        is_large = engine.head.state_bytes > _LARGE_BYTES
+        if engine.queue.wait_for_room(0 if is_large else MOST_WAITING):
+            engine.meter.count_blocked(time.perf_counter_ns() - begun)
+
+    @property
+    def copied_bytes(self) -> int:
+        """Bytes of the copies of commits that do not wait, and of the buffers for the next ones."""
+        return self._stager.held_bytes
+
+    def give_up(self) -> None:
+        """Let go of the buffers that wait for a commit that does not wait."""
+        self._stager.give_up()
 
     def _to_read(
         self, shape: TreeShape, data: list[Any], ids: list[int], places: Sequence[int]

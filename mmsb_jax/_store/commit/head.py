@@ -195,6 +195,11 @@ class Head:
             self.tally.count(log.record(version), logged_bytes)
 
     @property
+    def state_bytes(self) -> int:
+        """Bytes of all arrays."""
+        return self._state_bytes
+
+    @property
     def snapshot_is_due(self) -> bool:
         """Whether so much has been logged that a snapshot is worth it."""
         return self.tally.snapshot_is_due(self._state_bytes)

@@ -184,6 +184,11 @@ class StoredState:
         """Bytes of all arrays."""
         return sum(info.nbytes for info in self.table.arrays.values())
 
+    @property
+    def held_bytes(self) -> int:
+        """Bytes held of them, with the versions of their pages."""
+        return self._held_bytes + sum(pages.nbytes for pages in self.page_versions.values())
+
     def apply(
         self,
         record: CommitRecord,
