@@ -61,8 +61,8 @@ def _stager(bus: mmsb.Bus) -> Any:
 def test_staging_program_writes_into_its_donated_buffers_and_copies_nothing_else(bus):
     bus.commit(_tree(0))
     bus.commit(_tree(1), wait=False).result()
-    ((pools, program),) = _stager(bus)._programs.items()
-    outputs = [out for pool in pools for out in pool.outputs]
+    ((group, program),) = _stager(bus)._programs.items()
+    outputs = [out for pool, count in group for out in pool.outputs * count]
     text = program.as_text()
     assert " copy(" not in text
     assert text.count("may-alias") + text.count("must-alias") == len(outputs)

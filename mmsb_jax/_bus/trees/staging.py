@@ -114,7 +114,7 @@ class Stager:
 
     def __init__(self) -> None:
         self._pools: dict[Any, _Pool] = {}
-        self._programs: dict[tuple[_Pool, ...], Any] = {}
+        self._programs: dict[tuple[tuple[_Pool, int], ...], Any] = {}
         self._choices = 0
 
     @property
@@ -150,20 +150,20 @@ class Stager:
         with jax.transfer_guard("allow"), jax.disable_jit(False):
             for there in places.values():
                 for group in self._groups(there):
-                    pools, where = zip(*group, strict=True)
-                    copies = self._copies(pools, [inputs[i] for i in where])
-                    for pool, i, copy in zip(pools, where, copies, strict=True):
+                    where = [(pool, i) for pool, some in group for i in some]
+                    copies = self._copies(group, [inputs[i] for _, i in where])
+                    for (pool, i), copy in zip(where, copies, strict=True):
                         staged.device[i] = pool, copy
         return staged
 
-    def _copies(self, pools: tuple["_Pool", ...], arrays: list[Any]) -> list[Buffers]:
-        program = self._program(pools)
-        buffers = [pool.take() for pool in pools]
+    def _copies(self, group: "Group", arrays: list[Any]) -> list[Buffers]:
+        program = self._program(group)
+        buffers = [free for pool, some in group for free in pool.take(len(some))]
         try:
             return program(_ZERO, arrays, buffers)
         except BaseException:
-            for pool in pools:
-                pool.lose()
+            for pool, some in group:
+                pool.lose(len(some))
             raise
 
     def _pool(self, array: Any) -> "_Pool":
@@ -173,29 +173,30 @@ class Stager:
             pool = self._pools[key] = _Pool(array, len(self._pools))
         return pool
 
-    def _groups(self, places: dict["_Pool", list[int]]) -> list[list[tuple["_Pool", int]]]:
-        """What one program each copies: the arrays at ``places``, by their pools."""
-        places = dict(sorted(places.items(), key=lambda item: item[0].serial))
-        together = [(pool, i) for pool, some in places.items() for i in some]
-        if len(together) <= _MOST_TOGETHER:
-            is_known = tuple(pool for pool, _ in together) in self._programs
+    def _groups(self, places: dict["_Pool", list[int]]) -> list["Group"]:
+        """What one program each copies."""
+        together = sorted(places.items(), key=lambda item: item[0].serial)
+        if sum(map(len, places.values())) <= _MOST_TOGETHER:
+            is_known = _key_of(together) in self._programs
             if is_known or self._choices < _MOST_CHOICES:
                 self._choices += not is_known
                 return [together]
         groups = []
-        for pool, some in places.items():
+        for pool, some in together:
             done = 0
             while done < len(some):
                 size = 1 << min(_MOST_TOGETHER, len(some) - done).bit_length() - 1
-                groups.append([(pool, i) for i in some[done : done + size]])
+                groups.append([(pool, some[done : done + size])])
                 done += size
         return groups
 
-    def _program(self, pools: tuple["_Pool", ...]) -> Any:
-        """The program that copies an array of each of ``pools``; compiled once."""
-        program = self._programs.get(pools)
+    def _program(self, group: "Group") -> Any:
+        """The program that copies arrays as those of a group; compiled once."""
+        key = _key_of(group)
+        program = self._programs.get(key)
         if program is None:
-            program = self._programs[pools] = _compiled(pools)
+            pools = [pool for pool, some in group for _ in some]
+            program = self._programs[key] = _compiled(pools)
         return program
 
 
@@ -256,23 +257,28 @@ class _Pool:
         each = sum(part.size * part.dtype.itemsize for part in self.outputs)
         return (len(self._free) + self._taken) * each
 
-    def lose(self) -> None:
-        """Count buffers as gone that were taken, and do not come back."""
+    def lose(self, count: int) -> None:
+        """Count as gone what was taken, and does not come back."""
         with self._lock:
-            self._taken -= 1
+            self._taken -= count
 
-    def take(self) -> Buffers:
-        """Buffers to fill: some that were filled before, or new ones."""
+    def take(self, count: int) -> list[Buffers]:
+        """Buffers for so many arrays: some that were filled before, and new ones."""
         with self._lock:
-            self._taken += 1
+            self._taken += count
             self._most_taken = max(self._most_taken, self._taken)
-            if self._free:
-                return self._free.pop()
-        with any_settings(), jax.enable_x64(True):
-            return tuple(
-                jax.device_put(np.zeros(out.shape, out.dtype), out.sharding, may_alias=False)
-                for out in self.outputs
-            )
+            there = len(self._free) - min(count, len(self._free))
+            found, self._free = self._free[there:], self._free[:there]
+        if len(found) < count:
+            with any_settings(), jax.enable_x64(True):
+                found += [self._new() for _ in range(count - len(found))]
+        return found
+
+    def _new(self) -> Buffers:
+        return tuple(
+            jax.device_put(np.zeros(out.shape, out.dtype), out.sharding, may_alias=False)
+            for out in self.outputs
+        )
 
     def give_back(self, buffers: Buffers) -> None:
         """Take buffers back, to be filled again."""
@@ -286,6 +292,14 @@ class _Pool:
         with self._lock:
             self._free.clear()
             self._most_taken = self._taken
+
+
+Group = list[tuple[_Pool, list[int]]]
+"""Pools, each with the places of the leaves that are to be copied into its buffers."""
+
+
+def _key_of(group: Group) -> tuple[tuple[_Pool, int], ...]:
+    return tuple((pool, len(some)) for pool, some in group)
 
 
 def _compiled(pools: Sequence[_Pool]) -> Any:
