@@ -790,11 +790,15 @@ class Bus:
             session = self._session
             before, after = session.number_of("old", old), session.number_of("new", new)
             found = diff_versions(session.log, before, after, executor=session.threads)
-            state = self._state_at  # keeps this bus, as long as the difference reads from its log
-            return version_diff(found, lambda: (state(before), state(after)), self.layout)
+            # These keep the bus, as long as the difference reads from its log.
+            state, layout = self._state_at, self._layout_now
+            return version_diff(found, lambda: (state(before), state(after)), layout)
 
     def _state_at(self, version: int) -> StoredState:
         return self._session.log.state(version)
+
+    def _layout_now(self) -> Layout:
+        return self.layout
 
     def history(self, array: str) -> History:
         """The versions of one array, read as they are asked for.

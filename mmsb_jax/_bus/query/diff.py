@@ -68,10 +68,12 @@ def _said_by(found: StateDiff) -> dict[str, Any]:
 
 
 def version_diff(
-    found: StateDiff, states: Callable[[], tuple[StoredState, StoredState]], layout: Layout
+    found: StateDiff,
+    states: Callable[[], tuple[StoredState, StoredState]],
+    layout: Callable[[], Layout],
 ) -> VersionDiff:
     """``found`` with its delta, which is made when it is asked for."""
-    return VersionDiff(**_said_by(found), _make_delta=lambda: _delta(*states(), layout))
+    return VersionDiff(**_said_by(found), _make_delta=lambda: _delta(*states(), layout()))
 
 
 def _delta(old: StoredState, new: StoredState, layout: Layout) -> Delta:

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import ClassVar
+from typing import ClassVar, NoReturn
 
 import numpy as np
 import xxhash
@@ -486,7 +486,7 @@ def _refuse_unknown(flags: int, records: np.ndarray, chunks: np.ndarray) -> None
         _refuse("coding", coding)
 
 
-def _refuse(what: str, number: int) -> None:
+def _refuse(what: str, number: int) -> NoReturn:
     raise FormatError(
         f"a commit has {what} {number}, which this version of mmsb_jax does not know. Upgrade "
         f"mmsb-jax to open the log."
@@ -515,20 +515,21 @@ def _decode_ops(raw: bytes) -> list[Op]:
             raise ValueError("an operation is cut short")
         shape = struct.unpack_from(f"<{dimensions}Q", raw, start)
         start += dimensions * 8
-        texts = []
-        for length in lengths:
-            texts.append(raw[start : start + length].decode())
-            start += length
-        kind, dtype, name = texts
-        if code not in _OP_CODES:  # first: what its texts mean is not ours to say
+        kind_end = start + lengths[0]
+        dtype_end = kind_end + lengths[1]
+        end = dtype_end + lengths[2]
+        kind, dtype = raw[start:kind_end].decode(), raw[kind_end:dtype_end].decode()
+        name, start = raw[dtype_end:end].decode(), end
+        op_code = _OP_CODES.get(code)
+        if op_code is None:  # first: what its texts mean is not ours to say
             _refuse("operation", code)
         _check_dtype(dtype)
-        ops.append(Op(OpCode(code), ArrayInfo(array_id, name, kind, dtype, shape, member)))
+        ops.append(Op(op_code, ArrayInfo(array_id, name, kind, dtype, shape, member)))
     return ops
 
 
 _DTYPE = re.compile(r"[<>|]?[A-Za-z][A-Za-z0-9_]*(\[[A-Za-z0-9]+\])?")
-_OP_CODES = frozenset(map(int, OpCode))
+_OP_CODES = {int(code): code for code in OpCode}
 
 
 @functools.lru_cache(maxsize=256)

@@ -63,16 +63,33 @@ class Log(LogContents):
         if newest is not None and newest.record.flags & DIGEST_ONLY:
             raise VersionError(f"version {version} holds a digest only: its bytes were not logged")
         if check:
-            try:
-                state.check_digest(executor)
-            except BadFrameError as error:
-                raise CorruptionError(
-                    f"{self.place}: {error}. Its frames are whole: it was written so, or several "
-                    f"were changed together. `mmsb verify --deep` names the arrays that are wrong, "
-                    f"and since when; `mmsb repair` makes a log of all that is shown to be right, "
-                    f"with --keep-unproven of these arrays too."
-                ) from error
+            self._check_digest(state, executor)
         return state
+
+    def state_after(
+        self, before: StoredState, version: int, executor: Executor | None = None
+    ) -> StoredState:
+        """The state at a later version than ``before``, of the same arrays; it stays as it is.
+
+        Cost: a copy of what it holds, and the commits between the two; no snapshot is read.
+        """
+        state = before.copied()
+        self.advance(state, version)
+        if self.find(version).record.flags & DIGEST_ONLY:
+            raise VersionError(f"version {version} holds a digest only: its bytes were not logged")
+        self._check_digest(state, executor)
+        return state
+
+    def _check_digest(self, state: StoredState, executor: Executor | None) -> None:
+        try:
+            state.check_digest(executor)
+        except BadFrameError as error:
+            raise CorruptionError(
+                f"{self.place}: {error}. Its frames are whole: it was written so, or several were "
+                f"changed together. `mmsb verify --deep` names the arrays that are wrong, and "
+                f"since when; `mmsb repair` makes a log of all that is shown to be right, with "
+                f"--keep-unproven of these arrays too."
+            ) from error
 
     def advance(self, state: StoredState, version: int) -> None:
         """Bring ``state`` forward to ``version``; its bytes are spent where this raises."""

@@ -1,5 +1,6 @@
 """The difference of two states: which arrays differ, in how many bytes and elements."""
 
+import contextlib
 import functools
 import html
 from collections.abc import Callable, Iterator
@@ -11,12 +12,16 @@ import ml_dtypes
 import numpy as np
 
 from mmsb_jax._base.dtypes import parse_dtype
+from mmsb_jax._base.errors import CorruptionError, LocationError
 from mmsb_jax._store.format.record import ArrayInfo
 from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.state.state import StoredState, Table
 
 _TILE_BYTES = 1 << 18
 """Bytes compared at a time: both sides and what differs stay in the second-level cache."""
+
+_NEAR = 64
+"""Commits between two versions, of which the later one is made from the earlier."""
 
 _CONSTANT_KINDS = {"n": "none", "s": "str", "i": "int", "f": "function"}
 
@@ -259,30 +264,37 @@ def diff_versions(
 
     Cost: two checkouts of the arrays that a commit between the two touched, and of no others.
     """
-    touched = _touched_names(log, *sorted((old, new)))
+    low, high = sorted((old, new))
+    touched = _touched_names(log, low, high)
 
     def is_compared(name: str) -> bool:
         return name in touched and (wanted is None or wanted(name))
 
-    return diff_states(
-        log.state(old, is_compared, executor=executor),
-        log.state(new, is_compared, executor=executor),
-        wanted,
-    )
+    before = log.state(low, is_compared, executor=executor)
+    after = None
+    if low < high <= low + _NEAR and low >= log.kept_since:
+        with contextlib.suppress(CorruptionError, LocationError):  # a snapshot may lead past it
+            after = log.state_after(before, high, executor)
+    if after is None:
+        after = log.state(high, is_compared, executor=executor)
+    return diff_states(*((before, after) if old == low else (after, before)), wanted)
 
 
 def _touched_names(log: Log, low: int, high: int) -> set[str]:
-    """Names of the arrays that may differ between two versions; reads no payload."""
-    before, after = log.table(low), log.table(high)
-    touched: set[int] = set()
-    for version in range(max(low + 1, log.first_version), high + 1):
+    """Names of the arrays that may differ between two versions; reads no payload.
+
+    Cost: of the commits between the two, whatever the number of arrays.
+    """
+    first, touched = max(low + 1, log.first_version), set[int]()
+    for version in range(first, high + 1):
         touched.update(log.row(version).touched)
-    return {
-        info.name
-        for table, other in ((before, after), (after, before))
-        for array_id, info in table.arrays.items()
-        if array_id in touched or other.arrays.get(array_id) != info
-    }
+    operated = (
+        op.info.name
+        for version in log.versions_with_ops()
+        if first <= version <= high
+        for op in log.record(version).ops
+    )
+    return {*map(log.name_of, touched), *operated}
 
 
 def diff_states(

@@ -184,6 +184,15 @@ class StoredState:
         """Bytes of all arrays."""
         return sum(info.nbytes for info in self.table.arrays.values())
 
+    def copied(self) -> "StoredState":
+        """Another one that holds the same, in words of its own."""
+        other = StoredState(self.table.log_id, self._wanted, self._page_bytes)
+        other.table = self.table.copied()
+        other.words = {array_id: words.copy() for array_id, words in self.words.items()}
+        other.page_versions = {i: versions.copy() for i, versions in self.page_versions.items()}
+        other._held_bytes = self._held_bytes
+        return other
+
     @property
     def held_bytes(self) -> int:
         """Bytes held of them, with the versions of their pages."""
