@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmsb_jax._base.dtypes import dtype_name
+from mmsb_jax._display.text import printable
 from mmsb_jax._store.format.record import ArrayInfo
 from mmsb_jax._store.query import diff as _diff
-from mmsb_jax._store.query.diff import StateDiff, diff_states, diff_versions, printable
+from mmsb_jax._store.query.diff import StateDiff, diff_states, diff_versions
 from mmsb_jax._store.state.state import StoredState, word_count
 
 DTYPES = [

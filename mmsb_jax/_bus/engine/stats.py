@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from mmsb_jax._display.html import html_table
+from mmsb_jax._display.text import aligned
 from mmsb_jax._store.commit.head import Landed
 
 _LATENCIES_KEPT = 4096
@@ -79,19 +81,13 @@ class Stats:
         return asdict(self)
 
     def __str__(self) -> str:
-        width = max(map(len, self.to_dict()))
-        return "\n".join(
-            f"{name:<{width}}  {_shown(value)}" for name, value in self.to_dict().items()
-        )
+        return "\n".join(aligned(self._rows()))
 
     def _repr_html_(self) -> str:
-        import html
+        return html_table(self._rows())
 
-        rows = "".join(
-            f"<tr><td>{name}</td><td>{html.escape(_shown(value))}</td></tr>"
-            for name, value in self.to_dict().items()
-        )
-        return f"<table>{rows}</table>"
+    def _rows(self) -> list[tuple[str, str]]:
+        return [(name, _shown(value)) for name, value in self.to_dict().items()]
 
 
 def _shown(value: Any) -> str:

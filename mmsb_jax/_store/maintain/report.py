@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, field
 
+from mmsb_jax._display.text import printable
 from mmsb_jax._store.format.tags import MAX_TAG_BYTES
 from mmsb_jax._store.maintain.salvage.trial import span_text
-from mmsb_jax._store.query.diff import printable
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import html
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -13,6 +12,8 @@ import numpy as np
 
 from mmsb_jax._base.dtypes import parse_dtype
 from mmsb_jax._base.errors import CorruptionError, LocationError
+from mmsb_jax._display.html import html_list, html_table, html_text
+from mmsb_jax._display.text import aligned, printable
 from mmsb_jax._store.format.record import ArrayInfo
 from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.state.state import StoredState, Table
@@ -24,19 +25,6 @@ _NEAR = 64
 """Commits between two versions, of which the later one is made from the earlier."""
 
 _CONSTANT_KINDS = {"n": "none", "s": "str", "i": "int", "f": "function"}
-
-
-def printable(text: str) -> str:
-    """``text`` with every character that a terminal may act on written as its escape.
-
-    Names and notes in a log come from whoever wrote it.
-
-    >>> printable("w\\x1b[2J")
-    'w\\\\x1b[2J'
-    """
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def read_tag(tagged: str) -> dict[str, str]:
@@ -206,21 +194,14 @@ class StateDiff:
     def __str__(self) -> str:
         lines = [self.summary()]
         if self.arrays:
-            rows = [self.COLUMNS, *(array.row() for array in self.arrays)]
-            widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-            lines += ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+            lines += aligned([self.COLUMNS, *(array.row() for array in self.arrays)])
         return "\n".join([*lines, *map(str, self.values)])
 
     def _repr_html_(self) -> str:
-        rows = "".join(_html_row(array.row(), "td") for array in self.arrays)
-        table = f"<table>{_html_row(self.COLUMNS, 'th')}{rows}</table>" if rows else ""
-        values = "".join(f"<li>{html.escape(str(value))}</li>" for value in self.values)
-        listed = f"<ul>{values}</ul>" if values else ""
-        return f"<p>{html.escape(self.summary())}</p>{table}{listed}"
-
-
-def _html_row(cells: tuple[str, ...], tag: str) -> str:
-    return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+        table = html_table((array.row() for array in self.arrays), self.COLUMNS)
+        values = html_list(map(str, self.values))
+        parts = [table] * bool(self.arrays) + [values] * bool(self.values)
+        return html_text(self.summary()) + "".join(parts)
 
 
 def show_type(info: ArrayInfo) -> str:

@@ -2,9 +2,9 @@
 
 import click
 
+from mmsb_jax._display.text import printable
 from mmsb_jax._store.files.local import check_local
 from mmsb_jax._store.maintain.fork import fork_log
-from mmsb_jax._store.query.diff import printable
 from mmsb_jax._store.writer.create import new_log
 from mmsb_jax.cli.common.command import (
     PATH,

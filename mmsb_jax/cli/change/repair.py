@@ -6,13 +6,13 @@ from dataclasses import asdict
 
 import click
 
+from mmsb_jax._display.text import printable
 from mmsb_jax._store.files.disk import DiskFiles
 from mmsb_jax._store.files.local import check_local, check_log_place
 from mmsb_jax._store.files.protocol import Files
 from mmsb_jax._store.maintain.repair import repair as repair_log
 from mmsb_jax._store.maintain.report import RepairReport
 from mmsb_jax._store.maintain.salvage.survey import LinePart
-from mmsb_jax._store.query.diff import printable
 from mmsb_jax._store.writer.create import check_free, new_log
 from mmsb_jax.cli.common.command import PATH, LogCommand, json_option, path_argument, say
 from mmsb_jax.cli.common.json import to_json

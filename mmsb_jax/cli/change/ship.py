@@ -7,12 +7,12 @@ from pathlib import Path
 import click
 
 from mmsb_jax._base.errors import LocationError
+from mmsb_jax._display.text import printable
 from mmsb_jax._store.commit.head import Head
 from mmsb_jax._store.files.local import check_local
 from mmsb_jax._store.files.memory import MemoryFiles
 from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.query.commit import Commit, read_commit
-from mmsb_jax._store.query.diff import printable
 from mmsb_jax._store.query.follow import Follower
 from mmsb_jax._store.transfer.import_ import Intake, take_in
 from mmsb_jax._store.transfer.stream import (

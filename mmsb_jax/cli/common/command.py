@@ -14,7 +14,7 @@ from typing import Any, TextIO, TypeVar
 import click
 
 from mmsb_jax._base.errors import LocationError, MMSBError
-from mmsb_jax._store.query.diff import printable
+from mmsb_jax._display.text import printable
 from mmsb_jax.cli.common.json import to_json
 
 NO = 1

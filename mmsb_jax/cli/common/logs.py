@@ -7,12 +7,12 @@ import click
 
 from mmsb_jax._base.errors import ArrayNotFoundError, LocationError
 from mmsb_jax._base.patterns import matcher
+from mmsb_jax._display.text import printable
 from mmsb_jax._store.files.disk import DiskFiles
 from mmsb_jax._store.files.local import check_log_place
 from mmsb_jax._store.files.lock import WriterLock
 from mmsb_jax._store.format.manifest import Manifest
 from mmsb_jax._store.log.log import Log
-from mmsb_jax._store.query.diff import printable
 from mmsb_jax._store.writer.writer import LogWriter, disk_error
 from mmsb_jax.cli.common.command import tell
 

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 
-from mmsb_jax._store.query.diff import printable
+from mmsb_jax._display.text import aligned, printable
 from mmsb_jax.cli.common.command import printing, say
 
 _FOLDED = {"array", "constant", "note", "source", "value"}
@@ -22,13 +22,8 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
     if sys.stdout.isatty():
         _print_folded(columns, cells, is_number)
         return
-    widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
-    for row in (columns, *cells):
-        line = "  ".join(
-            cell.rjust(width) if right else cell.ljust(width)
-            for cell, width, right in zip(row, widths, is_number, strict=True)
-        )
-        say(line.rstrip())
+    for line in aligned([columns, *cells], is_number):
+        say(line)
 
 
 def _print_folded(

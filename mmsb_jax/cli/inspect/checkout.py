@@ -2,7 +2,7 @@
 
 import click
 
-from mmsb_jax._store.query.diff import printable
+from mmsb_jax._display.text import printable
 from mmsb_jax.cli.common.command import (
     PATH,
     LogCommand,

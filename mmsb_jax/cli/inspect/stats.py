@@ -5,10 +5,10 @@ from typing import Any
 
 import click
 
+from mmsb_jax._display.text import printable
 from mmsb_jax._store.format.chain import OPEN
 from mmsb_jax._store.format.names import snapshot_name
 from mmsb_jax._store.log.log import Log
-from mmsb_jax._store.query.diff import printable
 from mmsb_jax.cli.common.command import LogCommand, json_option, path_argument, salvage_option, say
 from mmsb_jax.cli.common.json import to_json
 from mmsb_jax.cli.common.logs import open_log

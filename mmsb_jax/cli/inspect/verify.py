@@ -8,10 +8,10 @@ from typing import Any
 import click
 
 from mmsb_jax._base.errors import CorruptionError
+from mmsb_jax._display.text import printable
 from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.maintain.verify import VerifyReport
 from mmsb_jax._store.maintain.verify import verify as verify_log
-from mmsb_jax._store.query.diff import printable
 from mmsb_jax.cli.common.command import NO, LogCommand, json_option, path_argument, say
 from mmsb_jax.cli.common.json import to_json
 from mmsb_jax.cli.common.logs import open_log
