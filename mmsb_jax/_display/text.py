@@ -9,7 +9,7 @@ def printable(text: str) -> str:
     Names and notes in a log come from whoever wrote it.
 
     >>> printable("w\\x1b[2J")
-    'w\\x1b[2J'
+    'w\\\\x1b[2J'
     """
     if text.isprintable():
         return text
