@@ -1,9 +1,7 @@
 """Room: what a log claims may be any size, what this machine can hold is not."""
 
-import contextlib
 import functools
 import os
-from collections.abc import Iterator
 
 from mmsb_jax._base.errors import DeviceMemoryError
 
@@ -19,18 +17,29 @@ def check_room(nbytes: int, what: str) -> None:
         raise no_room(nbytes, what)
 
 
-@contextlib.contextmanager
-def room_for(what: str) -> Iterator[None]:
+class _Room:
+    """What `room_for` returns."""
+
+    __slots__ = ("_what",)
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __enter__(self) -> None:
+        """Nothing is taken."""
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, MemoryError) and not isinstance(error, DeviceMemoryError):
+            raise DeviceMemoryError(
+                f"{self._what}: the system gives no more memory; this machine has "
+                f"{_machine_bytes():,} bytes in all. Free some, or read a part of the state "
+                f"(arrays=[…])."
+            ) from error
+
+
+def room_for(what: str) -> _Room:
     """Inside, memory that is refused is the library's error, and says what it was for."""
-    try:
-        yield
-    except DeviceMemoryError:
-        raise
-    except MemoryError as error:
-        raise DeviceMemoryError(
-            f"{what}: the system gives no more memory; this machine has {_machine_bytes():,} bytes "
-            f"in all. Free some, or read a part of the state (arrays=[…])."
-        ) from error
+    return _Room(what)
 
 
 def no_room(nbytes: int, what: str) -> DeviceMemoryError:

@@ -110,6 +110,7 @@ def run_any_commits(data: st.DataObject) -> None:
         elif after == "reopen":
             scribe = scribe.reopen()
             check_state(scribe.head.state, scribe.history[-1])
+            assert scribe.head.state_bytes == scribe.head.state.nbytes
     scribe.close()
     log = Log(scribe.files, PLACE)
     assert log.recovered == []

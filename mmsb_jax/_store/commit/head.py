@@ -54,6 +54,7 @@ class Landing:
         plan, changes: what it does.
         record: what it says; complete once the log has it.
         marks: the tally before it.
+        state_bytes: bytes of the state after it.
         logged_bytes: bytes of all its frames; None as long as only the log knows.
     """
 
@@ -62,6 +63,7 @@ class Landing:
     changes: Sequence[ArrayChange]
     record: CommitRecord
     marks: Marks
+    state_bytes: int
     logged_bytes: int | None = None
 
     def adopt(self, head: "Head") -> Landed:
@@ -331,7 +333,8 @@ class Head:
         version = self.writer.log.version + 1
         touched = [*(change.info.id for change in changes), EXTRA_ID]
         marks = self.tally.marks(touched)
-        self._landing = landing = Landing(version, plan, changes, commit.record, marks)
+        grown = self._state_bytes + plan.grown_bytes
+        self._landing = landing = Landing(version, plan, changes, commit.record, marks, grown)
         landing.logged_bytes = self.writer.append(commit)
         return self._landed()
 
@@ -383,7 +386,7 @@ class Head:
         if record.ops:
             assert plan.made is not None
             state.adopt(plan.made, record.ops)
-            self._state_bytes = state.nbytes
+            self._state_bytes = landing.state_bytes
             self.structure = record.version
             for array_id in plan.gone:
                 self._terms.pop(array_id, None)

@@ -10,7 +10,7 @@ from mmsb_jax._store.commit.compare import ArrayChange, patch
 from mmsb_jax._store.commit.draft import Draft
 from mmsb_jax._store.encoding.digest import ZERO, Lanes, digest_words
 from mmsb_jax._store.format.frame import BadFrameError
-from mmsb_jax._store.format.record import ArrayInfo, Op
+from mmsb_jax._store.format.record import ArrayInfo, Op, OpCode
 from mmsb_jax._store.state.state import StoredState
 
 Content = np.ndarray | tuple[np.ndarray, np.ndarray]
@@ -28,6 +28,7 @@ class Plan:
         compared: changes to find by comparing whole arrays.
         patched: changes that are known, those without a differing byte left out.
         next_id: the next id that is free.
+        grown_bytes: by how many bytes the state is larger after the operations.
         terms: what each changed array adds to the digest of the state; the head enters it.
 
     Raises:
@@ -40,6 +41,7 @@ class Plan:
         self.arrays: dict[int, ArrayInfo] = {}
         self.gone: Set[int] = frozenset()
         self.next_id = state.table.next_id
+        self.grown_bytes = 0
         self.terms: dict[int, int] = {}
         self._touched: Set[int] = frozenset()
         self._cut: Set[int] = frozenset()
@@ -62,6 +64,9 @@ class Plan:
         self._touched = {op.info.id for op in ops}
         self.gone = self._touched & self._state.table.arrays.keys()
         self.next_id = max(self.next_id, 1 + max(self._touched))
+        for op, before in done:
+            self.grown_bytes += 0 if op.code is OpCode.DELETE else op.info.nbytes
+            self.grown_bytes -= 0 if before is None else before.nbytes
         self._cut = {op.info.id for op, before in done if before and op.info.nbytes < before.nbytes}
 
     def _to_compare(self, array_id: int, raw: np.ndarray) -> ArrayChange:
