@@ -101,6 +101,7 @@ def run_any_commits(data: st.DataObject) -> None:
             steps.run(scribe)
         scribe.commit(step=data.draw(st.none() | st.integers(-5, 5)))
         check_state(scribe.head.state, scribe.history[-1])
+        assert scribe.head.state_bytes == scribe.head.state.nbytes
         after = data.draw(st.sampled_from(["go on", "go on", "snapshot", "reopen", "rotate"]))
         if after == "snapshot":
             scribe.snapshot(rotate=data.draw(st.booleans()))
@@ -110,7 +111,6 @@ def run_any_commits(data: st.DataObject) -> None:
         elif after == "reopen":
             scribe = scribe.reopen()
             check_state(scribe.head.state, scribe.history[-1])
-            assert scribe.head.state_bytes == scribe.head.state.nbytes
     scribe.close()
     log = Log(scribe.files, PLACE)
     assert log.recovered == []
