@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import Tracer
 
 from mmsb_jax._compile.body import Body
 from mmsb_jax._core.settings import any_settings, is_traced
@@ -48,7 +49,8 @@ class Program:
     def words(self, *arrays: Any) -> np.ndarray:
         """What the function returns, which takes and returns words, as one NumPy array."""
         with undisturbed():
-            return np.asarray(self._run(arrays))
+            out = self._call(*arrays)
+            return np.asarray(self._run(arrays) if isinstance(out, Tracer) else out)
 
     def _run(self, arrays: Sequence[Any]) -> Any:
         out = self._call(*arrays)

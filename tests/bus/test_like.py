@@ -148,8 +148,12 @@ def test_replica_in_any_memory_is_updated_again_and_again(tmp_path, kind, shape)
 @pytest.mark.parametrize("wait", [True, False])
 def test_array_that_every_process_has_whole_is_committed(any_bus, wait):
     """A process is not the only one; `is_fully_addressable` is what tells."""
-    tree = {"w": jnp.arange(6.0), "half": jnp.ones(3, jnp.bfloat16), "key": jax.random.key(3)}
-    any_bus.commit(tree)
+
+    def make() -> dict[str, jax.Array]:
+        return {"w": jnp.arange(6.0), "half": jnp.ones(3, jnp.bfloat16), "key": jax.random.key(3)}
+
+    tree, others = make(), make()
+    any_bus.commit(make())
     for leaf in tree.values():
         assert leaf.is_fully_replicated
     kinds = {type(leaf) for leaf in tree.values()}
@@ -158,7 +162,7 @@ def test_array_that_every_process_has_whole_is_committed(any_bus, wait):
         any_bus.sync()
     assert_same_tree(any_bus.tree(), tree)
     with _spread(kinds, replicated=False), pytest.raises(mmsb.StructureError, match="other proc"):
-        any_bus.commit(tree, wait=wait)
+        any_bus.commit(others, wait=wait)
 
 
 class _spread:

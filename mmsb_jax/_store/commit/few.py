@@ -4,16 +4,20 @@ Most of what a bus lands while it runs is of this kind: a `write`, a delta, a sm
 NumPy's calls cost more than a few numbers do.
 """
 
+import operator
+import struct
 from typing import NamedTuple
 
 import numpy as np
 
 from mmsb_jax._store.encoding.base import unit_of_dtype
 from mmsb_jax._store.encoding.choose import prefers_sparse
-from mmsb_jax._store.encoding.digest import Lanes, add, gained_by_few
+from mmsb_jax._store.encoding.digest import FEW_WORDS, Lanes, add, gained_by_few
 from mmsb_jax._store.encoding.sparse import few_chunk
 from mmsb_jax._store.format.record import ArrayInfo
 from mmsb_jax._store.state.state import StoredState
+
+_PACKERS = [struct.Struct(f"<{count}I").pack for count in range(FEW_WORDS + 1)]
 
 MOST_BYTES = 1 << 16
 """Of a small array."""
@@ -83,8 +87,8 @@ class FewWords:
         self.places = places
         self.values = values
         index, after, before = places.tolist(), values.tolist(), array.words[places].tolist()
-        mixed = [old ^ now for old, now in zip(before, after, strict=True)]
-        raw = b"".join([word.to_bytes(4, "little") for word in mixed])
+        mixed = list(map(operator.xor, before, after))
+        raw = _PACKERS[len(mixed)](*mixed)
         items, unit = len(index), array.unit
         if unit == 2:
             items = sum(map(bool, memoryview(raw).cast("H")))

@@ -1,6 +1,7 @@
 """Sparse: gaps between the changed elements, and their new values."""
 
 import itertools
+import struct
 from collections.abc import Sequence
 
 import numpy as np
@@ -22,6 +23,9 @@ from mmsb_jax._store.format.chunk import (
     Coding,
 )
 from mmsb_jax._store.format.frame import BadFrameError
+
+_FORMATS = {1: "B", 2: "H", 4: "I"}
+"""Bytes of an element → its letter in `struct`."""
 
 
 def encode_sparse(index: np.ndarray, values: np.ndarray, unit: int) -> list[Chunk]:
@@ -85,14 +89,16 @@ def few_chunk(words: list[int], values: list[int], mixed: list[int], unit: int) 
     """
     if unit < WORD_BYTES:
         words, values = _elements_of_few(words, values, mixed, unit)
-    gaps = bytearray(1)
-    for before, place in itertools.pairwise(words):
-        escapes, rest = divmod(place - before - 1, 255)
-        gaps += b"\xff" * escapes
-        gaps.append(rest)
-    raw = b"".join([value.to_bytes(unit, "little") for value in values])
+    gaps, before = bytearray(1), words[0]
+    for place in words[1:]:
+        gap, before = place - before - 1, place
+        if gap >= 255:
+            gaps += b"\xff" * (gap // 255)
+            gap %= 255
+        gaps.append(gap)
+    raw = struct.pack(f"<{len(values)}{_FORMATS[unit]}", *values)
     planes = [raw[plane::unit] for plane in range(unit)]
-    return _chunk(words[0], words[-1], len(words), unit, b"".join((gaps, *planes)))
+    return _chunk(words[0], before, len(words), unit, b"".join((gaps, *planes)))
 
 
 def _elements_of_few(
