@@ -83,7 +83,7 @@ def _newest_version_is_in_the_log(monkeypatch):
     monkeypatch.setattr(Session, "state_now", compared)
 
 
-_MOST_BYTES = 1_200_000_000
+_MOST_BYTES = 900_000_000
 
 
 @pytest.fixture(autouse=True, scope="module")
