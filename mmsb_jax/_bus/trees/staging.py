@@ -231,7 +231,7 @@ def _widen(leaf: Any) -> Any:
 
 
 class _Pool:
-    """Buffers for arrays of one shape, dtype and place.
+    """Buffers for arrays of one shape, dtype and place: as many as were filled at one time.
 
     Attributes:
         serial: tells pools apart, in the order in which they were made.
@@ -244,7 +244,7 @@ class _Pool:
         self.serial = serial
         self._lock = threading.Lock()
         self._free: list[Buffers] = []
-        self._taken = self._most_taken = 0
+        self._taken = 0
         self.devices = array.sharding._device_assignment
         self.like = _aval(array, array.sharding)
         with any_settings(), jax.enable_x64(True), jax.disable_jit(False):
@@ -266,7 +266,6 @@ class _Pool:
         """Buffers for so many arrays: some that were filled before, and new ones."""
         with self._lock:
             self._taken += count
-            self._most_taken = max(self._most_taken, self._taken)
             there = len(self._free) - min(count, len(self._free))
             found, self._free = self._free[there:], self._free[:there]
         if len(found) < count:
@@ -284,14 +283,12 @@ class _Pool:
         """Take buffers back, to be filled again."""
         with self._lock:
             self._taken -= 1
-            if len(self._free) + self._taken < self._most_taken:
-                self._free.append(buffers)
+            self._free.append(buffers)
 
     def give_up(self) -> None:
         """Let go of the buffers that wait to be filled."""
         with self._lock:
             self._free.clear()
-            self._most_taken = self._taken
 
 
 Group = list[tuple[_Pool, list[int]]]
