@@ -199,3 +199,36 @@ def test_plain_commits_stand_alone_when_deltas_have_outgrown_the_array(tmp_path,
     assert logs[0] == logs[1]
     records = (CommitRecord.decode(meta) for _, _, meta, _ in logs[0])
     assert any((record.records["flags"] & FULL).any() for record in records)
+
+
+@pytest.mark.parametrize("nbytes", [1, 5, 126, 128, 130, 300])
+@pytest.mark.parametrize("value", [0, 7])
+def test_delta_that_reaches_the_end_is_the_same_or_refused_whatever_way_it_takes(
+    tmp_path, way, nbytes, value
+):
+    seen = []
+    for name in ("straight", "others"):
+        way(name)
+        with mmsb.open(tmp_path / name, page_bytes=1024) as bus:
+            bus.create("before", nbytes=7)
+            bus.create("x", nbytes=nbytes)
+            bus.write("x", np.full(nbytes, 9, np.uint8))
+            page = bus.layout.region("x").page
+            for byte in {0, nbytes - 1, nbytes, nbytes + 1, 127, 128, 255, 260, 1023}:
+                mask = np.zeros((1, 32), np.uint32)
+                mask.view(np.uint8)[0, byte % 128] = 0xFF
+                data = np.full((1, 32), 0x01010101 * value, np.uint32) & mask
+                rows = ([page], [byte // 128], mask, data, 1, False)
+                leaves = jax.tree.leaves(mmsb.Delta.empty(1))
+                said = mmsb.Delta(
+                    *(jnp.asarray(r, x.dtype) for r, x in zip(rows, leaves, strict=True))
+                )
+                try:
+                    commit = bus.apply(said)
+                    seen.append((name, byte, commit.changed, bus.read("x").tolist()))
+                except mmsb.InvalidDeltaError as error:
+                    seen.append((name, byte, str(error)))
+        seen.append((name, _records(tmp_path / name)))
+    half = len(seen) // 2
+    assert [each[1:] for each in seen[:half]] == [each[1:] for each in seen[half:]]
+    assert any("writes at byte" in str(each[2:]) for each in seen)

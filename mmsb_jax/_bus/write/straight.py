@@ -120,22 +120,23 @@ class _Blocks(NamedTuple):
     data: np.ndarray
 
     def written_to(self, array: SmallArray) -> np.ndarray | None:
-        """All words of the array after it (uint32[n]); None for an array that is another now."""
+        """All words of the array after it (uint32[n]).
+
+        None for an array that is another now, or a delta that writes behind its end.
+        """
         if (array.info.dtype, array.info.shape) != (self.region.dtype, self.region.shape):
             return None
-        size, block = array.words.size, self.mask.shape[1]
-        words = np.zeros(-(-size // block) * block, np.uint32)
-        words[:size] = array.words
+        words, size, tail = array.words.copy(), array.words.size, array.nbytes % 4
         for place, mask, data in zip(self.places, self.mask, self.data, strict=False):
-            part = words[place : place + block]
+            left = max(0, size - place)
+            if left <= mask.size:  # it reaches the end
+                is_behind = mask[left:].any()
+                if is_behind or (left and tail and int(mask[left - 1]) >> 8 * tail):
+                    return None
+                mask, data = mask[:left], data[:left]
+            part = words[place : place + mask.size]
             part ^= (part ^ data) & mask
-        is_within = not words[size:].any() and not _tail(words[:size], array.nbytes)
-        return words[:size] if is_within else None
-
-
-def _tail(words: np.ndarray, nbytes: int) -> int:
-    """What stands in the bytes of the last word that belong to no array."""
-    return int(words[-1]) >> 8 * (nbytes % 4) if nbytes % 4 else 0
+        return words
 
 
 def _blocks_of(delta: Any, layout: Layout) -> _Blocks | None:
