@@ -1,5 +1,6 @@
 """No commit, write or checkout copies the state or compiles anew."""
 
+import gc
 import threading
 from typing import Any
 
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 
 import mmsb_jax as mmsb
+from mmsb_jax._bus.engine.queue import CommitQueue
+from mmsb_jax._bus.trees.staging import Stager
 from mmsb_jax._bus.write import tree_writer
 from tests.core._compare import assert_same_tree
 
@@ -120,7 +123,6 @@ def test_copies_of_a_large_state_are_made_one_at_a_time(bus, monkeypatch):
     assert [wait.result().version for wait in waits] == [2, 3, 4, 5, 6]
     ((pool,),) = (_stager(bus)._pools.values(),)
     assert len(pool._free) <= 1
-    assert bus.stats().blocked_ms > 0
 
 
 def test_copies_that_wait_to_be_committed_are_three_at_most(bus):
@@ -139,6 +141,7 @@ def test_copies_that_wait_to_be_committed_are_three_at_most(bus):
     all_queued.set()
     assert [handle.result().version for handle in handles] == list(range(3, 11))
     assert 1 <= max(waiting) <= 3
+    assert bus.stats().blocked_ms > 0
 
 
 @pytest.mark.parametrize("wait", [True, False])
@@ -202,3 +205,28 @@ def test_commit_of_an_unchanged_tree_logs_a_frame_alone(bus):
         assert again.logged_bytes < 1024 < first.logged_bytes
     assert bus.version == 3
     assert bus.stats().unchanged_commits == 2
+
+
+def test_copies_of_a_commit_that_could_not_be_queued_are_held_by_nobody(bus, monkeypatch):
+    tree = {f"w{i}": jnp.zeros(100 + i % 2) for i in range(150)}
+    bus.commit(tree)
+    own, copies, calls = bus.stats().host_bytes, Stager._copies, []
+
+    def fails_later(*arguments):
+        calls.append(1)
+        if len(calls) == 2:
+            raise MemoryError
+        return copies(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stager, "_copies", fails_later)
+        with pytest.raises(mmsb.DeviceMemoryError, match="the copy of this commit"):
+            bus.commit(jax.tree.map(lambda x: x + 1, tree), wait=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(CommitQueue, "submit", lambda *arguments: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            bus.commit(jax.tree.map(lambda x: x + 2, tree), wait=False)
+    bus.sync()
+    gc.collect()
+    assert bus.stats().host_bytes == own
+    assert bus.commit(jax.tree.map(lambda x: x + 3, tree), wait=False).result().version == 2

@@ -232,3 +232,39 @@ def test_delta_that_reaches_the_end_is_the_same_or_refused_whatever_way_it_takes
     half = len(seen) // 2
     assert [each[1:] for each in seen[:half]] == [each[1:] for each in seen[half:]]
     assert any("writes at byte" in str(each[2:]) for each in seen)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"data": np.zeros((1, 32), np.int64)},
+        {"mask": np.full((1, 32), -1, np.int32)},
+        {"mask": np.full((1, 64), 2**32 - 1, np.uint32), "data": np.ones((1, 64), np.uint32)},
+        {"page": np.zeros(0, np.int32)},
+        {"block": np.zeros(2, np.int32)},
+        {"count": np.int32(2)},
+        {"count": np.int32(-1)},
+        {"page": np.array([-1], np.int32)},
+        {"block": np.array([7], np.int32)},
+        {"overflow": np.bool_(True)},
+    ],
+    ids=lambda odd: next(iter(odd)),
+)
+def test_delta_that_is_not_sound_has_one_answer_whatever_way_it_takes(way, odd):
+    seen = []
+    for name in ("straight", "others"):
+        way(name)
+        with mmsb.open(page_bytes=1024) as bus:
+            bus.create("x", nbytes=500)
+            bus.write("x", np.full(500, 9, np.uint8))
+            sound = mmsb.Delta.from_bytes(
+                bus.layout.region("x"), np.arange(500) == 5, np.full(500, 1, np.uint8)
+            )
+            said = object.__new__(mmsb.Delta)  # as it would come from anywhere
+            for field in ("page", "block", "mask", "data", "count", "overflow", "block_words"):
+                object.__setattr__(said, field, odd.get(field, getattr(sound, field)))
+            try:
+                seen.append((bus.apply(said).changed, bus.read("x").tolist()))
+            except Exception as error:
+                seen.append((type(error), str(error)))
+    assert seen[0] == seen[1]

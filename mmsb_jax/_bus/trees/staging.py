@@ -9,6 +9,7 @@ is so cheap in XLA's eyes that it would run in the caller's thread.
 
 import functools
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -73,7 +74,7 @@ def check_readable(leaf: Any, name: str) -> None:
         )
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Staged:
     """Leaves that nobody else can change. Read each one once, then `release`."""
 
@@ -92,13 +93,18 @@ class Staged:
             return self.host[leaf]
         return self.bytes_of(leaf).view(self.dtypes[leaf])
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its copies on devices."""
+        return sum(copy[0].nbytes for copy in self.device if copy is not None)
+
     def release(self) -> None:
         """Give the buffers back to be filled again; no view of them may be alive."""
-        for copy in self.device:
+        device, self.device = self.device, []
+        for copy in device:
             if copy is not None:
                 pool, buffers = copy
                 pool.give_back(buffers)
-        self.device = []
 
 
 class Stager:
@@ -116,6 +122,7 @@ class Stager:
         self._pools: dict[Any, _Pool] = {}
         self._programs: dict[tuple[tuple[_Pool, int], ...], Any] = {}
         self._choices = 0
+        self._living: weakref.WeakSet[Staged] = weakref.WeakSet()
 
     @property
     def compiled(self) -> int:
@@ -125,7 +132,8 @@ class Stager:
     @property
     def held_bytes(self) -> int:
         """Bytes of the buffers, those that are filled and those that wait."""
-        return sum(pool.held_bytes for pool in self._pools.values())
+        waiting = sum(pool.free_bytes for pool in self._pools.values())
+        return waiting + sum(staged.nbytes for staged in self._living)
 
     def give_up(self) -> None:
         """Let go of the buffers that wait to be filled."""
@@ -147,24 +155,24 @@ class Stager:
             places.setdefault(pool.devices, {}).setdefault(pool, []).append(i)
         dtypes = [getattr(leaf, "dtype", None) for leaf in leaves]
         staged = Staged(host, [None] * len(leaves), dtypes)
-        with jax.transfer_guard("allow"), jax.disable_jit(False):
+        self._living.add(staged)
+        try:
             for there in places.values():
                 for group in self._groups(there):
                     where = [(pool, i) for pool, some in group for i in some]
                     copies = self._copies(group, [inputs[i] for _, i in where])
                     for (pool, i), copy in zip(where, copies, strict=True):
                         staged.device[i] = pool, copy
+        except Exception:
+            staged.release()
+            raise
         return staged
 
     def _copies(self, group: "Group", arrays: list[Any]) -> list[Buffers]:
         program = self._program(group)
         buffers = [free for pool, some in group for free in pool.take(len(some))]
-        try:
+        with jax.transfer_guard("allow"), jax.disable_jit(False):
             return program(_ZERO, arrays, buffers)
-        except BaseException:
-            for pool, some in group:
-                pool.lose(len(some))
-            raise
 
     def _pool(self, array: Any) -> "_Pool":
         key = array.shape, array.dtype, array.sharding
@@ -237,6 +245,7 @@ class _Pool:
         serial: tells pools apart, in the order in which they were made.
         like: such an array, abstract.
         outputs: the buffers of one, abstract.
+        nbytes: bytes of these.
         devices: where they lie.
     """
 
@@ -244,28 +253,21 @@ class _Pool:
         self.serial = serial
         self._lock = threading.Lock()
         self._free: list[Buffers] = []
-        self._taken = 0
         self.devices = array.sharding._device_assignment
         self.like = _aval(array, array.sharding)
         with any_settings(), jax.enable_x64(True), jax.disable_jit(False):
             parts = jax.eval_shape(_copied, self.like, _ZERO)
         self.outputs = tuple(_aval(part, array.sharding) for part in parts)
+        self.nbytes = sum(part.size * part.dtype.itemsize for part in self.outputs)
 
     @property
-    def held_bytes(self) -> int:
-        """Bytes of the buffers, those that are filled and those that wait, on all devices."""
-        each = sum(part.size * part.dtype.itemsize for part in self.outputs)
-        return (len(self._free) + self._taken) * each
-
-    def lose(self, count: int) -> None:
-        """Count as gone what was taken, and does not come back."""
-        with self._lock:
-            self._taken -= count
+    def free_bytes(self) -> int:
+        """Bytes of the buffers that wait to be filled."""
+        return len(self._free) * self.nbytes
 
     def take(self, count: int) -> list[Buffers]:
         """Buffers for so many arrays: some that were filled before, and new ones."""
         with self._lock:
-            self._taken += count
             there = len(self._free) - min(count, len(self._free))
             found, self._free = self._free[there:], self._free[:there]
         if len(found) < count:
@@ -282,7 +284,6 @@ class _Pool:
     def give_back(self, buffers: Buffers) -> None:
         """Take buffers back, to be filled again."""
         with self._lock:
-            self._taken -= 1
             self._free.append(buffers)
 
     def give_up(self) -> None:

@@ -25,6 +25,8 @@ from mmsb_jax._store.query.commit import Commit
 
 _MOST_BLOCKS = 8
 """Of a delta that is taken this way."""
+_DTYPES = tuple(map(np.dtype, ("int32", "int32", "uint32", "uint32")))
+"""Of its page, block, mask and data."""
 
 
 class StraightLine:
@@ -74,9 +76,9 @@ class StraightLine:
             self._made_for = made_for
         if type(name) is not str:
             return None
-        if name not in self._known:
+        if name not in self._known and name in engine.head.state.table.ids:
             self._known[name] = self._look_up(name)
-        return self._known[name]
+        return self._known.get(name)
 
     def _look_up(self, name: str) -> tuple[SmallArray, QuietWave | None] | None:
         flow, array = self._engine.derivations.flow, self._array(name)
@@ -148,7 +150,11 @@ def _blocks_of(delta: Any, layout: Layout) -> _Blocks | None:
         with jax.transfer_guard_device_to_host("allow"):
             leaves = tuple(map(np.asarray, leaves))
     page, block, mask, data, count, overflow = cast("tuple[np.ndarray, ...]", leaves)
-    if page.ndim != 1 or overflow or not 0 < count <= _MOST_BLOCKS:
+    if page.ndim != 1 or overflow or not 0 < count <= min(_MOST_BLOCKS, page.size):
+        return None
+    whole = page.size, delta.block_words
+    is_sound = page.shape == block.shape and mask.shape == data.shape == whole
+    if not is_sound or (page.dtype, block.dtype, mask.dtype, data.dtype) != _DTYPES:
         return None
     if layout.page_words % delta.block_words:
         return None

@@ -107,7 +107,11 @@ class TreeWriter:
 
             _land_staged(engine, staged, ids, info, time_ns, shape, known)
 
-        outcome = engine.queue.submit(run, staged.release)
+        try:
+            outcome = engine.queue.submit(run, staged.release)
+        except Exception:
+            staged.release()
+            raise
         self._last = leaves
         return outcome
 
