@@ -31,4 +31,4 @@ def test_store_imports_inwards_only():
         rings = {name.split(".")[1] for name in sys.modules if name.startswith("mmsb_jax.")}
         print(sorted(rings))
     """
-    assert run_script(code) == "['_base', '_store']\n"
+    assert run_script(code) == "['_base', '_display', '_store']\n"

@@ -183,7 +183,7 @@ def build_frame(
     """A frame as its header and the buffers to write; large ``data`` is not copied."""
     data_bytes = sum(map(len, data))
     check_frame_size(len(meta), data_bytes)
-    if not 0 <= synced <= position <= U64:
+    if not (type(synced) is type(position) is int and 0 <= synced <= position <= U64):
         check_number("the position of a frame", position, 0, U64)
         check_number("the position that is synced", synced, 0, U64)
     padded_meta = meta + padding(len(meta))

@@ -264,18 +264,29 @@ def diff_versions(
 def _touched_names(log: Log, low: int, high: int) -> set[str]:
     """Names of the arrays that may differ between two versions; reads no payload.
 
-    Cost: of the commits between the two, whatever the number of arrays.
+    Cost: of the commits between the two, whatever the number of arrays; where some of them are not
+    there, the tables of both versions.
     """
     first, touched = max(low + 1, log.first_version), set[int]()
     for version in range(first, high + 1):
         touched.update(log.row(version).touched)
-    operated = (
-        op.info.name
-        for version in log.versions_with_ops()
-        if first <= version <= high
-        for op in log.record(version).ops
-    )
-    return {*map(log.name_of, touched), *operated}
+    if first > low + 1:
+        before, after = log.table(low), log.table(high)
+        pairs = ((before, after), (after, before))
+        others = {
+            info.name
+            for table, other in pairs
+            for array_id, info in table.arrays.items()
+            if other.arrays.get(array_id) != info
+        }
+    else:
+        others = {
+            op.info.name
+            for version in log.versions_with_ops()
+            if first <= version <= high
+            for op in log.record(version).ops
+        }
+    return others.union(map(log.name_of, touched))
 
 
 def diff_states(
