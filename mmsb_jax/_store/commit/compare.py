@@ -10,7 +10,7 @@ time, and treated as one: a call of NumPy costs more than a small array does.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,7 +26,7 @@ from mmsb_jax._store.encoding.digest import (
     digest_words,
     starts_of,
 )
-from mmsb_jax._store.encoding.sparse import encode_sparse
+from mmsb_jax._store.encoding.sparse import count_few, encode_sparse
 from mmsb_jax._store.format.chunk import Chunk, Coding
 from mmsb_jax._store.format.record import FULL, ArrayInfo
 
@@ -38,7 +38,6 @@ _BATCH_WORDS = 1 << 14
 """Words of small arrays that are treated as one."""
 
 _UNSIGNED = {size: np.dtype(f"<u{size}") for size in (1, 2, 4)}
-_FORMATS: dict[int, Literal["B", "H", "I"]] = {1: "B", 2: "H", 4: "I"}
 
 
 class ChangedWords(NamedTuple):
@@ -163,7 +162,8 @@ class ArrayChange:
 
     def encode(self, executor: Callable[[], Executor]) -> None:
         """Make the chunks and flags of its record; ``executor`` compresses side by side."""
-        if self.picked is not None and not self.is_alone:
+        if self.is_sparse:
+            assert self.picked is not None
             self.chunks = encode_sparse(*elements_of(self.picked, self.unit), self.unit)
             return
         raw = self.words_after().view(np.uint8)[: self.nbytes]
@@ -407,9 +407,8 @@ def _share_out(changes: Sequence[ArrayChange], picked: ChangedWords, sizes: Sequ
 def _counts(mixed: np.ndarray, unit: int, sizes: Sequence[int]) -> tuple[Sequence[int], list[int]]:
     """The elements, and the bytes, that differ in each part of ``mixed``."""
     if len(sizes) == 1 and mixed.size <= FEW_WORDS:
-        raw = mixed.tobytes()
-        count = sum(map(bool, memoryview(raw).cast(_FORMATS[unit])))
-        return [count], [len(raw) - raw.count(0)]
+        items, differing = count_few(mixed.tobytes(), unit)
+        return [items], [differing]
     items = sizes
     if unit < WORD_BYTES:
         each = WORD_BYTES // unit

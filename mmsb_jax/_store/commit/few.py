@@ -13,7 +13,7 @@ import numpy as np
 from mmsb_jax._store.encoding.base import unit_of_dtype
 from mmsb_jax._store.encoding.choose import prefers_sparse
 from mmsb_jax._store.encoding.digest import FEW_WORDS, Lanes, add, gained_by_few
-from mmsb_jax._store.encoding.sparse import few_chunk
+from mmsb_jax._store.encoding.sparse import count_few, few_chunk
 from mmsb_jax._store.format.record import ArrayInfo
 from mmsb_jax._store.state.state import StoredState
 
@@ -88,13 +88,8 @@ class FewWords:
         self.values = values
         index, after, before = places.tolist(), values.tolist(), array.words[places].tolist()
         mixed = list(map(operator.xor, before, after))
-        raw = _PACKERS[len(mixed)](*mixed)
-        items, unit = len(index), array.unit
-        if unit == 2:
-            items = sum(map(bool, memoryview(raw).cast("H")))
-        elif unit == 1:
-            items = len(raw) - raw.count(0)
-        self.changed_bytes = len(raw) - raw.count(0)
+        unit = array.unit
+        items, self.changed_bytes = count_few(_PACKERS[len(mixed)](*mixed), unit)
         self.is_sparse = prefers_sparse(items, unit, array.nbytes)
         if self.is_sparse:
             self.gained: Lanes = gained_by_few(before, after, index)

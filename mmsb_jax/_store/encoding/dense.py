@@ -5,7 +5,7 @@
 - *xor*: exclusive or with the array's previous bytes, transposed to byte planes, compressed.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 
 import numpy as np
@@ -89,29 +89,20 @@ def dense_chunks(
     count = len(sizes)
     what = "an array" if count == 1 else f"{count} arrays"
     with room_for(f"the encoding of {what} of {sum(sizes):,} bytes"):
-        return list(_dense_chunks(new, mixed, unit, sizes, choices))
-
-
-def _dense_chunks(
-    new: np.ndarray,
-    mixed: np.ndarray,
-    unit: int,
-    sizes: Sequence[int],
-    choices: Sequence[tuple[bool, Coding | None]],
-) -> Iterator[Chunk]:
-    planes = {Coding.FULL_ZSTD: _Planes(new, unit), Coding.XOR_ZSTD: _Planes(mixed, unit)}
-    raw, start = new.view(np.uint8), 0
-    for size, (is_alone, coding) in zip(sizes, choices, strict=True):
-        stop = start + size
-        if coding is None:
-            old = None if is_alone else raw[start:stop] ^ mixed.view(np.uint8)[start:stop]
-            coding = choose_dense(raw[start:stop], old, unit)
-        if coding is Coding.FULL:
-            data = raw[start:stop].tobytes()
-        else:
-            data = compress(planes[coding].of(start, stop))
-        yield Chunk(0, size, 0, coding, unit, data)
-        start += -(-size // 4) * 4
+        planes = {Coding.FULL_ZSTD: _Planes(new, unit), Coding.XOR_ZSTD: _Planes(mixed, unit)}
+        raw, chunks, start = new.view(np.uint8), [], 0
+        for size, (is_alone, coding) in zip(sizes, choices, strict=True):
+            stop = start + size
+            if coding is None:
+                old = None if is_alone else raw[start:stop] ^ mixed.view(np.uint8)[start:stop]
+                coding = choose_dense(raw[start:stop], old, unit)
+            if coding is Coding.FULL:
+                data = raw[start:stop].tobytes()
+            else:
+                data = compress(planes[coding].of(start, stop))
+            chunks.append(Chunk(0, size, 0, coding, unit, data))
+            start += -(-size // 4) * 4
+    return chunks
 
 
 class _Planes:

@@ -3,6 +3,7 @@
 import itertools
 import struct
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -24,7 +25,7 @@ from mmsb_jax._store.format.chunk import (
 )
 from mmsb_jax._store.format.frame import BadFrameError
 
-_FORMATS = {1: "B", 2: "H", 4: "I"}
+_FORMATS: dict[int, Literal["B", "H", "I"]] = {1: "B", 2: "H", 4: "I"}
 """Bytes of an element → its letter in `struct`."""
 
 
@@ -76,6 +77,19 @@ def _chunk(first: int, last: int, items: int, unit: int, payload: bytes) -> Chun
         if len(squeezed) < len(payload) - len(payload) // 32:
             payload, coding = squeezed, Coding.SPARSE_ZSTD
     return Chunk(first * unit, (last - first + 1) * unit, items, coding, unit, payload)
+
+
+def count_few(mixed: bytes, unit: int) -> tuple[int, int]:
+    """The elements, and the bytes, that differ in a few words of which each differs.
+
+    Args:
+        mixed: what differs in them.
+        unit: bytes of an element.
+    """
+    differing = len(mixed) - mixed.count(0)
+    if unit == WORD_BYTES:
+        return len(mixed) // WORD_BYTES, differing
+    return sum(map(bool, memoryview(mixed).cast(_FORMATS[unit]))), differing
 
 
 def few_chunk(words: list[int], values: list[int], mixed: list[int], unit: int) -> Chunk:
