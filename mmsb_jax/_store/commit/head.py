@@ -25,6 +25,7 @@ from mmsb_jax._store.format.record import (
     FULL,
     STRUCTURE_CHANGED,
     CommitRecord,
+    PlainRecord,
     records_of,
 )
 from mmsb_jax._store.state.state import StoredState
@@ -69,13 +70,7 @@ class Landing:
     def adopt(self, head: "Head") -> Landed:
         """Make the state of ``head`` that after the commit, which the log has."""
         head.adopt(self)
-        record = self.record
-        changed = tuple(sorted(change.info.name for change in self.changes))
-        logged_bytes = self.logged_bytes
-        if logged_bytes is None:
-            logged_bytes = head.writer.log.row(self.version).logged_bytes
-        head.tally.count(record, logged_bytes, self.marks)
-        return Landed(self.version, record.time_ns, changed, record.changed_bytes, logged_bytes)
+        return head.count(self, self.record, [change.info.name for change in self.changes])
 
 
 @dataclass(slots=True)
@@ -90,15 +85,11 @@ class PlainLanding:
 
     def adopt(self, head: "Head") -> Landed:
         """As `Landing.adopt`."""
-        record, logged_bytes = self.commit.record, self.logged_bytes
         for change in self.changes:
             change.put(self.version)
         head.adopt_plain(self.commit)
-        if logged_bytes is None:
-            logged_bytes = head.writer.log.row(self.version).logged_bytes
-        head.tally.count(record, logged_bytes, self.marks)
-        changed = tuple(sorted([change.array.info.name for change in self.changes]))
-        return Landed(self.version, record.time_ns, changed, record.changed_bytes, logged_bytes)
+        names = [change.array.info.name for change in self.changes]
+        return head.count(self, self.commit.record, names)
 
 
 @dataclass(slots=True)
@@ -196,6 +187,17 @@ class Head:
             logged_bytes = log.row(version).logged_bytes
             self.tally.count(log.record(version), logged_bytes)
 
+    def count(
+        self, landing: Landing | PlainLanding, record: CommitRecord | PlainRecord, names: list[str]
+    ) -> Landed:
+        """Count a commit that the log has, which changed the arrays ``names``."""
+        logged_bytes = landing.logged_bytes
+        if logged_bytes is None:
+            logged_bytes = self.writer.log.row(landing.version).logged_bytes
+        self.tally.count(record, logged_bytes, landing.marks)
+        changed = tuple(sorted(names))
+        return Landed(landing.version, record.time_ns, changed, record.changed_bytes, logged_bytes)
+
     @property
     def state_bytes(self) -> int:
         """Bytes of all arrays."""
@@ -252,7 +254,7 @@ class Head:
     def land_small(self, contents: Sequence[NewWords], draft: Draft) -> Landed:
         """`land` of what small arrays become; ``draft`` says what the caller says, no more."""
         contents = [content for content in contents if content.places.size]
-        few = [self._few(content) for content in contents[: MOST_CHANGES + 1]]
+        few = [self._few(content) for content in contents[:MOST_CHANGES]]
         plain = [change for change in few if change is not None]
         if len(plain) == len(contents):
             return self.land_few(plain, draft)
