@@ -11,6 +11,7 @@ from mmsb_jax._bus.derive.registry import Derivations
 from mmsb_jax._bus.derive.transaction import DerivationTransaction, GraphEdit, prepare
 from mmsb_jax._graph.run.node import Rule, Tracer
 from mmsb_jax._graph.wave import node_table
+from mmsb_jax._store.commit.compare import Changes
 from mmsb_jax._store.commit.draft import Draft
 from mmsb_jax._store.commit.plan import Plan
 from tests.graph._graphs import Compiled, F, head, insides
@@ -76,7 +77,7 @@ def followed(bus: mmsb.Bus) -> DerivationTransaction:
     state, draft = bus._session.head(), Draft()
     draft, step = prepare(insides(bus), state.table, draft, CHANGE, bus._arrays.shape)
     assert step is not None
-    step.run(Plan(state, draft), [])
+    step.run(Plan(state, draft), Changes())
     assert step.wave.ran
     return step
 

@@ -290,6 +290,35 @@ def write_trees(root: Path) -> Scribe:
     return scribe.close()
 
 
+def write_groups(root: Path) -> Scribe:
+    """A log of small arrays that are written whole, of every unit, sizes and a resize; closed."""
+    noise = np.random.default_rng(3)
+    scribe = Scribe(DiskFiles(root))
+    scribe.create("step", (), np.int64, "int")
+    shapes = {"w": (31, 7), "b": (5,), "scale": (1100,), "empty": (0,)}
+    dtypes = {"f": np.float32, "h": ml_dtypes.bfloat16, "b": np.uint8, "d": np.float64}
+    values = {}
+    for kind, dtype in dtypes.items():
+        for name, shape in shapes.items():
+            scribe.create(f"{kind}/{name}", shape, dtype)
+            values[f"{kind}/{name}"] = (10 + noise.standard_normal(shape)).astype(dtype)
+    for step in range(1, 9):
+        for name, value in values.items():
+            moved = value.astype("f8") * (1 + 1e-3 * noise.standard_normal(value.shape))
+            values[name] = moved.astype(value.dtype)
+            if step != 5 or name.startswith("f"):  # a commit of some of them
+                scribe.write(name, values[name])
+        if step == 4:
+            values["f/w"] = values["f/w"][:20]
+            scribe.resize("f/w", (20, 7)).write("f/w", values["f/w"])
+        if step == 7:
+            scribe.write("f/w", np.zeros((20, 7), "f4"))
+        scribe.write("step", np.array(step)).commit(step, "train")
+        if step == 6:
+            scribe.snapshot()
+    return scribe.close()
+
+
 def _entry(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"))
 
@@ -318,6 +347,10 @@ def _make_trees(root: Path) -> dict[str, Any]:
     return {"trees": describe(write_trees(root / "trees"))}
 
 
+def _make_groups(root: Path) -> dict[str, Any]:
+    return {"groups": describe(write_groups(root / "groups"))}
+
+
 def _make_streams(root: Path) -> dict[str, Any]:
     """All of a log; a snapshot of its fork and what is behind it; and what is behind that."""
     whole, branch = (Log(DiskFiles(root / name), name) for name in ("whole", "fork"))
@@ -342,6 +375,7 @@ MAKERS = {
     "graph": (_make_graph, 5),
     "streams": (_make_streams, 6),
     "trees": (_make_trees, 7),
+    "groups": (_make_groups, 8),
 }
 """What makes logs or streams, and returns what ``NAME.json`` says of them; the first log's id."""
 
@@ -364,7 +398,8 @@ def read_golden(folder: Path) -> dict[str, list[Version]]:
     """What the logs of a golden folder hold, by version."""
     contents = read_contents(folder, "contents")
     whole, own = contents["whole"], contents["fork"]
-    later = {name: read_contents(folder, name)[name] for name in ("compacted", "graph", "trees")}
+    names = ("compacted", "graph", "trees", "groups")
+    later = {name: read_contents(folder, name)[name] for name in names}
     return {"whole": whole, "fork": whole[: own[0]["version"] - 1] + own} | later
 
 

@@ -15,7 +15,7 @@ import mmsb_jax as mmsb
 from mmsb_jax._store.commit.draft import Draft
 from mmsb_jax._store.commit.head import Head
 from mmsb_jax._store.files.disk import DiskFiles
-from mmsb_jax._store.format.chunk import Coding
+from mmsb_jax._store.format.chunk import GROUP_CODINGS, Coding
 from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.maintain.compact import compact
 from mmsb_jax._store.writer.writer import LogWriter
@@ -40,7 +40,7 @@ from tools import format_reader as reader
 
 FOLDERS = sorted(Path(__file__).parent.glob("v*"))
 V1 = Path(__file__).parent / "v1"
-LOGS = ("whole", "fork", "compacted", "graph", "trees")
+LOGS = ("whole", "fork", "compacted", "graph", "trees", "groups")
 STREAMS = ("whole", "late", "behind")
 
 GOLDEN_LOGS = [
@@ -73,11 +73,15 @@ def test_golden_log_read_by_the_independent_reader_gives_every_version(name: str
 @pytest.mark.parametrize("name", ["whole", "fork"])
 def test_golden_log_has_every_coding_and_a_snapshot(name: str):
     log = reader.ReadLog(V1 / name)
-    assert codings(log) == set(Coding)
+    assert codings(log) == set(Coding) - GROUP_CODINGS
     assert log.snapshots() == [7]
     assert log.commits[0].flags == reader.EXTRA_IS_JSON | reader.HAS_STEP | (
         reader.STRUCTURE_CHANGED
     )
+
+
+def test_golden_log_of_groups_has_both_codings():
+    assert codings(reader.ReadLog(V1 / "groups")) >= GROUP_CODINGS
 
 
 @pytest.mark.parametrize(("folder", "name"), GOLDEN_LOGS)

@@ -1,5 +1,5 @@
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -7,14 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmsb_jax._base.words import host_words
-from mmsb_jax._store.commit import compare as _change
-from mmsb_jax._store.commit.compare import ArrayChange, compare, patch
-from mmsb_jax._store.commit.encode import record_all
+from mmsb_jax._store.commit import lots as _lots
+from mmsb_jax._store.commit.compare import Changes, Patched, compare, patched
+from mmsb_jax._store.commit.encode import Recorded, record_all
+from mmsb_jax._store.commit.lots import Compared
 from mmsb_jax._store.commit.tally import Tally
 from mmsb_jax._store.encoding.decode import decode_into
 from mmsb_jax._store.encoding.digest import digest_words
 from mmsb_jax._store.format.chunk import pack_chunks
-from mmsb_jax._store.format.record import FULL, ArrayInfo
+from mmsb_jax._store.format.data import chunk_data
+from mmsb_jax._store.format.record import FULL, ArrayInfo, CommitRecord
 from tests.store._logs import Here, threads
 
 PAGE_BYTES = 64
@@ -29,10 +31,84 @@ class Due(Tally):
         self._delta_bytes = delta_bytes
 
 
-def change_of(old: np.ndarray, dtype: str, fresh: bool = False) -> ArrayChange:
-    """A change of an array whose bytes are ``old`` (uint8[n])."""
-    info = ArrayInfo(1, "w", "jax", dtype, (old.size // DTYPES[dtype],), True)
-    return ArrayChange(info, host_words(old.copy()), None, fresh)
+class Edit(NamedTuple):
+    """An array, and what becomes of it."""
+
+    info: ArrayInfo
+    old: np.ndarray
+    new: np.ndarray
+
+    @property
+    def compared(self) -> Compared:
+        return Compared(self.info, host_words(self.old.copy()), host_words(self.new))
+
+
+def edit_of(old: np.ndarray, new: np.ndarray, dtype: str, array_id: int = 1) -> Edit:
+    """An array with the bytes ``old`` (uint8[n]) that becomes ``new``."""
+    info = ArrayInfo(array_id, f"x{array_id}", "jax", dtype, (old.size // DTYPES[dtype],), True)
+    return Edit(info, old, new)
+
+
+class Said(NamedTuple):
+    """What the record of an array says."""
+
+    flags: int
+    lanes: tuple[int, int]
+    changed_bytes: int
+    pages: list[int]
+    after: bytes
+
+
+def record(
+    edits: list[Edit],
+    changes: Changes,
+    fresh: set[int],
+    delta_bytes: dict[int, int],
+    executor: Any = Here,
+) -> list[Recorded]:
+    """``changes`` as records."""
+    lanes = {edit.info.id: digest_words(host_words(edit.old)) for edit in edits}
+    recorded, waiting = record_all(
+        changes, lanes.__getitem__, fresh.__contains__, Due(delta_bytes), PAGE_BYTES, executor
+    )
+    finish(waiting)
+    return recorded
+
+
+def said_by(edits: list[Edit], recorded: list[Recorded]) -> dict[int, Said]:
+    """What records say, by the id of the array; each is decoded, and put into a head."""
+    known, said = {edit.info.id: edit for edit in edits}, {}
+    for part in recorded:
+        rows, chunks = part.rows({}), pack_chunks(part.chunks)
+        of_part = CommitRecord(b"", b"", 0, 1, 0, records=rows, chunks=chunks)
+        data = b"".join(bytes(piece) for chunk in part.chunks for piece in chunk.pieces())
+        parts, stop = chunk_data(of_part, [memoryview(data)]), 0
+        pages = {info.id: np.zeros(-(-info.nbytes // PAGE_BYTES), np.uint64) for info in part.infos}
+        part.put(pages, PAGE_BYTES // 4, 7)
+        for row in rows:
+            array_id, flags = int(row["id"]), int(row["flags"])
+            old = known[array_id].old
+            after = np.full(old.size, 77, np.uint8) if flags == FULL else old.copy()
+            start, stop = stop, stop + int(row["chunks"])
+            for chunk, view in zip(chunks[start:stop], parts[start:stop], strict=True):
+                decode_into(after, chunk, view)
+            said[array_id] = Said(
+                flags,
+                (int(row["lane0"]), int(row["lane1"])),
+                int(row["changed"]),
+                np.flatnonzero(pages[array_id]).tolist(),
+                after.tobytes(),
+            )
+    return said
+
+
+def check_said(edit: Edit, said: Said) -> None:
+    """What a record says is what has become of the array."""
+    differ = np.flatnonzero(edit.old != edit.new)
+    assert said.after == edit.new.tobytes()
+    assert said.lanes == digest_words(host_words(edit.new))
+    assert said.changed_bytes == differ.size
+    assert said.pages == sorted({int(i) // PAGE_BYTES for i in differ})
 
 
 @given(st.binary(max_size=40))
@@ -59,31 +135,21 @@ def test_change_found_encoded_and_put_is_the_new_array(
     new = old.copy()
     for place in places if size else []:
         new[place % size] ^= 1 + place % 255
-    change = change_of(old, dtype, is_fresh)
+    edit = edit_of(old, new, dtype)
+    array = edit.compared
     if is_patch:
         words = np.unique(np.array([p % size // 4 for p in places if size], np.int64))
-        found = [change] if patch(change, words, host_words(new)[words]) else []
+        changes = patched([Patched(array._replace(new=None), words, host_words(new)[words])])
     else:
-        change.new = host_words(new)
-        found = compare([change], PAGE_BYTES, Here)
-    differ = old != new
-    assert bool(found) == bool(differ.any())
-    if not found:
-        return
-    before = digest_words(host_words(old))
-    finish(record_all(found, lambda _: before, Due({1: delta_bytes}), PAGE_BYTES, Here))
-    chunks, flags = change.chunks, change.flags
-    assert change.changed_bytes == differ.sum()
-    assert change.lanes == digest_words(host_words(new))
-    assert change.pages.tolist() == sorted({int(i) // PAGE_BYTES for i in np.flatnonzero(differ)})
-    assert flags == FULL or not delta_bytes
-    target = rng.integers(0, 256, size, np.uint8) if flags == FULL else old.copy()
-    for row, chunk in zip(pack_chunks(chunks), chunks, strict=True):
-        decode_into(target, row, memoryview(chunk.data).cast("B"))
-    np.testing.assert_array_equal(target, new)
-    np.testing.assert_array_equal(change.old, host_words(old))  # nothing is altered until `put`
-    change.put()
-    np.testing.assert_array_equal(change.old, host_words(new))
+        changes = compare([array], PAGE_BYTES, Here)
+    recorded = record([edit], changes, {1} if is_fresh else set(), {1: delta_bytes})
+    np.testing.assert_array_equal(array.old, host_words(old))  # nothing is altered until `put`
+    said = said_by([edit], recorded)
+    assert bool(said) == bool((old != new).any())
+    if said:
+        check_said(edit, said[1])
+        assert said[1].flags == FULL or not delta_bytes
+        np.testing.assert_array_equal(array.old, host_words(new))
 
 
 def finish(waiting: list[Future[None]]) -> None:
@@ -106,21 +172,6 @@ def edited(old: np.ndarray, how: str, rng: np.random.Generator) -> np.ndarray:
     return new
 
 
-def recorded(changes: list[ArrayChange], delta_bytes: dict[int, int]) -> dict[int, Any]:
-    """What the records of ``changes`` say, by the id of the array."""
-    before = {change.info.id: digest_words(change.old) for change in changes}
-    found = compare(changes, PAGE_BYTES, Here)
-    finish(record_all(found, before.__getitem__, Due(delta_bytes), PAGE_BYTES, Here))
-    return {
-        c.info.id: (
-            [(k.offset, k.raw_bytes, k.items, k.coding, k.unit, bytes(k.data)) for k in c.chunks],
-            (c.flags, c.lanes, c.changed_bytes, np.asarray(c.pages).tolist()),
-            c.words_after().tobytes(),
-        )
-        for c in found
-    }
-
-
 @given(
     arrays=st.lists(
         st.tuples(
@@ -132,32 +183,31 @@ def recorded(changes: list[ArrayChange], delta_bytes: dict[int, int]) -> dict[in
         ),
         max_size=12,
     ),
-    batch_words=st.sampled_from([1, 30, 200, _change._BATCH_WORDS]),
+    lot_words=st.sampled_from([1, 30, 200, _lots._LOT_WORDS]),
     seed=st.integers(0, 99),
 )
-def test_changes_recorded_together_say_what_each_says_alone(arrays, batch_words, seed):
+def test_changes_recorded_together_say_what_becomes_of_each(arrays, lot_words, seed):
     rng = np.random.default_rng(seed)
-    edits, delta_bytes = [], {}
+    edits, fresh, delta_bytes = [], set(), {}
     for array_id, (dtype, count, how, is_fresh, is_due) in enumerate(arrays, 1):
         size = count * DTYPES[dtype]
         old = np.zeros(size, np.uint8) if is_fresh else rng.integers(0, 256, size, np.uint8)
-        edits.append((array_id, dtype, old, edited(old, how, rng), is_fresh))
+        edits.append(edit_of(old, edited(old, how, rng), dtype, array_id))
+        fresh |= {array_id} if is_fresh else set()
         delta_bytes[array_id] = 10**9 * is_due
-
-    def made(
-        array_id: int, dtype: str, old: np.ndarray, new: np.ndarray, fresh: bool
-    ) -> ArrayChange:
-        info = ArrayInfo(array_id, f"x{array_id}", "jax", dtype, (old.size // DTYPES[dtype],), True)
-        return ArrayChange(info, host_words(old), host_words(new), fresh)
-
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(_change, "_BATCH_WORDS", batch_words)
-        together = recorded([made(*edit) for edit in edits], delta_bytes)
-    alone = {}
+    with pytest.MonkeyPatch.context() as patched_lots:
+        patched_lots.setattr(_lots, "_LOT_WORDS", lot_words)
+        changes = compare([edit.compared for edit in edits], PAGE_BYTES, Here)
+        said = said_by(edits, record(edits, changes, fresh, delta_bytes))
+    assert said.keys() == {e.info.id for e in edits if (e.old != e.new).any()}
     for edit in edits:
-        alone |= recorded([made(*edit)], delta_bytes)
-    assert together == alone
-    assert together.keys() == {i for i, _, old, new, _ in edits if (old != new).any()}
+        if edit.info.id in said:
+            check_said(edit, said[edit.info.id])
+            stands_alone = edit.info.id in fresh or delta_bytes[edit.info.id]
+            is_dense = said[edit.info.id].flags == FULL
+            assert is_dense or not delta_bytes[edit.info.id]
+            if stands_alone and not is_dense:  # a few elements need nothing to build on
+                assert 4 * said[edit.info.id].changed_bytes < 2 * edit.info.nbytes
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 1.0])
@@ -166,26 +216,21 @@ def test_change_of_a_large_array_in_threads_equals_that_of_one(share):
     old = rng.integers(0, 256, 9_000_001, np.uint8)
     new = old.copy()
     new[rng.random(old.size) < share] ^= 1
-    results = []
+    edit, results = edit_of(old, new, "uint8"), []
     for executor in (Here, threads):
-        change = change_of(old, "uint8")
-        change.new = host_words(new)
-        found = compare([change], 4096, executor)
-        before = digest_words(host_words(old))
-        finish(record_all(found, lambda _, lanes=before: lanes, Tally(), 4096, executor))
-        chunks = [chunk for one in found for chunk in one.chunks]
-        pages = [] if change.pages is None else change.pages.tolist()
-        data = [bytes(chunk.data) for chunk in chunks]
-        spans = [span[:3] for span in change.spans]
-        results.append((spans, change.changed_bytes, change.lanes, pages, data))
+        changes = compare([edit.compared], PAGE_BYTES, executor)
+        spans = [span[:3] for change in changes.large for span in change.spans]
+        recorded = record([edit], changes, set(), {}, executor)
+        data = [bytes(p) for part in recorded for c in part.chunks for p in c.pieces()]
+        results.append((spans, data, said_by([edit], recorded)))
     assert results[0] == results[1]
-    assert results[0][1] == (old != new).sum()
+    for said in results[0][2].values():
+        check_said(edit, said)
 
 
 def test_negative_zero_and_zero_differ_and_equal_nans_do_not():
-    old = np.array([0.0, np.nan, 1.0], "f4")
-    new = np.array([-0.0, np.nan, 1.0], "f4")
-    change = change_of(old.view(np.uint8), "float32")
-    change.new = host_words(new.view(np.uint8))
-    assert compare([change], PAGE_BYTES, Here) == [change]
-    assert change.differing == 1
+    old = np.array([0.0, np.nan, 1.0] + [5.0] * 20, "f4")
+    new = np.array([-0.0, np.nan, 1.0] + [5.0] * 20, "f4")
+    edit = edit_of(old.view(np.uint8), new.view(np.uint8), "float32")
+    (lot,) = compare([edit.compared], PAGE_BYTES, Here).lots
+    assert lot.picked.words.tolist() == [0]

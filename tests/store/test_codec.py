@@ -9,24 +9,49 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmsb_jax._base.errors import DeviceMemoryError
+from mmsb_jax._base.words import host_words
 from mmsb_jax._store.encoding import sparse
 from mmsb_jax._store.encoding.base import unit_of
 from mmsb_jax._store.encoding.blob import compress_blob, read_blob
 from mmsb_jax._store.encoding.choose import prefers_sparse
 from mmsb_jax._store.encoding.decode import decode_into
-from mmsb_jax._store.encoding.dense import dense_chunks, encode_dense
+from mmsb_jax._store.encoding.dense import encode_dense
+from mmsb_jax._store.encoding.group import group_chunks
 from mmsb_jax._store.encoding.sparse import encode_sparse, read_sparse, sparse_chunks
-from mmsb_jax._store.format.chunk import CHUNK_BYTES, Chunk, Coding, pack_chunks
+from mmsb_jax._store.format.chunk import (
+    CHUNK,
+    CHUNK_BYTES,
+    Chunk,
+    ChunkData,
+    Chunks,
+    Coding,
+    Group,
+    GroupPart,
+    held_bytes,
+    own_data,
+    pack_chunks,
+    shares,
+)
+from mmsb_jax._store.format.data import chunk_data
 from mmsb_jax._store.format.frame import BadFrameError
+from mmsb_jax._store.format.record import CommitRecord
 from tests.store._logs import threads
 
 UNITS = [1, 2, 4]
 SEEDS = st.integers(0, 2**32 - 1)
 
 
-def decode(target: np.ndarray, chunks: list[Chunk]) -> None:
-    for row, chunk in zip(pack_chunks(chunks), chunks, strict=True):
-        decode_into(target, row, memoryview(chunk.data).cast("B"))
+def rows_of(*chunks: Chunk | Chunks) -> list[tuple[np.void, ChunkData]]:
+    """The rows of the table of chunks, each with its data."""
+    table = pack_chunks(chunks)
+    record = CommitRecord(b"", b"", 0, 1, 0, chunks=table)
+    data = b"".join(bytes(piece) for chunk in chunks for piece in chunk.pieces())
+    return list(zip(table, chunk_data(record, [memoryview(data)] if data else []), strict=True))
+
+
+def decode(target: np.ndarray, *chunks: Chunk | Chunks) -> None:
+    for row, data in rows_of(*chunks):
+        decode_into(target, row, data)
 
 
 def random_bytes(seed: int, size: int) -> np.ndarray:
@@ -59,7 +84,7 @@ def test_sparse_with_gaps_of_any_size_comes_back(seed, gaps, unit):
     chunks = encode_sparse(index, values, unit)
     decode(before, chunks)
     np.testing.assert_array_equal(before, expected)
-    assert sum(chunk.items for chunk in chunks) == index.size
+    assert chunks.table["items"].sum() == index.size
 
 
 @given(
@@ -80,17 +105,17 @@ def test_sparse_over_the_limits_is_divided_and_comes_back(seed, gaps, unit, item
         chunks = encode_sparse(index, values, unit)
         decode(before, chunks)
     np.testing.assert_array_equal(before, expected)
-    assert all(chunk.items <= items for chunk in chunks)
-    assert all(chunk.raw_bytes <= span * unit for chunk in chunks)
+    assert chunks.table["items"].max() <= items
+    assert chunks.table["raw"].max() <= span * unit
 
 
 def test_sparse_of_many_equal_elements_is_compressed():
     index = np.arange(0, 4000, 2)
-    (chunk,) = encode_sparse(index, np.full((index.size, 4), 7, np.uint8), 4)
-    assert chunk.coding is Coding.SPARSE_ZSTD
-    assert len(chunk.data) < 200
+    chunks = encode_sparse(index, np.full((index.size, 4), 7, np.uint8), 4)
+    assert chunks.table["coding"].tolist() == [Coding.SPARSE_ZSTD]
+    assert len(chunks.data) < 200
     target = np.zeros(16_000, np.uint8)
-    decode(target, [chunk])
+    decode(target, chunks)
     assert (target.reshape(-1, 4)[::2] == 7).all()
     assert not target.reshape(-1, 4)[1::2].any()
 
@@ -98,7 +123,7 @@ def test_sparse_of_many_equal_elements_is_compressed():
 def test_sparse_of_two_elements_a_gigabyte_apart_is_two_chunks():
     index = np.array([0, 1 << 30])
     chunks = encode_sparse(index, np.ones((2, 1), np.uint8), 1)
-    assert [(chunk.offset, chunk.raw_bytes) for chunk in chunks] == [(0, 1), (1 << 30, 1)]
+    assert chunks.table[["offset", "raw"]].tolist() == [(0, 1), (1 << 30, 1)]
 
 
 @given(
@@ -117,7 +142,7 @@ def test_dense_of_any_size_comes_back(seed, size, unit, kind, has_old):
     chunks, is_full = encode_dense(new, old if has_old else None, unit)
     # A full record must not depend on what was there before.
     target = random_bytes(seed + 2, size) if is_full else old.copy()
-    decode(target, chunks)
+    decode(target, *chunks)
     np.testing.assert_array_equal(target, new)
     assert is_full or has_old
 
@@ -143,7 +168,7 @@ def test_dense_of_several_chunks_comes_back_in_each_coding(coding, make, unit):
     assert is_full == (coding is not Coding.XOR_ZSTD)
     assert [chunk.raw_bytes for chunk in chunks] == [CHUNK_BYTES, CHUNK_BYTES, 12_345]
     target = old.copy()
-    decode(target, chunks)
+    decode(target, *chunks)
     np.testing.assert_array_equal(target, new)
 
 
@@ -170,32 +195,185 @@ def test_sparse_chunks_of_arrays_end_to_end_are_those_of_each(seed, parts, unit)
     each = [changed(seed, gaps, unit) for gaps in parts]
     index, values = map(np.concatenate, zip(*each, strict=True))
     together = sparse_chunks(index, values, unit, list(map(len, parts)))
-    assert together == [chunk for one in each for chunk in encode_sparse(*one, unit)]
+    alone = [encode_sparse(*one, unit) for one in each]
+    assert together.rows == b"".join(chunks.rows for chunks in alone)
+    assert together.data == b"".join(chunks.data for chunks in alone)
 
 
 @given(
     seed=SEEDS,
-    sizes=st.lists(st.sampled_from([4, 12, 100, 1024, 4096]), min_size=1, max_size=6),
+    counts=st.lists(st.sampled_from([1, 2, 5, 64, 65, 300]), min_size=1, max_size=12),
     unit=st.sampled_from(UNITS),
-    alone=st.booleans(),
 )
-def test_dense_chunks_of_arrays_end_to_end_are_those_of_each(seed, sizes, unit, alone):
+def test_sparse_chunks_of_few_elements_are_laid_out_as_those_of_many(seed, counts, unit):
+    rng = np.random.default_rng(seed)
+    each = [changed(seed, rng.choice([0, 3, 255, 700], count).tolist(), unit) for count in counts]
+    index, values = map(np.concatenate, zip(*each, strict=True))
+    with pytest.MonkeyPatch.context() as patch:
+        made = []
+        for long_items in (0, 10**9):
+            patch.setattr(sparse, "_LONG_ITEMS", long_items)
+            made.append(sparse_chunks(index, values, unit, counts))
+    assert made[0].rows == made[1].rows
+    assert made[0].data == made[1].data
+
+
+def test_chunks_are_written_in_pieces_of_whole_chunks_that_fit_a_frame():
+    table = np.zeros(5, CHUNK)
+    table["stored"] = [700_000, 300_000, 0, 600_000, 5]
+    data = random_bytes(0, 1_600_005).tobytes()
+    assert [len(piece) for piece in Chunks(table, data).pieces()] == [1_000_000, 600_005]
+    assert b"".join(Chunks(table, data).pieces()) == data
+    assert [len(piece) for piece in Chunks(table[:2], data[:1_000_000]).pieces()] == [1_000_000]
+
+
+# Groups
+
+
+def grouped(
+    seed: int, sizes: list[int], share: float, unit: int
+) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray, np.ndarray]:
+    """Arrays before and after, and the same end to end as words: after, and what differs."""
     rng = np.random.default_rng(seed)
     olds = [random_bytes(seed + i, size) for i, size in enumerate(sizes)]
-    news = [old ^ (rng.random(old.size) < rng.choice([0.05, 1.0])) for old in olds]
-    new, old = (np.concatenate(parts).view(np.uint32) for parts in (news, olds))
-    together = dense_chunks(new, new ^ old, unit, sizes, [(alone, None)] * len(sizes))
-    each = [encode_dense(n, None if alone else o, unit) for n, o in zip(news, olds, strict=True)]
-    for chunk, ((one,), is_full) in zip(together, each, strict=True):
-        assert pack_chunks([chunk]).tobytes() == pack_chunks([one]).tobytes()
-        assert bytes(chunk.data) == bytes(one.data)
-        assert is_full == (chunk.coding is not Coding.XOR_ZSTD)
+    news = [old ^ np.where(rng.random(old.size) < share, 1, 0).astype(np.uint8) for old in olds]
+    new, old = (np.concatenate([host_words(part) for part in parts]) for parts in (news, olds))
+    return olds, news, new, new ^ old
+
+
+@given(
+    seed=SEEDS,
+    sizes=st.lists(st.sampled_from([1, 3, 4, 12, 100, 1023, 4096]), min_size=1, max_size=6),
+    unit=st.sampled_from(UNITS),
+    share=st.sampled_from([0.0, 0.01, 0.5, 1.0]),
+    alone=st.booleans(),
+)
+def test_group_comes_back_chunk_by_chunk(seed, sizes, unit, share, alone):
+    sizes = [-(-size // unit) * unit for size in sizes]
+    olds, news, new, mixed = grouped(seed, sizes, share, unit)
+    chunks = group_chunks(new, None if alone else mixed, unit, np.array(sizes))
+    codings = set(chunks.table["coding"].tolist())
+    assert codings <= {Coding.FULL, Coding.FULL_GROUP, Coding.XOR_GROUP}
+    assert not (alone and Coding.XOR_GROUP in codings)
+    assert chunks.table["raw"].tolist() == sizes
+    rows = rows_of(chunks)
+    order = np.random.default_rng(seed).permutation(len(sizes))  # as one array asks for its own
+    for k in order.tolist():
+        target = olds[k].copy() if Coding.XOR_GROUP in codings else np.full(sizes[k], 9, np.uint8)
+        decode_into(target, *rows[k])
+        np.testing.assert_array_equal(target, news[k])
+
+
+def test_group_stores_planes_that_do_not_shrink_as_they_are():
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal(8192).astype("f4")
+    near = values * (1 + rng.standard_normal(8192).astype("f4") * np.float32(1e-3))
+    new, old = near.view(np.uint32), values.view(np.uint32)
+    chunks = group_chunks(new, new ^ old, 4, np.full(8, 4096))
+    assert chunks.table["coding"].tolist() == [Coding.XOR_GROUP] * 8
+    low, second, third, high = np.frombuffer(chunks.data[:16], np.uint32).tolist()
+    assert (low, second) == (8192, 8192)
+    assert high < third < 8192
+    assert chunks.table["stored"].tolist() == [len(chunks.data)] + [0] * 7
+    noise = rng.integers(0, 2**32, 8192, np.uint32)
+    chunks = group_chunks(noise, noise ^ old, 4, np.full(8, 4096))
+    assert chunks.table["coding"].tolist() == [Coding.FULL] * 8
+    assert chunks.data == noise.tobytes()
+
+
+def test_stored_bytes_of_a_group_are_shared_out_by_size():
+    table = np.zeros(6, CHUNK)
+    table["coding"] = [Coding.FULL, *[Coding.XOR_GROUP] * 3, Coding.SPARSE, Coding.FULL_GROUP]
+    table["raw"], table["items"] = [8, 100, 200, 100, 9, 50], [0, 3, 0, 0, 1, 1]
+    table["stored"] = [8, 80, 0, 0, 5, 7]
+    assert shares(table).tolist() == [8, 20, 40, 20, 5, 7]
+    assert held_bytes(table) == 8 + 400 + 5 + 50
+
+
+def group_row(coding: Coding, raw: int, items: int, stored: int, unit: int = 1) -> tuple[int, ...]:
+    return (0, raw, stored, items, coding, unit, 0)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [group_row(Coding.FULL_GROUP, 4, 0, 8)],
+        [group_row(Coding.FULL_GROUP, 4, 2, 8)],
+        [group_row(Coding.FULL_GROUP, 4, 2**32 - 1, 8)],
+        [group_row(Coding.FULL_GROUP, 4, 2, 8), group_row(Coding.XOR_GROUP, 4, 0, 0)],
+        [group_row(Coding.FULL_GROUP, 4, 2, 8), group_row(Coding.FULL_GROUP, 4, 0, 0, 2)],
+        [group_row(Coding.FULL_GROUP, 4, 2, 4), group_row(Coding.FULL_GROUP, 4, 0, 4)],
+        [group_row(Coding.FULL_GROUP, 4, 2, 8), group_row(Coding.FULL_GROUP, 4, 1, 0)],
+        [group_row(Coding.FULL_GROUP, 4, 2, 8), group_row(Coding.FULL, 4, 0, 0)],
+    ],
+    ids=["follows none", "too few", "far too few", "coding", "unit", "stored", "in it", "plain"],
+)
+def test_group_whose_chunks_are_not_its_own_is_refused(rows):
+    record = CommitRecord(b"", b"", 0, 1, 0, chunks=np.array(rows, CHUNK))
+    with pytest.raises(BadFrameError, match="of a group are not its own"):
+        chunk_data(record, [memoryview(bytes(8))])
+
+
+def planes(*parts: bytes) -> bytes:
+    return b"".join([len(part).to_bytes(4, "little") for part in parts] + list(parts))
+
+
+@pytest.mark.parametrize(
+    ("data", "unit"),
+    [
+        (b"", 1),
+        (b"\0\0\0", 1),
+        (planes(b"abcde"), 1),
+        (planes(b"abc"), 1),
+        (planes(b"abcd") + b"\0", 1),
+        (planes(b"ab", b"a"), 2),
+        (planes(zstandard.compress(b"abcde")), 1),
+        (planes(zstandard.compress(bytes(1000))), 1),
+        (planes(b"abcd"), 0),
+        (planes(b"ab", b"ab", b""), 3),
+    ],
+    ids=str,
+)
+def test_group_that_lies_of_its_planes_is_refused(data, unit):
+    table = np.array([group_row(Coding.FULL_GROUP, 4, 1, len(data), unit)], CHUNK)
+    ((row, part),) = rows_of(Chunks(table, data)) if data else [(table[0], _empty_group(table))]
+    with pytest.raises(BadFrameError):
+        decode_into(np.zeros(4, np.uint8), row, part)
+
+
+def _empty_group(table: np.ndarray) -> GroupPart:
+    return GroupPart(Group(table, memoryview(b"")), 0, 4)
+
+
+def test_group_of_more_than_a_frame_holds_is_refused_before_it_is_decoded():
+    data = planes(gigabyte())
+    table = np.array([group_row(Coding.FULL_GROUP, 1 << 30, 1, len(data))], CHUNK)
+    ((row, part),) = rows_of(Chunks(table, data))
+    target = np.zeros(1 << 30, np.uint8)
+    tracemalloc.start()
+    try:
+        with pytest.raises(BadFrameError, match="a group of"):
+            decode_into(target, row, part)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_chunk_of_a_group_apart_from_it_is_refused():
+    table = np.array([group_row(Coding.FULL_GROUP, 4, 1, 8)], CHUNK)
+    with pytest.raises(BadFrameError, match="apart from it"):
+        decode_into(np.zeros(4, np.uint8), table[0], memoryview(bytes(8)))
+    with pytest.raises(BadFrameError, match="a group where none can be"):
+        own_data(GroupPart(Group(table, memoryview(bytes(8))), 0, 4))
+
+
+# What all encodings promise
 
 
 @pytest.mark.parametrize(
     "encode",
     [
-        lambda: encode_sparse(np.arange(0, 9000, 3), random_bytes(1, 3000).reshape(-1, 1), 1),
+        lambda: [encode_sparse(np.arange(0, 9000, 3), random_bytes(1, 3000).reshape(-1, 1), 1)],
         lambda: encode_dense(random_bytes(2, 50_000), random_bytes(3, 50_000), 4)[0],
         lambda: encode_dense(np.zeros(50_000, np.uint8), random_bytes(3, 50_000), 4)[0],
     ],
@@ -343,7 +521,7 @@ def test_decode_of_any_chunk_gives_bytes_or_is_refused(offset, raw, items, codin
 def test_read_sparse_gives_elements_and_their_bytes_in_planes():
     index, values = np.array([0, 2, 300]), random_bytes(3, 12).reshape(3, 4)
     chunks = encode_sparse(index, values, 4)
-    (row,) = pack_chunks(chunks)
-    found, planes = read_sparse(row, memoryview(chunks[0].data))
+    ((row, data),) = rows_of(chunks)
+    found, of_values = read_sparse(row, own_data(data))
     np.testing.assert_array_equal(found, index)
-    np.testing.assert_array_equal(planes, values.T)
+    np.testing.assert_array_equal(of_values, values.T)

@@ -364,7 +364,7 @@ def steps_of_a_parameter(count: int, shape: tuple[int, ...]) -> Iterator[np.ndar
         yield value
 
 
-@pytest.mark.parametrize("size", [300, 40_000])
+@pytest.mark.parametrize("size", [20_000, 40_000])
 def test_coding_of_a_dense_array_is_sampled_each_sixteenth_record(size, monkeypatch):
     asked = []
     choose = dense.choose_dense
@@ -387,12 +387,12 @@ def test_coding_of_a_dense_array_is_sampled_each_sixteenth_record(size, monkeypa
 def test_coding_of_a_dense_array_follows_its_bytes_by_the_next_sample():
     rng = np.random.default_rng(2)
     scribe = Scribe()
-    scribe.create("w", (1000,)).commit()
-    for value in steps_of_a_parameter(8, (1000,)):
+    scribe.create("w", (20_000,)).commit()
+    for value in steps_of_a_parameter(8, (20_000,)):
         scribe.write("w", value).commit()
     assert Coding.XOR_ZSTD in codings_of(scribe)
     for _ in range(34):
-        scribe.write("w", rng.integers(0, 2**32, 1000, np.uint32).view("f4")).commit()
+        scribe.write("w", rng.integers(0, 2**32, 20_000, np.uint32).view("f4")).commit()
     assert set(codings_of(scribe)[-4:]) == {Coding.FULL}
     check_log(Log(scribe.files, PLACE), scribe.history)
 
@@ -402,10 +402,10 @@ def test_codings_go_on_behind_a_reopening_as_if_there_were_none(reopened):
     logs = []
     for places in (set(), reopened):
         scribe = Scribe()
-        scribe.create("w", (500,)).commit()
-        for i, value in enumerate(steps_of_a_parameter(60, (500,))):
+        scribe.create("w", (20_000,)).commit()
+        for i, value in enumerate(steps_of_a_parameter(60, (20_000,))):
             if i % 7 == 3:
-                value = np.where(np.arange(500) < 3 * i, 0, value)
+                value = np.where(np.arange(20_000) < 120 * i, 0, value)
             scribe.write("w", value).commit()
             if i in places:
                 scribe = Scribe(scribe.files, history=scribe.history)

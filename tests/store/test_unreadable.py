@@ -352,10 +352,13 @@ def test_memory_that_is_refused_to_a_state_is_named(place: str, monkeypatch):
 
 def test_memory_that_is_refused_to_a_commit_or_snapshot_is_named(monkeypatch):
     scribe = Scribe()
-    scribe.create("w", (5000,)).commit()
+    scribe.create("w", (5000,)).create("x", (9,)).commit()
     monkeypatch.setattr("mmsb_jax._store.encoding.dense.compress", refuse_memory)
+    monkeypatch.setattr("mmsb_jax._store.encoding.group.compress", refuse_memory)
+    with pytest.raises(DeviceMemoryError, match=r"of 2 arrays of 20,036 bytes: .* no more memory"):
+        scribe.write("w", b"\1" * 20_000).write("x", np.ones(9, "f4")).commit()
     with pytest.raises(DeviceMemoryError, match=r"of an array of 20,000 bytes: .* no more memory"):
-        scribe.write("w", bytes(range(250)) * 80).commit()
+        scribe.write("w", np.ones(5000, "f4")).commit()
     scribe.create("v", (50_000,))
     with pytest.raises(DeviceMemoryError, match=r"of an array of 200,000 bytes: .* no more memory"):
         scribe.write("v", np.arange(50_000, dtype="f4")).commit()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mmsb_jax._base.errors import LocationError
-from mmsb_jax._store.commit import head
+from mmsb_jax._store.commit import head, lots
 from mmsb_jax._store.files.memory import MemoryFiles
 from mmsb_jax._store.format.names import snapshot_name
 from mmsb_jax._store.format.record import ArrayInfo, Op, OpCode
@@ -126,7 +126,7 @@ def test_verify_reports_a_digest_that_does_not_follow_from_the_bytes(monkeypatch
     """A writer with a fault in its memory: every frame is whole, and what they say is wrong."""
     scribe = whole()
     if what == "array":
-        monkeypatch.setattr(head.ArrayChange, "lanes", property(lambda _: (1, 2), lambda *_: None))
+        monkeypatch.setattr(lots, "digest_each", lambda *_: np.array([[1], [2]], np.uint32))
         scribe.patch("b", {0: 9}).commit()
     else:
         monkeypatch.setattr(head, "state_sum", lambda *_: 5)
@@ -154,7 +154,7 @@ def test_deep_verify_finds_a_commit_that_lied_where_a_later_one_covers_it(monkey
     """A writer's memory failed for one commit: the digest is of other bytes than were written."""
     scribe = whole()
     with monkeypatch.context() as failing:
-        failing.setattr(head.ArrayChange, "lanes", property(lambda _: (1, 2), lambda *_: None))
+        failing.setattr(lots, "digest_each", lambda *_: np.array([[1], [2]], np.uint32))
         scribe.patch("b", {0: 9}).commit()
     scribe.write("b", np.array([4, 5, 6], "u1")).commit()
     log = Log(scribe.close().files, PLACE)

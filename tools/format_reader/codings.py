@@ -1,8 +1,17 @@
 """Section 7 of docs/format.md: how the bytes of a chunk are stored."""
 
+import struct
+
 import zstandard
 
-from tools.format_reader.commits import FULL, FULL_ZSTD, SPARSE, SPARSE_ZSTD, Chunk
+from tools.format_reader.commits import (
+    FULL,
+    FULL_GROUP,
+    FULL_ZSTD,
+    SPARSE,
+    SPARSE_ZSTD,
+    Chunk,
+)
 from tools.format_reader.frames import BadError, check
 
 
@@ -56,8 +65,29 @@ def decode_chunk(array: bytearray, chunk: Chunk) -> None:
         check(len(chunk.data) == raw, "a full chunk's size")
         array[offset:end] = chunk.data
         return
-    planes = from_planes(decompress(chunk.data, raw, raw), unit)
-    if chunk.coding == FULL_ZSTD:
-        array[offset:end] = planes
+    if chunk.group:
+        held = held_by_group(chunk)
     else:
-        array[offset:end] = bytes(a ^ b for a, b in zip(array[offset:end], planes, strict=True))
+        held = from_planes(decompress(chunk.data, raw, raw), unit)
+    if chunk.coding in (FULL_ZSTD, FULL_GROUP):
+        array[offset:end] = held
+    else:
+        array[offset:end] = bytes(a ^ b for a, b in zip(array[offset:end], held, strict=True))
+
+
+def held_by_group(chunk: Chunk) -> bytes:
+    """What a group holds of one of its chunks."""
+    unit, data, group = chunk.unit, chunk.group[0].data, chunk.group
+    sizes = [-(-member.raw // 4) * 4 for member in group]
+    check(sum(sizes) % unit == 0 and sum(sizes) <= 1048576, "the size of a group")
+    count, start, planes = sum(sizes) // unit, 4 * unit, b""
+    check(len(data) >= start, "a group is cut short")
+    for stored in struct.unpack(f"<{unit}I", data[:start]):
+        plane = data[start : start + stored]
+        start += stored
+        check(stored <= count and start <= len(data), "a plane of a group")
+        planes += plane if stored == count else decompress(plane, count, count)
+    check(start == len(data), "the planes do not fill the group")
+    place = next(k for k, member in enumerate(group) if member is chunk)
+    first = sum(sizes[:place])
+    return bytes(from_planes(planes, unit)[first : first + chunk.raw])

@@ -5,7 +5,7 @@ import math
 import re
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tools.format_reader.frames import BadError, NewerFormatError, check
 
@@ -14,7 +14,7 @@ OPERATION = struct.Struct("<BBHHHQ")
 RECORD = struct.Struct("<QQIIQII")
 CHUNK = struct.Struct("<QIIIBBH")
 
-SPARSE, SPARSE_ZSTD, FULL, FULL_ZSTD, XOR_ZSTD = range(1, 6)
+SPARSE, SPARSE_ZSTD, FULL, FULL_ZSTD, XOR_ZSTD, FULL_GROUP, XOR_GROUP = range(1, 8)
 CREATE, DELETE, UPDATE = 1, 2, 3
 HAS_STEP, DIGEST_ONLY, EXTRA_IS_JSON, VALUES_REPLACE, STRUCTURE_CHANGED = 1, 2, 4, 8, 16
 RECORD_FULL, RECORD_PAGE_VERSIONS = 1, 2
@@ -79,6 +79,8 @@ class Chunk:
     coding: int
     unit: int
     data: bytes = b""
+    group: "list[Chunk]" = field(default_factory=list, repr=False)
+    """The chunks that are coded together with it, itself among them, where there are such."""
 
 
 @dataclass
@@ -196,8 +198,9 @@ def read_records(record_part: bytes, chunk_part: bytes) -> list[Record]:
     """The records of a commit, each with its chunks."""
     chunks = [Chunk(*row[:6]) for row in CHUNK.iter_unpack(chunk_part)]
     for chunk in chunks:
-        if not SPARSE <= chunk.coding <= XOR_ZSTD:
+        if not SPARSE <= chunk.coding <= XOR_GROUP:
             raise NewerFormatError(f"coding {chunk.coding}")
+    find_groups(chunks)
     records, start = [], 0
     for array_id, base, lane0, lane1, changed, count, flags in RECORD.iter_unpack(record_part):
         if flags & ~(RECORD_FULL | RECORD_PAGE_VERSIONS):
@@ -209,12 +212,30 @@ def read_records(record_part: bytes, chunk_part: bytes) -> list[Record]:
     return records
 
 
+def find_groups(chunks: list[Chunk]) -> None:
+    """Tell the chunks of each group of the others."""
+    start = 0
+    while start < len(chunks):
+        first = chunks[start]
+        if first.coding not in (FULL_GROUP, XOR_GROUP):
+            start += 1
+            continue
+        group = chunks[start : start + first.items]
+        check(group and len(group) == first.items, "a group without its chunks")
+        for chunk in group:
+            same = (chunk.coding, chunk.unit) == (first.coding, first.unit)
+            check(same, "a group of chunks that differ")
+            check(chunk is first or chunk.stored == chunk.items == 0, "a group in a group")
+            chunk.group = group
+        start += first.items
+
+
 def give_data(commit: Commit, parts: list[bytes]) -> None:
     """Give each chunk its bytes, from the data of the frames in order."""
     part, start = 0, 0
     for record in commit.records:
         for chunk in record.chunks:
-            if part < len(parts) and start == len(parts[part]):
+            if chunk.stored and part < len(parts) and start == len(parts[part]):
                 part, start = part + 1, 0
             check(part < len(parts), "the chunks do not fill the frames")
             chunk.data = parts[part][start : start + chunk.stored]

@@ -12,7 +12,7 @@ import numpy as np
 
 from mmsb_jax._bus.derive.registry import Derivations
 from mmsb_jax._graph.wave.wave import Wave, WaveRequest
-from mmsb_jax._store.commit.few import NewWords, SmallArray
+from mmsb_jax._store.commit.plain import SmallArray
 
 
 class QuietWave:
@@ -42,8 +42,8 @@ class QuietWave:
         """Whether one program computes all of it."""
         return len(self._phases) == 1 and self._phases[0].is_small
 
-    def run(self, new: np.ndarray) -> list[NewWords]:
-        """What becomes of the arrays behind, where ``new`` are the words of the array."""
+    def run(self, new: np.ndarray) -> list[tuple[SmallArray, np.ndarray]]:
+        """The arrays behind with all their words, where ``new`` are those of the array."""
         begun, arrays, name = time.perf_counter_ns(), self._arrays, self._name
 
         def words(wanted: str) -> np.ndarray:
@@ -57,7 +57,7 @@ class QuietWave:
         runs = self._all.runs
         self._runs = {node.name: runs[node.name] + 1 for node in ran}
         return [
-            arrays(made).becoming(after)
+            (arrays(made), after)
             for made, after in results.items()
             if isinstance(after, np.ndarray)  # of small nodes all are
         ]

@@ -7,7 +7,7 @@ wave runs on what has changed), and then either done or taken back as a whole.
 import dataclasses
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -34,7 +34,7 @@ from mmsb_jax._graph.run.node import Arguments, Node, Rule, bind
 from mmsb_jax._graph.run.pagewise import ChangedRows
 from mmsb_jax._graph.wave.node_table import Mark
 from mmsb_jax._graph.wave.wave import Wave, WaveRequest
-from mmsb_jax._store.commit.compare import ArrayChange
+from mmsb_jax._store.commit.compare import ArrayAfter, Changes
 from mmsb_jax._store.commit.draft import Draft
 from mmsb_jax._store.commit.plan import Content, Plan
 from mmsb_jax._store.format.record import ArrayInfo, Op, OpCode
@@ -393,13 +393,13 @@ class DerivationTransaction:
         self._draft.values |= dict(map(link_entry, self._change.links))
         self._draft.values |= {link_entry(edge)[0]: None for edge in self._change.unlinked}
 
-    def run(self, plan: Plan, changes: Sequence[ArrayChange]) -> Followed:
+    def run(self, plan: Plan, changes: Changes) -> Followed:
         """Run the wave that the changes set off.
 
         An exception in it ends the commit, and nothing has changed.
         """
         flow = self._flow
-        by_name = {change.info.name: change for change in changes}
+        by_name = changes.found()
         due = WaveRequest(
             changed=frozenset(name for name in by_name if flow.is_watched(name)),
             moved=self._moved(),
@@ -522,7 +522,7 @@ class DerivationTransaction:
 class _Words:
     """The words of arrays with the changes of a commit."""
 
-    def __init__(self, plan: Plan, changes: dict[str, ArrayChange]) -> None:
+    def __init__(self, plan: Plan, changes: Mapping[str, ArrayAfter]) -> None:
         self._plan, self._changes = plan, changes
         self._after: dict[str, np.ndarray] = {}
 
@@ -536,10 +536,7 @@ class _Words:
 
     def changed(self, name: str) -> np.ndarray:
         """Which words of a changed array changed, ascending."""
-        change = self._changes[name]
-        if change.picked is not None:
-            return change.picked.words
-        return np.flatnonzero(change.old != self(name))
+        return self._changes[name].changed_words()
 
 
 def _is_alike(left: LeafSpec, right: LeafSpec) -> bool:

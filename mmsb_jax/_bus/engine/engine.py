@@ -23,8 +23,8 @@ from mmsb_jax._bus.events.events import Events, is_held
 from mmsb_jax._bus.events.kinds import CommitOutcome
 from mmsb_jax._bus.trees.tree import TreeShape
 from mmsb_jax._store.commit.draft import Draft
-from mmsb_jax._store.commit.few import SmallArray
 from mmsb_jax._store.commit.head import Head, Landed
+from mmsb_jax._store.commit.plain import SmallArray
 from mmsb_jax._store.commit.plan import Plan
 from mmsb_jax._store.files.lock import WriterLock
 from mmsb_jax._store.files.protocol import Files
@@ -247,11 +247,11 @@ class Engine:
             landing = self._begin(draft, _nothing)
             landing.audience = ()  # whoever came since
             try:
-                changes = [array.becoming(new)]
-                if wave is not None and changes[0].places.size:
+                contents = [(array, new)]
+                if wave is not None and not np.array_equal(array.words, new):
                     landing.step = wave
-                    changes += wave.run(new)
-                landing.result = self.head.land_small(changes, draft)
+                    contents += wave.run(new)
+                landing.result = self.head.land_small(contents, draft)
             except BaseException as error:
                 self._end_early(landing, error)
             return self._end(landing)

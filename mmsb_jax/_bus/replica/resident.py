@@ -34,7 +34,7 @@ from mmsb_jax._store.encoding.base import unit_of_dtype
 from mmsb_jax._store.encoding.decode import decode_all, decode_into
 from mmsb_jax._store.encoding.digest import Lanes, digest_words
 from mmsb_jax._store.encoding.sparse import read_sparse, sets_elements, sparse_elements
-from mmsb_jax._store.format.chunk import SPARSE_CODINGS, Coding
+from mmsb_jax._store.format.chunk import SPARSE_CODINGS, ChunkData, Coding, own_data
 from mmsb_jax._store.format.frame import BadFrameError
 from mmsb_jax._store.state.state import word_count
 
@@ -56,7 +56,7 @@ class Pending:
     """
 
     is_whole: bool = False
-    chunks: list[tuple[np.void, memoryview]] = field(default_factory=list)
+    chunks: list[tuple[np.void, ChunkData]] = field(default_factory=list)
 
     def put_into(self, words: np.ndarray, nbytes: int) -> None:
         """Bring the words of an array on the host forward."""
@@ -292,7 +292,7 @@ def _bucket(items: int) -> int:
 
 
 def _masks_of(
-    chunks: Sequence[tuple[np.void, memoryview]], spec: LeafSpec
+    chunks: Sequence[tuple[np.void, ChunkData]], spec: LeafSpec
 ) -> tuple[np.ndarray | None, np.ndarray]:
     """(keep, mixed) so that ``(words & keep) ^ mixed`` is what chunks make of words.
 
@@ -304,7 +304,7 @@ def _masks_of(
         decode_into(raw, chunk, part)
         if int(chunk["coding"]) in SPARSE_CODINGS:
             keep = np.full_like(mixed, 0xFFFFFFFF) if keep is None else keep
-            index, planes = read_sparse(chunk, part)
+            index, planes = read_sparse(chunk, own_data(part))
             unit = planes.shape[0]
             elements = index + int(chunk["offset"]) // unit
             keep.view(f"<u{unit}")[elements] = 0

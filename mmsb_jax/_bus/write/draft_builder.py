@@ -17,13 +17,10 @@ from mmsb_jax._bus.trees.tree import info_of, spec_of
 from mmsb_jax._bus.write.array_specs import bytes_for, check_name, new_spec
 from mmsb_jax._core.layout import array_not_found
 from mmsb_jax._core.tree.leaves import LeafSpec
-from mmsb_jax._store.commit.draft import Draft
+from mmsb_jax._store.commit.draft import Draft, WordPatch
 from mmsb_jax._store.format.record import ArrayInfo, Op, OpCode
 from mmsb_jax._store.state.overlay import TableOverlay
 from mmsb_jax._store.state.state import StoredState
-
-WordPatch = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""(words, mask of their bytes, their bytes) of one array."""
 
 
 class PendingArrays:

@@ -20,7 +20,8 @@ from mmsb_jax._core.delta import Delta
 from mmsb_jax._core.layout import Layout
 from mmsb_jax._core.region import Region
 from mmsb_jax._store.commit.draft import Draft
-from mmsb_jax._store.commit.few import MOST_BYTES, SmallArray
+from mmsb_jax._store.commit.lots import SMALL_BYTES
+from mmsb_jax._store.commit.plain import SmallArray
 from mmsb_jax._store.query.commit import Commit
 
 _MOST_BLOCKS = 8
@@ -103,7 +104,7 @@ class StraightLine:
         if array_id is None:
             return None
         info = head.state.table.arrays[array_id]
-        is_small = info.nbytes <= MOST_BYTES
+        is_small = info.nbytes <= SMALL_BYTES
         return SmallArray(head.state, info, head.page_bytes) if is_small else None
 
 

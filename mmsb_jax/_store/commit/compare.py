@@ -1,13 +1,12 @@
 """Changes: what a commit does to each array, found by comparing words.
 
 Everything here is a fixed rule of the bytes before and after, so that the same commits give the
-same log. Nothing is altered until `ArrayChange.put`, which runs when the log has the commit.
+same log. Nothing is altered until `put`, which runs when the log has the commit.
 
-Large arrays are cut into tiles that fit the cache. Small ones are laid end to end, a *batch* at a
-time, and treated as one: a call of NumPy costs more than a small array does.
+Large arrays are compared one by one, cut into tiles that fit the cache; small ones in lots.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -15,43 +14,35 @@ from typing import NamedTuple
 import numpy as np
 
 from mmsb_jax._base.words import WORD_BYTES
+from mmsb_jax._store.commit.changed import (
+    ChangedWords,
+    changed_of,
+    elements_of,
+    join_picked,
+    pick,
+)
+from mmsb_jax._store.commit.lots import (
+    SMALL_BYTES,
+    Compared,
+    DenseLot,
+    SparseLot,
+    compare_small,
+    lots_of_patches,
+)
 from mmsb_jax._store.encoding.base import unit_of_dtype
 from mmsb_jax._store.encoding.choose import prefers_sparse
 from mmsb_jax._store.encoding.dense import encode_dense
-from mmsb_jax._store.encoding.digest import (
-    FEW_WORDS,
-    Lanes,
-    add,
-    digest_gained,
-    digest_words,
-    starts_of,
-)
+from mmsb_jax._store.encoding.digest import Lanes, add, digest_gained, digest_words
 from mmsb_jax._store.encoding.sparse import count_few, encode_sparse
-from mmsb_jax._store.format.chunk import Chunk, Coding
-from mmsb_jax._store.format.record import FULL, ArrayInfo
+from mmsb_jax._store.format.chunk import Chunk, Chunks, Coding
+from mmsb_jax._store.format.record import FULL, ArrayInfo, records_of
 
 _TILE_WORDS = 1 << 17
 """Words compared at a time: both sides and the flags stay in the second-level cache."""
 _JOB_WORDS = 1 << 20
 """Words a thread takes at a time."""
-_BATCH_WORDS = 1 << 14
-"""Words of small arrays that are treated as one."""
-
-_UNSIGNED = {size: np.dtype(f"<u{size}") for size in (1, 2, 4)}
-
-
-class ChangedWords(NamedTuple):
-    """Changed words, ascending.
-
-    Attributes:
-        words: which (int64[m]).
-        values: what they are after (uint32[m]).
-        mixed: what differs in them (uint32[m]).
-    """
-
-    words: np.ndarray
-    values: np.ndarray
-    mixed: np.ndarray
+_FEW_WORDS = 8
+"""So many are counted one by one."""
 
 
 class ChangedTile(NamedTuple):
@@ -77,7 +68,6 @@ class ArrayChange:
         info: the array.
         old: its words before (uint32[n]); they belong to the head.
         new: its words after; None where only a patch of it is known.
-        fresh: whether the log holds no record of the array yet.
         is_alone: whether its record must stand alone, being no sparse one.
         coding: how a dense record of it is coded; None where a sample is to choose.
         differing: words that differ, once it is compared.
@@ -88,7 +78,8 @@ class ArrayChange:
         before: the digest before it.
         lanes: the digest after it.
         pages: pages with a changed byte.
-        chunks, flags: its record.
+        chunks: those of its record.
+        flags: of its record.
         unit: bytes of an element for the codec.
         nbytes: bytes of the array.
     """
@@ -96,7 +87,6 @@ class ArrayChange:
     info: ArrayInfo
     old: np.ndarray
     new: np.ndarray | None
-    fresh: bool = False
     is_alone: bool = False
     coding: Coding | None = None
     differing: int = 0
@@ -107,7 +97,7 @@ class ArrayChange:
     before: Lanes = (0, 0)
     lanes: Lanes = (0, 0)
     pages: np.ndarray | None = None
-    chunks: Sequence[Chunk] = ()
+    chunks: Sequence[Chunk | Chunks] = ()
     flags: int = 0
     unit: int = field(init=False)
     nbytes: int = field(init=False)
@@ -117,9 +107,9 @@ class ArrayChange:
         self.nbytes = self.info.nbytes
 
     @property
-    def is_small(self) -> bool:
-        """Whether it is treated together with others."""
-        return self.old.size <= _BATCH_WORDS
+    def infos(self) -> list[ArrayInfo]:
+        """The array."""
+        return [self.info]
 
     def is_sparse_with(self, items: int) -> bool:
         """Whether it is to be written element by element, ``items`` of them."""
@@ -128,15 +118,20 @@ class ArrayChange:
     def locate(self) -> None:
         """Find the changed elements, where they are few enough to be written one by one."""
         if self.is_sparse_with(self.differing):
-            picked = join_picked([self._changed_in(span) for span in self.spans])
-            _share_out([self], picked, [self.differing])
+            self.take(join_picked([self._changed_in(span) for span in self.spans]))
+
+    def take(self, picked: ChangedWords) -> None:
+        """Take up the changed words, if their elements are few enough."""
+        items, changed_bytes = _counts(picked.mixed, self.unit)
+        if self.is_sparse_with(items):
+            self.picked, self.items, self.changed_bytes = picked, items, changed_bytes
 
     def _changed_in(self, span: ChangedTile) -> ChangedWords:
         """The changed words of a tile."""
         if span.picked is not None:
             return span.picked
         old, new = self.old[span.first : span.end], self.whole()[span.first : span.end]
-        return _pick(old, new, old != new, span.first)
+        return _picked_in(old, new, old != new, span.first)
 
     def whole(self) -> np.ndarray:
         """All words after it, of an array that was compared."""
@@ -164,7 +159,7 @@ class ArrayChange:
         """Make the chunks and flags of its record; ``executor`` compresses side by side."""
         if self.is_sparse:
             assert self.picked is not None
-            self.chunks = encode_sparse(*elements_of(self.picked, self.unit), self.unit)
+            self.chunks = (encode_sparse(*elements_of(self.picked, self.unit), self.unit),)
             return
         raw = self.words_after().view(np.uint8)[: self.nbytes]
         before = None if self.is_alone else self.old.view(np.uint8)[: raw.size]
@@ -192,12 +187,21 @@ class ArrayChange:
         self.changed_bytes = changed_bytes
         self.pages = np.flatnonzero(flags)
 
-    def put(self) -> None:
+    def rows(self, bases: Mapping[int, int]) -> np.ndarray:
+        """Its record (RECORD[1])."""
+        count = sum(1 if isinstance(chunk, Chunk) else len(chunk.table) for chunk in self.chunks)
+        base = bases.get(self.info.id, 0)
+        row = (self.info.id, base, *self.lanes, self.changed_bytes, count, self.flags)
+        return records_of([row])
+
+    def put(self, page_versions: Mapping[int, np.ndarray], page_words: int, version: int) -> None:
         """Make the words of the head those after the change."""
+        del page_words
         if self.picked is not None:
             self.old[self.picked.words] = self.picked.values
         else:
             self.old[...] = self.new
+        page_versions[self.info.id][self.pages] = version
 
 
 def distinct_pages(words: np.ndarray, page_words: int) -> np.ndarray:
@@ -211,47 +215,131 @@ def distinct_pages(words: np.ndarray, page_words: int) -> np.ndarray:
     return pages[first]
 
 
+class ArrayAfter(NamedTuple):
+    """What is known of one changed array: its words before, after (or None), and which changed."""
+
+    old: np.ndarray
+    new: np.ndarray | None
+    picked: ChangedWords | None
+
+    def words_after(self) -> np.ndarray:
+        """All words of the array after the change; not to be written to."""
+        if self.new is not None:
+            return self.new
+        assert self.picked is not None
+        words = self.old.copy()
+        words[self.picked.words] = self.picked.values
+        return words
+
+    def changed_words(self) -> np.ndarray:
+        """Which words changed, ascending."""
+        if self.picked is not None:
+            return self.picked.words
+        return np.flatnonzero(self.old != self.new)
+
+
+@dataclass(slots=True)
+class Changes:
+    """What a commit changes.
+
+    Attributes:
+        lots: small arrays of which few elements change.
+        dense: small arrays of which many do.
+        large: the others.
+    """
+
+    lots: list[SparseLot] = field(default_factory=list)
+    dense: list[DenseLot] = field(default_factory=list)
+    large: list[ArrayChange] = field(default_factory=list)
+
+    def __iadd__(self, other: "Changes") -> "Changes":
+        self.lots += other.lots
+        self.dense += other.dense
+        self.large += other.large
+        return self
+
+    def found(self) -> dict[str, ArrayAfter]:
+        """What is known of each array, by its name."""
+        sparse = {
+            array.info.name: ArrayAfter(array.old, array.new, picked)
+            for lot in self.lots
+            for array, picked in lot.each()
+        }
+        many = (array for lot in self.dense for array in lot.arrays)
+        dense = {array.info.name: ArrayAfter(array.old, array.new, None) for array in many}
+        large = {c.info.name: ArrayAfter(c.old, c.new, c.picked) for c in self.large}
+        return sparse | dense | large
+
+
 def patch(change: ArrayChange, words: np.ndarray, values: np.ndarray) -> bool:
     """Make ``change`` that of ``words`` (ascending) to ``values``; whether a byte differs.
 
     Cost: what is patched, not the array; a patch of most of an array is taken as a whole array.
     """
-    before = change.old[words]
-    differ = before != values
-    words, values, before = words[differ], values[differ], before[differ]
-    change.differing = words.size
-    if words.size:
-        _share_out([change], ChangedWords(words, values, before ^ values), [words.size])
+    picked = changed_of(change.old, words, values)
+    change.differing = picked.words.size
+    if change.differing:
+        change.take(picked)
         if change.picked is None:
             change.new = change.old.copy()
-            change.new[words] = values
-    return bool(words.size)
+            change.new[picked.words] = picked.values
+    return bool(change.differing)
+
+
+class Patched(NamedTuple):
+    """An array of which some words are written.
+
+    Attributes:
+        array: the array.
+        words: which words (int64[n], ascending).
+        values: what they become (uint32[n]); they may be what they were.
+    """
+
+    array: Compared
+    words: np.ndarray
+    values: np.ndarray
+
+
+def patched(patches: Iterable[Patched]) -> Changes:
+    """What patches change; arrays in which no byte differs are left out.
+
+    Cost: what is patched, not the arrays.
+    """
+    changes, small = Changes(), list[tuple[Compared, ChangedWords]]()
+    for array, words, values in patches:
+        if array.info.nbytes <= SMALL_BYTES:
+            picked = changed_of(array.old, words, values)
+            small += [(array, picked)] if picked.words.size else []
+        else:
+            change = ArrayChange(array.info, array.old, None)
+            changes.large += [change] if patch(change, words, values) else []
+    changes.lots, changes.dense = lots_of_patches(small)
+    return changes
 
 
 def compare(
-    changes: Sequence[ArrayChange], page_bytes: int, executor: Callable[[], Executor]
-) -> list[ArrayChange]:
-    """Those of ``changes`` in which a byte differs, with what differs found.
+    arrays: Iterable[Compared], page_bytes: int, executor: Callable[[], Executor]
+) -> Changes:
+    """What differs in arrays; those in which nothing does are left out.
 
     Cost: one read of both sides, shared among the executor's threads where they are large.
     """
-    if len(changes) == 1 and changes[0].is_small:
-        _compare_one(changes[0])
-        return [change for change in changes if change.differing]
-    large = []
-    for batch in batches_of(changes):
-        if batch[0].is_small:
-            _compare_batch(batch)
+    small, large = list[Compared](), list[ArrayChange]()
+    for array in arrays:
+        if array.info.nbytes <= SMALL_BYTES:
+            small.append(array)
         else:
-            large += batch
+            large.append(ArrayChange(*array))
+    lots, dense = compare_small(small)
     if large:
-        _compare_large(large, page_bytes // WORD_BYTES, executor)
-    return [change for change in changes if change.differing]
+        compare_large(large, page_bytes // WORD_BYTES, executor)
+    return Changes(lots, dense, [change for change in large if change.differing])
 
 
-def _compare_large(
+def compare_large(
     changes: Sequence[ArrayChange], page_words: int, executor: Callable[[], Executor]
 ) -> None:
+    """Find what differs in arrays, of any size."""
     is_one_job = sum(change.old.size for change in changes) <= _JOB_WORDS
     run = map if is_one_job else executor().map
     jobs = list(_bundle(changes, max(1, _TILE_WORDS // page_words) * page_words))
@@ -297,135 +385,20 @@ def _compare_span(change: ArrayChange, start: int, stop: int, tile: int) -> Iter
         if count:
             # While the tile is in the cache, and unless it is too dense for single elements.
             few = count * 4 < end - first
-            picked = _pick(old[first:end], new[first:end], differ, first) if few else None
+            picked = _picked_in(old[first:end], new[first:end], differ, first) if few else None
             yield ChangedTile(first, end, count, picked)
 
 
-def _pick(old: np.ndarray, new: np.ndarray, differ: np.ndarray, first: int) -> ChangedWords:
-    """The words where ``differ``, of an array or of a tile that begins at ``first``."""
-    (words,) = differ.nonzero()
-    values = new[words]
-    mixed = old[words]
-    mixed ^= values
-    if first:
-        words += first
-    return ChangedWords(words, values, mixed)
+def _picked_in(old: np.ndarray, new: np.ndarray, differ: np.ndarray, first: int) -> ChangedWords:
+    """The words where ``differ``, of a tile that begins at ``first``."""
+    picked = pick(old, new, differ.nonzero()[0])
+    picked.words[...] += first
+    return picked
 
 
-def join_picked(parts: Sequence[ChangedWords]) -> ChangedWords:
-    return (
-        parts[0]
-        if len(parts) == 1
-        else ChangedWords(*map(np.concatenate, zip(*parts, strict=True)))
-    )
-
-
-def batches_of(changes: Iterable[ArrayChange]) -> Iterator[list[ArrayChange]]:
-    """Small changes in batches of one unit; a large one alone, one of no bytes left out."""
-    batches: dict[int, list[ArrayChange]] = {}
-    sizes: dict[int, int] = {}
-    for change in changes:
-        unit, words = change.unit, change.old.size
-        if not words:
-            continue
-        size = sizes.get(unit, 0) + words
-        if size > _BATCH_WORDS or unit not in batches:
-            if unit in batches:
-                yield batches[unit]
-            batches[unit], size = [], words
-        batches[unit].append(change)
-        sizes[unit] = size
-    yield from batches.values()
-
-
-def join(vectors: Sequence[np.ndarray]) -> np.ndarray:
-    """Vectors end to end."""
-    return vectors[0] if len(vectors) == 1 else np.concatenate(vectors)
-
-
-def count_nonzero_each(vector: np.ndarray, sizes: Sequence[int]) -> list[int]:
-    """How many are not 0 in each part of ``vector``; the parts have ``sizes``."""
-    if len(sizes) == 1:
-        return [int(np.count_nonzero(vector))]
-    return np.add.reduceat(vector != 0, starts_of(sizes), dtype=np.int64).tolist()
-
-
-def _compare_batch(batch: Sequence[ArrayChange]) -> None:
-    """Find what differs in small arrays, as `_compare_span` and `ArrayChange.locate` do in one."""
-    sizes = [change.old.size for change in batch]
-    old, new = join([change.old for change in batch]), join([change.whole() for change in batch])
-    differ = old != new
-    few, firsts, counts = [], [], []
-    first = 0
-    for change, size, count in zip(batch, sizes, count_nonzero_each(differ, sizes), strict=True):
-        if count:
-            change.differing = count
-            if change.is_sparse_with(count):
-                few.append(change)
-                firsts.append(first)
-                counts.append(count)
-            else:
-                differ[first : first + size] = False
-        first += size
-    if few:
-        picked = _pick(old, new, differ, 0)
-        if len(batch) > 1:
-            picked.words[...] -= np.repeat(firsts, counts)
-        _share_out(few, picked, counts)
-
-
-def _compare_one(change: ArrayChange) -> None:
-    """`_compare_batch` of one array."""
-    old, new = change.old, change.whole()
-    (words,) = (old != new).nonzero()
-    change.differing = words.size
-    if words.size and change.is_sparse_with(words.size):
-        values, mixed = new[words], old[words]
-        mixed ^= values
-        _share_out([change], ChangedWords(words, values, mixed), [words.size])
-
-
-def _share_out(changes: Sequence[ArrayChange], picked: ChangedWords, sizes: Sequence[int]) -> None:
-    """Give each change its changed words, unless their elements are too many to be written so.
-
-    Args:
-        changes: of one unit.
-        picked: their words, those of one behind those of another.
-        sizes: how many each has.
-    """
-    words, values, mixed = picked
-    items, differing = _counts(mixed, changes[0].unit, sizes)
-    stop = 0
-    for change, size, count, changed_bytes in zip(changes, sizes, items, differing, strict=True):
-        start, stop = stop, stop + size
-        if change.is_sparse_with(count):
-            part = slice(start, stop)
-            change.picked = ChangedWords(words[part], values[part], mixed[part])
-            change.items, change.changed_bytes = count, changed_bytes
-
-
-def _counts(mixed: np.ndarray, unit: int, sizes: Sequence[int]) -> tuple[Sequence[int], list[int]]:
-    """The elements, and the bytes, that differ in each part of ``mixed``."""
-    if len(sizes) == 1 and mixed.size <= FEW_WORDS:
-        items, differing = count_few(mixed.tobytes(), unit)
-        return [items], [differing]
-    items = sizes
-    if unit < WORD_BYTES:
-        each = WORD_BYTES // unit
-        items = count_nonzero_each(mixed.view(_UNSIGNED[unit]), [each * size for size in sizes])
-    differing = list(items)
-    if unit > 1:
-        differing = count_nonzero_each(mixed.view(np.uint8), [WORD_BYTES * size for size in sizes])
-    return items, differing
-
-
-def elements_of(picked: ChangedWords, unit: int) -> tuple[np.ndarray, np.ndarray]:
-    """The changed elements (int64[k]) of changed words, and their bytes after (uint8[k, unit])."""
-    words, values, mixed = picked
-    if unit == WORD_BYTES:
-        return words, values.view(np.uint8).reshape(-1, unit)
-    shift = (WORD_BYTES // unit).bit_length() - 1
-    (places,) = (mixed.view(_UNSIGNED[unit]) != 0).nonzero()
-    rows = places >> shift
-    elements = ((words[rows] - rows) << shift) + places
-    return elements, values.view(_UNSIGNED[unit])[places].view(np.uint8).reshape(-1, unit)
+def _counts(mixed: np.ndarray, unit: int) -> tuple[int, int]:
+    """The elements, and the bytes, that differ in words of which each does."""
+    if mixed.size <= _FEW_WORDS:
+        return count_few(mixed.tobytes(), unit)
+    changed_bytes = int(np.count_nonzero(mixed.view(np.uint8)))
+    return int(np.count_nonzero(mixed.view(f"<u{unit}"))), changed_bytes

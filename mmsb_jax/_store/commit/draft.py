@@ -6,6 +6,9 @@ import numpy as np
 
 from mmsb_jax._store.format.record import Op
 
+WordPatch = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Words of an array (int64[n], ascending), mask of their bytes and these bytes (uint32[n])."""
+
 
 @dataclass(slots=True)
 class Draft:
@@ -14,8 +17,7 @@ class Draft:
     Attributes:
         ops: changes of the table of arrays, in order.
         contents: array id → its bytes after (uint8[nbytes]), for the arrays to compare.
-        patches: array id → (words (int64[n], ascending), mask of the bytes written (uint32[n]),
-            bytes written (uint32[n])).
+        patches: array id → what is written to single bytes of it.
         values: constants: name → tagged value, None for one that goes.
         step, source, note, time_ns: what the caller says of it (`CommitRecord`).
         extra: the caller's blob.
@@ -24,7 +26,7 @@ class Draft:
 
     ops: list[Op] = field(default_factory=list)
     contents: dict[int, np.ndarray] = field(default_factory=dict)
-    patches: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = field(default_factory=dict)
+    patches: dict[int, WordPatch] = field(default_factory=dict)
     values: dict[str, str | None] = field(default_factory=dict)
     step: int | None = None
     source: str = ""

@@ -1,115 +1,83 @@
 """Records: what the log says of each change, encoded, with the digest and the pages after it.
 
-As in `mmsb_jax._store.commit.compare`, small arrays are treated a batch at a time, large ones
-one by one, and side by side in threads.
+Small arrays are treated in lots, large ones one by one, and side by side in threads.
 """
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 
-import numpy as np
-
-from mmsb_jax._store.commit.compare import (
-    WORD_BYTES,
-    ArrayChange,
-    batches_of,
-    count_nonzero_each,
-    distinct_pages,
-    elements_of,
-    join,
-    join_picked,
-)
+from mmsb_jax._base.words import WORD_BYTES
+from mmsb_jax._store.commit.compare import ArrayChange, Changes
+from mmsb_jax._store.commit.lots import Compared, DenseLot, SparseLot, dense_lots
 from mmsb_jax._store.commit.tally import Tally
-from mmsb_jax._store.encoding.dense import dense_chunks
-from mmsb_jax._store.encoding.digest import Lanes, add, digest_each, gained_each
-from mmsb_jax._store.encoding.sparse import sparse_chunks
-from mmsb_jax._store.format.chunk import Coding
-from mmsb_jax._store.format.record import FULL
+from mmsb_jax._store.encoding.digest import Lanes
 
 _PARALLEL_WORDS = 1 << 18
 """Words of a commit from which threads are worth their trouble."""
 _FINISH_WORDS = 1 << 12
 """Changed words from which an array is worth a turn of another thread."""
 
-_FIRST_PAGE = np.zeros(1, np.int64)
+Recorded = ArrayChange | SparseLot | DenseLot
+"""What has become records of a commit."""
 
 
 def record_all(
-    changes: Sequence[ArrayChange],
+    changes: Changes,
     lanes_before: Callable[[int], Lanes],
+    is_fresh: Callable[[int], bool],
     tally: Tally,
     page_bytes: int,
     executor: Callable[[], Executor],
-) -> list[Future[None]]:
+) -> tuple[list[Recorded], list[Future[None]]]:
     """Make what the records of ``changes`` say.
 
     Args:
-        changes: those in which a byte differs.
+        changes: what a commit changes.
         lanes_before: digest of an array before the commit's bytes.
-        tally: says which records must stand alone, and how dense ones are coded.
+        is_fresh: whether the log holds no record of an array yet.
+        tally: says which records must stand alone, and how dense ones of large arrays are coded.
         page_bytes: bytes of a page.
         executor: where large ones are worked on side by side.
 
     Returns:
-        Futures of the digests and pages of large arrays: they are computed in threads, so that
-        writing goes on meanwhile.
+        The changes in the order of their records; and futures of the digests and pages of large
+        arrays: they are computed in threads, so that writing goes on meanwhile.
     """
-    page_words = page_bytes // WORD_BYTES
-    sparse, dense, large = [], [], []
-    for change in changes:
+    page_words, large = page_bytes // WORD_BYTES, changes.large
+    for change in large:
         array_id = change.info.id
         change.before = lanes_before(array_id)
         is_due = tally.is_full_due(array_id, change.nbytes)
-        is_sparse = change.picked is not None and not is_due
-        if not is_sparse:
-            change.is_alone = is_due or change.fresh
+        if change.picked is None or is_due:
+            change.is_alone = is_due or is_fresh(array_id)
             change.coding = tally.coding(array_id, change.is_alone)
-        group = (sparse if is_sparse else dense) if change.is_small else large
-        group.append(change)
     waiting = _finish_large(large, page_words, executor)
-    for batch in batches_of(sparse):
-        _record_sparse(batch, page_words)
-    for batch in batches_of(dense):
-        _record_dense(batch, page_words)
+    sparse, dense = _not_due(changes, tally)
+    sparse.sort(key=lambda lot: lot.unit)
+    for lot in sparse:
+        lot.record([lanes_before(info.id) for info in lot.infos])
+    whole = [part for lot in dense for part in lot.split(_alone(lot, is_fresh, tally))]
+    for lot in whole:
+        lot.record(page_words)
     if large:
         _encode_large(large, executor)
-    return waiting
+    return [*sparse, *whole, *large], waiting
 
 
-def _record_sparse(batch: Sequence[ArrayChange], page_words: int) -> None:
-    """Make the records of small arrays of which some elements changed."""
-    parts = [change.picked for change in batch if change.picked is not None]
-    picked, unit = join_picked(parts), batch[0].unit
-    elements = elements_of(picked, unit)
-    chunks = sparse_chunks(*elements, unit, [change.items for change in batch])
-    words, values, mixed = picked
-    gains = gained_each(values ^ mixed, values, words, [part.words.size for part in parts])
-    for change, part, chunk, gained in zip(batch, parts, chunks, gains, strict=True):
-        change.chunks = (chunk,)
-        change.lanes = add(change.before, gained)
-        is_one_page = change.old.size <= page_words
-        change.pages = _FIRST_PAGE if is_one_page else distinct_pages(part.words, page_words)
+def _not_due(changes: Changes, tally: Tally) -> tuple[list[SparseLot], list[DenseLot]]:
+    """The lots without the arrays of which a full record is due, and what is written whole."""
+    sparse, due = list[SparseLot](), list[Compared]()
+    for lot in changes.lots:
+        kept, others = lot.split(~tally.are_full_due(lot.infos))
+        sparse += [] if kept is None else [kept]
+        due += others
+    return sparse, changes.dense + dense_lots(due)
 
 
-def _record_dense(batch: Sequence[ArrayChange], page_words: int) -> None:
-    """Make the records of small arrays that are written whole."""
-    sizes = [change.old.size for change in batch]
-    old, new = join([change.old for change in batch]), join([c.words_after() for c in batch])
-    mixed = old ^ new
-    differing = count_nonzero_each(mixed.view(np.uint8), [WORD_BYTES * size for size in sizes])
-    extents = [change.nbytes for change in batch]
-    choices = [(change.is_alone, change.coding) for change in batch]
-    chunks = dense_chunks(new, mixed, batch[0].unit, extents, choices)
-    last = 0
-    for change, lanes, count, chunk in zip(
-        batch, digest_each(new, sizes), differing, chunks, strict=True
-    ):
-        first, last = last, last + change.old.size
-        change.chunks = (chunk,)
-        change.flags = 0 if chunk.coding is Coding.XOR_ZSTD else FULL
-        change.lanes, change.changed_bytes = lanes, count
-        is_one_page = change.old.size <= page_words
-        change.pages = _FIRST_PAGE if is_one_page else _pages_with(mixed[first:last], page_words)
+def _alone(lot: DenseLot, is_fresh: Callable[[int], bool], tally: Tally) -> list[bool]:
+    """Of which arrays of a lot the records must stand alone."""
+    due = tally.are_full_due(lot.infos).tolist()
+    return [is_due or is_fresh(info.id) for info, is_due in zip(lot.infos, due, strict=True)]
 
 
 def _finish_large(
@@ -138,9 +106,3 @@ def _encode_large(changes: Sequence[ArrayChange], executor: Callable[[], Executo
             change.encode(executor)
     for _ in done:
         pass
-
-
-def _pages_with(mixed: np.ndarray, page_words: int) -> np.ndarray:
-    """The pages in which a word is not 0."""
-    pages = np.logical_or.reduceat(mixed != 0, np.arange(0, mixed.size, page_words))
-    return np.flatnonzero(pages)

@@ -8,11 +8,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mmsb_jax._store.commit.compare import ArrayChange, compare, patch
+from mmsb_jax._base.words import WORD_BYTES
+from mmsb_jax._store.commit.compare import Changes, compare, patched
 from mmsb_jax._store.commit.draft import Draft
-from mmsb_jax._store.commit.encode import record_all
-from mmsb_jax._store.commit.few import FewWords, NewWords
-from mmsb_jax._store.commit.plain import MOST_CHANGES, PlainCommit, few_of, is_plain
+from mmsb_jax._store.commit.encode import Recorded, record_all
+from mmsb_jax._store.commit.lots import Compared
+from mmsb_jax._store.commit.plain import (
+    MOST_CHANGES,
+    FewWords,
+    NewWords,
+    PlainCommit,
+    SmallArray,
+    plain_of,
+)
 from mmsb_jax._store.commit.plan import Content, Plan
 from mmsb_jax._store.commit.tally import Marks, Tally
 from mmsb_jax._store.encoding.blob import compress_blob
@@ -26,6 +34,7 @@ from mmsb_jax._store.format.record import (
     STRUCTURE_CHANGED,
     CommitRecord,
     PlainRecord,
+    Row,
     records_of,
 )
 from mmsb_jax._store.state.state import StoredState
@@ -52,7 +61,8 @@ class Landing:
 
     Attributes:
         version: what the log ends at, once it has the commit.
-        plan, changes: what it does.
+        plan: what it is asked to do.
+        changes: what it changes, as its records say.
         record: what it says; complete once the log has it.
         marks: the tally before it.
         state_bytes: bytes of the state after it.
@@ -61,7 +71,7 @@ class Landing:
 
     version: int
     plan: Plan
-    changes: Sequence[ArrayChange]
+    changes: Sequence[Recorded]
     record: CommitRecord
     marks: Marks
     state_bytes: int
@@ -70,7 +80,8 @@ class Landing:
     def adopt(self, head: "Head") -> Landed:
         """Make the state of ``head`` that after the commit, which the log has."""
         head.adopt(self)
-        return head.count(self, self.record, [change.info.name for change in self.changes])
+        names = [info.name for change in self.changes for info in change.infos]
+        return head.count(self, self.record, names)
 
 
 @dataclass(slots=True)
@@ -218,50 +229,62 @@ class Head:
         changes = self.compare(plan)
         return self.land(plan, changes, draft, draft.values)
 
-    def compare(self, plan: Plan) -> list[ArrayChange]:
+    def compare(self, plan: Plan) -> Changes:
         """What a plan changes; arrays without a differing byte left out."""
-        return compare(plan.compared, self.page_bytes, self.executor) + plan.patched
+        changes = self._compare(plan.compared)
+        changes += plan.patched
+        return changes
 
-    def compare_derived(self, plan: Plan, contents: Mapping[int, Content]) -> list[ArrayChange]:
+    def compare_derived(self, plan: Plan, contents: Mapping[int, Content]) -> Changes:
         """The same of what derived arrays become."""
-        compared, patched = [], []
+        whole, parts = [], []
         for array_id, content in contents.items():
             if isinstance(content, np.ndarray):
-                compared.append(plan.change_to(array_id, content))
+                whole.append(plan.to_compare(array_id, content))
             else:
-                change = plan.change(array_id)
-                if patch(change, *content):
-                    patched.append(change)
-        return compare(compared, self.page_bytes, self.executor) + patched
+                parts.append(plan.to_patch(array_id, *content))
+        changes = self._compare(whole)
+        changes += patched(parts)
+        return changes
+
+    def _compare(self, arrays: Sequence[Compared]) -> Changes:
+        return compare(arrays, self.page_bytes, self.executor)
 
     def land(
         self,
         plan: Plan,
-        changes: Sequence[ArrayChange],
+        changes: Changes,
         draft: Draft,
         values: Mapping[str, str | None],
     ) -> Landed:
         """Encode what was compared, append it, and make the state that after it."""
-        if is_plain(draft, values, changes, self.tally):
-            few = [few_of(self.state, change, self.page_bytes) for change in changes]
-            return self.land_few(few, draft)
+        if not (draft.ops or values or draft.note or draft.extra is not None):
+            few = plain_of(self.state, changes, self.tally, self.page_bytes)
+            if few is not None:
+                return self.land_few(few, draft)
         commit = self.encode(plan, changes, draft, values)
         try:
-            return self.append(commit, plan, changes)
+            return self.append(commit, plan, commit.changes)
         finally:
             commit.wait()
 
-    def land_small(self, contents: Sequence[NewWords], draft: Draft) -> Landed:
-        """`land` of what small arrays become; ``draft`` says what the caller says, no more."""
-        contents = [content for content in contents if content.places.size]
-        few = [self._few(content) for content in contents[:MOST_CHANGES]]
-        plain = [change for change in few if change is not None]
-        if len(plain) == len(contents):
-            return self.land_few(plain, draft)
-        plan = Plan(self.state, draft)
-        changes = [plan.change_to(content.array.key, content.words) for content in contents]
-        changes = compare(changes, self.page_bytes, self.executor)
-        return self.land(plan, changes, draft, draft.values)
+    def land_small(self, contents: Sequence[tuple[SmallArray, np.ndarray]], draft: Draft) -> Landed:
+        """`land` of what small arrays become; ``draft`` says what the caller says, no more.
+
+        Args:
+            contents: each array with all its words after (uint32[n]), that which is written first.
+            draft: what is said of the commit.
+        """
+        if len(contents) <= MOST_CHANGES:
+            new = [array.becoming(words) for array, words in contents]
+            few = [self._few(content) for content in new if content.places.size]
+            plain = [change for change in few if change is not None]
+            if len(plain) == len(few):
+                return self.land_few(plain, draft)
+        whole = [Compared(array.info, array.words, words) for array, words in contents]
+        changes = self._compare(whole[:1])
+        changes += self._compare(whole[1:])
+        return self.land(Plan(self.state, draft), changes, draft, draft.values)
 
     def _few(self, content: NewWords) -> FewWords | None:
         """What a content changes, where a plain commit can hold it."""
@@ -273,6 +296,7 @@ class Head:
 
     def land_few(self, changes: Sequence[FewWords], draft: Draft) -> Landed:
         """`land` of a plain commit, which changes but few words."""
+        changes = sorted(changes, key=lambda change: change.array.unit)  # as `record_all`
         commit = PlainCommit(self.state.table, self._terms, changes, draft)
         marks = self.tally.marks([change.array.key for change in changes])
         landing = PlainLanding(self.writer.log.version + 1, changes, commit, marks)
@@ -288,7 +312,7 @@ class Head:
     def encode(
         self,
         plan: Plan,
-        changes: Sequence[ArrayChange],
+        changes: Changes,
         draft: Draft,
         values: Mapping[str, str | None],
     ) -> "EncodedCommit":
@@ -309,9 +333,16 @@ class Head:
         if draft.ops:
             record.flags |= STRUCTURE_CHANGED
         record.check_said()
-        page_bytes, executor = self.page_bytes, self.executor
-        waiting = record_all(changes, plan.lanes_before, self.tally, page_bytes, executor)
-        chunks = [chunk for change in changes for chunk in change.chunks]
+        bases = self.state.table.bases
+        recorded, waiting = record_all(
+            changes,
+            plan.lanes_before,
+            lambda array_id: array_id not in bases,
+            self.tally,
+            self.page_bytes,
+            self.executor,
+        )
+        chunks = [chunk for change in recorded for chunk in change.chunks]
         extra_chunks = [] if draft.extra is None else compress_blob(draft.extra)
         if draft.extra is not None and draft.extra_is_json:
             record.flags |= EXTRA_IS_JSON
@@ -320,46 +351,48 @@ class Head:
             [*chunks, *extra_chunks],
             head=self,
             plan=plan,
-            changes=changes,
+            changes=recorded,
             waiting=waiting,
             extra_chunks=None if draft.extra is None else len(extra_chunks),
         )
 
     def append(
-        self, commit: NewCommit | CommitFrames, plan: Plan, changes: Sequence[ArrayChange]
+        self, commit: NewCommit | CommitFrames, plan: Plan, changes: Sequence[Recorded]
     ) -> Landed:
         """Append a commit, and make the state that after it.
 
         Where it is cut short, `settle` does the rest.
         """
         version = self.writer.log.version + 1
-        touched = [*(change.info.id for change in changes), EXTRA_ID]
+        touched = [*(info.id for change in changes for info in change.infos), EXTRA_ID]
         marks = self.tally.marks(touched)
         grown = self._state_bytes + plan.grown_bytes
         self._landing = landing = Landing(version, plan, changes, commit.record, marks, grown)
         landing.logged_bytes = self.writer.append(commit)
         return self._landed()
 
-    def describe(self, record: CommitRecord, plan: Plan, changes: Sequence[ArrayChange]) -> None:
+    def describe(self, record: CommitRecord, plan: Plan, changes: Sequence[Recorded]) -> None:
         """Enter digests and counts, once they are known."""
-        table = self.state.table
-        rows, digest = [], table.state_digest
-        for array_id in plan.gone:
-            digest = state_sum(digest, 0, self._term(array_id))
+        table, rows, cut = self.state.table, list[np.ndarray](), list[Row]()
+        digest = table.state_digest - sum(map(self._term, plan.gone))
         for change in changes:
-            info, lanes, chunks = change.info, change.lanes, len(change.chunks)
-            base = table.bases.get(info.id, 0)
-            rows.append((info.id, base, *lanes, change.changed_bytes, chunks, change.flags))
-            record.changed_bytes += change.changed_bytes
-            before = 0 if info.id in plan.arrays else self._term(info.id)
-            after = plan.terms[info.id] = state_term(info.id, info.schema(), lanes)
-            digest = state_sum(digest, after, before)
+            infos, part = change.infos, change.rows(table.bases)
+            lanes = zip(part["lane0"].tolist(), part["lane1"].tolist(), strict=True)
+            terms = {
+                info.id: state_term(info.id, info.schema(), pair)
+                for info, pair in zip(infos, lanes, strict=True)
+            }
+            known = terms.keys() - plan.arrays.keys() if plan.arrays else terms
+            digest += sum(terms.values()) - sum(map(self._term, known))
+            plan.terms |= terms
+            rows.append(part)
+            record.changed_bytes += int(part["changed"].sum())
         for array_id, info in plan.arrays.items():
             if array_id in plan.terms:
                 continue
             lanes = plan.lanes_before(array_id)
             if lanes != table.lanes.get(array_id, ZERO):  # a resize that cut words off
-                rows.append((array_id, table.bases.get(array_id, 0), *lanes, 0, 0, 0))
+                cut.append((array_id, table.bases.get(array_id, 0), *lanes, 0, 0, 0))
             digest = state_sum(digest, state_term(array_id, info.schema(), lanes))
         for name, value in record.values.items():
             before = table.value_of(name)
@@ -368,8 +401,8 @@ class Head:
                 0 if value is None else constant_term(name, value),
                 0 if before is None else constant_term(name, before),
             )
-        record.records = records_of(rows)
-        record.state_digest = digest
+        record.records = np.concatenate([*rows, records_of(cut)])
+        record.state_digest = state_sum(digest, 0)
 
     def _term(self, array_id: int) -> int:
         """What an array of the head adds to the digest of the state."""
@@ -397,8 +430,7 @@ class Head:
         self._terms |= plan.terms
         table.apply_values(record)
         for change in landing.changes:
-            change.put()
-            state.page_versions[change.info.id][change.pages] = record.version
+            change.put(state.page_versions, self.page_bytes // WORD_BYTES, record.version)
         table.apply_head(record, self.writer.log.scan.chain)
 
 
@@ -412,7 +444,7 @@ class EncodedCommit(NewCommit):
 
     head: Head = field(kw_only=True)
     plan: Plan = field(kw_only=True)
-    changes: Sequence[ArrayChange] = field(kw_only=True)
+    changes: Sequence[Recorded] = field(kw_only=True)
     waiting: Sequence[Future[None]] = field(kw_only=True)
     extra_chunks: int | None = field(kw_only=True)
 

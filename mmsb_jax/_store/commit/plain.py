@@ -1,51 +1,147 @@
 """Plain commits: few words of few small arrays, a step and a source, and nothing else.
 
 They take the same stages as every commit and make the same bytes; what they do not need (threads,
-tables, operations, constants, a note) is absent.
+tables, operations, constants, a note) is absent, and their few words are found and encoded by
+numbers of Python. NumPy's calls cost more than these do. Most of what a bus lands while it runs is
+of this kind: a `write`, a delta, a small derived array.
 """
 
+import operator
+import struct
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
-from mmsb_jax._store.commit.compare import ArrayChange
+import numpy as np
+
+from mmsb_jax._store.commit.changed import ChangedWords
+from mmsb_jax._store.commit.compare import Changes
 from mmsb_jax._store.commit.draft import Draft
-from mmsb_jax._store.commit.few import FewWords, SmallArray
 from mmsb_jax._store.commit.tally import Tally
-from mmsb_jax._store.encoding.digest import FEW_WORDS, ZERO, state_sum, state_term
+from mmsb_jax._store.encoding.base import unit_of_dtype
+from mmsb_jax._store.encoding.choose import prefers_sparse
+from mmsb_jax._store.encoding.digest import (
+    FEW_WORDS,
+    ZERO,
+    Lanes,
+    add,
+    gained_by_few,
+    state_sum,
+    state_term,
+)
+from mmsb_jax._store.encoding.sparse import count_few, few_chunk
 from mmsb_jax._store.files.protocol import Buffer
 from mmsb_jax._store.format.chain import chain_after
-from mmsb_jax._store.format.chunk import chunk_row
 from mmsb_jax._store.format.data import Position
 from mmsb_jax._store.format.frame import Header, Kind, build_frame
-from mmsb_jax._store.format.record import PlainRecord
+from mmsb_jax._store.format.record import ArrayInfo, PlainRecord
 from mmsb_jax._store.state.state import StoredState, Table
 
 MOST_CHANGES = 8
+_PACKERS = [struct.Struct(f"<{count}I").pack for count in range(FEW_WORDS + 1)]
 
 
-def is_plain(
-    draft: Draft,
-    values: Mapping[str, str | None],
-    changes: Sequence[ArrayChange],
-    tally: Tally,
-) -> bool:
-    """Whether a commit is one of these."""
-    if draft.ops or values or draft.note or draft.extra is not None:
-        return False
-    return len(changes) <= MOST_CHANGES and all(
-        change.picked is not None
-        and change.differing <= FEW_WORDS
-        and change.is_small
-        and not tally.is_full_due(change.info.id, change.nbytes)
-        for change in changes
-    )
+class SmallArray:
+    """A small array of a head, with what it takes to change a few of its words.
+
+    It is good as long as the table of arrays is as it was.
+
+    Args:
+        state: the state of the head.
+        info: the array; of at most `SMALL_BYTES` bytes.
+        page_bytes: bytes of a page.
+    """
+
+    __slots__ = ("info", "key", "nbytes", "page_words", "schema", "unit", "versions", "words")
+
+    def __init__(self, state: StoredState, info: ArrayInfo, page_bytes: int) -> None:
+        self.info = info
+        self.key = info.id
+        self.nbytes = info.nbytes
+        self.unit = unit_of_dtype(info.dtype)
+        self.schema = info.schema()
+        self.words = state.words[info.id]
+        self.versions = state.page_versions[info.id]
+        self.page_words = page_bytes // 4
+
+    def becoming(self, new: np.ndarray) -> "NewWords":
+        """``new`` (uint32[n]) as its words to be, compared with those that it has."""
+        return NewWords(self, new, (self.words != new).nonzero()[0])
 
 
-def few_of(state: StoredState, change: ArrayChange, page_bytes: int) -> FewWords:
-    """A change of a plain commit."""
-    assert change.picked is not None
-    array = SmallArray(state, change.info, page_bytes)
-    return FewWords(array, change.picked.words, change.picked.values)
+class NewWords(NamedTuple):
+    """What a small array is to become.
+
+    Attributes:
+        array: the array.
+        words: all of its words after (uint32[n]).
+        places: those that differ (int64[m], ascending).
+    """
+
+    array: SmallArray
+    words: np.ndarray
+    places: np.ndarray
+
+
+class FewWords:
+    """What a commit does to a few words of a small array.
+
+    Args:
+        array: the array.
+        places: which words (int64[m]), 1 to `FEW_WORDS` of them, ascending.
+        values: what they are after (uint32[m]).
+
+    Attributes:
+        is_sparse: whether it is written element by element; if not, what follows is not known.
+        changed_bytes: bytes that differ.
+        gained: what the digest gains.
+        chunk: its chunk.
+    """
+
+    __slots__ = ("array", "changed_bytes", "chunk", "gained", "is_sparse", "places", "values")
+
+    def __init__(self, array: SmallArray, places: np.ndarray, values: np.ndarray) -> None:
+        self.array = array
+        self.places = places
+        self.values = values
+        index, after, before = places.tolist(), values.tolist(), array.words[places].tolist()
+        mixed = list(map(operator.xor, before, after))
+        unit = array.unit
+        items, self.changed_bytes = count_few(_PACKERS[len(mixed)](*mixed), unit)
+        self.is_sparse = prefers_sparse(items, unit, array.nbytes)
+        if self.is_sparse:
+            self.gained: Lanes = gained_by_few(before, after, index)
+            self.chunk = few_chunk(index, after, mixed, unit)
+
+    def lanes(self, before: Lanes) -> Lanes:
+        """The digest after it."""
+        return add(before, self.gained)
+
+    def put(self, version: int) -> None:
+        """Change the words of the head, and note the version of their pages."""
+        array = self.array
+        array.words[self.places] = self.values
+        if array.versions.size == 1:
+            array.versions[0] = version
+        else:
+            array.versions[self.places // array.page_words] = version
+
+
+def plain_of(
+    state: StoredState, changes: Changes, tally: Tally, page_bytes: int
+) -> list[FewWords] | None:
+    """The changes of a plain commit; None where they are too many, or too large."""
+    lots = changes.lots
+    if changes.dense or changes.large or sum(len(lot.arrays) for lot in lots) > MOST_CHANGES:
+        return None
+    if any(lot.counts.max() > FEW_WORDS or tally.are_full_due(lot.infos).any() for lot in lots):
+        return None
+    found = (one for lot in lots for one in lot.each())
+    return [_few_of(state, array.info, picked, page_bytes) for array, picked in found]
+
+
+def _few_of(state: StoredState, info: ArrayInfo, picked: ChangedWords, page_bytes: int) -> FewWords:
+    return FewWords(SmallArray(state, info, page_bytes), picked.words, picked.values)
 
 
 class PlainCommit:
@@ -83,7 +179,7 @@ class PlainCommit:
             rows.append((key, table.bases.get(key, 0), *lanes, change.changed_bytes, 1, 0))
             record.changed_bytes += change.changed_bytes
             sizes.append(len(chunk.data))
-            chunks.append(chunk_row(chunk))
+            chunks.append(chunk.rows)
             data.append(chunk.data)
         record.made, record.state_digest, record.sizes = rows, digest, sizes
         record.table = b"".join(chunks)

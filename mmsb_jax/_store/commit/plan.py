@@ -6,8 +6,9 @@ import numpy as np
 
 from mmsb_jax._base.errors import StructureError
 from mmsb_jax._base.words import host_words
-from mmsb_jax._store.commit.compare import ArrayChange, patch
-from mmsb_jax._store.commit.draft import Draft
+from mmsb_jax._store.commit.compare import Changes, Patched, patched
+from mmsb_jax._store.commit.draft import Draft, WordPatch
+from mmsb_jax._store.commit.lots import Compared
 from mmsb_jax._store.encoding.digest import ZERO, Lanes, digest_words
 from mmsb_jax._store.format.frame import BadFrameError
 from mmsb_jax._store.format.record import ArrayInfo, Op, OpCode
@@ -25,8 +26,8 @@ class Plan:
             without operations.
         arrays: what these are after the operations, by id.
         gone: ids of the arrays whose present term leaves the digest of the state.
-        compared: changes to find by comparing whole arrays.
-        patched: changes that are known, those without a differing byte left out.
+        compared: arrays to compare with what they become.
+        patched: what is known to change, those arrays left out in which no byte differs.
         next_id: the next id that is free.
         grown_bytes: by how many bytes the state is larger after the operations.
         terms: what each changed array adds to the digest of the state; the head enters it.
@@ -48,11 +49,9 @@ class Plan:
         if draft.ops:
             self._operate(draft.ops)
         self.compared = [self._to_compare(*item) for item in draft.contents.items()]
-        self.patched = []
-        for array_id, (words, mask, data) in draft.patches.items():
-            change = self.change(array_id)
-            if patch(change, words, (change.old[words] & ~mask) | (data & mask)):
-                self.patched.append(change)
+        self.patched = Changes()
+        if draft.patches:
+            self.patched = patched(self._written(*item) for item in draft.patches.items())
 
     def _operate(self, ops: Sequence[Op]) -> None:
         self.made = self._state.sketch(ops)
@@ -69,22 +68,32 @@ class Plan:
             self.grown_bytes -= 0 if before is None else before.nbytes
         self._cut = {op.info.id for op, before in done if before and op.info.nbytes < before.nbytes}
 
-    def _to_compare(self, array_id: int, raw: np.ndarray) -> ArrayChange:
-        change = self.change(array_id)
-        if raw.size != change.info.nbytes:
-            raise StructureError(
-                f"{raw.size} bytes for {change.info.name!r}, which has {change.info.nbytes}"
-            )
-        change.new = host_words(raw)
-        return change
+    def _to_compare(self, array_id: int, raw: np.ndarray) -> Compared:
+        info = self.array(array_id)
+        if raw.size != info.nbytes:
+            raise StructureError(f"{raw.size} bytes for {info.name!r}, which has {info.nbytes}")
+        return Compared(info, self.words(array_id), host_words(raw))
 
-    def change(self, array_id: int) -> ArrayChange:
-        """A change of an array, of which nothing is known yet."""
+    def _written(self, array_id: int, patch: WordPatch) -> Patched:
+        words, mask, data = patch
+        old = self.to_patch(array_id, words, data).array.old[words]
+        return self.to_patch(array_id, words, (old & ~mask) | (data & mask))
+
+    def array(self, array_id: int) -> ArrayInfo:
+        """`info` of an array that must be there."""
         info = self.info(array_id)
         if info is None:
             raise StructureError(f"bytes for array {array_id}, which is not there")
-        fresh = array_id not in self._state.table.bases
-        return ArrayChange(info, self.words(array_id), None, fresh=fresh)
+        return info
+
+    def to_compare(self, array_id: int, words: np.ndarray) -> Compared:
+        """An array beside what all its words become."""
+        return Compared(self.array(array_id), self.words(array_id), words)
+
+    def to_patch(self, array_id: int, words: np.ndarray, values: np.ndarray) -> Patched:
+        """An array with some words (int64[n], ascending) and what they become."""
+        array = Compared(self.array(array_id), self.words(array_id), None)
+        return Patched(array, words, values)
 
     def info(self, array_id: int) -> ArrayInfo | None:
         """An array as the draft's operations leave it; None where there is none."""
@@ -101,12 +110,6 @@ class Plan:
         if self.made is not None and array_id in self._touched:
             return self.made.words[array_id]
         return self._state.words[array_id]
-
-    def change_to(self, array_id: int, words: np.ndarray) -> ArrayChange:
-        """A change that replaces all words of an array; it is still to be compared."""
-        change = self.change(array_id)
-        change.new = words
-        return change
 
     def lanes_before(self, array_id: int) -> Lanes:
         """Digest of an array as it is when the commit's bytes meet it."""

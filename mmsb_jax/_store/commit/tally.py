@@ -4,16 +4,19 @@ It knows nothing of time, so that the same commits give the same log; and a writ
 finds it again in the records since the segment was begun.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
+from mmsb_jax._store.commit.lots import SMALL_BYTES
 from mmsb_jax._store.format.chunk import SPARSE_CODINGS, Coding
-from mmsb_jax._store.format.record import EXTRA_ID, FULL, CommitRecord, PlainRecord
+from mmsb_jax._store.format.record import EXTRA_ID, FULL, ArrayInfo, CommitRecord, PlainRecord
 
 LEAST_SPARSE_BYTES = 4 << 20
 LEAST_TOTAL_BYTES = 64 << 20
 SAMPLE_EVERY = 16
-"""Dense records of an array, of which the first is coded as a sample says, the others like it."""
+"""Dense records of a large array: the first is coded as a sample says, the others like it."""
 
 
 class _Choice(NamedTuple):
@@ -49,6 +52,11 @@ class Tally:
     def is_full_due(self, array_id: int, nbytes: int) -> bool:
         """Whether the next record of an array of ``nbytes`` bytes must stand alone."""
         return self._delta_bytes.get(array_id, 0) > nbytes
+
+    def are_full_due(self, infos: Sequence[ArrayInfo]) -> np.ndarray:
+        """`is_full_due` of each of several arrays (bool[k])."""
+        known = self._delta_bytes
+        return np.array([known.get(info.id, 0) > info.nbytes for info in infos], bool)
 
     def coding(self, array_id: int, is_alone: bool) -> Coding | None:
         """The coding of the next dense record of an array; None where a sample is to choose it."""
@@ -102,7 +110,7 @@ class Tally:
                 sparse_bytes -= nbytes
             else:
                 self._delta_bytes[array_id] = delta_bytes + nbytes
-            if coding not in SPARSE_CODINGS and raw_bytes and array_id != EXTRA_ID:
+            if raw_bytes > SMALL_BYTES and coding not in SPARSE_CODINGS and array_id != EXTRA_ID:
                 is_alone = not base or delta_bytes > raw_bytes
                 self._choose(array_id, Coding(coding), is_alone, before)
         self._sparse_bytes = sparse_bytes

@@ -7,7 +7,7 @@ import numpy as np
 from mmsb_jax._base.memory_limit import check_room
 from mmsb_jax._store.encoding.decode import decode_into
 from mmsb_jax._store.encoding.dense import encode_dense
-from mmsb_jax._store.format.chunk import Chunk
+from mmsb_jax._store.format.chunk import Chunk, ChunkData
 from mmsb_jax._store.format.frame import BadFrameError
 
 
@@ -17,7 +17,7 @@ def compress_blob(blob: bytes) -> list[Chunk]:
     return encode_dense(raw, None, 1)[0] if raw.size else []
 
 
-def read_blob(chunks: np.ndarray, parts: Sequence[memoryview], size_limit: int) -> bytes:
+def read_blob(chunks: np.ndarray, parts: Sequence[ChunkData], size_limit: int) -> bytes:
     """The caller's ``extra`` as it was before it was encoded."""
     total = int(chunks["raw"].sum(dtype=np.uint64))
     if total > size_limit:

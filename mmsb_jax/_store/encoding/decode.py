@@ -4,28 +4,32 @@ Every size is checked against the array before anything is decompressed.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from mmsb_jax._store.encoding.base import check_within, span_of
 from mmsb_jax._store.encoding.dense import decode_compressed, decode_full, decode_mixed
+from mmsb_jax._store.encoding.group import decode_full_group, decode_xor_group
 from mmsb_jax._store.encoding.sparse import decode_run, decode_sparse, most_bytes
-from mmsb_jax._store.format.chunk import SPARSE_CODINGS, Coding
+from mmsb_jax._store.format.chunk import SPARSE_CODINGS, ChunkData, Coding, own_data
 from mmsb_jax._store.format.frame import BadFrameError
 
-_DECODERS: dict[int, Callable[[np.ndarray, np.void, memoryview], object]] = {
+_DECODERS: dict[int, Callable[[np.ndarray, np.void, Any], object]] = {
     Coding.SPARSE: decode_sparse,
     Coding.SPARSE_ZSTD: decode_sparse,
     Coding.FULL: decode_full,
     Coding.FULL_ZSTD: decode_compressed,
     Coding.XOR_ZSTD: decode_mixed,
+    Coding.FULL_GROUP: decode_full_group,
+    Coding.XOR_GROUP: decode_xor_group,
 }
 """What puts a chunk back, by its coding: (the bytes that it covers, the chunk, its data)."""
 _RUN_BYTES = 1 << 24
 """Sparse chunks are decoded together until they may take so much, decompressed."""
 
 
-def decode_all(target: np.ndarray, chunks: Sequence[tuple[np.void, memoryview]]) -> None:
+def decode_all(target: np.ndarray, chunks: Sequence[tuple[np.void, ChunkData]]) -> None:
     """Put many chunks of one array back, in order, as `decode_into` does one by one.
 
     Sparse chunks that follow each other are decoded together: a hundred small ones cost little
@@ -39,14 +43,14 @@ def decode_all(target: np.ndarray, chunks: Sequence[tuple[np.void, memoryview]])
             decode_run(target, run)
             run, size = [], 0
         if is_sparse:
-            run.append((chunk, part))
+            run.append((chunk, own_data(part)))
             size += most_bytes(chunk)
         else:
             decode_into(target, chunk, part)
     decode_run(target, run)
 
 
-def decode_into(target: np.ndarray, chunk: np.void, data: memoryview) -> None:
+def decode_into(target: np.ndarray, chunk: np.void, data: ChunkData) -> None:
     """Put one chunk back: ``target`` (uint8[n], the array before) becomes the array after."""
     check_within(chunk, target.size)
     decode = _DECODERS.get(int(chunk["coding"]))

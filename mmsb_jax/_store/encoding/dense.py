@@ -5,7 +5,7 @@
 - *xor*: exclusive or with the array's previous bytes, transposed to byte planes, compressed.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Executor
 
 import numpy as np
@@ -16,7 +16,6 @@ from mmsb_jax._store.encoding.base import (
     compress,
     decompress,
     from_planes,
-    planes_of,
     to_planes,
 )
 from mmsb_jax._store.encoding.choose import choose_dense
@@ -67,58 +66,6 @@ def _encode_dense(
     else:
         chunks = list(executor().map(encode, starts))
     return chunks, coding is not Coding.XOR_ZSTD
-
-
-def dense_chunks(
-    new: np.ndarray,
-    mixed: np.ndarray,
-    unit: int,
-    sizes: Sequence[int],
-    choices: Sequence[tuple[bool, Coding | None]],
-) -> list[Chunk]:
-    """`encode_dense` of arrays of at most a chunk that lie end to end.
-
-    Args:
-        new, mixed: words after, and what differs in them (uint32[n]).
-        unit: bytes of an element.
-        sizes: bytes of each array; the next begins with the next whole word.
-        choices: whether its record must stand alone, and its coding, None for a sample's.
-
-    Cost: little beside the compression.
-    """
-    count = len(sizes)
-    what = "an array" if count == 1 else f"{count} arrays"
-    with room_for(f"the encoding of {what} of {sum(sizes):,} bytes"):
-        planes = {Coding.FULL_ZSTD: _Planes(new, unit), Coding.XOR_ZSTD: _Planes(mixed, unit)}
-        raw, chunks, start = new.view(np.uint8), [], 0
-        for size, (is_alone, coding) in zip(sizes, choices, strict=True):
-            stop = start + size
-            if coding is None:
-                old = None if is_alone else raw[start:stop] ^ mixed.view(np.uint8)[start:stop]
-                coding = choose_dense(raw[start:stop], old, unit)
-            if coding is Coding.FULL:
-                data = raw[start:stop].tobytes()
-            else:
-                data = compress(planes[coding].of(start, stop))
-            chunks.append(Chunk(0, size, 0, coding, unit, data))
-            start += -(-size // 4) * 4
-    return chunks
-
-
-class _Planes:
-    """The byte planes of arrays that lie end to end; made when they are first asked for."""
-
-    def __init__(self, words: np.ndarray, unit: int) -> None:
-        self._words = words
-        self._unit = unit
-        self._planes: list[memoryview] = []
-
-    def of(self, start: int, stop: int) -> bytes:
-        """Those of the bytes ``start … stop``."""
-        if not self._planes:
-            self._planes = [plane.data for plane in planes_of(self._words, self._unit)]
-        first, end = start // self._unit, stop // self._unit
-        return b"".join([plane[first:end] for plane in self._planes])
 
 
 def decode_full(span: np.ndarray, chunk: np.void, data: memoryview) -> None:

@@ -131,15 +131,15 @@ def digest_words(words: np.ndarray, start: int = 0, executor: Executor | None = 
     return total
 
 
-def digest_each(words: np.ndarray, sizes: Sequence[int]) -> list[Lanes]:
-    """Lanes of arrays of ``sizes`` words, none empty, that lie end to end in ``words``.
+def digest_each(words: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
+    """Lanes (uint32[2, arrays]) of arrays of ``sizes`` words, none empty, that lie end to end.
 
     Cost: that of `digest_words`, and little for each array.
     """
     if len(sizes) == 1:
-        return [digest_words(words)]
+        return np.array(digest_words(words), np.uint32).reshape(2, 1)
     keys = np.concatenate([_keys_of_tile(0, size) for size in sizes])
-    return _pairs(_lanes_of(words, keys, starts_of(sizes)))
+    return _lanes_of(words, keys, starts_of(sizes))
 
 
 def starts_of(sizes: Sequence[int]) -> list[int]:
@@ -152,28 +152,32 @@ def digest_gained(old: np.ndarray, new: np.ndarray, index: np.ndarray) -> Lanes:
     total = ZERO
     for tile in range(0, index.size, _TILE_WORDS // 2):
         piece = slice(tile, tile + _TILE_WORDS // 2)
-        (gained,) = gained_each(old[piece], new[piece], index[piece], (index[piece].size,))
+        (gained,) = _pairs(gained_each(old[piece], new[piece], index[piece], index[piece].shape))
         total = add(total, gained)
     return total
 
 
 def gained_each(
     old: np.ndarray, new: np.ndarray, index: np.ndarray, sizes: Sequence[int]
-) -> list[Lanes]:
+) -> np.ndarray:
     """`digest_gained` of several arrays, the words of one behind those of another.
 
     Args:
         old, new: the words before and after.
         index: where in its array each stands.
         sizes: how many there are of each array, at least one.
+
+    Returns:
+        What the lanes gain (uint32[2, arrays]), modulo 2³².
     """
     if index.size <= FEW_WORDS and len(sizes) == 1:
-        return [gained_by_few(old.tolist(), new.tolist(), index.tolist())]
+        gained = gained_by_few(old.tolist(), new.tolist(), index.tolist())
+        return np.array(gained, np.uint32).reshape(2, 1)
     keys = _keys_of(index)
     words, keys = np.concatenate((new, old)), np.concatenate((keys, keys))
     lanes = _lanes_of(words, keys, starts_of([*sizes, *sizes]))
     count = len(sizes)
-    return _pairs(lanes[:, :count] - lanes[:, count:])
+    return lanes[:, :count] - lanes[:, count:]
 
 
 def gained_by_few(old: list[int], new: list[int], index: list[int]) -> Lanes:

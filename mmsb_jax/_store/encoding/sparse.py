@@ -1,6 +1,5 @@
 """Sparse: gaps between the changed elements, and their new values."""
 
-import itertools
 import struct
 from collections.abc import Sequence
 from typing import Literal
@@ -16,20 +15,29 @@ from mmsb_jax._store.encoding.base import (
     span_of,
     values_of,
 )
+from mmsb_jax._store.files.protocol import Buffer
 from mmsb_jax._store.format.chunk import (
+    CHUNK,
     SPARSE_CODINGS,
     SPARSE_ITEMS,
     SPARSE_SPAN_BYTES,
     Chunk,
+    ChunkData,
+    Chunks,
     Coding,
+    own_data,
 )
 from mmsb_jax._store.format.frame import BadFrameError
 
 _FORMATS: dict[int, Literal["B", "H", "I"]] = {1: "B", 2: "H", 4: "I"}
 """Bytes of an element → its letter in `struct`."""
+_SQUEEZED_BYTES = 64
+"""A payload of more is compressed where that saves a 32nd."""
+_LONG_ITEMS = 64
+"""Elements of a chunk from which its planes are copied as pieces."""
 
 
-def encode_sparse(index: np.ndarray, values: np.ndarray, unit: int) -> list[Chunk]:
+def encode_sparse(index: np.ndarray, values: np.ndarray, unit: int) -> Chunks:
     """Chunks that set element ``index`` (int64[n], ascending) to ``values`` (uint8[n, unit])."""
     sizes = []
     start = 0
@@ -45,9 +53,7 @@ def encode_sparse(index: np.ndarray, values: np.ndarray, unit: int) -> list[Chun
     return sparse_chunks(index, values, unit, sizes)
 
 
-def sparse_chunks(
-    index: np.ndarray, values: np.ndarray, unit: int, sizes: Sequence[int]
-) -> list[Chunk]:
+def sparse_chunks(index: np.ndarray, values: np.ndarray, unit: int, sizes: Sequence[int]) -> Chunks:
     """One chunk for each of ``sizes``, which says how many of the elements it sets.
 
     Args:
@@ -56,27 +62,77 @@ def sparse_chunks(
         unit: bytes of an element.
         sizes: elements of each chunk, at least one and within the limits.
     """
-    stops = list(itertools.accumulate(sizes))
-    starts = [0, *stops[:-1]]
+    items = np.array(sizes)
+    stops = np.cumsum(items)
+    starts = stops - items
     gaps, ends = _encode_gaps(index, starts, stops)
-    planes = np.ascontiguousarray(values.T).tobytes() if unit > 1 else values.tobytes()
-    chunks, begin = [], 0
-    for items, start, stop, end in zip(sizes, starts, stops, ends, strict=True):
-        plane = range(start, index.size * unit, index.size)
-        payload = b"".join((gaps[begin:end], *[planes[at : at + items] for at in plane]))
-        chunks.append(_chunk(int(index[start]), int(index[stop - 1]), items, unit, payload))
+    table = np.zeros(items.size, CHUNK)
+    first, last = index[starts], index[stops - 1]
+    table["offset"], table["raw"] = first * unit, (last - first + 1) * unit
+    table["items"], table["unit"] = items, unit
+    lengths = np.diff(ends, prepend=0) + items * unit
+    is_dense_in_items = index.size > _LONG_ITEMS * items.size
+    join = _join_long if is_dense_in_items else _join_short
+    payload = join(gaps, ends, values, starts, stops)
+    table["stored"], table["coding"] = lengths, Coding.SPARSE
+    if lengths.max() > _SQUEEZED_BYTES:
+        payload = _squeezed(payload, lengths, table)
+    return Chunks(table, payload)
+
+
+def _join_long(
+    gaps: np.ndarray, ends: np.ndarray, values: np.ndarray, starts: np.ndarray, stops: np.ndarray
+) -> bytes:
+    """The gaps and planes of one chunk behind those of another, for chunks of many elements."""
+    planes, begin, parts = np.ascontiguousarray(values.T), 0, list[memoryview]()
+    for start, stop, end in zip(starts.tolist(), stops.tolist(), ends.tolist(), strict=True):
+        parts.append(gaps[begin:end].data)
+        parts += [plane[start:stop].data for plane in planes]
         begin = end
-    return chunks
+    return b"".join(parts)
+
+
+def _join_short(
+    gaps: np.ndarray, ends: np.ndarray, values: np.ndarray, starts: np.ndarray, stops: np.ndarray
+) -> bytes:
+    """`_join_long` of many chunks of few elements each: every byte is sent to its place."""
+    items, unit = stops - starts, values.shape[1]
+    before = unit * starts  # bytes of values in front of each chunk's
+    payload = np.empty(gaps.size + values.size, np.uint8)
+    each = np.diff(ends, prepend=0)
+    payload[np.arange(gaps.size) + np.repeat(before, each)] = gaps
+    place = np.arange(items.sum()) + np.repeat(before + ends - starts, items)
+    step = np.repeat(items, items)
+    for plane in range(unit):
+        payload[place] = values[:, plane]
+        place += step
+    return payload.tobytes()
+
+
+def _squeezed(payload: bytes, lengths: np.ndarray, table: np.ndarray) -> bytes:
+    """The payloads, those compressed that are worth it; the table says which."""
+    raw, parts, stop = memoryview(payload), list[Buffer](), 0
+    for k, size in enumerate(lengths.tolist()):
+        start, stop = stop, stop + size
+        part, coding = _stored(raw[start:stop])
+        parts.append(part)
+        table["stored"][k], table["coding"][k] = len(part), coding
+    return b"".join(parts)
+
+
+def _stored(payload: Buffer) -> tuple[Buffer, Coding]:
+    """A payload as it is stored: compressed if that is worth it."""
+    if len(payload) > _SQUEEZED_BYTES:
+        squeezed = compress(payload)
+        if len(squeezed) < len(payload) - len(payload) // 32:
+            return squeezed, Coding.SPARSE_ZSTD
+    return payload, Coding.SPARSE
 
 
 def _chunk(first: int, last: int, items: int, unit: int, payload: bytes) -> Chunk:
-    """A chunk of the elements ``first … last``; the payload is compressed if that is worth it."""
-    coding = Coding.SPARSE
-    if len(payload) > 64:
-        squeezed = compress(payload)
-        if len(squeezed) < len(payload) - len(payload) // 32:
-            payload, coding = squeezed, Coding.SPARSE_ZSTD
-    return Chunk(first * unit, (last - first + 1) * unit, items, coding, unit, payload)
+    """A chunk of the elements ``first … last``."""
+    stored, coding = _stored(payload)
+    return Chunk(first * unit, (last - first + 1) * unit, items, coding, unit, stored)
 
 
 def count_few(mixed: bytes, unit: int) -> tuple[int, int]:
@@ -131,26 +187,26 @@ def _elements_of_few(
 
 
 def _encode_gaps(
-    index: np.ndarray, starts: Sequence[int], stops: Sequence[int]
-) -> tuple[bytes, Sequence[int]]:
-    """A byte a gap, and where those of each chunk end.
+    index: np.ndarray, starts: np.ndarray, stops: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """A byte a gap (uint8[n]), and where those of each chunk end.
 
     255 stands for a gap of 255 without an element behind it.
     """
-    if index.size == len(starts):  # one element a chunk
-        return bytes(index.size), stops
+    if index.size == starts.size:  # one element a chunk
+        return np.zeros(index.size, np.uint8), stops
     gaps = np.empty_like(index)
     np.subtract(index[1:], index[:-1], out=gaps[1:])
     gaps -= 1
     gaps[starts] = 0
     if gaps.max() < 255:
-        return gaps.astype(np.uint8).tobytes(), stops
+        return gaps.astype(np.uint8), stops
     escapes = gaps // 255
     ends = np.cumsum(escapes)
     ends += np.arange(1, index.size + 1)
     coded = np.full(int(ends[-1]), 255, np.uint8)
     coded[ends - 1] = gaps - 255 * escapes
-    return coded.tobytes(), ends[np.array(stops) - 1].tolist()
+    return coded, ends[stops - 1]
 
 
 def read_sparse(chunk: np.void, data: memoryview) -> tuple[np.ndarray, np.ndarray]:
@@ -185,7 +241,7 @@ def sets_elements(chunk: np.void, unit: int) -> bool:
 
 
 def sparse_elements(
-    chunks: Sequence[tuple[np.void, memoryview]], unit: int, nbytes: int
+    chunks: Sequence[tuple[np.void, ChunkData]], unit: int, nbytes: int
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """The elements (int64[n]) that chunks of one array set, in order, and to what (unsigned[n]).
 
@@ -196,7 +252,7 @@ def sparse_elements(
     places, values = [np.zeros(0, np.int64)], [np.zeros(0, f"<u{unit}")]
     for chunk, part in chunks:
         check_within(chunk, nbytes)
-        index, planes = read_sparse(chunk, part)
+        index, planes = read_sparse(chunk, own_data(part))
         places.append(index + int(chunk["offset"]) // unit)
         values.append(values_of(planes))
     return np.concatenate(places), np.concatenate(values)

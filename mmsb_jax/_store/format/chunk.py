@@ -1,13 +1,15 @@
 """Chunks: the encoded pieces of an array, and their table in a record."""
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 import numpy as np
 
 from mmsb_jax._store.files.protocol import Buffer
+from mmsb_jax._store.format.frame import BadFrameError
 
 CHUNK_BYTES = 1 << 20
 """Bytes of an array in one dense chunk."""
@@ -37,9 +39,13 @@ class Coding(IntEnum):
     FULL = 3
     FULL_ZSTD = 4
     XOR_ZSTD = 5
+    FULL_GROUP = 6
+    XOR_GROUP = 7
 
 
 SPARSE_CODINGS = frozenset({Coding.SPARSE, Coding.SPARSE_ZSTD})
+GROUP_CODINGS = frozenset({Coding.FULL_GROUP, Coding.XOR_GROUP})
+_GROUPS = np.array(sorted(GROUP_CODINGS), np.uint8)
 
 
 @dataclass(slots=True)
@@ -53,15 +59,107 @@ class Chunk:
     unit: int
     data: Buffer
 
+    @property
+    def rows(self) -> bytes:
+        """Its row of the table."""
+        return _CHUNK.pack(
+            self.offset, self.raw_bytes, len(self.data), self.items, self.coding, self.unit, 0
+        )
 
-def pack_chunks(chunks: Sequence[Chunk]) -> np.ndarray:
+    def pieces(self) -> Iterator[Buffer]:
+        """Its data."""
+        yield self.data
+
+
+class Chunks(NamedTuple):
+    """Chunks of many small arrays.
+
+    Attributes:
+        table: their rows (CHUNK[n]).
+        data: the data of one behind those of another.
+    """
+
+    table: np.ndarray
+    data: bytes
+
+    @property
+    def rows(self) -> bytes:
+        """Their rows of the table."""
+        return self.table.tobytes()
+
+    def pieces(self) -> Iterator[Buffer]:
+        """Their data, in pieces of whole chunks that fit a frame."""
+        if len(self.data) <= CHUNK_BYTES:
+            yield self.data
+            return
+        data, start, stop = memoryview(self.data), 0, 0
+        for size in self.table["stored"].tolist():
+            if stop > start and stop + size - start > CHUNK_BYTES:
+                yield data[start:stop]
+                start = stop
+            stop += size
+        yield data[start:stop]
+
+
+def pack_chunks(chunks: Sequence[Chunk | Chunks]) -> np.ndarray:
     """The chunk table of a record."""
-    return np.frombuffer(b"".join(map(chunk_row, chunks)), CHUNK)
+    return np.frombuffer(b"".join([chunk.rows for chunk in chunks]), CHUNK)
 
 
-def chunk_row(chunk: Chunk) -> bytes:
-    """A row of the table."""
-    stored = len(chunk.data)
-    return _CHUNK.pack(
-        chunk.offset, chunk.raw_bytes, stored, chunk.items, chunk.coding, chunk.unit, 0
-    )
+def held_bytes(table: np.ndarray) -> int:
+    """Bytes that the data of chunks may take while they wait: of groups, decoded."""
+    is_group = np.isin(table["coding"], _GROUPS)
+    return int(np.where(is_group, table["raw"], table["stored"]).sum(dtype=np.uint64))
+
+
+def shares(table: np.ndarray) -> np.ndarray:
+    """Bytes stored of each chunk (uint64[n]); those of a group are shared out by size."""
+    sizes, is_group = table["stored"].astype(np.uint64), np.isin(table["coding"], _GROUPS)
+    if is_group.any():
+        raw = table["raw"][is_group].astype(np.uint64)
+        begins = table["items"][is_group] > 0
+        begins[0] = True
+        starts = begins.nonzero()[0]
+        group = np.cumsum(begins) - 1
+        totals = np.maximum(np.add.reduceat(raw, starts), 1)
+        stored = np.add.reduceat(sizes[is_group], starts)
+        sizes[is_group] = stored[group] * raw // totals[group]
+    return sizes
+
+
+class Group:
+    """Chunks that are coded together.
+
+    Args:
+        rows: of the table (CHUNK[n]).
+        data: what is stored of them.
+
+    Attributes:
+        raw: what they hold (uint8[n]), once it has been decoded; what decodes it keeps it here.
+    """
+
+    __slots__ = ("data", "raw", "rows")
+
+    def __init__(self, rows: np.ndarray, data: memoryview) -> None:
+        self.rows = rows
+        self.data = data
+        self.raw: np.ndarray | None = None
+
+
+class GroupPart(NamedTuple):
+    """What a chunk of a group holds: bytes ``start … stop`` of what the group does."""
+
+    group: Group
+    start: int
+    stop: int
+
+
+ChunkData = memoryview | GroupPart
+"""The data of a chunk that was read."""
+
+
+def own_data(data: ChunkData) -> memoryview:
+    """The data of a chunk that is stored by itself."""
+    if isinstance(data, GroupPart):
+        raise BadFrameError("a chunk of a group where none can be")
+    return data

@@ -8,9 +8,21 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+import numpy as np
+
+from mmsb_jax._base.words import WORD_BYTES
 from mmsb_jax._store.files.protocol import Buffer
 from mmsb_jax._store.format.chain import LogIds, chain_after, check_commit, frames_hash
-from mmsb_jax._store.format.chunk import CHUNK_BYTES, Chunk, pack_chunks
+from mmsb_jax._store.format.chunk import (
+    CHUNK_BYTES,
+    GROUP_CODINGS,
+    Chunk,
+    ChunkData,
+    Chunks,
+    Group,
+    GroupPart,
+    pack_chunks,
+)
 from mmsb_jax._store.format.frame import (
     HEADER_BYTES,
     BadFrameError,
@@ -33,22 +45,22 @@ INLINE_BYTES = 1 << 18
 _FEW_BUFFERS = 16
 
 
-def group_chunks(chunks: Iterable[Chunk]) -> Iterator[list[Buffer]]:
+def group_chunks(chunks: Iterable[Chunk | Chunks]) -> Iterator[list[Buffer]]:
     """The data of each data frame, in order."""
     group: list[Buffer] = []
     size = 0
-    for chunk in chunks:
-        if group and size + len(chunk.data) > CHUNK_BYTES:
+    for piece in (piece for chunk in chunks for piece in chunk.pieces()):
+        if group and size + len(piece) > CHUNK_BYTES:
             yield group
             group, size = [], 0
-        group.append(chunk.data)
-        size += len(chunk.data)
+        group.append(piece)
+        size += len(piece)
     if group:
         yield group
 
 
 def data_frames(
-    chunks: Iterable[Chunk], position: int, synced: int
+    chunks: Iterable[Chunk | Chunks], position: int, synced: int
 ) -> Iterator[tuple[Header, list[Buffer]]]:
     """The data frames of ``chunks``, the first at ``position``: (header, buffers to write)."""
     for group in group_chunks(chunks):
@@ -59,8 +71,39 @@ def data_frames(
         yield header, buffers
 
 
+def chunk_data(record: CommitRecord, parts: Sequence[memoryview]) -> list[ChunkData]:
+    """The data of each chunk of ``record``, from those of its frames in order."""
+    views = list[ChunkData](chunk_views(record, parts))
+    codings = record.chunks["coding"]
+    if not GROUP_CODINGS.isdisjoint(codings.tobytes()):
+        _part_groups(record.chunks, views)
+    return views
+
+
+def _part_groups(table: np.ndarray, views: list[ChunkData]) -> None:
+    """Make the data of the chunks of groups their parts of these."""
+    codings, items, stored = (table[name].tolist() for name in ("coding", "items", "stored"))
+    first, count = 0, len(codings)
+    while first < count:
+        if codings[first] not in GROUP_CODINGS:
+            first += 1
+            continue
+        end, data = first + items[first], views[first]
+        rows = table[first:end]
+        is_one = len({*zip(codings[first:end], rows["unit"].tolist(), strict=True)}) == 1
+        followers = (*items[first + 1 : end], *stored[first + 1 : end])
+        if not first < end <= count or not is_one or any(followers):
+            raise BadFrameError("the chunks of a group are not its own")
+        assert isinstance(data, memoryview)
+        group, stop = Group(rows, data), 0
+        for place, nbytes in zip(range(first, end), rows["raw"].tolist(), strict=True):
+            views[place] = GroupPart(group, stop, stop + nbytes)
+            stop += -(-nbytes // WORD_BYTES) * WORD_BYTES
+        first = end
+
+
 def chunk_views(record: CommitRecord, parts: Sequence[memoryview]) -> list[memoryview]:
-    """One view a chunk of ``record``, from the data of its frames in order."""
+    """What is stored of each chunk of ``record``, from the data of its frames in order."""
     stored, views = record.chunks["stored"].tolist(), []
     for part, chunks in zip(parts, chunks_of_frames(record, list(map(len, parts))), strict=True):
         stop = 0
@@ -177,7 +220,7 @@ class NewCommit:
     """
 
     record: CommitRecord
-    chunks: Sequence[Chunk]
+    chunks: Sequence[Chunk | Chunks]
     chain: bytes = b""
 
     @property
@@ -231,10 +274,10 @@ class CommitFrames:
         """Bytes of all its frames."""
         return sum(header.frame_bytes for header, _ in self.frames)
 
-    def chunks(self) -> list[memoryview]:
-        """Its data, one view a chunk, in order."""
+    def chunks(self) -> list[ChunkData]:
+        """The data of each of its chunks, in order."""
         parts = [_data_of(header, body) for header, body in self.frames if header.data_bytes]
-        return chunk_views(self.record, parts)
+        return chunk_data(self.record, parts)
 
     @property
     def is_own(self) -> bool:

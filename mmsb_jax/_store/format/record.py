@@ -5,6 +5,7 @@ A snapshot's frame has the same meta: it is the commit that makes the whole stat
 
 import functools
 import json
+import math
 import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ from mmsb_jax._base.dtypes import dtype_name, parse_dtype
 from mmsb_jax._base.errors import FormatError, StructureError
 from mmsb_jax._base.memory_limit import check_room
 from mmsb_jax._base.strict_json import check_texts, parse_json
-from mmsb_jax._store.format.chunk import CHUNK, Coding
+from mmsb_jax._store.format.chunk import CHUNK, Coding, shares
 from mmsb_jax._store.format.frame import (
     I64,
     MAX_DATA_BYTES,
@@ -114,14 +115,17 @@ class ArrayInfo:
     dtype: str
     shape: tuple[int, ...]
     member: bool
+    _nbytes: int | None = field(default=None, init=False, compare=False, repr=False)
+    _schema: bytes | None = field(default=None, init=False, compare=False, repr=False)
 
     @property
     def nbytes(self) -> int:
         """Bytes of the array."""
-        size = parse_dtype(self.dtype).itemsize
-        for length in self.shape:
-            size *= length
-        return size
+        nbytes = self._nbytes
+        if nbytes is None:
+            nbytes = parse_dtype(self.dtype).itemsize * math.prod(self.shape)
+            object.__setattr__(self, "_nbytes", nbytes)
+        return nbytes
 
     @property
     def spanned_bytes(self) -> int:
@@ -133,7 +137,11 @@ class ArrayInfo:
 
     def schema(self) -> bytes:
         """What the array is, for the digest of the state."""
-        return f"{self.name}\0{self.kind}\0{self.dtype}\0{self.shape}".encode()
+        schema = self._schema
+        if schema is None:
+            schema = f"{self.name}\0{self.kind}\0{self.dtype}\0{self.shape}".encode()
+            object.__setattr__(self, "_schema", schema)
+        return schema
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,14 +324,27 @@ class CommitRecord:
         return self.records.tolist()
 
     def stored(self) -> Iterator[Stored]:
-        """Of each of its records what it takes."""
-        names, stop = ("stored", "raw", "coding"), 0
-        sizes, raw, codings = (self.chunks[name].tolist() for name in names)
-        for array_id, base, _, _, _, chunks, flags in self.rows():
-            start, stop = stop, stop + chunks
-            part = slice(start, stop)
-            coding = codings[start] if chunks else 0
-            yield array_id, base, sum(sizes[part]), flags, coding, sum(raw[part])
+        """Of each of its records what it takes; of a group's bytes, its share by size."""
+        records, chunks = self.records, self.chunks
+        stops = np.cumsum(records["chunks"], dtype=np.int64)
+        starts = stops - records["chunks"]
+        codings = np.append(chunks["coding"], np.uint8(0))[starts]
+        codings[starts == stops] = 0
+        columns = (
+            records["id"],
+            records["base"],
+            _sum_spans(shares(chunks), starts, stops),
+            records["flags"],
+            codings,
+            _sum_spans(chunks["raw"], starts, stops),
+        )
+        return zip(*(column.tolist() for column in columns), strict=True)
+
+
+def _sum_spans(column: np.ndarray, starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
+    sums = np.zeros(column.size + 1, np.uint64)
+    np.cumsum(column, out=sums[1:])
+    return sums[stops] - sums[starts]
 
 
 _NO_FRAMES = xxhash.xxh3_128_digest(b"")  # as `frames_hash` of none

@@ -11,7 +11,8 @@ from mmsb_jax._base.errors import CorruptionError, VersionError
 from mmsb_jax._base.memory_limit import room_for
 from mmsb_jax._store.encoding.blob import read_blob
 from mmsb_jax._store.files.protocol import Files
-from mmsb_jax._store.format.data import chunk_views, read_parts
+from mmsb_jax._store.format.chunk import ChunkData
+from mmsb_jax._store.format.data import chunk_data, read_parts
 from mmsb_jax._store.format.frame import BadFrameError, reader_of
 from mmsb_jax._store.format.index import IndexRow, SegmentIndex
 from mmsb_jax._store.format.names import list_snapshots, snapshot_name
@@ -224,13 +225,13 @@ class LogContents(OpenedLog):
             raise self.damaged(piece.segment, offset, str(error)) from error
         return found
 
-    def chunks_of(self, found: StoredCommit) -> list[memoryview]:
-        """The data of a commit, one view a chunk, in order."""
+    def chunks_of(self, found: StoredCommit) -> list[ChunkData]:
+        """The data of each chunk of a commit, in order."""
         segment = found.piece.segment
         read = reader_of(self.files, segment.name)
         try:
             parts = read_parts(read, segment.base, found.offset, found.record)
-            return chunk_views(found.record, parts)
+            return chunk_data(found.record, parts)
         except FileNotFoundError as error:
             raise self.missing(error) from error
         except BadFrameError as error:

@@ -4,9 +4,8 @@ import contextlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 
-import numpy as np
-
 from mmsb_jax._base.errors import CorruptionError, LocationError
+from mmsb_jax._store.format.chunk import held_bytes
 from mmsb_jax._store.format.frame import BadFrameError
 from mmsb_jax._store.format.record import FULL, PAGE_VERSIONS, CommitRecord
 from mmsb_jax._store.log.contents import LogContents
@@ -114,7 +113,7 @@ def _apply(
             _decode(log, state, later, newest, executor)
             waiting = 0
         newest = found
-        waiting += int(found.record.chunks["stored"].sum(dtype=np.uint64))
+        waiting += held_bytes(found.record.chunks)
         with _named(log, found):
             if found.record.previous_chain != state.table.chain:
                 raise BadFrameError(

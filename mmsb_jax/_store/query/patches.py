@@ -10,6 +10,7 @@ from mmsb_jax._base.errors import VersionError
 from mmsb_jax._store.encoding.base import unit_of_dtype
 from mmsb_jax._store.encoding.decode import check_extent
 from mmsb_jax._store.encoding.sparse import sparse_elements
+from mmsb_jax._store.format.chunk import ChunkData
 from mmsb_jax._store.format.frame import BadFrameError
 from mmsb_jax._store.format.record import EXTRA_ID, ArrayInfo, OpCode
 from mmsb_jax._store.state.state import StoredState
@@ -32,7 +33,7 @@ class Patch(NamedTuple):
     values: np.ndarray
 
 
-_Chunks = list[tuple[np.void, memoryview]]
+_Chunks = list[tuple[np.void, ChunkData]]
 
 
 def patches_of(log: "Log", version: int) -> Iterator[Patch]:

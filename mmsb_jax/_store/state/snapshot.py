@@ -20,7 +20,7 @@ from mmsb_jax._store.encoding.dense import encode_dense
 from mmsb_jax._store.encoding.digest import ZERO
 from mmsb_jax._store.files.protocol import Buffer, Files
 from mmsb_jax._store.format.chain import LogIds, frames_hash, has_frames
-from mmsb_jax._store.format.chunk import Chunk, Coding, pack_chunks
+from mmsb_jax._store.format.chunk import Chunk, ChunkData, Coding, own_data, pack_chunks
 from mmsb_jax._store.format.data import chunk_views, chunks_of_frames, data_frames
 from mmsb_jax._store.format.frame import (
     BadFrameError,
@@ -91,7 +91,7 @@ class Extra(NamedTuple):
         return read_blob(rows, [memoryview(chunk.data) for chunk in self.chunks], MAX_EXTRA_BYTES)
 
     @classmethod
-    def of(cls, record: CommitRecord, views: Sequence[memoryview]) -> "Extra | None":
+    def of(cls, record: CommitRecord, views: Sequence[ChunkData]) -> "Extra | None":
         """That of a commit or snapshot, whose data are ``views``; None where it has none."""
         span = record.extra_span()
         if span is None:
@@ -103,7 +103,7 @@ class Extra(NamedTuple):
                 items=int(row["items"]),
                 coding=Coding(int(row["coding"])),
                 unit=int(row["unit"]),
-                data=bytes(view),
+                data=bytes(own_data(view)),
             )
             for row, view in zip(record.chunks[span], views[span], strict=True)
         ]

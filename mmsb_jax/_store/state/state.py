@@ -19,7 +19,7 @@ from mmsb_jax._store.encoding.digest import (
     state_term,
 )
 from mmsb_jax._store.encoding.sparse import decode_sparse
-from mmsb_jax._store.format.chunk import SPARSE_CODINGS
+from mmsb_jax._store.format.chunk import SPARSE_CODINGS, ChunkData, own_data
 from mmsb_jax._store.format.frame import BadFrameError, check_text
 from mmsb_jax._store.format.record import (
     EXTRA_ID,
@@ -36,10 +36,10 @@ from mmsb_jax._store.format.record import (
     PlainRecord,
 )
 
-DataReader = Callable[[], list[memoryview]]
-"""Reads the data of a commit: one view a chunk, in order. Called only when a chunk is wanted."""
+DataReader = Callable[[], list[ChunkData]]
+"""Reads the data of a commit, chunk by chunk, in order. Called only when a chunk is wanted."""
 
-Later = dict[int, list[tuple[np.void, memoryview, int]]]
+Later = dict[int, list[tuple[np.void, ChunkData, int]]]
 """Chunks that are still to be decoded, each with its version; by the id of the array, in order."""
 
 _PIECEMEAL_WORDS = 1 << 20
@@ -382,7 +382,7 @@ class StoredState:
         later: "Later | None" = None,
         broken: set[int] | None = None,
     ) -> None:
-        parts: list[memoryview] | None = None
+        parts: list[ChunkData] | None = None
         stop = 0
         for row in record.records:
             start, stop = stop, stop + int(row["chunks"])
@@ -411,7 +411,7 @@ class StoredState:
         array_id: int,
         row: np.void,
         rows: np.ndarray,
-        parts: list[memoryview],
+        parts: list[ChunkData],
         later: "Later | None",
     ) -> None:
         if not row["flags"] & FULL and self.table.bases.get(array_id, 0) != int(row["base"]):
@@ -426,7 +426,7 @@ class StoredState:
         else:
             later.setdefault(array_id, []).extend(chunks)
 
-    def _put(self, array_id: int, chunks: Iterable[tuple[np.void, memoryview, int]]) -> None:
+    def _put(self, array_id: int, chunks: Iterable[tuple[np.void, ChunkData, int]]) -> None:
         """Decode chunks of one array, in order, and note the versions of the pages they change."""
         target, versions = self.bytes_of(array_id), self.page_versions.get(array_id)
         if versions is None:
@@ -435,13 +435,13 @@ class StoredState:
         for row, part, version in chunks:
             versions[self._changed_pages(target, row, part)] = version
 
-    def _changed_pages(self, target: np.ndarray, chunk: np.void, part: memoryview) -> np.ndarray:
+    def _changed_pages(self, target: np.ndarray, chunk: np.void, part: ChunkData) -> np.ndarray:
         """Apply one chunk; returns the pages in which it may have changed a byte."""
         assert self._page_bytes is not None
         offset, raw, page_bytes = int(chunk["offset"]), int(chunk["raw"]), self._page_bytes
         if int(chunk["coding"]) in SPARSE_CODINGS:
             check_within(chunk, target.size)
-            index = decode_sparse(span_of(target, chunk), chunk, part)
+            index = decode_sparse(span_of(target, chunk), chunk, own_data(part))
             pages = (offset + index * int(chunk["unit"])) // page_bytes
             return pages[np.flatnonzero(np.diff(pages, prepend=-1))]
         first, last = offset // page_bytes, -(-(offset + raw) // page_bytes)

@@ -16,7 +16,8 @@ from mmsb_jax._base.errors import (
     StructureError,
     VersionError,
 )
-from mmsb_jax._store.commit.compare import ArrayChange, compare, patch
+from mmsb_jax._base.words import WORD_BYTES
+from mmsb_jax._store.commit.compare import ArrayChange, compare_large, patch
 from mmsb_jax._store.commit.draft import Draft
 from mmsb_jax._store.commit.head import Head, Landed
 from mmsb_jax._store.commit.plan import Plan
@@ -24,6 +25,7 @@ from mmsb_jax._store.encoding.decode import check_extent, decode_all
 from mmsb_jax._store.encoding.sparse import sparse_elements
 from mmsb_jax._store.files.protocol import Buffer
 from mmsb_jax._store.format.chain import opened
+from mmsb_jax._store.format.chunk import ChunkData
 from mmsb_jax._store.format.data import CommitFrames
 from mmsb_jax._store.format.frame import HEADER_BYTES, BadFrameError, Header
 from mmsb_jax._store.format.record import DIGEST_ONLY, EXTRA_ID, FULL, VALUES_REPLACE, CommitRecord
@@ -178,7 +180,7 @@ def _changes(head: Head, plan: Plan, commit: CommitFrames) -> list[ArrayChange]:
         array_id = int(row["id"])
         if array_id == EXTRA_ID:
             continue
-        change = plan.change(array_id)
+        change = ArrayChange(plan.array(array_id), plan.words(array_id), None)
         base = head.state.table.bases.get(array_id, 0)
         if not row["flags"] & FULL and int(row["base"]) != base:
             raise BadFrameError(f"a record builds on version {int(row['base'])}, not {base}")
@@ -193,18 +195,19 @@ def _changes(head: Head, plan: Plan, commit: CommitFrames) -> list[ArrayChange]:
     return found
 
 
-def _decode(head: Head, change: ArrayChange, chunks: Sequence[tuple[np.void, memoryview]]) -> bool:
+def _decode(head: Head, change: ArrayChange, chunks: Sequence[tuple[np.void, ChunkData]]) -> bool:
     """Find what ``chunks`` change; whether a byte differs."""
     words = _words_of(change, chunks)
     if words is not None:
         return patch(change, *words)
     change.new = change.old.copy()
     decode_all(change.new.view(np.uint8)[: change.nbytes], chunks)
-    return bool(compare([change], head.page_bytes, head.executor))
+    compare_large([change], head.page_bytes // WORD_BYTES, head.executor)
+    return bool(change.differing)
 
 
 def _words_of(
-    change: ArrayChange, chunks: Sequence[tuple[np.void, memoryview]]
+    change: ArrayChange, chunks: Sequence[tuple[np.void, ChunkData]]
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """The words (ascending) that chunks touch, and what they become; None for a dense change."""
     unit = change.unit
@@ -236,7 +239,7 @@ def _check(head: Head, plan: Plan, record: CommitRecord, changes: Sequence[Array
         if array_id != EXTRA_ID:
             known = lanes.get(array_id) or plan.lanes_before(array_id)
             if known != (int(row["lane0"]), int(row["lane1"])):
-                name = plan.change(array_id).info.name
+                name = plan.array(array_id).name
                 raise BadFrameError(f"the bytes of {name!r} do not have the digest recorded")
     if after.state_digest != record.state_digest:
         raise BadFrameError("the state does not have the digest recorded")
