@@ -108,11 +108,9 @@ CONSTANTS: dict[str, dict[str, Any]] = {
         "sparse_span_bytes": _chunk.SPARSE_SPAN_BYTES,
         "compress_below": choose._COMPRESS_BELOW,
         "samples": choose._SAMPLES,
-        "sample_bytes": choose._SAMPLE_BYTES,
-        "sample_every": tally.SAMPLE_EVERY,
+        "sample_items": choose._SAMPLE_ITEMS,
         "small_bytes": lots.SMALL_BYTES,
         "lot_bytes": 4 * lots._LOT_WORDS,
-        "plane_bytes": choose._PLANE_SAMPLE_BYTES,
         "zstd_level": base._ZSTD_LEVEL,
         "least_delta_bytes": tally.LEAST_SPARSE_BYTES,
         "least_logged_bytes": tally.LEAST_TOTAL_BYTES,
@@ -437,12 +435,12 @@ def test_reader_of_large_arrays_finds_their_data_frames(tmp_path: Path):
     first, second, third = log.commits
     assert first.frame_sizes[0] == encode.CHUNK_BYTES
     assert len(first.frame_sizes) == 2
-    dense = {encode.Coding.FULL, encode.Coding.FULL_ZSTD}
+    dense = {encode.Coding.FULL, encode.Coding.FULL_GROUP}
     assert {c.coding for r in first.records for c in r.chunks} == dense
     (sparse,) = second.records
     most = _chunk.SPARSE_ITEMS
     assert [chunk.items for chunk in sparse.chunks] == [most, 280_000 - most]
-    assert {c.coding for r in third.records for c in r.chunks} == {encode.Coding.XOR_ZSTD}
+    assert {c.coding for r in third.records for c in r.chunks} == {encode.Coding.XOR_GROUP}
     assert third.records[0].chunks[1].offset == encode.CHUNK_BYTES
 
 

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from mmsb_jax._store.format.chain import frames_hash
 from mmsb_jax._store.format.chunk import CHUNK_BYTES, Chunk, Coding, pack_chunks
-from mmsb_jax._store.format.data import chunk_views, data_frames, group_chunks, read_parts
+from mmsb_jax._store.format.data import chunk_data, data_frames, group_chunks, read_parts
 from mmsb_jax._store.format.frame import BadFrameError, Kind, build_frame
 from mmsb_jax._store.format.record import CommitRecord
 from tests.torture._forged_record import ForgedRecord
@@ -58,7 +58,7 @@ def test_chunks_grouped_keep_their_order_and_stay_below_the_limit(sizes):
 def test_chunks_in_frames_are_found_again(parts):
     chunks = [chunk(part) for part in parts]
     raw, offset, record = write(chunks, base=4096)
-    found = chunk_views(record, read_parts(reader_of(raw), 4096, offset, record))
+    found = chunk_data(record, read_parts(reader_of(raw), 4096, offset, record))
     assert [bytes(view) for view in found] == parts
 
 
@@ -66,7 +66,7 @@ def test_chunks_in_the_commit_frame_are_found_again():
     chunks = [chunk(b"one"), chunk(b""), chunk(b"three")]
     record = record_of(chunks, [])
     _, buffers = build_frame(Kind.COMMIT, 0, 0, record.encode(), [c.data for c in chunks])
-    found = chunk_views(record, read_parts(reader_of(b"".join(buffers)), 0, 0, record))
+    found = chunk_data(record, read_parts(reader_of(b"".join(buffers)), 0, 0, record))
     assert [bytes(view) for view in found] == [b"one", b"", b"three"]
 
 
@@ -103,7 +103,7 @@ def test_parts_that_claim_more_than_stands_before_the_commit_are_refused(size):
 def test_chunks_that_do_not_fill_their_frames_are_refused(parts):
     record = record_of([chunk(b"ab"), chunk(b"cd")], [])
     with pytest.raises(BadFrameError, match="do not fill"):
-        chunk_views(record, [memoryview(part) for part in parts])
+        chunk_data(record, [memoryview(part) for part in parts])
 
 
 def test_chunk_table_has_the_layout_of_the_format():

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from mmsb_jax._base.errors import StructureError
 from mmsb_jax._store.commit import compare, tally
 from mmsb_jax._store.commit.draft import Draft
-from mmsb_jax._store.encoding import dense
 from mmsb_jax._store.format.chunk import Coding
 from mmsb_jax._store.format.record import FULL, ArrayInfo, Op, OpCode
 from mmsb_jax._store.log.log import Log
@@ -232,7 +231,7 @@ def test_head_of_large_arrays_writes_data_frames_and_comes_back():
     scribe.write("dense", near).write("few", few).commit()
     scribe.patch("few", {int(place): 1 for place in range(0, 2_800_000, 70_001)}).commit()
     assert len(scribe.log.record(1).frame_sizes) > 3
-    assert scribe.log.record(2).chunks["coding"].tolist() == [5, 5, 5, 2]
+    assert scribe.log.record(2).chunks["coding"].tolist() == [7, 7, 7, 2]
     scribe.close()
     check_log(Log(scribe.files, PLACE), scribe.history)
     assert verify(Log(scribe.files, PLACE))
@@ -364,34 +363,14 @@ def steps_of_a_parameter(count: int, shape: tuple[int, ...]) -> Iterator[np.ndar
         yield value
 
 
-@pytest.mark.parametrize("size", [20_000, 40_000])
-def test_coding_of_a_dense_array_is_sampled_each_sixteenth_record(size, monkeypatch):
-    asked = []
-    choose = dense.choose_dense
-    monkeypatch.setattr(dense, "choose_dense", lambda *args: asked.append(1) or choose(*args))
-    scribe = Scribe()
-    scribe.create("w", (size,)).commit()
-    found = []
-    for value in steps_of_a_parameter(90, (size,)):
-        before = len(asked)
-        scribe.write("w", value).commit()
-        flags = int(scribe.log.record(scribe.log.version).records["flags"][0])
-        found.append((flags == FULL, len(asked) > before))
-    for stands_alone in (True, False):
-        sampled = [is_sampled for is_full, is_sampled in found if is_full == stands_alone]
-        assert len(sampled) > 17
-        assert sampled == [place % 16 == 0 for place in range(len(sampled))]
-    check_log(Log(scribe.files, PLACE), scribe.history)
-
-
-def test_coding_of_a_dense_array_follows_its_bytes_by_the_next_sample():
+def test_coding_of_a_dense_array_follows_its_bytes():
     rng = np.random.default_rng(2)
     scribe = Scribe()
     scribe.create("w", (20_000,)).commit()
     for value in steps_of_a_parameter(8, (20_000,)):
         scribe.write("w", value).commit()
-    assert Coding.XOR_ZSTD in codings_of(scribe)
-    for _ in range(34):
+    assert Coding.XOR_GROUP in codings_of(scribe)
+    for _ in range(4):
         scribe.write("w", rng.integers(0, 2**32, 20_000, np.uint32).view("f4")).commit()
     assert set(codings_of(scribe)[-4:]) == {Coding.FULL}
     check_log(Log(scribe.files, PLACE), scribe.history)
@@ -411,4 +390,4 @@ def test_codings_go_on_behind_a_reopening_as_if_there_were_none(reopened):
                 scribe = Scribe(scribe.files, history=scribe.history)
         logs.append((codings_of(scribe), vars(scribe.head.tally)))
     assert logs[0] == logs[1]
-    assert set(logs[0][0]) >= {Coding.FULL, Coding.XOR_ZSTD}
+    assert set(logs[0][0]) >= {Coding.FULL_GROUP, Coding.XOR_GROUP}

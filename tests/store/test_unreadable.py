@@ -337,7 +337,7 @@ def test_memory_that_is_refused_to_a_read_is_named(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "place", ["encoding.dense.decompress", "format.data.check_data", "state.state.decode_all"]
+    "place", ["encoding.group.decompress", "format.data.check_data", "state.state.decode_all"]
 )
 def test_memory_that_is_refused_to_a_state_is_named(place: str, monkeypatch):
     scribe = Scribe()
@@ -353,7 +353,6 @@ def test_memory_that_is_refused_to_a_state_is_named(place: str, monkeypatch):
 def test_memory_that_is_refused_to_a_commit_or_snapshot_is_named(monkeypatch):
     scribe = Scribe()
     scribe.create("w", (5000,)).create("x", (9,)).commit()
-    monkeypatch.setattr("mmsb_jax._store.encoding.dense.compress", refuse_memory)
     monkeypatch.setattr("mmsb_jax._store.encoding.group.compress", refuse_memory)
     with pytest.raises(DeviceMemoryError, match=r"of 2 arrays of 20,036 bytes: .* no more memory"):
         scribe.write("w", b"\1" * 20_000).write("x", np.ones(9, "f4")).commit()

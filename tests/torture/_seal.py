@@ -9,7 +9,7 @@ import xxhash
 
 from mmsb_jax._store.encoding.digest import digest_words
 from mmsb_jax._store.format.chain import frames_hash
-from mmsb_jax._store.format.data import chunk_views
+from mmsb_jax._store.format.data import chunk_data
 from mmsb_jax._store.format.frame import BadFrameError, Kind
 from mmsb_jax._store.format.record import EXTRA_ID, PAGE_VERSIONS, CommitRecord
 from mmsb_jax._store.log.log import Log
@@ -130,7 +130,7 @@ def _seal_digests(frame: Frame, pending: list[Frame], state: StoredState) -> Sto
     try:
         record = ForgedRecord.decode(frame.meta)
         parts = [memoryview(data.data) for data in pending] or [memoryview(frame.data)]
-        state.apply(record, state.table.chain, lambda: chunk_views(record, parts))
+        state.apply(record, state.table.chain, lambda: chunk_data(record, parts))
         _enter(frame, record, state)
     except (BadFrameError, ArithmeticError, LookupError, ValueError, MemoryError):
         return None
@@ -150,7 +150,7 @@ def _seal_snapshot(
     try:
         record = ForgedRecord.decode(frame.meta)
         state, parts = StoredState(b""), [memoryview(data.data) for data in pending]
-        state.load(record, chunk_views(record, parts))
+        state.load(record, chunk_data(record, parts))
         _enter(frame, record, state)
     except (BadFrameError, ArithmeticError, LookupError, ValueError, MemoryError):
         return None

@@ -69,7 +69,6 @@ class ArrayChange:
         old: its words before (uint32[n]); they belong to the head.
         new: its words after; None where only a patch of it is known.
         is_alone: whether its record must stand alone, being no sparse one.
-        coding: how a dense record of it is coded; None where a sample is to choose.
         differing: words that differ, once it is compared.
         spans: the tiles with a change; none is the whole array.
         picked: the changed words; None where the change is dense.
@@ -88,7 +87,6 @@ class ArrayChange:
     old: np.ndarray
     new: np.ndarray | None
     is_alone: bool = False
-    coding: Coding | None = None
     differing: int = 0
     spans: tuple[ChangedTile, ...] = ()
     picked: ChangedWords | None = None
@@ -163,8 +161,9 @@ class ArrayChange:
             return
         raw = self.words_after().view(np.uint8)[: self.nbytes]
         before = None if self.is_alone else self.old.view(np.uint8)[: raw.size]
-        self.chunks, is_full = encode_dense(raw, before, self.unit, executor, self.coding)
-        self.flags = FULL if is_full else 0
+        chunks = self.chunks = encode_dense(raw, before, self.unit, executor)
+        is_mixed = any(chunk.coding is Coding.XOR_GROUP for chunk in chunks)
+        self.flags = 0 if is_mixed else FULL
 
     def finish(self, page_words: int) -> None:
         """Compute the digest after, from that before, the bytes changed and the pages changed.

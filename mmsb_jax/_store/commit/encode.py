@@ -35,7 +35,7 @@ def record_all(
         changes: what a commit changes.
         lanes_before: digest of an array before the commit's bytes.
         is_fresh: whether the log holds no record of an array yet.
-        tally: says which records must stand alone, and how dense ones of large arrays are coded.
+        tally: says which records must stand alone.
         page_bytes: bytes of a page.
         executor: where large ones are worked on side by side.
 
@@ -50,7 +50,6 @@ def record_all(
         is_due = tally.is_full_due(array_id, change.nbytes)
         if change.picked is None or is_due:
             change.is_alone = is_due or is_fresh(array_id)
-            change.coding = tally.coding(array_id, change.is_alone)
     waiting = _finish_large(large, page_words, executor)
     sparse, dense = _not_due(changes, tally)
     sparse.sort(key=lambda lot: lot.unit)

@@ -9,21 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mmsb_jax._store.commit.lots import SMALL_BYTES
-from mmsb_jax._store.format.chunk import SPARSE_CODINGS, Coding
-from mmsb_jax._store.format.record import EXTRA_ID, FULL, ArrayInfo, CommitRecord, PlainRecord
+from mmsb_jax._store.format.record import FULL, ArrayInfo, CommitRecord, PlainRecord
 
 LEAST_SPARSE_BYTES = 4 << 20
 LEAST_TOTAL_BYTES = 64 << 20
-SAMPLE_EVERY = 16
-"""Dense records of a large array: the first is coded as a sample says, the others like it."""
-
-
-class _Choice(NamedTuple):
-    """A dense coding that was chosen, and how many records have it since."""
-
-    coding: Coding
-    records: int
 
 
 class Marks(NamedTuple):
@@ -32,7 +21,6 @@ class Marks(NamedTuple):
     total_bytes: int
     sparse_bytes: int
     delta_bytes: dict[int, int]
-    choices: dict[int, tuple[_Choice | None, _Choice | None]]
 
 
 class Tally:
@@ -46,8 +34,6 @@ class Tally:
         self._total_bytes = 0
         self._sparse_bytes = 0
         self._delta_bytes: dict[int, int] = {}
-        # array → what was chosen beside what was before, and alone
-        self._choices: dict[int, tuple[_Choice | None, _Choice | None]] = {}
 
     def is_full_due(self, array_id: int, nbytes: int) -> bool:
         """Whether the next record of an array of ``nbytes`` bytes must stand alone."""
@@ -57,11 +43,6 @@ class Tally:
         """`is_full_due` of each of several arrays (bool[k])."""
         known = self._delta_bytes
         return np.array([known.get(info.id, 0) > info.nbytes for info in infos], bool)
-
-    def coding(self, array_id: int, is_alone: bool) -> Coding | None:
-        """The coding of the next dense record of an array; None where a sample is to choose it."""
-        choice = self._choices.get(array_id, (None, None))[is_alone]
-        return None if choice is None or choice.records == SAMPLE_EVERY else choice.coding
 
     def snapshot_is_due(self, state_bytes: int) -> bool:
         """By logged bytes: deltas as large as the state, or eight states of anything."""
@@ -73,21 +54,15 @@ class Tally:
         """Begin anew, with a segment."""
         self._sparse_bytes = self._total_bytes = 0
         self._delta_bytes.clear()
-        self._choices.clear()
 
     def forget(self, array_id: int) -> None:
         """Forget an array that is gone."""
         self._delta_bytes.pop(array_id, None)
-        self._choices.pop(array_id, None)
 
     def marks(self, arrays: Iterable[int]) -> Marks:
         """Where it stands before a commit that has records of ``arrays``."""
-        delta_bytes, choices = {}, {}
-        for array_id in arrays:
-            delta_bytes[array_id] = self._delta_bytes.get(array_id, 0)
-            if array_id in self._choices:
-                choices[array_id] = self._choices[array_id]
-        return Marks(self._total_bytes, self._sparse_bytes, delta_bytes, choices)
+        known = self._delta_bytes
+        return Marks(self._total_bytes, self._sparse_bytes, {i: known.get(i, 0) for i in arrays})
 
     def count(
         self, record: CommitRecord | PlainRecord, logged_bytes: int, before: Marks | None = None
@@ -103,21 +78,10 @@ class Tally:
             before = self.marks(record.touched())
         sparse_bytes = before.sparse_bytes + logged_bytes
         self._total_bytes = before.total_bytes + logged_bytes
-        for array_id, base, nbytes, flags, coding, raw_bytes in record.stored():
-            delta_bytes = before.delta_bytes.get(array_id, 0)
+        for array_id, nbytes, flags in record.stored():
             if flags & FULL:
                 self._delta_bytes[array_id] = 0
                 sparse_bytes -= nbytes
             else:
-                self._delta_bytes[array_id] = delta_bytes + nbytes
-            if raw_bytes > SMALL_BYTES and coding not in SPARSE_CODINGS and array_id != EXTRA_ID:
-                is_alone = not base or delta_bytes > raw_bytes
-                self._choose(array_id, Coding(coding), is_alone, before)
+                self._delta_bytes[array_id] = before.delta_bytes.get(array_id, 0) + nbytes
         self._sparse_bytes = sparse_bytes
-
-    def _choose(self, array_id: int, coding: Coding, is_alone: bool, before: Marks) -> None:
-        beside, alone = before.choices.get(array_id, (None, None))
-        last = alone if is_alone else beside
-        records = 0 if last is None or last.records == SAMPLE_EVERY else last.records
-        choice = _Choice(coding, records + 1)
-        self._choices[array_id] = (beside, choice) if is_alone else (choice, alone)

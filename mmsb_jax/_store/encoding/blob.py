@@ -4,17 +4,25 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mmsb_jax._base.memory_limit import check_room
+from mmsb_jax._base.memory_limit import check_room, room_for
+from mmsb_jax._store.encoding.base import compress
+from mmsb_jax._store.encoding.choose import helps
 from mmsb_jax._store.encoding.decode import decode_into
-from mmsb_jax._store.encoding.dense import encode_dense
-from mmsb_jax._store.format.chunk import Chunk, ChunkData
+from mmsb_jax._store.format.chunk import CHUNK_BYTES, Chunk, ChunkData, Coding
 from mmsb_jax._store.format.frame import BadFrameError
 
 
 def compress_blob(blob: bytes) -> list[Chunk]:
-    """Chunks of the caller's ``extra``: full, compressed where that helps."""
-    raw = np.frombuffer(blob, np.uint8)
-    return encode_dense(raw, None, 1)[0] if raw.size else []
+    """Chunks of the caller's ``extra``: as they are, or compressed where that helps."""
+    raw, chunks = memoryview(blob), list[Chunk]()
+    with room_for(f"the encoding of an extra of {len(blob):,} bytes"):
+        for start in range(0, len(blob), CHUNK_BYTES):
+            piece = raw[start : start + CHUNK_BYTES]
+            data, coding = compress(piece), Coding.FULL_ZSTD
+            if not helps(len(data), len(piece)):
+                data, coding = bytes(piece), Coding.FULL
+            chunks.append(Chunk(start, len(piece), 0, coding, 1, data))
+    return chunks
 
 
 def read_blob(chunks: np.ndarray, parts: Sequence[ChunkData], size_limit: int) -> bytes:

@@ -1,24 +1,22 @@
 """Dense: every byte of an array, in chunks of 1 MiB.
 
 - *full*: as it is;
-- *full, compressed*: transposed to byte planes, compressed;
-- *xor*: exclusive or with the array's previous bytes, transposed to byte planes, compressed.
+- a group of its own (`mmsb_jax._store.encoding.group`), where that is less.
+
+What was written before there were groups is read: all planes compressed as one, of the bytes or of
+the exclusive or with the array's previous bytes. So is the caller's blob still.
 """
 
+import functools
 from collections.abc import Callable
 from concurrent.futures import Executor
 
 import numpy as np
 
 from mmsb_jax._base.memory_limit import room_for
-from mmsb_jax._store.encoding.base import (
-    UNITS,
-    compress,
-    decompress,
-    from_planes,
-    to_planes,
-)
-from mmsb_jax._store.encoding.choose import choose_dense
+from mmsb_jax._base.words import host_words
+from mmsb_jax._store.encoding.base import UNITS, decompress, from_planes
+from mmsb_jax._store.encoding.group import encode_group
 from mmsb_jax._store.format.chunk import CHUNK_BYTES, Chunk, Coding
 from mmsb_jax._store.format.frame import BadFrameError
 
@@ -28,44 +26,33 @@ def encode_dense(
     old: np.ndarray | None,
     unit: int,
     executor: Callable[[], Executor] | None = None,
-    coding: Coding | None = None,
-) -> tuple[list[Chunk], bool]:
-    """Chunks of every byte of ``new`` (uint8[n]), and whether they need no earlier bytes.
+) -> list[Chunk]:
+    """Chunks of every byte of ``new`` (uint8[n]).
 
     ``old`` (uint8[n]) are the bytes before; None where the record must stand alone. Several chunks
-    are compressed side by side in the threads that ``executor`` makes. Without a ``coding`` a
-    sample chooses one.
+    are coded side by side in the threads that ``executor`` makes.
     """
-    if not new.size:
-        return [], True
-    with room_for(f"the encoding of an array of {new.size:,} bytes"):
-        return _encode_dense(new, old, unit, executor, coding or choose_dense(new, old, unit))
-
-
-def _encode_dense(
-    new: np.ndarray,
-    old: np.ndarray | None,
-    unit: int,
-    executor: Callable[[], Executor] | None,
-    coding: Coding,
-) -> tuple[list[Chunk], bool]:
-    starts = range(0, new.size, CHUNK_BYTES)
 
     def encode(start: int) -> Chunk:
-        piece = new[start : start + CHUNK_BYTES]
-        if coding is Coding.FULL:
-            return Chunk(start, piece.size, 0, coding, unit, piece.data)
-        if coding is Coding.XOR_ZSTD:
-            assert old is not None
-            piece = piece ^ old[start : start + CHUNK_BYTES]
-        data = compress(to_planes(piece, unit))
-        return Chunk(start, piece.size, 0, coding, unit, data)
+        span = slice(start, start + CHUNK_BYTES)
+        piece = new[span]
+        filled, mixed = host_words(piece).view(np.uint8), None
+        if old is not None:
+            mixed = functools.partial(_mixed, filled, host_words(old[span]).view(np.uint8))
+        coded = encode_group(filled, mixed, unit)
+        if coded is None:
+            return Chunk(start, piece.size, 0, Coding.FULL, unit, piece.data)
+        coding, data = coded
+        return Chunk(start, piece.size, 1, coding, unit, data)
 
-    if executor is None or coding is Coding.FULL or len(starts) == 1:
-        chunks = list(map(encode, starts))
-    else:
-        chunks = list(executor().map(encode, starts))
-    return chunks, coding is not Coding.XOR_ZSTD
+    starts = range(0, new.size, CHUNK_BYTES)
+    with room_for(f"the encoding of an array of {new.size:,} bytes"):
+        run = map if executor is None or len(starts) == 1 else executor().map
+        return list(run(encode, starts))
+
+
+def _mixed(new: np.ndarray, old: np.ndarray, span: slice) -> np.ndarray:
+    return new[span] ^ old[span]
 
 
 def decode_full(span: np.ndarray, chunk: np.void, data: memoryview) -> None:

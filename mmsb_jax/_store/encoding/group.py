@@ -1,21 +1,22 @@
-"""Groups: every byte of many small arrays, coded together.
+"""Groups: every byte of an array, or of many small ones, in byte planes that are coded one by one.
 
-Their bytes lie end to end, each array's filled with zeros to whole words, and are divided into
+The bytes lie end to end, those of each chunk filled with zeros to whole words, and are divided into
 byte planes. Each plane is stored by itself: compressed, or as it is, where that helps little. Of
 floating numbers that move, the planes of exponents shrink and those of low bits do not.
 
 - *full*: the bytes;
-- *xor*: exclusive or with the arrays' previous bytes.
+- *xor*: exclusive or with the bytes before.
 """
 
 import struct
+from collections.abc import Callable
 
 import numpy as np
 
 from mmsb_jax._base.memory_limit import room_for
 from mmsb_jax._base.words import WORD_BYTES
 from mmsb_jax._store.encoding.base import UNITS, compress, decompress, planes_of, values_of
-from mmsb_jax._store.encoding.choose import helps, sample_of_planes
+from mmsb_jax._store.encoding.choose import helps, sample_sizes, sample_spans
 from mmsb_jax._store.files.protocol import Buffer
 from mmsb_jax._store.format.chunk import (
     CHUNK,
@@ -28,6 +29,45 @@ from mmsb_jax._store.format.chunk import (
 )
 from mmsb_jax._store.format.frame import BadFrameError
 
+Mixed = Callable[[slice], np.ndarray]
+"""What differs in some of the bytes (uint8[n])."""
+
+
+def encode_group(new: np.ndarray, mixed: Mixed | None, unit: int) -> tuple[Coding, bytes] | None:
+    """The data of a group; None where its bytes are to be stored as they are.
+
+    Args:
+        new: its bytes (uint8[n]), whole words and elements.
+        mixed: what differs in them; None where they must stand alone.
+        unit: bytes of an element.
+
+    Cost: a few samples; about 1 ns a byte, and the compression of the planes that shrink.
+    """
+    spans = sample_spans(new.size, unit)
+    coding, sizes = Coding.FULL_GROUP, sample_sizes([new[span] for span in spans], unit)
+    if mixed is not None:
+        others = sample_sizes([mixed(span) for span in spans], unit)
+        if sum(others) < sum(sizes):
+            coding, sizes = Coding.XOR_GROUP, others
+    sampled = sum(span.stop - span.start for span in spans) // unit
+    if not any(helps(size, sampled) for size in sizes):
+        return None
+    held = new if mixed is None or coding is Coding.FULL_GROUP else mixed(slice(0, new.size))
+    planes = planes_of(held, unit)
+    stored = [
+        _stored(plane.data, helps(size, sampled)) for plane, size in zip(planes, sizes, strict=True)
+    ]
+    lengths = [len(part) for part in stored]
+    if sum(lengths) == planes.size:
+        return None
+    return coding, b"".join([struct.pack(f"<{unit}I", *lengths), *stored])
+
+
+def _stored(plane: memoryview, may_shrink: bool) -> Buffer:
+    """A plane as it is stored: itself, where that is no longer."""
+    squeezed = compress(plane) if may_shrink else plane
+    return squeezed if len(squeezed) < len(plane) else plane
+
 
 def group_chunks(
     new: np.ndarray, mixed: np.ndarray | None, unit: int, extents: np.ndarray
@@ -39,50 +79,28 @@ def group_chunks(
         mixed: what differs in them (uint32[n]); None where the records must stand alone.
         unit: bytes of an element.
         extents: bytes of each array (int64[k]); the next begins with the next whole word.
-
-    Cost: about 2 ns a byte, of which a plane is compressed.
     """
+    raw = new.view(np.uint8)
     what = "an array" if extents.size == 1 else f"{extents.size} arrays"
     with room_for(f"the encoding of {what} of {int(extents.sum()):,} bytes"):
-        coding, planes = Coding.FULL_GROUP, planes_of(new.view(np.uint8), unit)
-        samples = sample_of_planes(planes)
-        if mixed is not None:
-            differing = planes_of(mixed.view(np.uint8), unit)
-            others = sample_of_planes(differing)
-            if sum(others) < sum(samples):
-                coding, planes, samples = Coding.XOR_GROUP, differing, others
-        stored = [_stored(plane.data, size) for plane, size in zip(planes, samples, strict=True)]
-        table = np.zeros(extents.size, CHUNK)
-        table["raw"], table["unit"] = extents, unit
-        sizes = [len(part) for part in stored]
-        if sum(sizes) == planes.size:
-            table["stored"], table["coding"] = extents, Coding.FULL
-            return Chunks(table, _without_padding(new.view(np.uint8), extents))
-        data = b"".join([struct.pack(f"<{unit}I", *sizes), *stored])
-        table["coding"] = coding
-        table["items"][0], table["stored"][0] = extents.size, len(data)
-        return Chunks(table, data)
-
-
-def _stored(plane: memoryview, sample: int) -> Buffer:
-    """A plane as it is stored: itself, where its compressed ``sample`` or it all says so."""
-    if not helps(sample, len(plane)):
-        return plane
-    squeezed = compress(plane)
-    return squeezed if len(squeezed) < len(plane) else plane
+        differing = None if mixed is None else mixed.view(np.uint8).__getitem__
+        coded = encode_group(raw, differing, unit)
+    table = np.zeros(extents.size, CHUNK)
+    table["raw"], table["unit"] = extents, unit
+    if coded is None:
+        table["stored"], table["coding"] = extents, Coding.FULL
+        return Chunks(table, _without_padding(raw, extents))
+    table["coding"], data = coded
+    table["items"][0], table["stored"][0] = extents.size, len(data)
+    return Chunks(table, data)
 
 
 def _without_padding(raw: np.ndarray, extents: np.ndarray) -> bytes:
     if not (extents % WORD_BYTES).any():
         return raw.tobytes()
-    starts = _starts(extents).tolist()
-    return b"".join([raw[s : s + n].data for s, n in zip(starts, extents.tolist(), strict=True)])
-
-
-def _starts(extents: np.ndarray) -> np.ndarray:
-    """Where the bytes of each array begin in a group."""
     padded = -(-extents // WORD_BYTES) * WORD_BYTES
-    return np.cumsum(padded) - padded
+    starts = (np.cumsum(padded) - padded).tolist()
+    return b"".join([raw[s : s + n].data for s, n in zip(starts, extents.tolist(), strict=True)])
 
 
 def decode_full_group(span: np.ndarray, chunk: np.void, part: ChunkData) -> None:
@@ -101,6 +119,8 @@ def _bytes_of(part: ChunkData, chunk: np.void) -> np.ndarray:
     if part.stop - part.start != int(chunk["raw"]):
         raise BadFrameError(f"{part.stop - part.start} bytes of a group for {chunk['raw']}")
     group = part.group
+    if group.rows.size == 1:
+        return _decoded(group)[: part.stop]  # nobody else asks for it
     if group.raw is None:
         group.raw = _decoded(group)
     return group.raw[part.start : part.stop]

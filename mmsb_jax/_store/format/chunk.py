@@ -107,9 +107,9 @@ def pack_chunks(chunks: Sequence[Chunk | Chunks]) -> np.ndarray:
 
 
 def held_bytes(table: np.ndarray) -> int:
-    """Bytes that the data of chunks may take while they wait: of groups, decoded."""
-    is_group = np.isin(table["coding"], _GROUPS)
-    return int(np.where(is_group, table["raw"], table["stored"]).sum(dtype=np.uint64))
+    """Bytes that the data of chunks may take while they wait: of groups of several, decoded."""
+    is_shared = np.isin(table["coding"], _GROUPS) & (table["items"] != 1)
+    return int(np.where(is_shared, table["raw"], table["stored"]).sum(dtype=np.uint64))
 
 
 def shares(table: np.ndarray) -> np.ndarray:

@@ -73,14 +73,24 @@ def data_frames(
 
 def chunk_data(record: CommitRecord, parts: Sequence[memoryview]) -> list[ChunkData]:
     """The data of each chunk of ``record``, from those of its frames in order."""
-    views = list[ChunkData](chunk_views(record, parts))
-    codings = record.chunks["coding"]
-    if not GROUP_CODINGS.isdisjoint(codings.tobytes()):
-        _part_groups(record.chunks, views)
-    return views
+    data = list[ChunkData]()
+    for part, chunks in zip(parts, chunks_of_frames(record, list(map(len, parts))), strict=True):
+        data += data_of_frame(record.chunks[chunks.start : chunks.stop], part)
+    return data
 
 
-def _part_groups(table: np.ndarray, views: list[ChunkData]) -> None:
+def data_of_frame(rows: np.ndarray, data: memoryview) -> list[ChunkData]:
+    """The data of each chunk of a frame, whose rows of the table are ``rows``."""
+    parts, stop = list[ChunkData](), 0
+    for size in rows["stored"].tolist():
+        start, stop = stop, stop + size
+        parts.append(data[start:stop])
+    if not GROUP_CODINGS.isdisjoint(rows["coding"].tobytes()):
+        _part_groups(rows, parts)
+    return parts
+
+
+def _part_groups(table: np.ndarray, parts: list[ChunkData]) -> None:
     """Make the data of the chunks of groups their parts of these."""
     codings, items, stored = (table[name].tolist() for name in ("coding", "items", "stored"))
     first, count = 0, len(codings)
@@ -88,7 +98,7 @@ def _part_groups(table: np.ndarray, views: list[ChunkData]) -> None:
         if codings[first] not in GROUP_CODINGS:
             first += 1
             continue
-        end, data = first + items[first], views[first]
+        end, data = first + items[first], parts[first]
         rows = table[first:end]
         is_one = len({*zip(codings[first:end], rows["unit"].tolist(), strict=True)}) == 1
         followers = (*items[first + 1 : end], *stored[first + 1 : end])
@@ -97,20 +107,9 @@ def _part_groups(table: np.ndarray, views: list[ChunkData]) -> None:
         assert isinstance(data, memoryview)
         group, stop = Group(rows, data), 0
         for place, nbytes in zip(range(first, end), rows["raw"].tolist(), strict=True):
-            views[place] = GroupPart(group, stop, stop + nbytes)
+            parts[place] = GroupPart(group, stop, stop + nbytes)
             stop += -(-nbytes // WORD_BYTES) * WORD_BYTES
         first = end
-
-
-def chunk_views(record: CommitRecord, parts: Sequence[memoryview]) -> list[memoryview]:
-    """What is stored of each chunk of ``record``, from the data of its frames in order."""
-    stored, views = record.chunks["stored"].tolist(), []
-    for part, chunks in zip(parts, chunks_of_frames(record, list(map(len, parts))), strict=True):
-        stop = 0
-        for chunk in chunks:
-            start, stop = stop, stop + stored[chunk]
-            views.append(part[start:stop])
-    return views
 
 
 def chunks_of_frames(record: CommitRecord, sizes: Sequence[int]) -> list[range]:

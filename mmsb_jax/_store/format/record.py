@@ -75,8 +75,8 @@ _RECORD = struct.Struct("<QQIIQII")
 _OP = struct.Struct("<BBHHHQ")
 Row = tuple[int, int, int, int, int, int, int]
 """A record: id, base, lane0, lane1, changed bytes, chunks, flags."""
-Stored = tuple[int, int, int, int, int, int]
-"""What a record takes: id, base, stored bytes, flags, coding of its chunks, bytes they cover."""
+Stored = tuple[int, int, int]
+"""What a record takes: id, stored bytes, flags."""
 MAX_DIMENSIONS = 64
 MAX_NOTE_BYTES = 1 << 16
 MAX_NAME_BYTES = (1 << 15) - 1
@@ -327,24 +327,11 @@ class CommitRecord:
         """Of each of its records what it takes; of a group's bytes, its share by size."""
         records, chunks = self.records, self.chunks
         stops = np.cumsum(records["chunks"], dtype=np.int64)
-        starts = stops - records["chunks"]
-        codings = np.append(chunks["coding"], np.uint8(0))[starts]
-        codings[starts == stops] = 0
-        columns = (
-            records["id"],
-            records["base"],
-            _sum_spans(shares(chunks), starts, stops),
-            records["flags"],
-            codings,
-            _sum_spans(chunks["raw"], starts, stops),
-        )
+        sums = np.zeros(chunks.size + 1, np.uint64)
+        np.cumsum(shares(chunks), out=sums[1:])
+        sizes = sums[stops] - sums[stops - records["chunks"]]
+        columns = records["id"], sizes, records["flags"]
         return zip(*(column.tolist() for column in columns), strict=True)
-
-
-def _sum_spans(column: np.ndarray, starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
-    sums = np.zeros(column.size + 1, np.uint64)
-    np.cumsum(column, out=sums[1:])
-    return sums[stops] - sums[starts]
 
 
 _NO_FRAMES = xxhash.xxh3_128_digest(b"")  # as `frames_hash` of none
@@ -405,9 +392,9 @@ class PlainRecord:
         return self.made
 
     def stored(self) -> Iterator[Stored]:
-        """As `CommitRecord.stored`; whether a sparse record is compressed is not told."""
+        """As `CommitRecord.stored`."""
         for row, size in zip(self.made, self.sizes, strict=True):
-            yield row[0], row[1], size, row[6], Coding.SPARSE, 0
+            yield row[0], size, row[6]
 
 
 def _fixed(

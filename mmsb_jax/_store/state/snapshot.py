@@ -21,7 +21,7 @@ from mmsb_jax._store.encoding.digest import ZERO
 from mmsb_jax._store.files.protocol import Buffer, Files
 from mmsb_jax._store.format.chain import LogIds, frames_hash, has_frames
 from mmsb_jax._store.format.chunk import Chunk, ChunkData, Coding, own_data, pack_chunks
-from mmsb_jax._store.format.data import chunk_views, chunks_of_frames, data_frames
+from mmsb_jax._store.format.data import chunk_data, chunks_of_frames, data_frames, data_of_frame
 from mmsb_jax._store.format.frame import (
     BadFrameError,
     Header,
@@ -125,12 +125,12 @@ def _frames(
         if base == 0:
             continue  # never written: zeros
         unit = unit_of(parse_dtype(info.dtype).itemsize)
-        encoded, _ = encode_dense(state.bytes_of(array_id), None, unit, executor)
+        encoded = encode_dense(state.bytes_of(array_id), None, unit, executor)
         rows.append((array_id, base, *lanes, info.nbytes, len(encoded), FULL))
         chunks += encoded
         versions = state.page_versions.get(array_id)
         if versions is not None and versions.size:
-            encoded, _ = encode_dense(versions.view(np.uint8), None, 8)
+            encoded = encode_dense(versions.view(np.uint8), None, 8)
             rows.append((array_id, base, *lanes, 0, len(encoded), PAGE_VERSIONS))
             chunks += encoded
     if extra is not None:
@@ -188,18 +188,16 @@ def read_snapshot(
     record = walk.record
     state = StoredState(record.log_id, wanted if with_data else lambda _: False, page_bytes)
     targets = state.begin(record)
-    stored = record.chunks["stored"].tolist()
 
     def load(frame: tuple[Header, int], chunks: range) -> None:
         if all(targets[chunk] is None for chunk in chunks):
             return
         header, offset = frame
-        data, stop = read_data(read, offset, header), 0
-        for chunk in chunks:
-            start, stop = stop, stop + stored[chunk]
-            target = targets[chunk]
+        rows, data = record.chunks[chunks.start : chunks.stop], read_data(read, offset, header)
+        parts = data_of_frame(rows, data)
+        for row, part, target in zip(rows, parts, targets[chunks.start : chunks.stop], strict=True):
             if target is not None:
-                decode_into(target, record.chunks[chunk], data[start:stop])
+                decode_into(target, row, part)
 
     chunks = chunks_of_frames(record, [header.data_bytes for header, _ in walk.frames])
     for _ in (map if executor is None else executor.map)(load, walk.frames, chunks):
@@ -214,7 +212,7 @@ def read_snapshot_with_extra(
     """The state in a snapshot, and the ``extra`` that is kept beside it, as it is stored."""
     walk, read = _walk(files, version, log_ids), reader_of(files, snapshot_name(version))
     parts = [read_data(read, offset, header) for header, offset in walk.frames]
-    views = chunk_views(walk.record, parts)
+    views = chunk_data(walk.record, parts)
     state = StoredState(walk.record.log_id, None, page_bytes)
     state.load(walk.record, views)
     return state, Extra.of(walk.record, views)

@@ -283,7 +283,7 @@ class StoredState:
                 starts = np.arange(0, words.size, self._page_bytes // 4)
                 versions[np.logical_or.reduceat(words != 0, starts)] = record.version
 
-    def load(self, record: CommitRecord, views: Sequence[memoryview]) -> None:
+    def load(self, record: CommitRecord, views: Sequence[ChunkData]) -> None:
         """Take over the whole state that a snapshot holds, whose chunks are ``views``."""
         for target, row, view in zip(self.begin(record), record.chunks, views, strict=True):
             if target is not None:
