@@ -77,7 +77,7 @@ MUTATIONS = [
              "pass", "store/test_codec.py"),
     Mutation("_store/format/chunk.py", "sizes[is_group] = stored[group] * raw // totals[group]",
              "pass", "store/test_codec.py"),
-    Mutation("_store/format/chunk.py", 'np.where(is_group, table["raw"], table["stored"])',
+    Mutation("_store/format/chunk.py", 'np.where(is_shared, table["raw"], table["stored"])',
              'table["stored"]', "store/test_codec.py"),
     Mutation("_store/maintain/compact.py", "remove_leftovers(self._files, manifest)", "pass",
              "store/test_compact.py"),

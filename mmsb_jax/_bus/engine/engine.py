@@ -247,11 +247,10 @@ class Engine:
             landing = self._begin(draft, _nothing)
             landing.audience = ()  # whoever came since
             try:
-                contents = [(array, new)]
-                if wave is not None and not np.array_equal(array.words, new):
-                    landing.step = wave
-                    contents += wave.run(new)
-                landing.result = self.head.land_small(contents, draft)
+                written, behind = array.becoming(new), []
+                if wave is not None and written.places.size:
+                    landing.step, behind = wave, wave.run(new)
+                landing.result = self.head.land_small(written, behind, draft)
             except BaseException as error:
                 self._end_early(landing, error)
             return self._end(landing)

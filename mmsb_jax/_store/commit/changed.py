@@ -77,8 +77,8 @@ def differing_items(mixed: np.ndarray, unit: int) -> np.ndarray:
 
 
 def sum_each(counts: np.ndarray, starts: np.ndarray | Sequence[int]) -> np.ndarray:
-    """The sums (int64[k]) of the parts of ``counts`` (uint32[n]) that begin at ``starts``."""
-    return np.add.reduceat(counts, starts).astype(np.int64)
+    """The sums (int64[k]) of the parts of ``counts`` (unsigned[n]) that begin at ``starts``."""
+    return np.add.reduceat(counts, starts, dtype=np.uint32).astype(np.int64)
 
 
 def elements_of(picked: ChangedWords, unit: int) -> tuple[np.ndarray, np.ndarray]:

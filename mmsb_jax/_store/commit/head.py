@@ -268,22 +268,25 @@ class Head:
         finally:
             commit.wait()
 
-    def land_small(self, contents: Sequence[tuple[SmallArray, np.ndarray]], draft: Draft) -> Landed:
-        """`land` of what small arrays become; ``draft`` says what the caller says, no more.
+    def land_small(
+        self, written: NewWords, behind: Sequence[tuple[SmallArray, np.ndarray]], draft: Draft
+    ) -> Landed:
+        """`land` of what small arrays become.
 
         Args:
-            contents: each array with all its words after (uint32[n]), that which is written first.
-            draft: what is said of the commit.
+            written: what one array becomes.
+            behind: the arrays behind it, each with all its words after (uint32[n]).
+            draft: what the caller says of the commit, no more.
         """
-        if len(contents) <= MOST_CHANGES:
-            new = [array.becoming(words) for array, words in contents]
+        if len(behind) < MOST_CHANGES:
+            new = [written, *[array.becoming(words) for array, words in behind]]
             few = [self._few(content) for content in new if content.places.size]
             plain = [change for change in few if change is not None]
             if len(plain) == len(few):
                 return self.land_few(plain, draft)
-        whole = [Compared(array.info, array.words, words) for array, words in contents]
-        changes = self._compare(whole[:1])
-        changes += self._compare(whole[1:])
+        array, words, _ = written
+        changes = self._compare([Compared(array.info, array.words, words)])
+        changes += self._compare([Compared(a.info, a.words, words) for a, words in behind])
         return self.land(Plan(self.state, draft), changes, draft, draft.values)
 
     def _few(self, content: NewWords) -> FewWords | None:

@@ -234,8 +234,8 @@ def _join(vectors: Sequence[np.ndarray]) -> np.ndarray:
 
 def _joined(arrays: Sequence[Compared]) -> tuple[np.ndarray, np.ndarray]:
     """The words after of arrays, end to end, and what differs in them."""
-    new = _join([_after(array) for array in arrays])
-    return new, _join([array.old for array in arrays]) ^ new
+    new, old = _join([_after(array) for array in arrays]), _join([array.old for array in arrays])
+    return new, np.bitwise_xor(old, new, out=old if len(arrays) > 1 else None)
 
 
 def _batches(arrays: Iterable[Compared]) -> Iterator[tuple[int, list[Compared]]]:
