@@ -183,7 +183,7 @@ def edited(old: np.ndarray, how: str, rng: np.random.Generator) -> np.ndarray:
         ),
         max_size=12,
     ),
-    lot_words=st.sampled_from([1, 30, 200, _lots._LOT_WORDS]),
+    lot_words=st.sampled_from([1, 30, 200, _lots.LOT_WORDS]),
     seed=st.integers(0, 99),
 )
 def test_changes_recorded_together_say_what_becomes_of_each(arrays, lot_words, seed):
@@ -196,7 +196,7 @@ def test_changes_recorded_together_say_what_becomes_of_each(arrays, lot_words, s
         fresh |= {array_id} if is_fresh else set()
         delta_bytes[array_id] = 10**9 * is_due
     with pytest.MonkeyPatch.context() as patched_lots:
-        patched_lots.setattr(_lots, "_LOT_WORDS", lot_words)
+        patched_lots.setattr(_lots, "LOT_WORDS", lot_words)
         changes = compare([edit.compared for edit in edits], PAGE_BYTES, Here)
         said = said_by(edits, record(edits, changes, fresh, delta_bytes))
     assert said.keys() == {e.info.id for e in edits if (e.old != e.new).any()}

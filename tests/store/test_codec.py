@@ -311,7 +311,7 @@ def test_stored_bytes_of_a_group_are_shared_out_by_size():
     table["coding"] = [Coding.FULL, *[Coding.XOR_GROUP] * 3, Coding.SPARSE, Coding.FULL_GROUP]
     table["raw"], table["items"] = [8, 100, 200, 100, 9, 50], [0, 3, 0, 0, 1, 1]
     table["stored"] = [8, 80, 0, 0, 5, 7]
-    assert shares(table).tolist() == [8, 20, 40, 20, 5, 7]
+    assert shares(table) == [8, 20, 40, 20, 5, 7]
     assert held_bytes(table) == 8 + 400 + 5 + 7
 
 

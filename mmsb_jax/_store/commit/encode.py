@@ -56,6 +56,7 @@ def record_all(
     for lot in sparse:
         lot.record([lanes_before(info.id) for info in lot.infos])
     whole = [part for lot in dense for part in lot.split(_alone(lot, is_fresh, tally))]
+    whole.sort(key=lambda lot: (lot.unit, lot.is_alone))
     for lot in whole:
         lot.record(page_words)
     if large:

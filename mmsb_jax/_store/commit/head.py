@@ -15,22 +15,24 @@ from mmsb_jax._store.commit.encode import Recorded, record_all
 from mmsb_jax._store.commit.lots import Compared
 from mmsb_jax._store.commit.plain import (
     MOST_CHANGES,
-    FewWords,
     NewWords,
+    PlainChange,
     PlainCommit,
     SmallArray,
+    plain_changes,
     plain_of,
 )
 from mmsb_jax._store.commit.plan import Content, Plan
 from mmsb_jax._store.commit.tally import Marks, Tally
 from mmsb_jax._store.encoding.blob import compress_blob
-from mmsb_jax._store.encoding.digest import FEW_WORDS, ZERO, constant_term, state_sum, state_term
+from mmsb_jax._store.encoding.digest import ZERO, constant_term, state_sum, state_term
 from mmsb_jax._store.files.protocol import Buffer
 from mmsb_jax._store.format.data import CommitFrames, NewCommit
 from mmsb_jax._store.format.record import (
     EXTRA_ID,
     EXTRA_IS_JSON,
     FULL,
+    RECORD,
     STRUCTURE_CHANGED,
     CommitRecord,
     PlainRecord,
@@ -89,7 +91,7 @@ class PlainLanding:
     """As `Landing`, of a plain commit."""
 
     version: int
-    changes: Sequence[FewWords]
+    changes: Sequence[PlainChange]
     commit: PlainCommit
     marks: Marks
     logged_bytes: int | None = None
@@ -261,7 +263,7 @@ class Head:
         if not (draft.ops or values or draft.note or draft.extra is not None):
             few = plain_of(self.state, changes, self.tally, self.page_bytes)
             if few is not None:
-                return self.land_few(few, draft)
+                return self.land_plain(few, draft)
         commit = self.encode(plan, changes, draft, values)
         try:
             return self.append(commit, plan, commit.changes)
@@ -280,26 +282,19 @@ class Head:
         """
         if len(behind) < MOST_CHANGES:
             new = [written, *[array.becoming(words) for array, words in behind]]
-            few = [self._few(content) for content in new if content.places.size]
-            plain = [change for change in few if change is not None]
-            if len(plain) == len(few):
-                return self.land_few(plain, draft)
+            new = [content for content in new if content.places.size]
+            plain = plain_changes(new, self.state.table.bases, self.tally)
+            if plain is not None:
+                return self.land_plain(plain, draft)
         array, words, _ = written
         changes = self._compare([Compared(array.info, array.words, words)])
-        changes += self._compare([Compared(a.info, a.words, words) for a, words in behind])
+        if behind:
+            changes += self._compare([Compared(a.info, a.words, words) for a, words in behind])
         return self.land(Plan(self.state, draft), changes, draft, draft.values)
 
-    def _few(self, content: NewWords) -> FewWords | None:
-        """What a content changes, where a plain commit can hold it."""
-        array, words, places = content
-        if places.size > FEW_WORDS or self.tally.is_full_due(array.key, array.nbytes):
-            return None
-        change = FewWords(array, places, words[places])
-        return change if change.is_sparse else None
-
-    def land_few(self, changes: Sequence[FewWords], draft: Draft) -> Landed:
-        """`land` of a plain commit, which changes but few words."""
-        changes = sorted(changes, key=lambda change: change.array.unit)  # as `record_all`
+    def land_plain(self, changes: Sequence[PlainChange], draft: Draft) -> Landed:
+        """`land` of a plain commit."""
+        changes = sorted(changes, key=lambda change: change.order) if len(changes) > 1 else changes
         commit = PlainCommit(self.state.table, self._terms, changes, draft)
         marks = self.tally.marks([change.array.key for change in changes])
         landing = PlainLanding(self.writer.log.version + 1, changes, commit, marks)
@@ -404,7 +399,8 @@ class Head:
                 0 if value is None else constant_term(name, value),
                 0 if before is None else constant_term(name, before),
             )
-        record.records = np.concatenate([*rows, records_of(cut)])
+        rows.append(records_of(cut))
+        record.records = np.frombuffer(b"".join([part.tobytes() for part in rows]), RECORD)
         record.state_digest = state_sum(digest, 0)
 
     def _term(self, array_id: int) -> int:

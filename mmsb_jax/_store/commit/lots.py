@@ -29,7 +29,7 @@ from mmsb_jax._store.format.record import FULL, RECORD, ArrayInfo
 
 SMALL_BYTES = 1 << 16
 """An array of at most so many bytes is taken together with others."""
-_LOT_WORDS = 1 << 16
+LOT_WORDS = 1 << 16
 """Words that are taken together."""
 
 
@@ -96,7 +96,7 @@ class SparseLot:
         if is_in.all():
             return self, []
         others = [
-            array if array.new is not None else array._replace(new=_patched(array.old, picked))
+            array if array.new is not None else array._replace(new=patched_words(array.old, picked))
             for (array, picked), stays in zip(self.each(), is_in.tolist(), strict=True)
             if not stays
         ]
@@ -172,6 +172,9 @@ class DenseLot:
         chunks = group_chunks(new, None if self.is_alone else mixed, self.unit, extents)
         self.chunks, self.joined = (chunks,), None
         self.is_full = int(chunks.table["coding"][0]) != Coding.XOR_GROUP
+        if sizes.max() <= page_words:
+            self._touched = np.ones(sizes.size, bool)
+            return
         pages = -(-sizes // page_words)
         rows = np.arange(pages.sum()) - np.repeat(np.cumsum(pages) - pages, pages)
         firsts = np.repeat(starts, pages) + page_words * rows
@@ -221,7 +224,8 @@ def _after(array: Compared) -> np.ndarray:
     return array.new
 
 
-def _patched(old: np.ndarray, picked: ChangedWords) -> np.ndarray:
+def patched_words(old: np.ndarray, picked: ChangedWords) -> np.ndarray:
+    """All words of an array after some have changed."""
     words = old.copy()
     words[picked.words] = picked.values
     return words
@@ -239,7 +243,7 @@ def _joined(arrays: Sequence[Compared]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _batches(arrays: Iterable[Compared]) -> Iterator[tuple[int, list[Compared]]]:
-    """Arrays of one unit, of about `_LOT_WORDS` words together; one of no bytes is left out."""
+    """Arrays of one unit, of about `LOT_WORDS` words together; one of no bytes is left out."""
     units: dict[int, list[Compared]] = {}
     sizes: dict[int, int] = {}
     for array in arrays:
@@ -247,7 +251,7 @@ def _batches(arrays: Iterable[Compared]) -> Iterator[tuple[int, list[Compared]]]
         if not words:
             continue
         size = sizes.get(unit, 0) + words
-        if size > _LOT_WORDS and unit in units:
+        if size > LOT_WORDS and unit in units:
             yield unit, units.pop(unit)
             size = words
         units.setdefault(unit, []).append(array)

@@ -1,9 +1,9 @@
-"""Plain commits: few words of few small arrays, a step and a source, and nothing else.
+"""Plain commits: few small arrays, a step and a source, and nothing else.
 
 They take the same stages as every commit and make the same bytes; what they do not need (threads,
-tables, operations, constants, a note) is absent, and their few words are found and encoded by
-numbers of Python. NumPy's calls cost more than these do. Most of what a bus lands while it runs is
-of this kind: a `write`, a delta, a small derived array.
+tables, operations, constants, a note) is absent. Where few words change, they are found and encoded
+by numbers of Python: NumPy's calls cost more than these do. Most of what a bus lands while it runs
+is of this kind: a `write`, a delta, a small derived array.
 """
 
 import operator
@@ -14,9 +14,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mmsb_jax._store.commit.changed import ChangedWords
+from mmsb_jax._store.commit.changed import pick
 from mmsb_jax._store.commit.compare import Changes
 from mmsb_jax._store.commit.draft import Draft
+from mmsb_jax._store.commit.lots import LOT_WORDS, Compared, DenseLot, SparseLot, patched_words
 from mmsb_jax._store.commit.tally import Tally
 from mmsb_jax._store.encoding.base import unit_of_dtype
 from mmsb_jax._store.encoding.choose import prefers_sparse
@@ -29,15 +30,16 @@ from mmsb_jax._store.encoding.digest import (
     state_sum,
     state_term,
 )
+from mmsb_jax._store.encoding.group import LEAST_BYTES
 from mmsb_jax._store.encoding.sparse import count_few, few_chunk
 from mmsb_jax._store.files.protocol import Buffer
 from mmsb_jax._store.format.chain import chain_after
 from mmsb_jax._store.format.data import Position
 from mmsb_jax._store.format.frame import Header, Kind, build_frame
-from mmsb_jax._store.format.record import ArrayInfo, PlainRecord
+from mmsb_jax._store.format.record import FULL, ArrayInfo, PlainRecord
 from mmsb_jax._store.state.state import StoredState, Table
 
-MOST_CHANGES = 8
+MOST_CHANGES = 16
 _PACKERS = [struct.Struct(f"<{count}I").pack for count in range(FEW_WORDS + 1)]
 
 
@@ -82,6 +84,11 @@ class NewWords(NamedTuple):
     words: np.ndarray
     places: np.ndarray
 
+    @property
+    def may_be_sparse(self) -> bool:
+        """Whether it may be written element by element; an element may be less than a word."""
+        return prefers_sparse(self.places.size, self.array.unit, self.array.nbytes)
+
 
 class FewWords:
     """What a commit does to a few words of a small array.
@@ -99,6 +106,14 @@ class FewWords:
     """
 
     __slots__ = ("array", "changed_bytes", "chunk", "gained", "is_sparse", "places", "values")
+
+    flags = 0
+    is_dense = False
+
+    @property
+    def order(self) -> tuple[bool, int, bool]:
+        """Where its record stands among others, as `record_all` has them."""
+        return False, self.array.unit, False
 
     def __init__(self, array: SmallArray, places: np.ndarray, values: np.ndarray) -> None:
         self.array = array
@@ -127,21 +142,113 @@ class FewWords:
             array.versions[self.places // array.page_words] = version
 
 
+class ManyWords:
+    """As `FewWords`, what a commit does to more words of a small array: a lot of one.
+
+    Args:
+        array: the array.
+        lot: the same, recorded; of a sparse one the digest before it is that of zeros.
+    """
+
+    __slots__ = ("array", "changed_bytes", "chunk", "flags", "is_dense", "lot")
+
+    def __init__(self, array: SmallArray, lot: SparseLot | DenseLot) -> None:
+        self.array = array
+        self.lot = lot
+        self.is_dense = isinstance(lot, DenseLot)
+        self.flags = FULL * lot.is_full if isinstance(lot, DenseLot) else 0
+        self.changed_bytes = int(lot.changed_bytes[0])
+        (self.chunk,) = lot.chunks
+
+    @property
+    def order(self) -> tuple[bool, int, bool]:
+        """As `FewWords.order`."""
+        return self.is_dense, self.lot.unit, isinstance(self.lot, DenseLot) and self.lot.is_alone
+
+    def lanes(self, before: Lanes) -> Lanes:
+        """The digest after it."""
+        first, second = self.lot.lanes[:, 0].tolist()
+        return (first, second) if self.is_dense else add(before, (first, second))
+
+    def put(self, version: int) -> None:
+        """As `FewWords.put`."""
+        array = self.array
+        self.lot.put({array.key: array.versions}, array.page_words, version)
+
+
+PlainChange = FewWords | ManyWords
+
+
+def plain_change(content: NewWords, is_fresh: bool) -> PlainChange:
+    """What an array is to become, at least a word of it, as a change of a plain commit.
+
+    Args:
+        content: what it is to become.
+        is_fresh: whether the log holds no record of it yet.
+    """
+    array, words, places = content
+    count = places.size
+    if count <= FEW_WORDS:
+        few = FewWords(array, places, words[places])
+        if few.is_sparse:
+            return few
+    compared = Compared(array.info, array.words, words)
+    if content.may_be_sparse:
+        picked = pick(array.words, words, places)
+        lot = SparseLot([compared], array.unit, np.array([count]), picked)
+        if prefers_sparse(int(lot.items[0]), array.unit, array.nbytes):
+            lot.record([ZERO])
+            return ManyWords(array, lot)
+    dense = DenseLot([compared], array.unit, is_alone=is_fresh)
+    dense.record(array.page_words)
+    return ManyWords(array, dense)
+
+
+def plain_changes(
+    contents: Sequence[NewWords], bases: Mapping[int, int], tally: Tally
+) -> list[PlainChange] | None:
+    """What small arrays become, at least a word of each, as the changes of a plain commit.
+
+    None where they are too many, or would have other bytes in lots: several dense ones are a group
+    there, unless this is too small for one.
+    """
+    if len(contents) > MOST_CHANGES:
+        return None
+    words, dense = 0, list[SmallArray]()
+    for content in contents:
+        array = content.array
+        if tally.is_full_due(array.key, array.nbytes):
+            return None
+        words += array.words.size
+        if not content.may_be_sparse:
+            dense.append(array)
+    if words > LOT_WORDS or not _is_no_group(dense):
+        return None
+    changes = [plain_change(content, content.array.key not in bases) for content in contents]
+    dense = [change.array for change in changes if change.is_dense]
+    return changes if _is_no_group(dense) else None
+
+
+def _is_no_group(dense: Sequence[SmallArray]) -> bool:
+    return len(dense) < 2 or sum(4 * array.words.size for array in dense) < LEAST_BYTES
+
+
 def plain_of(
     state: StoredState, changes: Changes, tally: Tally, page_bytes: int
-) -> list[FewWords] | None:
-    """The changes of a plain commit; None where they are too many, or too large."""
-    lots = changes.lots
-    if changes.dense or changes.large or sum(len(lot.arrays) for lot in lots) > MOST_CHANGES:
+) -> list[PlainChange] | None:
+    """`plain_changes` of what was compared."""
+    parts = [*changes.lots, *changes.dense]
+    if changes.large or sum(len(lot.arrays) for lot in parts) > MOST_CHANGES:
         return None
-    if any(lot.counts.max() > FEW_WORDS or tally.are_full_due(lot.infos).any() for lot in lots):
-        return None
-    found = (one for lot in lots for one in lot.each())
-    return [_few_of(state, array.info, picked, page_bytes) for array, picked in found]
-
-
-def _few_of(state: StoredState, info: ArrayInfo, picked: ChangedWords, page_bytes: int) -> FewWords:
-    return FewWords(SmallArray(state, info, page_bytes), picked.words, picked.values)
+    contents = list[NewWords]()
+    for lot in changes.lots:
+        for (info, old, new), picked in lot.each():
+            after = new if new is not None else patched_words(old, picked)
+            contents.append(NewWords(SmallArray(state, info, page_bytes), after, picked.words))
+    for info, _, new in (array for lot in changes.dense for array in lot.arrays):
+        assert new is not None
+        contents.append(SmallArray(state, info, page_bytes).becoming(new))
+    return plain_changes(contents, state.table.bases, tally)
 
 
 class PlainCommit:
@@ -161,7 +268,7 @@ class PlainCommit:
     chain = b""
 
     def __init__(
-        self, table: Table, terms: Mapping[int, int], changes: Sequence[FewWords], draft: Draft
+        self, table: Table, terms: Mapping[int, int], changes: Sequence[PlainChange], draft: Draft
     ) -> None:
         now = time.time_ns() if draft.time_ns is None else draft.time_ns
         self.record = record = PlainRecord(now, draft.step, draft.source, table.next_id)
@@ -176,7 +283,8 @@ class PlainCommit:
             if term_before is None:
                 term_before = state_term(key, array.schema, lanes_before)
             digest = state_sum(digest, term, term_before)
-            rows.append((key, table.bases.get(key, 0), *lanes, change.changed_bytes, 1, 0))
+            base = table.bases.get(key, 0)
+            rows.append((key, base, *lanes, change.changed_bytes, 1, change.flags))
             record.changed_bytes += change.changed_bytes
             sizes.append(len(chunk.data))
             chunks.append(chunk.rows)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mmsb_jax._store.encoding.base import compress, planes_of
+from mmsb_jax._store.encoding.base import compress
 
 _COMPRESS_BELOW = 0.85
 """What is compressed, is where a sample shrinks below this share of its size."""
@@ -32,8 +32,8 @@ def sample_spans(nbytes: int, unit: int) -> list[slice]:
 
 def sample_sizes(pieces: Sequence[np.ndarray], unit: int) -> list[int]:
     """The bytes of each plane of a sample, compressed."""
-    sample = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
-    return [len(compress(plane.data)) for plane in planes_of(sample, unit)]
+    sample = b"".join([piece.tobytes() for piece in pieces])
+    return [len(compress(sample[plane::unit])) for plane in range(unit)]
 
 
 def helps(size: int, nbytes: int) -> bool:

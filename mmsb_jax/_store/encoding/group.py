@@ -29,6 +29,8 @@ from mmsb_jax._store.format.chunk import (
 )
 from mmsb_jax._store.format.frame import BadFrameError
 
+LEAST_BYTES = 1 << 11
+"""What is less is stored as it is: a frame takes as much, and the compression more time than it."""
 Mixed = Callable[[slice], np.ndarray]
 """What differs in some of the bytes (uint8[n])."""
 
@@ -43,6 +45,8 @@ def encode_group(new: np.ndarray, mixed: Mixed | None, unit: int) -> tuple[Codin
 
     Cost: a few samples; about 1 ns a byte, and the compression of the planes that shrink.
     """
+    if new.size < LEAST_BYTES:
+        return None
     spans = sample_spans(new.size, unit)
     coding, sizes = Coding.FULL_GROUP, sample_sizes([new[span] for span in spans], unit)
     if mixed is not None:

@@ -45,7 +45,6 @@ class Coding(IntEnum):
 
 SPARSE_CODINGS = frozenset({Coding.SPARSE, Coding.SPARSE_ZSTD})
 GROUP_CODINGS = frozenset({Coding.FULL_GROUP, Coding.XOR_GROUP})
-_GROUPS = np.array(sorted(GROUP_CODINGS), np.uint8)
 
 
 @dataclass(slots=True)
@@ -108,23 +107,30 @@ def pack_chunks(chunks: Sequence[Chunk | Chunks]) -> np.ndarray:
 
 def held_bytes(table: np.ndarray) -> int:
     """Bytes that the data of chunks may take while they wait: of groups of several, decoded."""
-    is_shared = np.isin(table["coding"], _GROUPS) & (table["items"] != 1)
-    return int(np.where(is_shared, table["raw"], table["stored"]).sum(dtype=np.uint64))
+    held = table["stored"]
+    if has_groups(table):
+        is_shared = np.isin(table["coding"], list(GROUP_CODINGS)) & (table["items"] != 1)
+        held = np.where(is_shared, table["raw"], held)
+    return int(held.sum(dtype=np.uint64))
 
 
-def shares(table: np.ndarray) -> np.ndarray:
-    """Bytes stored of each chunk (uint64[n]); those of a group are shared out by size."""
-    sizes, is_group = table["stored"].astype(np.uint64), np.isin(table["coding"], _GROUPS)
-    if is_group.any():
-        raw = table["raw"][is_group].astype(np.uint64)
-        begins = table["items"][is_group] > 0
-        begins[0] = True
-        starts = begins.nonzero()[0]
-        group = np.cumsum(begins) - 1
-        totals = np.maximum(np.add.reduceat(raw, starts), 1)
-        stored = np.add.reduceat(sizes[is_group], starts)
-        sizes[is_group] = stored[group] * raw // totals[group]
+def shares(table: np.ndarray) -> list[int]:
+    """Bytes stored of each chunk; those of a group are shared out by size."""
+    sizes = table["stored"].tolist()
+    if not has_groups(table):
+        return sizes
+    codings, items, raw = (table[name].tolist() for name in ("coding", "items", "raw"))
+    for first, coding in enumerate(codings):
+        if coding in GROUP_CODINGS and items[first] > 1:
+            group = slice(first, first + items[first])
+            total = sum(raw[group]) or 1
+            sizes[group] = [sizes[first] * nbytes // total for nbytes in raw[group]]
     return sizes
+
+
+def has_groups(table: np.ndarray) -> bool:
+    """Whether any of the chunks is of a group."""
+    return not GROUP_CODINGS.isdisjoint(table["coding"].tobytes())
 
 
 class Group:

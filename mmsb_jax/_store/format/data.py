@@ -21,6 +21,7 @@ from mmsb_jax._store.format.chunk import (
     Chunks,
     Group,
     GroupPart,
+    has_groups,
     pack_chunks,
 )
 from mmsb_jax._store.format.frame import (
@@ -85,7 +86,7 @@ def data_of_frame(rows: np.ndarray, data: memoryview) -> list[ChunkData]:
     for size in rows["stored"].tolist():
         start, stop = stop, stop + size
         parts.append(data[start:stop])
-    if not GROUP_CODINGS.isdisjoint(rows["coding"].tobytes()):
+    if has_groups(rows):
         _part_groups(rows, parts)
     return parts
 

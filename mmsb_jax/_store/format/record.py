@@ -325,13 +325,10 @@ class CommitRecord:
 
     def stored(self) -> Iterator[Stored]:
         """Of each of its records what it takes; of a group's bytes, its share by size."""
-        records, chunks = self.records, self.chunks
-        stops = np.cumsum(records["chunks"], dtype=np.int64)
-        sums = np.zeros(chunks.size + 1, np.uint64)
-        np.cumsum(shares(chunks), out=sums[1:])
-        sizes = sums[stops] - sums[stops - records["chunks"]]
-        columns = records["id"], sizes, records["flags"]
-        return zip(*(column.tolist() for column in columns), strict=True)
+        sizes, stop = shares(self.chunks), 0
+        for array_id, _, _, _, _, chunks, flags in self.rows():
+            start, stop = stop, stop + chunks
+            yield array_id, sizes[start] if chunks == 1 else sum(sizes[start:stop]), flags
 
 
 _NO_FRAMES = xxhash.xxh3_128_digest(b"")  # as `frames_hash` of none
