@@ -26,7 +26,6 @@ from mmsb_jax._base import strict_json, texts
 from mmsb_jax._core.tree import statics
 from mmsb_jax._store.commit import lots, tally
 from mmsb_jax._store.encoding import base, choose, digest, group
-from mmsb_jax._store.encoding import dense as encode
 from mmsb_jax._store.files.disk import DiskFiles
 from mmsb_jax._store.format import chain as _chain
 from mmsb_jax._store.format import chunk as _chunk
@@ -34,6 +33,7 @@ from mmsb_jax._store.format import data as _frames
 from mmsb_jax._store.format import frame, index, tags
 from mmsb_jax._store.format import manifest as _manifest
 from mmsb_jax._store.format import record as _record
+from mmsb_jax._store.format.chunk import Coding
 from mmsb_jax._store.log import archive, contents
 from mmsb_jax._store.log import segment as _segment
 from mmsb_jax._store.log.log import Log
@@ -86,7 +86,7 @@ STRUCTS = {
 CONSTANTS: dict[str, dict[str, Any]] = {
     "kinds": dict(frame.Kind.__members__),
     "operation codes": dict(_record.OpCode.__members__),
-    "codings": dict(encode.Coding.__members__),
+    "codings": dict(Coding.__members__),
     "commit flags": {
         "HAS_STEP": _record.HAS_STEP,
         "DIGEST_ONLY": _record.DIGEST_ONLY,
@@ -103,7 +103,7 @@ CONSTANTS: dict[str, dict[str, Any]] = {
     },
     "the writer's constants": {
         "inline_bytes": _frames.INLINE_BYTES,
-        "chunk_bytes": encode.CHUNK_BYTES,
+        "chunk_bytes": _chunk.CHUNK_BYTES,
         "sparse_items": _chunk.SPARSE_ITEMS,
         "sparse_span_bytes": _chunk.SPARSE_SPAN_BYTES,
         "compress_below": choose._COMPRESS_BELOW,
@@ -375,10 +375,7 @@ def test_reader_of_a_log_written_now_gives_every_version(tmp_path: Path):
     ):
         check_library(tmp_path / name, describe(scribe))
         log = check_reader(tmp_path / name, describe(scribe))
-        assert codings(log) >= set(encode.Coding) - {
-            encode.Coding.XOR_ZSTD,
-            encode.Coding.FULL_ZSTD,
-        }
+        assert {Coding.SPARSE, Coding.SPARSE_ZSTD, Coding.FULL} <= codings(log)
         assert not log.left_out
 
 
@@ -401,7 +398,7 @@ def test_reader_of_groups_gives_every_version(tmp_path: Path):
     scribe.close()
     check_library(tmp_path, describe(scribe))
     log = check_reader(tmp_path, describe(scribe))
-    assert codings(log) >= {encode.Coding.FULL_GROUP, encode.Coding.XOR_GROUP}
+    assert codings(log) >= {Coding.FULL_GROUP, Coding.XOR_GROUP}
 
 
 def test_reader_of_a_fork_of_a_fork_gives_every_version(tmp_path: Path):
@@ -434,15 +431,15 @@ def test_reader_of_large_arrays_finds_their_data_frames(tmp_path: Path):
     scribe.close()
     log = check_reader(tmp_path, describe(scribe))
     first, second, third = log.commits
-    assert first.frame_sizes[0] == encode.CHUNK_BYTES
+    assert first.frame_sizes[0] == _chunk.CHUNK_BYTES
     assert len(first.frame_sizes) == 2
-    dense = {encode.Coding.FULL, encode.Coding.FULL_GROUP}
+    dense = {Coding.FULL, Coding.FULL_GROUP}
     assert {c.coding for r in first.records for c in r.chunks} == dense
     (sparse,) = second.records
     most = _chunk.SPARSE_ITEMS
     assert [chunk.items for chunk in sparse.chunks] == [most, 280_000 - most]
-    assert {c.coding for r in third.records for c in r.chunks} == {encode.Coding.XOR_GROUP}
-    assert third.records[0].chunks[1].offset == encode.CHUNK_BYTES
+    assert {c.coding for r in third.records for c in r.chunks} == {Coding.XOR_GROUP}
+    assert third.records[0].chunks[1].offset == _chunk.CHUNK_BYTES
 
 
 @pytest.mark.parametrize("itemsize", [1, 2, 4, 8, 3, 6])

@@ -58,7 +58,7 @@ def _small(value: float) -> np.ndarray:
 
 
 SMALL_AFTER = ["adopt", "put", "adopt_plain", "count", "_landed", "_announce", "done"]
-SMALL_BEFORE = ["becoming", "run_schedule", "_few", "_write", "build_frame"]
+SMALL_BEFORE = ["becoming", "run_schedule", "plain_changes", "_write", "build_frame"]
 
 
 @pytest.mark.parametrize("where", [*SMALL_BEFORE, *SMALL_AFTER])

@@ -506,6 +506,7 @@ def test_what_cannot_follow_the_log_does_so_with_the_next_call_that_has_room(
 
     if where == "adopt":
         monkeypatch.setattr(head, "adopt", fail)
+        monkeypatch.setattr(head, "adopt_plain", fail)
     else:
         monkeypatch.setattr(bus._session.engine, "_commit_of", fail)
     calls = [lambda: bus.commit(make_tree(1)), bus.tree, lambda: bus.commit(make_tree(2))]

@@ -446,7 +446,7 @@ def twins(commits: int) -> tuple[Scribe, Scribe]:
     for log, seed in ((scribe, 0), (twin, 1)):
         rng = np.random.default_rng(seed)
         for _ in range(commits):
-            log.write("w", rng.integers(0, 256, 200, np.uint8)).commit()
+            log.write("w", rng.integers(0, 256, 200, np.uint8)).commit(note="1")
     assert scribe.files.size(FIRST) == twin.files.size(FIRST)
     return scribe, twin
 
