@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from mmsb_jax._base import strict_json, texts
 from mmsb_jax._core.tree import statics
-from mmsb_jax._store.commit import lots, tally
+from mmsb_jax._store.commit import tally
 from mmsb_jax._store.encoding import base, choose, digest, group
 from mmsb_jax._store.files.disk import DiskFiles
 from mmsb_jax._store.format import chain as _chain
@@ -109,8 +109,8 @@ CONSTANTS: dict[str, dict[str, Any]] = {
         "compress_below": choose._COMPRESS_BELOW,
         "samples": choose._SAMPLES,
         "sample_items": choose._SAMPLE_ITEMS,
-        "small_bytes": lots.SMALL_BYTES,
-        "lot_bytes": 4 * lots.LOT_WORDS,
+        "small_bytes": group.SMALL_BYTES,
+        "lot_bytes": 4 * group.LOT_WORDS,
         "group_bytes": group.LEAST_BYTES,
         "zstd_level": base._ZSTD_LEVEL,
         "least_delta_bytes": tally.LEAST_SPARSE_BYTES,

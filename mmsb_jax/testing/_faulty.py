@@ -7,7 +7,7 @@ Two places to fail: `FaultyFiles` around any file layer, by what the store asks 
 import errno
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from mmsb_jax._bus.bus import Bus
@@ -138,7 +138,7 @@ class FaultyFiles:
             raise unreadable(disk_fault(self._faults.code), name)
         return self.inner.read(name, offset, size)
 
-    def publish(self, name: str, buffers: Sequence[Buffer]) -> None:
+    def publish(self, name: str, buffers: Iterable[Buffer]) -> None:
         """Kind ``publish``: nothing of the file is there where it fails."""
         self._may_fail("publish")
         self.inner.publish(name, buffers)

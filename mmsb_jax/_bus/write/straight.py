@@ -20,8 +20,8 @@ from mmsb_jax._core.delta import Delta
 from mmsb_jax._core.layout import Layout
 from mmsb_jax._core.region import Region
 from mmsb_jax._store.commit.draft import Draft
-from mmsb_jax._store.commit.lots import SMALL_BYTES
 from mmsb_jax._store.commit.plain import SmallArray
+from mmsb_jax._store.encoding.group import SMALL_BYTES
 from mmsb_jax._store.query.commit import Commit
 
 _MOST_BLOCKS = 8

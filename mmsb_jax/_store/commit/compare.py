@@ -22,7 +22,6 @@ from mmsb_jax._store.commit.changed import (
     pick,
 )
 from mmsb_jax._store.commit.lots import (
-    SMALL_BYTES,
     Compared,
     DenseLot,
     SparseLot,
@@ -33,6 +32,7 @@ from mmsb_jax._store.encoding.base import unit_of_dtype
 from mmsb_jax._store.encoding.choose import prefers_sparse
 from mmsb_jax._store.encoding.dense import encode_dense
 from mmsb_jax._store.encoding.digest import Lanes, add, digest_gained, digest_words
+from mmsb_jax._store.encoding.group import SMALL_BYTES
 from mmsb_jax._store.encoding.sparse import count_few, encode_sparse
 from mmsb_jax._store.format.chunk import Chunk, Chunks, Coding
 from mmsb_jax._store.format.record import FULL, ArrayInfo, records_of

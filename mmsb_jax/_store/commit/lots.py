@@ -22,15 +22,10 @@ from mmsb_jax._store.commit.changed import (
 from mmsb_jax._store.encoding.base import unit_of_dtype
 from mmsb_jax._store.encoding.choose import prefer_sparse
 from mmsb_jax._store.encoding.digest import Lanes, digest_each, gained_each
-from mmsb_jax._store.encoding.group import group_chunks
+from mmsb_jax._store.encoding.group import LOT_WORDS, group_chunks
 from mmsb_jax._store.encoding.sparse import sparse_chunks
 from mmsb_jax._store.format.chunk import Chunks, Coding
 from mmsb_jax._store.format.record import FULL, RECORD, ArrayInfo
-
-SMALL_BYTES = 1 << 16
-"""An array of at most so many bytes is taken together with others."""
-LOT_WORDS = 1 << 16
-"""Words that are taken together."""
 
 
 class Compared(NamedTuple):

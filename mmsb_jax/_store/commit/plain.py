@@ -17,7 +17,7 @@ import numpy as np
 from mmsb_jax._store.commit.changed import pick
 from mmsb_jax._store.commit.compare import Changes
 from mmsb_jax._store.commit.draft import Draft
-from mmsb_jax._store.commit.lots import LOT_WORDS, Compared, DenseLot, SparseLot, patched_words
+from mmsb_jax._store.commit.lots import Compared, DenseLot, SparseLot, patched_words
 from mmsb_jax._store.commit.tally import Tally
 from mmsb_jax._store.encoding.base import unit_of_dtype
 from mmsb_jax._store.encoding.choose import prefers_sparse
@@ -30,7 +30,7 @@ from mmsb_jax._store.encoding.digest import (
     state_sum,
     state_term,
 )
-from mmsb_jax._store.encoding.group import LEAST_BYTES
+from mmsb_jax._store.encoding.group import LEAST_BYTES, LOT_WORDS
 from mmsb_jax._store.encoding.sparse import count_few, few_chunk
 from mmsb_jax._store.files.protocol import Buffer
 from mmsb_jax._store.format.chain import chain_after

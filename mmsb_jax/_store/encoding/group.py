@@ -29,6 +29,10 @@ from mmsb_jax._store.format.chunk import (
 )
 from mmsb_jax._store.format.frame import BadFrameError
 
+SMALL_BYTES = 1 << 16
+"""An array of at most so many bytes is taken together with others."""
+LOT_WORDS = 1 << 16
+"""Words that are taken together."""
 LEAST_BYTES = 1 << 11
 """What is less is stored as it is: a frame takes as much, and the compression more time than it."""
 Mixed = Callable[[slice], np.ndarray]

@@ -5,7 +5,7 @@ import errno
 import os
 import stat
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -256,7 +256,7 @@ class DiskFiles:
                 f"folder itself to its place, or make the whole log a link.",
             )
 
-    def publish(self, name: str, buffers: Sequence[Buffer]) -> None:
+    def publish(self, name: str, buffers: Iterable[Buffer]) -> None:
         path = self.root / name
         self.made.add(name)
         draft = path.with_name(path.name + ".draft")
@@ -264,7 +264,8 @@ class DiskFiles:
         handle = self.create(f"{name}.draft")
         try:
             with _closing(handle.close):
-                handle.append(buffers)
+                for buffer in buffers:
+                    handle.append((buffer,))
                 handle.sync()
             # What was removed is not to come back beside the new file.
             for folder in list(self._removed_from):

@@ -3,7 +3,7 @@
 import errno
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from mmsb_jax._store.files.protocol import AppendFile, Buffer, Files
 
@@ -75,7 +75,7 @@ class MemoryFiles:
     def names(self, folder: str) -> list[str]:
         return sorted(name for name in list(self._files) if name.rpartition("/")[0] == folder)
 
-    def publish(self, name: str, buffers: Sequence[Buffer]) -> None:
+    def publish(self, name: str, buffers: Iterable[Buffer]) -> None:
         self._files[name] = _MemoryFile(b"".join(buffers))
 
     def copy(self, source: Files, name: str, size: int) -> None:

@@ -8,7 +8,7 @@ which is a `FileNotFoundError`. Where writing fails it is the system's: the writ
 of the log.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 Buffer = bytes | bytearray | memoryview
@@ -70,8 +70,11 @@ class Files(Protocol):
         """Sorted names of the files in ``folder``, each with the folder before it."""
         ...
 
-    def publish(self, name: str, buffers: Sequence[Buffer]) -> None:
-        """Put a whole file in place at once and durably: after a crash, the old one or the new."""
+    def publish(self, name: str, buffers: Iterable[Buffer]) -> None:
+        """Put a whole file in place at once and durably: after a crash, the old one or the new.
+
+        What ``buffers`` raises leaves the old one.
+        """
         ...
 
     def copy(self, source: "Files", name: str, size: int) -> None:

@@ -11,16 +11,24 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mmsb_jax._base.dtypes import parse_dtype
 from mmsb_jax._base.memory_limit import room_for
-from mmsb_jax._store.encoding.base import unit_of
+from mmsb_jax._store.encoding.base import unit_of_dtype
 from mmsb_jax._store.encoding.blob import read_blob
 from mmsb_jax._store.encoding.decode import decode_into
 from mmsb_jax._store.encoding.dense import encode_dense
 from mmsb_jax._store.encoding.digest import ZERO
+from mmsb_jax._store.encoding.group import LOT_WORDS, SMALL_BYTES, group_chunks
 from mmsb_jax._store.files.protocol import Buffer, Files
 from mmsb_jax._store.format.chain import LogIds, frames_hash, has_frames
-from mmsb_jax._store.format.chunk import Chunk, ChunkData, Coding, own_data, pack_chunks
+from mmsb_jax._store.format.chunk import (
+    CHUNK,
+    Chunk,
+    ChunkData,
+    Chunks,
+    Coding,
+    own_data,
+    pack_chunks,
+)
 from mmsb_jax._store.format.data import chunk_data, chunks_of_frames, data_frames, data_of_frame
 from mmsb_jax._store.format.frame import (
     BadFrameError,
@@ -43,9 +51,13 @@ from mmsb_jax._store.format.record import (
     CommitRecord,
     Op,
     OpCode,
+    Row,
     records_of,
 )
 from mmsb_jax._store.state.state import StoredState
+
+_PIECE_BYTES = 64 << 20
+"""Of an array, encoded at a time."""
 
 
 def write_snapshot(
@@ -61,10 +73,16 @@ def write_snapshot(
     The log must be synced up to ``position``, where the version ends. ``extra`` is kept beside the
     state where the commit itself will go.
     """
+    sizes = list[int]()
+
+    def counted() -> Iterator[Buffer]:
+        for buffer in _frames(state, time_ns, position, executor, extra):
+            sizes.append(len(buffer))
+            yield buffer
+
     with room_for(f"the snapshot of version {state.table.version}"):
-        buffers = list(_frames(state, time_ns, position, executor, extra))
-    files.publish(snapshot_name(state.table.version), buffers)
-    return sum(map(len, buffers))
+        files.publish(snapshot_name(state.table.version), counted())
+    return sum(sizes)
 
 
 def snapshot_bytes(state: StoredState, extra: "Extra | None" = None) -> int:
@@ -111,6 +129,77 @@ class Extra(NamedTuple):
         return cls(chunks, bool(record.flags & EXTRA_IS_JSON), int(given_by[0]))
 
 
+class _Contents:
+    """What a snapshot holds, made piece by piece, so that little of it is in memory at a time.
+
+    Attributes:
+        rows: the records of what has been made.
+        table: the rows of its chunks.
+    """
+
+    def __init__(self, state: StoredState, executor: Callable[[], Executor] | None) -> None:
+        self.rows = list[Row]()
+        self.table = list[bytes]()
+        self._state = state
+        self._executor = executor
+        self._lots: dict[int, list[tuple[Row, np.ndarray]]] = {}  # by the unit of their elements
+        self._left: dict[int, int] = {}
+
+    def chunks(self, extra: "Extra | None") -> Iterator[Chunk | Chunks]:
+        """The chunks of all arrays, and of ``extra``."""
+        for chunk in self._chunks():
+            self.table.append(chunk.rows)
+            yield chunk
+        if extra is not None:
+            given_by = 0 if extra.version == self._state.table.version else extra.version
+            self.rows.append((EXTRA_ID, given_by, 0, 0, 0, len(extra.chunks), FULL))
+            self.table += [chunk.rows for chunk in extra.chunks]
+            yield from extra.chunks
+
+    def _chunks(self) -> Iterator[Chunk | Chunks]:
+        state, table = self._state, self._state.table
+        for array_id, info in table.arrays.items():
+            base, lanes = table.bases.get(array_id, 0), table.lanes.get(array_id, ZERO)
+            if base == 0:
+                continue  # never written: zeros
+            row = array_id, base, *lanes, info.nbytes, 1, FULL
+            yield from self._array(row, state.words[array_id], unit_of_dtype(info.dtype))
+            versions = state.page_versions.get(array_id)
+            if versions is not None and versions.size:
+                row = array_id, base, *lanes, 0, 1, PAGE_VERSIONS
+                yield from self._array(row, versions, 8)
+        for unit in list(self._lots):
+            yield self._lot(unit)
+
+    def _array(self, row: Row, words: np.ndarray, unit: int) -> Iterator[Chunk | Chunks]:
+        """The chunks of an array; those of a small one wait for others of the ``unit``."""
+        if words.nbytes <= SMALL_BYTES:
+            if self._left.get(unit, 0) < words.nbytes and unit in self._lots:
+                yield self._lot(unit)
+            if unit not in self._lots:
+                self._lots[unit], self._left[unit] = [], 4 * LOT_WORDS
+            self._lots[unit].append((row, words))
+            self._left[unit] -= words.nbytes
+            return
+        raw, count = words.view(np.uint8), 0
+        raw = raw[: row[4]] if row[6] == FULL else raw
+        for start in range(0, raw.size, _PIECE_BYTES):
+            piece = raw[start : start + _PIECE_BYTES]
+            for chunk in encode_dense(piece, None, unit, self._executor):
+                chunk.offset += start
+                count += 1
+                yield chunk
+        self.rows.append((*row[:5], count, row[6]))
+
+    def _lot(self, unit: int) -> Chunks:
+        """The small arrays that wait, as one group."""
+        lot = self._lots.pop(unit)
+        self.rows += [row for row, _ in lot]
+        nbytes = [row[4] if row[6] == FULL else words.nbytes for row, words in lot]
+        words = np.concatenate([words.view(np.uint32) for _, words in lot])
+        return group_chunks(words, None, unit, np.array(nbytes))
+
+
 def _frames(
     state: StoredState,
     time_ns: int,
@@ -118,28 +207,9 @@ def _frames(
     executor: Callable[[], Executor] | None,
     extra: Extra | None,
 ) -> Iterator[Buffer]:
-    table = state.table
-    rows, chunks, flags = [], [], VALUES_REPLACE
-    for array_id, info in table.arrays.items():
-        base, lanes = table.bases.get(array_id, 0), table.lanes.get(array_id, ZERO)
-        if base == 0:
-            continue  # never written: zeros
-        unit = unit_of(parse_dtype(info.dtype).itemsize)
-        encoded = encode_dense(state.bytes_of(array_id), None, unit, executor)
-        rows.append((array_id, base, *lanes, info.nbytes, len(encoded), FULL))
-        chunks += encoded
-        versions = state.page_versions.get(array_id)
-        if versions is not None and versions.size:
-            encoded = encode_dense(versions.view(np.uint8), None, 8)
-            rows.append((array_id, base, *lanes, 0, len(encoded), PAGE_VERSIONS))
-            chunks += encoded
-    if extra is not None:
-        given_by = 0 if extra.version == table.version else extra.version
-        rows.append((EXTRA_ID, given_by, 0, 0, 0, len(extra.chunks), FULL))
-        chunks += extra.chunks
-        flags |= EXTRA_IS_JSON if extra.is_json else 0
+    table, contents = state.table, _Contents(state, executor)
     offset, sizes = 0, []
-    for header, frame in data_frames(chunks, position=0, synced=position):
+    for header, frame in data_frames(contents.chunks(extra), position=0, synced=position):
         offset += header.frame_bytes
         sizes.append((header.data_bytes, header.data_hash))
         yield from frame
@@ -150,12 +220,12 @@ def _frames(
         version=table.version,
         time_ns=time_ns,
         values={**table.values, **table.graph},
-        flags=flags,
+        flags=VALUES_REPLACE | (EXTRA_IS_JSON if extra is not None and extra.is_json else 0),
         next_id=table.next_id,
         frame_sizes=[size for size, _ in sizes],
         frames_hash=frames_hash(sizes),
-        records=records_of(rows),
-        chunks=pack_chunks(chunks),
+        records=records_of(contents.rows),
+        chunks=np.frombuffer(b"".join(contents.table), CHUNK),
         ops=[Op(OpCode.CREATE, info) for info in table.arrays.values()],
     )
     yield from build_frame(Kind.SNAPSHOT, offset, position, record.encode())[1]
