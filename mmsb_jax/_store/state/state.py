@@ -1,6 +1,6 @@
 """A state rebuilt from the log: the table of arrays, their bytes, and what commits do to them."""
 
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 
@@ -14,6 +14,7 @@ from mmsb_jax._store.encoding.digest import (
     ZERO,
     Lanes,
     constant_term,
+    digest_each,
     digest_words,
     state_sum,
     state_term,
@@ -43,6 +44,8 @@ Later = dict[int, list[tuple[np.void, ChunkData, int]]]
 """Chunks that are still to be decoded, each with its version; by the id of the array, in order."""
 
 _PIECEMEAL_WORDS = 1 << 20
+_TOGETHER_WORDS = 1 << 15
+"""Words of small arrays that are digested together."""
 
 
 def word_count(nbytes: int) -> int:
@@ -462,7 +465,7 @@ class StoredState:
         """
         # What has no record is all zeros.
         held = [i for i in self.table.lanes if i in self.words and (ids is None or i in ids)]
-        for array_id, lanes in zip(held, self.digest_each(held, executor), strict=True):
+        for array_id, lanes in self.digests(held, executor):
             if lanes != self.table.lanes[array_id]:
                 name = self.table.arrays[array_id].name
                 raise BadFrameError(f"the bytes of {name!r} do not have the digest recorded")
@@ -471,9 +474,28 @@ class StoredState:
                 f"the state at version {self.table.version} does not have the digest recorded"
             )
 
-    def digest_each(self, held: list[int], executor: Executor | None = None) -> Iterable[Lanes]:
-        """The digests of arrays that are held: large ones piece by piece, small side by side."""
-        largest = max((self.words[array_id].size for array_id in held), default=0)
-        if executor is None or largest > _PIECEMEAL_WORDS:
-            return (digest_words(self.words[array_id], executor=executor) for array_id in held)
-        return executor.map(lambda array_id: digest_words(self.words[array_id]), held)
+    def digests(
+        self, held: Iterable[int], executor: Executor | None = None
+    ) -> Iterator[tuple[int, Lanes]]:
+        """The digests of arrays that are held: large ones piece by piece, small ones together."""
+        batch, left, batches = list[int](), 0, list[list[int]]()
+        for array_id in held:
+            size = self.words[array_id].size
+            if size > _PIECEMEAL_WORDS:
+                yield array_id, digest_words(self.words[array_id], executor=executor)
+            elif not size:
+                yield array_id, ZERO
+            else:
+                if size > left:
+                    batch, left = [], _TOGETHER_WORDS
+                    batches.append(batch)
+                batch.append(array_id)
+                left -= size
+        for found in (map if executor is None else executor.map)(self._digests_of, batches):
+            yield from found
+
+    def _digests_of(self, ids: Sequence[int]) -> list[tuple[int, Lanes]]:
+        words = [self.words[array_id] for array_id in ids]
+        joined = words[0] if len(words) == 1 else np.concatenate(words)
+        first, second = digest_each(joined, [part.size for part in words]).tolist()
+        return list(zip(ids, zip(first, second, strict=True), strict=True))

@@ -107,7 +107,7 @@ class Trial:
             for array_id in known.keys() - table.arrays.keys():
                 del known[array_id]
         held = [i for i in ids if i in self.state.words]
-        for array_id, lanes in zip(held, self.state.digest_each(held, self._executor), strict=True):
+        for array_id, lanes in self.state.digests(held, self._executor):
             if lanes == table.lanes.get(array_id, ZERO):
                 for known in (self.wrong, self.unproven, self._lanes):
                     known.pop(array_id, None)
