@@ -336,7 +336,7 @@ def group_row(coding: Coding, raw: int, items: int, stored: int, unit: int = 1) 
 def test_group_whose_chunks_are_not_its_own_is_refused(rows):
     record = CommitRecord(b"", b"", 0, 1, 0, chunks=np.array(rows, CHUNK))
     with pytest.raises(BadFrameError, match="of a group are not its own"):
-        chunk_data(record, [memoryview(bytes(8))])
+        list(chunk_data(record, [memoryview(bytes(8))]))
 
 
 def planes(*parts: bytes) -> bytes:

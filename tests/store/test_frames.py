@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from mmsb_jax._store.format.chain import frames_hash
 from mmsb_jax._store.format.chunk import CHUNK_BYTES, Chunk, Coding, pack_chunks
-from mmsb_jax._store.format.data import chunk_data, data_frames, group_chunks, read_parts
+from mmsb_jax._store.format.data import chunk_data, data_frames, group_chunks, read_chunks
 from mmsb_jax._store.format.frame import BadFrameError, Kind, build_frame
 from mmsb_jax._store.format.record import CommitRecord
 from tests.torture._forged_record import ForgedRecord
@@ -58,7 +58,7 @@ def test_chunks_grouped_keep_their_order_and_stay_below_the_limit(sizes):
 def test_chunks_in_frames_are_found_again(parts):
     chunks = [chunk(part) for part in parts]
     raw, offset, record = write(chunks, base=4096)
-    found = chunk_data(record, read_parts(reader_of(raw), 4096, offset, record))
+    found = read_chunks(reader_of(raw), 4096, offset, record)
     assert [bytes(view) for view in found] == parts
 
 
@@ -66,14 +66,34 @@ def test_chunks_in_the_commit_frame_are_found_again():
     chunks = [chunk(b"one"), chunk(b""), chunk(b"three")]
     record = record_of(chunks, [])
     _, buffers = build_frame(Kind.COMMIT, 0, 0, record.encode(), [c.data for c in chunks])
-    found = chunk_data(record, read_parts(reader_of(b"".join(buffers)), 0, 0, record))
+    found = read_chunks(reader_of(b"".join(buffers)), 0, 0, record)
     assert [bytes(view) for view in found] == [b"one", b"", b"three"]
+
+
+def test_frames_are_read_when_their_chunks_are_asked_for():
+    chunks = [chunk(bytes([k]) * size) for k, size in enumerate((CHUNK_BYTES, 9, 10, CHUNK_BYTES))]
+    raw, offset, record = write(chunks, base=0)
+    asked, read = [], reader_of(raw)
+
+    def counted(at: int, size: int) -> bytes:
+        asked.append(size)
+        return read(at, size)
+
+    found = read_chunks(counted, 0, offset, record)
+    assert (len(found), asked) == (4, [64] * 3)
+    assert [bytes(one) for one in found[1:3]] == [bytes([1]) * 9, bytes([2]) * 10]
+    assert bytes(found[2]) == bytes([2]) * 10
+    assert asked[3:] == [64]  # one frame has both
+    assert bytes(found[-1]) == bytes([3]) * CHUNK_BYTES
+    assert list(found[2:2]) == []
+    with pytest.raises(IndexError):
+        found[4]
 
 
 def test_parts_of_a_commit_without_data_are_none():
     record = record_of([], [])
     raw = b"".join(build_frame(Kind.COMMIT, 0, 0, record.encode())[1])
-    assert read_parts(reader_of(raw), 0, 0, record) == []
+    assert list(read_chunks(reader_of(raw), 0, 0, record)) == []
 
 
 def test_parts_of_two_frames_never_join():
@@ -81,14 +101,14 @@ def test_parts_of_two_frames_never_join():
     frame = offset // 2
     swapped = raw[frame:offset] + raw[:frame] + raw[offset:]
     with pytest.raises(BadFrameError, match="position"):
-        read_parts(reader_of(swapped), 0, offset, record)
+        read_chunks(reader_of(swapped), 0, offset, record)
 
 
 def test_parts_of_another_commit_at_the_same_place_are_refused():
     raw, offset, record = write([chunk(b"one")], base=0)
     other, *_ = write([chunk(b"two")], base=0)
     with pytest.raises(BadFrameError, match="not those of the commit"):
-        read_parts(reader_of(other[:offset] + raw[offset:]), 0, offset, record)
+        read_chunks(reader_of(other[:offset] + raw[offset:]), 0, offset, record)
 
 
 @pytest.mark.parametrize("size", [2**63, 2**64 - 1, 10**6])
@@ -96,7 +116,7 @@ def test_parts_that_claim_more_than_stands_before_the_commit_are_refused(size):
     raw, offset, record = write([chunk(b"data")], base=0)
     record.frame_sizes = [size]
     with pytest.raises(BadFrameError, match="more data than stands before it"):
-        read_parts(reader_of(raw), 0, offset, record)
+        read_chunks(reader_of(raw), 0, offset, record)
 
 
 @pytest.mark.parametrize("parts", [[b"abc"], [b"abcde"], [b"ab", b"cde"], [b"ab", b"cd", b""], []])

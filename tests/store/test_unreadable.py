@@ -337,7 +337,7 @@ def test_memory_that_is_refused_to_a_read_is_named(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "place", ["encoding.group.decompress", "format.data.check_data", "state.state.decode_all"]
+    "place", ["encoding.group.decompress", "format.frame.check_data", "state.state.decode_all"]
 )
 def test_memory_that_is_refused_to_a_state_is_named(place: str, monkeypatch):
     scribe = Scribe()

@@ -4,9 +4,11 @@ Chunks follow each other without gaps; none is divided between two frames. A fra
 it would grow past 1 MiB; a larger chunk has a frame of its own.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+import bisect
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, overload
 
 import numpy as np
 
@@ -72,12 +74,60 @@ def data_frames(
         yield header, buffers
 
 
-def chunk_data(record: CommitRecord, parts: Sequence[memoryview]) -> list[ChunkData]:
+class ChunksOf(Sequence[ChunkData]):
+    """The data of each chunk of a commit, in order; a frame is read when it is asked for.
+
+    Args:
+        record: of the commit.
+        sizes: the bytes of data of its data frames.
+        read: reads and checks the data of one of them, by its number.
+
+    Attributes:
+        within: what it is read within; it may turn errors into others.
+    """
+
+    def __init__(
+        self, record: CommitRecord, sizes: Sequence[int], read: Callable[[int], memoryview]
+    ) -> None:
+        self.within: Callable[[], AbstractContextManager[None]] = nullcontext
+        self._table = record.chunks
+        self._spans = chunks_of_frames(record, sizes)
+        self._read = read
+        self._last: tuple[int, list[ChunkData]] = -1, []
+
+    def __len__(self) -> int:
+        return self._table.size
+
+    @overload
+    def __getitem__(self, place: int) -> ChunkData: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[ChunkData]: ...
+    def __getitem__(self, place: int | slice) -> ChunkData | list[ChunkData]:
+        if isinstance(place, int):
+            (one,) = self[range(len(self))[place] : range(len(self))[place] + 1]
+            return one
+        start, stop, _ = place.indices(len(self))
+        found = list[ChunkData]()
+        frame = bisect.bisect_right(self._spans, start, key=lambda span: span.start) - 1
+        while start < stop:
+            span = self._spans[frame]
+            found += self._of_frame(frame)[start - span.start : stop - span.start]
+            start, frame = span.stop, frame + 1
+        return found
+
+    def _of_frame(self, number: int) -> list[ChunkData]:
+        known, parts = self._last
+        if known != number:
+            span = self._spans[number]
+            with self.within():
+                parts = data_of_frame(self._table[span.start : span.stop], self._read(number))
+            self._last = number, parts
+        return parts
+
+
+def chunk_data(record: CommitRecord, parts: Sequence[memoryview]) -> ChunksOf:
     """The data of each chunk of ``record``, from those of its frames in order."""
-    data = list[ChunkData]()
-    for part, chunks in zip(parts, chunks_of_frames(record, list(map(len, parts))), strict=True):
-        data += data_of_frame(record.chunks[chunks.start : chunks.stop], part)
-    return data
+    return ChunksOf(record, list(map(len, parts)), parts.__getitem__)
 
 
 def data_of_frame(rows: np.ndarray, data: memoryview) -> list[ChunkData]:
@@ -129,26 +179,23 @@ def chunks_of_frames(record: CommitRecord, sizes: Sequence[int]) -> list[range]:
     return found
 
 
-def read_parts(read: Reader, base: int, offset: int, record: CommitRecord) -> list[memoryview]:
-    """The data of the commit whose frame stands at ``offset``, a part a frame, hashes checked."""
+def read_chunks(read: Reader, base: int, offset: int, record: CommitRecord) -> ChunksOf:
+    """The data of the commit whose frame stands at ``offset``; the headers of all are read now."""
     if not record.frame_sizes:
         header = read_header(read, offset, base + offset)
-        return [read_data(read, offset, header)] if header.data_bytes else []
-    sizes = [_data_frame_bytes(size) for size in record.frame_sizes]
-    start = commit_start(offset, record)
-    block = read(start, offset - start)
-    parts, frames, place = [], [], 0
-    for size in sizes:
-        header = Header.decode(block[place : place + HEADER_BYTES], base + start + place)
+        sizes = [header.data_bytes] if header.data_bytes else []
+        return ChunksOf(record, sizes, lambda _: read_data(read, offset, header))
+    headers, place = list[tuple[int, Header]](), commit_start(offset, record)
+    for size in map(_data_frame_bytes, record.frame_sizes):
+        header = read_header(read, place, base + place)
         if header.kind != Kind.DATA:
             raise BadFrameError(f"a frame of kind {header.kind} where data should be")
-        data = memoryview(block)[place + header.data_offset : place + header.frame_bytes]
-        parts.append(check_data(data, header))
-        frames.append((header.data_bytes, header.data_hash))
+        headers.append((place, header))
         place += size
+    frames = [(header.data_bytes, header.data_hash) for _, header in headers]
     if frames_hash(frames) != record.frames_hash:
         raise BadFrameError("the data frames are not those of the commit")
-    return parts
+    return ChunksOf(record, record.frame_sizes, lambda number: read_data(read, *headers[number]))
 
 
 def commit_start(offset: int, record: CommitRecord) -> int:
@@ -274,7 +321,7 @@ class CommitFrames:
         """Bytes of all its frames."""
         return sum(header.frame_bytes for header, _ in self.frames)
 
-    def chunks(self) -> list[ChunkData]:
+    def chunks(self) -> ChunksOf:
         """The data of each of its chunks, in order."""
         parts = [_data_of(header, body) for header, body in self.frames if header.data_bytes]
         return chunk_data(self.record, parts)

@@ -11,8 +11,7 @@ from mmsb_jax._base.errors import CorruptionError, VersionError
 from mmsb_jax._base.memory_limit import room_for
 from mmsb_jax._store.encoding.blob import read_blob
 from mmsb_jax._store.files.protocol import Files
-from mmsb_jax._store.format.chunk import ChunkData
-from mmsb_jax._store.format.data import chunk_data, read_parts
+from mmsb_jax._store.format.data import ChunksOf, read_chunks
 from mmsb_jax._store.format.frame import BadFrameError, reader_of
 from mmsb_jax._store.format.index import IndexRow, SegmentIndex
 from mmsb_jax._store.format.names import list_snapshots, snapshot_name
@@ -225,17 +224,24 @@ class LogContents(OpenedLog):
             raise self.damaged(piece.segment, offset, str(error)) from error
         return found
 
-    def chunks_of(self, found: StoredCommit) -> list[ChunkData]:
-        """The data of each chunk of a commit, in order."""
+    def chunks_of(self, found: StoredCommit) -> ChunksOf:
+        """The data of each chunk of a commit, in order; frames are read as they are asked for."""
         segment = found.piece.segment
         read = reader_of(self.files, segment.name)
+        with self._reading(found):
+            chunks = read_chunks(read, segment.base, found.offset, found.record)
+        chunks.within = lambda: self._reading(found)
+        return chunks
+
+    @contextlib.contextmanager
+    def _reading(self, found: StoredCommit) -> Iterator[None]:
+        """Turn what is wrong with the data of a commit into the error that names its place."""
         try:
-            parts = read_parts(read, segment.base, found.offset, found.record)
-            return chunk_data(found.record, parts)
+            yield
         except FileNotFoundError as error:
             raise self.missing(error) from error
         except BadFrameError as error:
-            raise self.damaged(segment, found.offset, str(error)) from error
+            raise self.damaged(found.piece.segment, found.offset, str(error)) from error
 
     def extra(self, version: int) -> tuple[bytes | None, int]:
         """The caller's ``extra`` of a commit (None: there is none), and the commit's flags."""
@@ -265,10 +271,8 @@ class LogContents(OpenedLog):
         span = found.record.extra_span()
         assert span is not None
         parts = self.chunks_of(found)[span]
-        try:
+        with self._reading(found):
             return read_blob(found.record.chunks[span], parts, MAX_EXTRA_BYTES)
-        except BadFrameError as error:
-            raise self.damaged(found.piece.segment, found.offset, str(error)) from error
 
     def select(
         self,

@@ -5,15 +5,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 
 from mmsb_jax._base.errors import CorruptionError, LocationError
-from mmsb_jax._store.format.chunk import held_bytes
 from mmsb_jax._store.format.frame import BadFrameError
 from mmsb_jax._store.format.record import FULL, PAGE_VERSIONS, CommitRecord
 from mmsb_jax._store.log.contents import LogContents
 from mmsb_jax._store.log.segment import StoredCommit
 from mmsb_jax._store.state.snapshot import read_snapshot
 from mmsb_jax._store.state.state import Later, StoredState
-
-_MOST_WAITING_BYTES = 64 << 20
 
 
 def replay(
@@ -106,14 +103,11 @@ def _apply(
 ) -> None:
     """Apply commits; what they hold is decoded in the end, the commits of an array together."""
     skips = _replaced_later([found.record for found in commits])
-    later: Later = {}
-    waiting, newest = 0, None
+    later, newest = Later(executor), None
     for found, skip in zip(commits, skips, strict=True):
-        if newest is not None and (found.record.ops or waiting > _MOST_WAITING_BYTES):
-            _decode(log, state, later, newest, executor)
-            waiting = 0
+        if newest is not None and found.record.ops:
+            _decode(log, state, later, newest)
         newest = found
-        waiting += held_bytes(found.record.chunks)
         with _named(log, found):
             if found.record.previous_chain != state.table.chain:
                 raise BadFrameError(
@@ -127,19 +121,13 @@ def _apply(
                 later,
             )
     if newest is not None:
-        _decode(log, state, later, newest, executor)
+        _decode(log, state, later, newest)
 
 
-def _decode(
-    log: LogContents,
-    state: StoredState,
-    later: Later,
-    newest: StoredCommit,
-    executor: Executor | None,
-) -> None:
+def _decode(log: LogContents, state: StoredState, later: Later, newest: StoredCommit) -> None:
     """Their frames are whole: what does not decode was written so, at or before ``newest``."""
     with _named(log, newest):
-        state.decode_later(later, executor)
+        state.decode_later(later)
 
 
 @contextlib.contextmanager

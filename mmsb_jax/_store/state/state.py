@@ -20,7 +20,7 @@ from mmsb_jax._store.encoding.digest import (
     state_term,
 )
 from mmsb_jax._store.encoding.sparse import decode_sparse
-from mmsb_jax._store.format.chunk import SPARSE_CODINGS, ChunkData, own_data
+from mmsb_jax._store.format.chunk import SPARSE_CODINGS, ChunkData, held_bytes, own_data
 from mmsb_jax._store.format.frame import BadFrameError, check_text
 from mmsb_jax._store.format.record import (
     EXTRA_ID,
@@ -37,15 +37,41 @@ from mmsb_jax._store.format.record import (
     PlainRecord,
 )
 
-DataReader = Callable[[], list[ChunkData]]
+DataReader = Callable[[], Sequence[ChunkData]]
 """Reads the data of a commit, chunk by chunk, in order. Called only when a chunk is wanted."""
 
-Later = dict[int, list[tuple[np.void, ChunkData, int]]]
-"""Chunks that are still to be decoded, each with its version; by the id of the array, in order."""
+_MOST_WAITING_BYTES = 64 << 20
 
 _PIECEMEAL_WORDS = 1 << 20
 _TOGETHER_WORDS = 1 << 15
 """Words of small arrays that are digested together."""
+
+
+class Later:
+    """Chunks that are still to be decoded, so that those of an array are decoded together.
+
+    Args:
+        executor: where arrays are decoded side by side.
+
+    Attributes:
+        chunks: array id → its chunks, each with its version, in order.
+        nbytes: about what they take.
+    """
+
+    def __init__(self, executor: Executor | None) -> None:
+        self.executor = executor
+        self.chunks: dict[int, list[tuple[np.void, ChunkData, int]]] = {}
+        self.nbytes = 0
+
+    def add(self, array_id: int, chunks: list[tuple[np.void, ChunkData, int]], nbytes: int) -> None:
+        """Put off chunks of an array."""
+        self.chunks.setdefault(array_id, []).extend(chunks)
+        self.nbytes += nbytes
+
+    def take(self) -> list[tuple[int, list[tuple[np.void, ChunkData, int]]]]:
+        """All of them, which do not wait any more."""
+        arrays, self.chunks, self.nbytes = list(self.chunks.items()), {}, 0
+        return arrays
 
 
 def word_count(nbytes: int) -> int:
@@ -207,7 +233,7 @@ class StoredState:
         chain: bytes,
         read_chunks: DataReader,
         skip: Iterable[int] = (),
-        later: "Later | None" = None,
+        later: Later | None = None,
         broken: set[int] | None = None,
     ) -> None:
         """Bring the state forward by one commit; ``chain`` is that after it.
@@ -221,11 +247,10 @@ class StoredState:
         self._apply_records(record, read_chunks, frozenset(skip), later, broken)
         self.table.apply_head(record, chain)
 
-    def decode_later(self, later: "Later", executor: Executor | None = None) -> None:
+    def decode_later(self, later: Later) -> None:
         """Decode what `apply` put off, array by array, and forget it."""
-        arrays = list(later.items())
-        later.clear()
-        for _ in (map if executor is None else executor.map)(lambda a: self._put(*a), arrays):
+        run = map if later.executor is None else later.executor.map
+        for _ in run(lambda array: self._put(*array), later.take()):
             pass
 
     def begin(self, record: CommitRecord) -> list[np.ndarray | None]:
@@ -382,10 +407,10 @@ class StoredState:
         record: CommitRecord,
         read_chunks: DataReader,
         skip: frozenset[int] = frozenset(),
-        later: "Later | None" = None,
+        later: Later | None = None,
         broken: set[int] | None = None,
     ) -> None:
-        parts: list[ChunkData] | None = None
+        parts: Sequence[ChunkData] | None = None
         stop = 0
         for row in record.records:
             start, stop = stop, stop + int(row["chunks"])
@@ -401,8 +426,9 @@ class StoredState:
             rows = record.chunks[start:stop]
             if row["flags"] & PAGE_VERSIONS:
                 raise BadFrameError("versions of pages in a commit")
+            data = parts[start:stop]
             try:
-                self._apply_chunks(record.version, array_id, row, rows, parts[start:stop], later)
+                self._apply_chunks(record.version, array_id, row, rows, data, later)
             except BadFrameError:
                 if broken is None:
                     raise
@@ -414,8 +440,8 @@ class StoredState:
         array_id: int,
         row: np.void,
         rows: np.ndarray,
-        parts: list[ChunkData],
-        later: "Later | None",
+        parts: Sequence[ChunkData],
+        later: Later | None,
     ) -> None:
         if not row["flags"] & FULL and self.table.bases.get(array_id, 0) != int(row["base"]):
             raise BadFrameError(
@@ -427,7 +453,9 @@ class StoredState:
         if later is None:
             self._put(array_id, chunks)
         else:
-            later.setdefault(array_id, []).extend(chunks)
+            later.add(array_id, chunks, held_bytes(rows))
+            if later.nbytes > _MOST_WAITING_BYTES:
+                self.decode_later(later)
 
     def _put(self, array_id: int, chunks: Iterable[tuple[np.void, ChunkData, int]]) -> None:
         """Decode chunks of one array, in order, and note the versions of the pages they change."""
