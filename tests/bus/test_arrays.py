@@ -465,7 +465,8 @@ def test_history_gives_each_value_of_an_array(any_bus):
 def test_history_of_an_array_with_another_digest_is_damage(monkeypatch, bus):
     for number in range(3):
         bus.commit({"x": np.full(3, number)})
-    monkeypatch.setattr("mmsb_jax._store.state.state.digest_words", lambda *_, **__: (1, 2))
+    wrong = np.array([[1], [2]], np.uint32)
+    monkeypatch.setattr("mmsb_jax._store.state.state.digest_each", lambda *_: wrong)
     for read in (lambda h: list(h), lambda h: h[1], lambda h: h.at(2)):
         with pytest.raises(mmsb.CorruptionError, match="'x'"):
             read(bus.history("x"))
