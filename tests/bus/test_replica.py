@@ -333,6 +333,24 @@ def test_replica_compiles_few_programs(compilations):
         assert 1 <= len(compilations) <= 2  # one a bucket
 
 
+def test_replica_changes_what_a_device_holds_by_what_differs(monkeypatch):
+    taken = []
+    mixed = OnDevice._mixed
+    monkeypatch.setattr(
+        OnDevice, "_mixed", lambda self, *masks: taken.append(1) or mixed(self, *masks)
+    )
+    value = np.random.default_rng(0).standard_normal(100_000).astype(np.float32)
+    with mmsb.open() as bus:
+        bus.commit({"x": jnp.asarray(value)})
+        replica = mmsb.Replica(bus.export(), like={"x": jnp.asarray(value)})
+        replica.update()
+        value = np.nextafter(value, np.float32(9))
+        bus.commit({"x": jnp.asarray(value)})
+        tree = replica.update(bus.export(replica.version))
+    assert np.asarray(tree["x"]).tobytes() == value.tobytes()
+    assert taken == [1]
+
+
 def test_replica_over_several_devices_sends_each_its_part():
     run_script(
         """

@@ -234,3 +234,32 @@ def test_negative_zero_and_zero_differ_and_equal_nans_do_not():
     edit = edit_of(old.view(np.uint8), new.view(np.uint8), "float32")
     (lot,) = compare([edit.compared], PAGE_BYTES, Here).lots
     assert lot.picked.words.tolist() == [0]
+
+
+def test_what_is_a_group_does_not_depend_on_what_was_compared_beside_it():
+    rng = np.random.default_rng(0)
+    edits = []
+    for array_id in range(1, 9):
+        old = rng.integers(0, 256, 2000, np.uint8)
+        new = rng.integers(0, 256, 2000, np.uint8) if array_id % 2 else old.copy()
+        edits.append(edit_of(old, new, "float32", array_id))
+    made = []
+    for part in (edits, [edit for edit in edits if edit.info.id % 2]):
+        changes = compare([edit.compared for edit in part], PAGE_BYTES, Here)
+        recorded = record(part, changes, set(), {})
+        made.append([pack_chunks(lot.chunks).tobytes() for lot in recorded])
+    assert made[0] == made[1]
+    assert len(made[0]) == 1
+
+
+def test_small_arrays_of_which_more_elements_than_words_changed_keep_their_places():
+    rng = np.random.default_rng(0)
+    edits = [
+        edit_of(np.zeros(2000, np.uint8), rng.integers(0, 9, 2000, np.uint8), "uint8", array_id)
+        for array_id in range(1, 200)
+    ]
+    changes = compare([edit.compared for edit in edits], PAGE_BYTES, Here)
+    said = said_by(edits, record(edits, changes, set(), {}))
+    assert len(said) == len(edits)
+    for edit in edits:
+        check_said(edit, said[edit.info.id])

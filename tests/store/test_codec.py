@@ -1,5 +1,6 @@
 import contextlib
 import functools
+import gc
 import tracemalloc
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from mmsb_jax._base.errors import DeviceMemoryError
 from mmsb_jax._base.words import host_words
-from mmsb_jax._store.encoding import sparse
+from mmsb_jax._store.encoding import group, sparse
 from mmsb_jax._store.encoding.base import unit_of
 from mmsb_jax._store.encoding.blob import compress_blob, read_blob
 from mmsb_jax._store.encoding.choose import prefers_sparse
@@ -315,6 +316,31 @@ def test_stored_bytes_of_a_group_are_shared_out_by_size():
     assert held_bytes(table) == 8 + 400 + 5 + 7
 
 
+def test_stored_bytes_of_groups_that_claim_each_other_are_shared_out_in_one_pass():
+    table = np.zeros(20_000, CHUNK)
+    table["coding"], table["raw"], table["items"] = Coding.XOR_GROUP, 1, 20_000
+    table["stored"][0] = 40_000
+    assert shares(table) == [2] * 20_000
+
+
+def test_groups_keep_no_more_decoded_than_they_may_at_a_time(monkeypatch):
+    monkeypatch.setattr(group, "_KEPT_BYTES", 5000)
+    chunks = group_chunks(np.zeros(600, np.uint32), None, 4, np.array([1200, 1200]))
+    read = [rows_of(chunks) for _ in range(40)]
+    for rows in read:
+        decode_into(np.zeros(1200, np.uint8), *rows[0])
+    held = [rows[0][1].group.raw for rows in read]
+    assert sum(raw is not None for raw in held) == 2
+    assert held[-1] is not None
+    for rows in reversed(read):
+        target = np.ones(1200, np.uint8)
+        decode_into(target, *rows[1])
+        assert not target.any()
+    del read, rows, held
+    gc.collect()
+    assert group._kept._nbytes == 0
+
+
 def group_row(coding: Coding, raw: int, items: int, stored: int, unit: int = 1) -> tuple[int, ...]:
     return (0, raw, stored, items, coding, unit, 0)
 
@@ -434,6 +460,13 @@ def test_blob_of_several_chunks_is_read(blob):
     assert len(chunks) == len(blob) >> 20
     rows = pack_chunks(chunks)
     assert read_blob(rows, [memoryview(chunk.data) for chunk in chunks], 4 << 20) == blob
+
+
+def test_blob_in_a_group_is_refused():
+    table = np.array([group_row(Coding.FULL_GROUP, 4, 1, 8)], CHUNK)
+    ((_, part),) = rows_of(Chunks(table, planes(b"abcd")))
+    with pytest.raises(BadFrameError, match="a group where none can be"):
+        read_blob(table, [part], 99)
 
 
 def test_blob_over_the_limit_is_refused():

@@ -5,9 +5,11 @@ from mmsb_jax._store.files.memory import MemoryFiles
 from mmsb_jax._store.format.chain import LogIds
 from mmsb_jax._store.format.frame import BadFrameError, Kind, build_frame
 from mmsb_jax._store.format.names import list_snapshots, snapshot_name
+from mmsb_jax._store.format.record import PAGE_VERSIONS
 from mmsb_jax._store.log.in_force import extra_in_force, stored_extra
 from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.state.snapshot import read_snapshot, write_snapshot
+from mmsb_jax._store.state.state import StoredState
 from tests.store._logs import PAGE_BYTES, PLACE, Scribe, check_log, check_state, copy_files, threads
 
 
@@ -175,3 +177,29 @@ def test_extra_that_no_commit_gave_is_not_looked_for_in_snapshots():
     assert stored_extra(log, log.version) is None
     assert extra_in_force(log, log.version).blob is None
     assert not [name for name in names if name.startswith("snapshots")]
+
+
+def test_versions_of_pages_stand_behind_the_records_of_their_arrays(monkeypatch):
+    rng = np.random.default_rng(0)
+    scribe = Scribe(MemoryFiles())
+    for k in range(300):
+        scribe.create(f"a{k}", (2000,), ("uint8", "float32", "int16")[k % 3])
+    for k in range(300):
+        scribe.write(f"a{k}", rng.integers(0, 9, 2000 * (1, 4, 2)[k % 3], np.uint8))
+    scribe.commit()
+    scribe.snapshot()
+    log = Log(scribe.files, "the log")
+    seen, rows, begin = set[int](), [], StoredState.begin
+
+    def noted(self, record):
+        rows.extend(record.rows())
+        return begin(self, record)
+
+    monkeypatch.setattr(StoredState, "begin", noted)
+    log.state(log.version, page_bytes=PAGE_BYTES)
+    for array_id, *_, flags in rows:
+        assert not flags & PAGE_VERSIONS or array_id in seen
+        seen.add(array_id)
+    assert len(rows) == 600
+    monkeypatch.undo()
+    check_log(Log(scribe.files, "the log"), scribe.history)

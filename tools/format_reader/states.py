@@ -153,6 +153,7 @@ def read_blob(commit: Commit) -> bytes | None:
             end = 0
             for chunk in record.chunks:
                 check(chunk.offset == end, "the chunks of the blob do not follow each other")
+                check(not chunk.group, "a chunk of the blob in a group")
                 decode_chunk(blob, chunk)
                 end += chunk.raw
             return bytes(blob)

@@ -39,6 +39,7 @@ from mmsb_jax._store.format.frame import BadFrameError
 from mmsb_jax._store.state.state import word_count
 
 _SMALL_BYTES = 1 << 16
+_XOR_CODINGS = frozenset({Coding.XOR_ZSTD, Coding.XOR_GROUP})
 """Up to this size an array is moved whole: that costs less than to compile a program for it."""
 _MOST_ELEMENTS = 1 << 30
 """Indices, also those of padding behind the last, must fit into 31 bits."""
@@ -148,7 +149,7 @@ class OnDevice(ResidentArray):
                 if found is not None:
                     return self._set(*_latest(*found, spec))
                 if self._is_in_one_place and all(
-                    sets_elements(chunk, unit) or chunk["coding"] == Coding.XOR_ZSTD
+                    sets_elements(chunk, unit) or chunk["coding"] in _XOR_CODINGS
                     for chunk, _ in pending.chunks
                 ):
                     return self._mixed(*_masks_of(pending.chunks, spec))

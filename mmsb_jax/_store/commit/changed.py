@@ -66,12 +66,8 @@ def differing_bytes(mixed: np.ndarray) -> np.ndarray:
     return flags
 
 
-def differing_items(mixed: np.ndarray, unit: int) -> np.ndarray:
-    """How many elements of ``unit`` bytes of each word are not 0 (uint32[n]); each word differs."""
-    if unit == 1:
-        return differing_bytes(mixed)
-    if unit == WORD_BYTES:
-        return np.ones(mixed.size, np.uint32)
+def differing_halves(mixed: np.ndarray) -> np.ndarray:
+    """How many halves of each word are not 0 (uint32[n])."""
     high = mixed >> np.uint32(16) != 0
     return high.astype(np.uint32) + (mixed & np.uint32(0xFFFF) != 0)
 

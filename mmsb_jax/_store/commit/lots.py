@@ -1,10 +1,11 @@
 """Lots: small arrays that a commit changes, taken together, what is known of them in columns.
 
-A call of NumPy costs more than a small array does, and an object a thing known of an array costs
-more than the bytes. So their words are laid end to end, about as many as the cache holds, and
-compared, counted, digested and encoded as one.
+A call of NumPy costs more than a small array does, and so does an object for each. So their words
+are laid end to end, about as many as the cache holds, and compared, counted, digested and encoded
+as one.
 """
 
+import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -14,7 +15,7 @@ import numpy as np
 from mmsb_jax._store.commit.changed import (
     ChangedWords,
     differing_bytes,
-    differing_items,
+    differing_halves,
     elements_of,
     join_picked,
     sum_each,
@@ -26,6 +27,9 @@ from mmsb_jax._store.encoding.group import LOT_WORDS, group_chunks
 from mmsb_jax._store.encoding.sparse import sparse_chunks
 from mmsb_jax._store.format.chunk import Chunks, Coding
 from mmsb_jax._store.format.record import FULL, RECORD, ArrayInfo
+
+_KEPT_LOTS = 64
+"""So many lots of a commit are kept as they were laid end to end: 32 MB."""
 
 
 class Compared(NamedTuple):
@@ -72,7 +76,7 @@ class SparseLot:
         if self.unit == 1:
             self.items = self.changed_bytes
         elif self.unit == 2:
-            self.items = sum_each(differing_items(mixed, self.unit), starts)
+            self.items = sum_each(differing_halves(mixed), starts)
 
     @property
     def infos(self) -> list[ArrayInfo]:
@@ -87,7 +91,7 @@ class SparseLot:
             yield array, self.picked.part(slice(start, stop))
 
     def split(self, is_in: np.ndarray) -> tuple["SparseLot | None", list[Compared]]:
-        """The lot of the arrays that are ``in`` (bool[k]), and the others as they become."""
+        """The lot of the arrays for which ``is_in`` (bool[k]), and the others as they become."""
         if is_in.all():
             return self, []
         others = [
@@ -254,18 +258,27 @@ def _batches(arrays: Iterable[Compared]) -> Iterator[tuple[int, list[Compared]]]
     yield from units.items()
 
 
+_Joined = tuple[list[Compared], tuple[np.ndarray, np.ndarray]]
+"""Arrays that were laid end to end; their words after, and what differs in them."""
+
+
 def compare_small(arrays: Iterable[Compared]) -> tuple[list[SparseLot], list[DenseLot]]:
     """What differs in small arrays: few elements, or many."""
-    sparse, dense, others = list[SparseLot](), list[DenseLot](), list[Compared]()
+    sparse, dense, kept = list[SparseLot](), list[Compared](), dict[int, _Joined]()
     for unit, batch in _batches(arrays):
         joined = _joined(batch)
         lot, many = _compare_batch(batch, unit, *joined)
         sparse += [] if lot is None else [lot]
-        if len(many) == len(batch):
-            dense.append(DenseLot(batch, unit, joined))
-        else:
-            others += many
-    return sparse, dense + dense_lots(others)
+        dense += many
+        if len(many) == len(batch) and len(kept) < _KEPT_LOTS:
+            kept[id(batch[0])] = batch, joined
+    # What is a group does not depend on what was compared beside it.
+    lots = dense_lots(dense)
+    for lot in lots:
+        batch, joined = kept.get(id(lot.arrays[0]), ([], None))
+        is_same = len(batch) == len(lot.arrays) and all(map(operator.is_, batch, lot.arrays))
+        lot.joined = joined if is_same else None
+    return sparse, lots
 
 
 def _compare_batch(
@@ -280,22 +293,24 @@ def _compare_batch(
     counts = sum_each((mixed != 0).view(np.uint8), starts)
     extents = np.array([array.info.nbytes for array in batch])
     is_few = prefer_sparse(counts, unit, extents)
-    many = [batch[k] for k in (~is_few).nonzero()[0].tolist()]
+    is_dense = ~is_few
     is_few &= counts != 0
-    if not is_few.any():
-        return None, many
-    (words,) = mixed.nonzero()
-    if many:
-        words = words[np.repeat(is_few, counts)]
-    rows = is_few.nonzero()[0]
-    counts = counts[rows]
-    picked = ChangedWords(words, new[words], mixed[words])
-    if len(batch) > 1:
-        words -= np.repeat(starts[rows], counts)
-    lot = SparseLot([batch[k] for k in rows.tolist()], unit, counts, picked)
-    # Where an element is less than a word, more of them may have changed than words.
-    few, others = lot.split(prefer_sparse(lot.items, unit, extents[rows]))
-    return few, many + others
+    lot = None
+    if is_few.any():
+        (words,) = mixed.nonzero()
+        if is_dense.any():
+            words = words[np.repeat(is_few, counts)]
+        rows = is_few.nonzero()[0]
+        counts = counts[rows]
+        picked = ChangedWords(words, new[words], mixed[words])
+        if len(batch) > 1:
+            words -= np.repeat(starts[rows], counts)
+        lot = SparseLot([batch[k] for k in rows.tolist()], unit, counts, picked)
+        # Where an element is less than a word, more of them may have changed than words.
+        is_in = prefer_sparse(lot.items, unit, extents[rows])
+        lot, _ = lot.split(is_in)
+        is_dense[rows[~is_in]] = True
+    return lot, [batch[k] for k in is_dense.nonzero()[0].tolist()]
 
 
 def lots_of_patches(

@@ -40,11 +40,13 @@ from mmsb_jax._store.format.record import FULL, ArrayInfo, PlainRecord
 from mmsb_jax._store.state.state import StoredState, Table
 
 MOST_CHANGES = 16
+MOST_LOTS = 2
+"""Changes of more than few words, each a lot of one."""
 _PACKERS = [struct.Struct(f"<{count}I").pack for count in range(FEW_WORDS + 1)]
 
 
 class SmallArray:
-    """A small array of a head, with what it takes to change a few of its words.
+    """A small array of a head, with what it takes to change it.
 
     It is good as long as the table of arrays is as it was.
 
@@ -110,11 +112,6 @@ class FewWords:
     flags = 0
     is_dense = False
 
-    @property
-    def order(self) -> tuple[bool, int, bool]:
-        """Where its record stands among others, as `record_all` has them."""
-        return False, self.array.unit, False
-
     def __init__(self, array: SmallArray, places: np.ndarray, values: np.ndarray) -> None:
         self.array = array
         self.places = places
@@ -127,6 +124,11 @@ class FewWords:
         if self.is_sparse:
             self.gained: Lanes = gained_by_few(before, after, index)
             self.chunk = few_chunk(index, after, mixed, unit)
+
+    @property
+    def order(self) -> tuple[bool, int, bool]:
+        """Where its record stands among others, as `record_all` has them."""
+        return False, self.array.unit, False
 
     def lanes(self, before: Lanes) -> Lanes:
         """The digest after it."""
@@ -214,7 +216,7 @@ def plain_changes(
     """
     if len(contents) > MOST_CHANGES:
         return None
-    words, dense = 0, list[SmallArray]()
+    words, many, dense = 0, 0, list[SmallArray]()
     for content in contents:
         array = content.array
         if tally.is_full_due(array.key, array.nbytes):
@@ -222,7 +224,8 @@ def plain_changes(
         words += array.words.size
         if not content.may_be_sparse:
             dense.append(array)
-    if words > LOT_WORDS or not _is_no_group(dense):
+        many += content.places.size > FEW_WORDS or not content.may_be_sparse
+    if words > LOT_WORDS or many > MOST_LOTS or not _is_no_group(dense):
         return None
     changes = [plain_change(content, content.array.key not in bases) for content in contents]
     dense = [change.array for change in changes if change.is_dense]
@@ -239,6 +242,8 @@ def plain_of(
     """`plain_changes` of what was compared."""
     parts = [*changes.lots, *changes.dense]
     if changes.large or sum(len(lot.arrays) for lot in parts) > MOST_CHANGES:
+        return None
+    if sum(len(lot.arrays) for lot in changes.dense) > MOST_LOTS:
         return None
     contents = list[NewWords]()
     for lot in changes.lots:

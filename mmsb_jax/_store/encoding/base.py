@@ -96,16 +96,6 @@ def planes_of(vector: np.ndarray, unit: int) -> np.ndarray:
     return planes
 
 
-def to_planes(piece: np.ndarray, unit: int) -> Buffer:
-    """Bytes with the first byte of every element first, then the second …; a rest at the end."""
-    if unit == 1:
-        return np.ascontiguousarray(piece).data
-    whole = piece.size // unit * unit
-    planes = planes_of(np.ascontiguousarray(piece[:whole]), unit)
-    flat = planes.reshape(-1)
-    return flat.data if whole == piece.size else flat.tobytes() + piece[whole:].tobytes()
-
-
 def span_of(target: np.ndarray, chunk: np.void) -> np.ndarray:
     """The bytes of an array (uint8[n]) that a chunk covers."""
     offset = int(chunk["offset"])

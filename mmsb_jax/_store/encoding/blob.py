@@ -8,7 +8,7 @@ from mmsb_jax._base.memory_limit import check_room, room_for
 from mmsb_jax._store.encoding.base import compress
 from mmsb_jax._store.encoding.choose import helps
 from mmsb_jax._store.encoding.decode import decode_into
-from mmsb_jax._store.format.chunk import CHUNK_BYTES, Chunk, ChunkData, Coding
+from mmsb_jax._store.format.chunk import CHUNK_BYTES, Chunk, ChunkData, Coding, own_data
 from mmsb_jax._store.format.frame import BadFrameError
 
 
@@ -35,5 +35,5 @@ def read_blob(chunks: np.ndarray, parts: Sequence[ChunkData], size_limit: int) -
         raise BadFrameError("the chunks of extra do not follow each other")
     target = np.zeros(total, np.uint8)
     for chunk, part in zip(chunks, parts, strict=True):
-        decode_into(target, chunk, part)
+        decode_into(target, chunk, own_data(part))
     return target.tobytes()

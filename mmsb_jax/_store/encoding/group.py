@@ -8,7 +8,11 @@ floating numbers that move, the planes of exponents shrink and those of low bits
 - *xor*: exclusive or with the bytes before.
 """
 
+import os
 import struct
+import threading
+import weakref
+from collections import OrderedDict
 from collections.abc import Callable
 
 import numpy as np
@@ -35,6 +39,7 @@ LOT_WORDS = 1 << 16
 """Words that are taken together."""
 LEAST_BYTES = 1 << 11
 """What is less is stored as it is: a frame takes as much, and the compression more time than it."""
+_KEPT_BYTES = 96 << 20
 Mixed = Callable[[slice], np.ndarray]
 """What differs in some of the bytes (uint8[n])."""
 
@@ -129,9 +134,50 @@ def _bytes_of(part: ChunkData, chunk: np.void) -> np.ndarray:
     group = part.group
     if group.rows.size == 1:
         return _decoded(group)[: part.stop]  # nobody else asks for it
-    if group.raw is None:
-        group.raw = _decoded(group)
-    return group.raw[part.start : part.stop]
+    raw = group.raw
+    if raw is None:
+        raw = _decoded(group)
+        _kept.keep(group, raw)
+    return raw[part.start : part.stop]
+
+
+class _Kept:
+    """What groups hold, decoded, as long as these are in use; the oldest go where it is too much.
+
+    Few bytes may claim much, and the parts of a group are asked for one by one.
+    """
+
+    def __init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin with none; in a child, where another thread may have had the lock."""
+        self._lock = threading.RLock()  # a group may go while another is kept
+        self._groups: OrderedDict[int, tuple[weakref.ref[Group], int]] = OrderedDict()
+        self._nbytes = 0
+
+    def keep(self, group: Group, raw: np.ndarray) -> None:
+        """Let ``group`` have what it holds."""
+        key = id(group)
+        with self._lock:
+            self._forget(key)
+            group.raw = raw
+            self._groups[key] = weakref.ref(group, lambda _: self._forget(key)), raw.nbytes
+            self._nbytes += raw.nbytes
+            while self._nbytes > _KEPT_BYTES and len(self._groups) > 1:
+                oldest, (reference, _) = next(iter(self._groups.items()))
+                self._forget(oldest)
+                if (other := reference()) is not None:
+                    other.raw = None
+
+    def _forget(self, key: int) -> None:
+        with self._lock:
+            _, nbytes = self._groups.pop(key, (None, 0))
+            self._nbytes -= nbytes
+
+
+_kept = _Kept()
+os.register_at_fork(after_in_child=_kept.begin)
 
 
 def _decoded(group: Group) -> np.ndarray:

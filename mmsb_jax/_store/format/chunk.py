@@ -120,11 +120,14 @@ def shares(table: np.ndarray) -> list[int]:
     if not has_groups(table):
         return sizes
     codings, items, raw = (table[name].tolist() for name in ("coding", "items", "raw"))
-    for first, coding in enumerate(codings):
-        if coding in GROUP_CODINGS and items[first] > 1:
-            group = slice(first, first + items[first])
+    first = 0
+    while first < len(sizes):
+        count = max(1, items[first]) if codings[first] in GROUP_CODINGS else 1
+        if count > 1:
+            group = slice(first, first + count)
             total = sum(raw[group]) or 1
             sizes[group] = [sizes[first] * nbytes // total for nbytes in raw[group]]
+        first += count
     return sizes
 
 
@@ -144,7 +147,7 @@ class Group:
         raw: what they hold (uint8[n]), once it has been decoded; what decodes it keeps it here.
     """
 
-    __slots__ = ("data", "raw", "rows")
+    __slots__ = ("__weakref__", "data", "raw", "rows")
 
     def __init__(self, rows: np.ndarray, data: memoryview) -> None:
         self.rows = rows

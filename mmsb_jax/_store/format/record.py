@@ -337,7 +337,7 @@ _NO_VALUES: Mapping[str, str | None] = {}
 
 @dataclass(slots=True)
 class PlainRecord:
-    """As `CommitRecord`, of a commit that changes few words of few arrays, and nothing else.
+    """As `CommitRecord`, of a commit that changes few small arrays, and nothing else.
 
     It has one chunk a record, no data frames, and of what the caller may say a step and a source.
 

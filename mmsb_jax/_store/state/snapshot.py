@@ -58,6 +58,7 @@ from mmsb_jax._store.state.state import StoredState
 
 _PIECE_BYTES = 64 << 20
 """Of an array, encoded at a time."""
+_UNIT_OF_VERSIONS = 8
 
 
 def write_snapshot(
@@ -167,15 +168,17 @@ class _Contents:
             versions = state.page_versions.get(array_id)
             if versions is not None and versions.size:
                 row = array_id, base, *lanes, 0, 1, PAGE_VERSIONS
-                yield from self._array(row, versions, 8)
-        for unit in list(self._lots):
-            yield self._lot(unit)
+                yield from self._array(row, versions, _UNIT_OF_VERSIONS)
+        yield from self._all_lots()
 
     def _array(self, row: Row, words: np.ndarray, unit: int) -> Iterator[Chunk | Chunks]:
         """The chunks of an array; those of a small one wait for others of the ``unit``."""
         if words.nbytes <= SMALL_BYTES:
             if self._left.get(unit, 0) < words.nbytes and unit in self._lots:
-                yield self._lot(unit)
+                if unit == _UNIT_OF_VERSIONS:  # they stand behind the records of their arrays
+                    yield from self._all_lots()
+                else:
+                    yield self._lot(unit)
             if unit not in self._lots:
                 self._lots[unit], self._left[unit] = [], 4 * LOT_WORDS
             self._lots[unit].append((row, words))
@@ -190,6 +193,11 @@ class _Contents:
                 count += 1
                 yield chunk
         self.rows.append((*row[:5], count, row[6]))
+
+    def _all_lots(self) -> Iterator[Chunks]:
+        """All small arrays that wait, the versions of pages last."""
+        for unit in sorted(self._lots):
+            yield self._lot(unit)
 
     def _lot(self, unit: int) -> Chunks:
         """The small arrays that wait, as one group."""
