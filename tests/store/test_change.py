@@ -263,3 +263,20 @@ def test_small_arrays_of_which_more_elements_than_words_changed_keep_their_place
     assert len(said) == len(edits)
     for edit in edits:
         check_said(edit, said[edit.info.id])
+
+
+def test_lot_that_takes_in_more_than_was_compared_together_has_all_of_it(monkeypatch):
+    monkeypatch.setattr(_lots, "LOT_WORDS", 100)
+    rng = np.random.default_rng(0)
+    edits = []
+    for array_id, (words, changes) in enumerate(
+        [(40, True), (40, True), (30, False), (10, True)], 1
+    ):
+        old = rng.integers(0, 256, 4 * words, np.uint8)
+        new = rng.integers(0, 256, 4 * words, np.uint8) if changes else old
+        edits.append(edit_of(old, new, "float32", array_id))
+    changes = compare([edit.compared for edit in edits], PAGE_BYTES, Here)
+    assert [len(lot.arrays) for lot in changes.dense] == [3]
+    said = said_by(edits, record(edits, changes, set(), {}))
+    for array_id in (1, 2, 4):
+        check_said(edits[array_id - 1], said[array_id])

@@ -1,6 +1,9 @@
 import contextlib
 import functools
 import gc
+import os
+import signal
+import threading
 import tracemalloc
 
 import numpy as np
@@ -339,6 +342,28 @@ def test_groups_keep_no_more_decoded_than_they_may_at_a_time(monkeypatch):
     del read, rows, held
     gc.collect()
     assert group._kept._nbytes == 0
+
+
+def test_group_is_decoded_in_a_child_whose_parent_was_decoding_one():
+    rows = rows_of(group_chunks(np.zeros(600, np.uint32), None, 4, np.array([1200, 1200])))
+    is_held, may_end = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with group._kept._lock:
+            is_held.set()
+            may_end.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    is_held.wait()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        decode_into(np.ones(1200, np.uint8), *rows[0])
+        os._exit(7)
+    may_end.set()
+    thread.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
 
 def group_row(coding: Coding, raw: int, items: int, stored: int, unit: int = 1) -> tuple[int, ...]:

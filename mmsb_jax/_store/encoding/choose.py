@@ -18,7 +18,7 @@ def prefers_sparse(items: int, unit: int, nbytes: int) -> bool:
 
 def prefer_sparse(items: np.ndarray, unit: int, nbytes: np.ndarray) -> np.ndarray:
     """`prefers_sparse` of each of several arrays (bool[k])."""
-    return 2 * items * (unit + 1) < nbytes
+    return nbytes > 2 * items * (unit + 1)
 
 
 def sample_spans(nbytes: int, unit: int) -> list[slice]:
