@@ -29,6 +29,13 @@ class ChangedWords(NamedTuple):
         return ChangedWords(self.words[span], self.values[span], self.mixed[span])
 
 
+def words_after(old: np.ndarray, picked: ChangedWords) -> np.ndarray:
+    """All words of an array (uint32[n]) after some have changed, in a copy."""
+    words = old.copy()
+    words[picked.words] = picked.values
+    return words
+
+
 def pick(old: np.ndarray, new: np.ndarray, words: np.ndarray) -> ChangedWords:
     """The changed words at ``words``."""
     values = new[words]

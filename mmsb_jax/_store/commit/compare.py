@@ -20,6 +20,7 @@ from mmsb_jax._store.commit.changed import (
     elements_of,
     join_picked,
     pick,
+    words_after,
 )
 from mmsb_jax._store.commit.lots import (
     Compared,
@@ -31,7 +32,7 @@ from mmsb_jax._store.commit.lots import (
 from mmsb_jax._store.encoding.base import unit_of_dtype
 from mmsb_jax._store.encoding.choose import prefers_sparse
 from mmsb_jax._store.encoding.dense import encode_dense
-from mmsb_jax._store.encoding.digest import Lanes, add, digest_gained, digest_words
+from mmsb_jax._store.encoding.digest import FEW_WORDS, Lanes, add, digest_gained, digest_words
 from mmsb_jax._store.encoding.group import SMALL_BYTES
 from mmsb_jax._store.encoding.sparse import count_few, encode_sparse
 from mmsb_jax._store.format.chunk import Chunk, Chunks, Coding
@@ -41,8 +42,6 @@ _TILE_WORDS = 1 << 17
 """Words compared at a time: both sides and the flags stay in the second-level cache."""
 _JOB_WORDS = 1 << 20
 """Words a thread takes at a time."""
-_FEW_WORDS = 8
-"""So many are counted one by one."""
 
 
 class ChangedTile(NamedTuple):
@@ -144,9 +143,7 @@ class ArrayChange:
         if self.new is not None:
             return self.new
         assert self.picked is not None
-        words = self.old.copy()
-        words[self.picked.words] = self.picked.values
-        return words
+        return words_after(self.old, self.picked)
 
     @property
     def is_sparse(self) -> bool:
@@ -226,9 +223,7 @@ class ArrayAfter(NamedTuple):
         if self.new is not None:
             return self.new
         assert self.picked is not None
-        words = self.old.copy()
-        words[self.picked.words] = self.picked.values
-        return words
+        return words_after(self.old, self.picked)
 
     def changed_words(self) -> np.ndarray:
         """Which words changed, ascending."""
@@ -280,8 +275,7 @@ def patch(change: ArrayChange, words: np.ndarray, values: np.ndarray) -> bool:
     if change.differing:
         change.take(picked)
         if change.picked is None:
-            change.new = change.old.copy()
-            change.new[picked.words] = picked.values
+            change.new = words_after(change.old, picked)
     return bool(change.differing)
 
 
@@ -397,7 +391,7 @@ def _picked_in(old: np.ndarray, new: np.ndarray, differ: np.ndarray, first: int)
 
 def _counts(mixed: np.ndarray, unit: int) -> tuple[int, int]:
     """The elements, and the bytes, that differ in words of which each does."""
-    if mixed.size <= _FEW_WORDS:
+    if mixed.size <= FEW_WORDS:
         return count_few(mixed.tobytes(), unit)
     changed_bytes = int(np.count_nonzero(mixed.view(np.uint8)))
     return int(np.count_nonzero(mixed.view(f"<u{unit}"))), changed_bytes

@@ -19,9 +19,10 @@ from mmsb_jax._store.commit.changed import (
     elements_of,
     join_picked,
     sum_each,
+    words_after,
 )
 from mmsb_jax._store.encoding.base import unit_of_dtype
-from mmsb_jax._store.encoding.choose import prefer_sparse
+from mmsb_jax._store.encoding.choose import prefers_sparse
 from mmsb_jax._store.encoding.digest import Lanes, digest_each, gained_each
 from mmsb_jax._store.encoding.group import LOT_WORDS, group_chunks
 from mmsb_jax._store.encoding.sparse import sparse_chunks
@@ -95,7 +96,7 @@ class SparseLot:
         if is_in.all():
             return self, []
         others = [
-            array if array.new is not None else array._replace(new=patched_words(array.old, picked))
+            array if array.new is not None else array._replace(new=words_after(array.old, picked))
             for (array, picked), stays in zip(self.each(), is_in.tolist(), strict=True)
             if not stays
         ]
@@ -223,13 +224,6 @@ def _after(array: Compared) -> np.ndarray:
     return array.new
 
 
-def patched_words(old: np.ndarray, picked: ChangedWords) -> np.ndarray:
-    """All words of an array after some have changed."""
-    words = old.copy()
-    words[picked.words] = picked.values
-    return words
-
-
 def _join(vectors: Sequence[np.ndarray]) -> np.ndarray:
     """Vectors end to end."""
     return vectors[0] if len(vectors) == 1 else np.concatenate(vectors)
@@ -285,14 +279,13 @@ def _compare_batch(
     batch: list[Compared], unit: int, new: np.ndarray, mixed: np.ndarray
 ) -> tuple[SparseLot | None, list[Compared]]:
     """The arrays of which few elements change, and those of which many do."""
-    differing = int(np.count_nonzero(mixed))
-    if not differing:
+    if not mixed.any():
         return None, []
     sizes = np.array([array.old.size for array in batch])
     starts = np.cumsum(sizes) - sizes
     counts = sum_each((mixed != 0).view(np.uint8), starts)
     extents = np.array([array.info.nbytes for array in batch])
-    is_few = prefer_sparse(counts, unit, extents)
+    is_few = prefers_sparse(counts, unit, extents)
     is_dense = ~is_few
     is_few &= counts != 0
     lot = None
@@ -307,7 +300,7 @@ def _compare_batch(
             words -= np.repeat(starts[rows], counts)
         lot = SparseLot([batch[k] for k in rows.tolist()], unit, counts, picked)
         # Where an element is less than a word, more of them may have changed than words.
-        is_in = prefer_sparse(lot.items, unit, extents[rows])
+        is_in = prefers_sparse(lot.items, unit, extents[rows])
         lot, _ = lot.split(is_in)
         is_dense[rows[~is_in]] = True
     return lot, [batch[k] for k in is_dense.nonzero()[0].tolist()]
@@ -324,7 +317,7 @@ def lots_of_patches(
         counts = np.array([part.words.size for part in parts])
         lot = SparseLot(batch, unit, counts, join_picked(parts))
         extents = np.array([array.info.nbytes for array in batch])
-        kept, others = lot.split(prefer_sparse(lot.items, unit, extents))
+        kept, others = lot.split(prefers_sparse(lot.items, unit, extents))
         sparse += [] if kept is None else [kept]
         dense += others
     return sparse, dense_lots(dense)

@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mmsb_jax._store.commit.changed import pick
+from mmsb_jax._store.commit.changed import pick, words_after
 from mmsb_jax._store.commit.compare import Changes
 from mmsb_jax._store.commit.draft import Draft
-from mmsb_jax._store.commit.lots import Compared, DenseLot, SparseLot, patched_words
+from mmsb_jax._store.commit.lots import Compared, DenseLot, SparseLot
 from mmsb_jax._store.commit.tally import Tally
 from mmsb_jax._store.encoding.base import unit_of_dtype
 from mmsb_jax._store.encoding.choose import prefers_sparse
@@ -233,7 +233,7 @@ def plain_changes(
 
 
 def _is_no_group(dense: Sequence[SmallArray]) -> bool:
-    return len(dense) < 2 or sum(4 * array.words.size for array in dense) < LEAST_BYTES
+    return len(dense) < 2 or sum(array.words.nbytes for array in dense) < LEAST_BYTES
 
 
 def plain_of(
@@ -248,7 +248,7 @@ def plain_of(
     contents = list[NewWords]()
     for lot in changes.lots:
         for (info, old, new), picked in lot.each():
-            after = new if new is not None else patched_words(old, picked)
+            after = new if new is not None else words_after(old, picked)
             contents.append(NewWords(SmallArray(state, info, page_bytes), after, picked.words))
     for info, _, new in (array for lot in changes.dense for array in lot.arrays):
         assert new is not None

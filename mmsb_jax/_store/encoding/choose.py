@@ -1,6 +1,7 @@
 """Which encoding: a fixed rule, from counts and a sample."""
 
 from collections.abc import Sequence
+from typing import Any, overload
 
 import numpy as np
 
@@ -11,14 +12,16 @@ _COMPRESS_BELOW = 0.85
 _SAMPLES, _SAMPLE_ITEMS = 4, 1 << 9
 
 
-def prefers_sparse(items: int, unit: int, nbytes: int) -> bool:
-    """The rule: sparse when it takes less than half of the array's bytes, a gap being a byte."""
+@overload
+def prefers_sparse(items: int, unit: int, nbytes: int) -> bool: ...
+@overload
+def prefers_sparse(items: np.ndarray, unit: int, nbytes: np.ndarray) -> np.ndarray: ...
+def prefers_sparse(items: Any, unit: int, nbytes: Any) -> Any:
+    """The rule: sparse when it takes less than half of the array's bytes, a gap being a byte.
+
+    Of several arrays, their ``items`` and ``nbytes`` in columns, for each (bool[k]).
+    """
     return 2 * items * (unit + 1) < nbytes
-
-
-def prefer_sparse(items: np.ndarray, unit: int, nbytes: np.ndarray) -> np.ndarray:
-    """`prefers_sparse` of each of several arrays (bool[k])."""
-    return nbytes > 2 * items * (unit + 1)
 
 
 def sample_spans(nbytes: int, unit: int) -> list[slice]:
