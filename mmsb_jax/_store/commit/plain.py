@@ -224,16 +224,17 @@ def plain_changes(
         words += array.words.size
         if not content.may_be_sparse:
             dense.append(array)
-        many += content.places.size > FEW_WORDS or not content.may_be_sparse
-    if words > LOT_WORDS or many > MOST_LOTS or not _is_no_group(dense):
+            many += 1
+        elif content.places.size > FEW_WORDS:
+            many += 1
+    if words > LOT_WORDS or many > MOST_LOTS or _are_group(dense):
         return None
     changes = [plain_change(content, content.array.key not in bases) for content in contents]
-    dense = [change.array for change in changes if change.is_dense]
-    return changes if _is_no_group(dense) else None
+    return None if _are_group([change.array for change in changes if change.is_dense]) else changes
 
 
-def _is_no_group(dense: Sequence[SmallArray]) -> bool:
-    return len(dense) < 2 or sum(array.words.nbytes for array in dense) < LEAST_BYTES
+def _are_group(dense: Sequence[SmallArray]) -> bool:
+    return len(dense) > 1 and sum(array.words.nbytes for array in dense) >= LEAST_BYTES
 
 
 def plain_of(

@@ -167,7 +167,7 @@ def few_chunk(words: list[int], values: list[int], mixed: list[int], unit: int) 
             gap %= 255
         gaps.append(gap)
     raw = struct.pack(f"<{len(values)}{_FORMATS[unit]}", *values)
-    planes = [raw[plane::unit] for plane in range(unit)]
+    planes = [raw] if len(values) == 1 else [raw[plane::unit] for plane in range(unit)]
     return _chunk(words[0], before, len(words), unit, b"".join((gaps, *planes)))
 
 
