@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         FormatError,
         GraphCycleError,
         InvalidDeltaError,
+        KernelUnavailableError,
         LocationError,
         LockedError,
         MMSBError,
@@ -52,6 +53,7 @@ _MODULES = {
         "FormatError",
         "GraphCycleError",
         "InvalidDeltaError",
+        "KernelUnavailableError",
         "LocationError",
         "LockedError",
         "MMSBError",
@@ -96,6 +98,7 @@ __all__ = [
     "FormatError",
     "GraphCycleError",
     "InvalidDeltaError",
+    "KernelUnavailableError",
     "Layout",
     "LocationError",
     "LockedError",
@@ -120,7 +123,7 @@ __all__ = [
 ]
 
 
-_PACKAGES = ("algebra", "testing")
+_PACKAGES = ("algebra", "kernels", "testing")
 
 
 def __getattr__(name: str) -> Any:

@@ -35,6 +35,10 @@ class DeviceMemoryError(MMSBError, MemoryError):
     """The device or the host has no room for what was asked."""
 
 
+class KernelUnavailableError(MMSBError, RuntimeError):
+    """A kernel for the GPU that was asked for by name, and cannot be had here."""
+
+
 class LocationError(MMSBError, OSError):
     """A path that cannot hold a log: a URL, a network file system, no permission, not a log.
 

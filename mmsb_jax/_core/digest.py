@@ -14,7 +14,7 @@ from jax.ops import segment_sum
 from jaxtyping import Array, UInt32
 
 from mmsb_jax._base.arguments import show
-from mmsb_jax._base.digest_mix import FIRST, GOLDEN, SALT, SECOND
+from mmsb_jax._base.digest_mix import GOLDEN, SALT
 from mmsb_jax._core.delta import (
     LINE_WORDS,
     Delta,
@@ -26,6 +26,7 @@ from mmsb_jax._core.delta import (
 from mmsb_jax._core.layout import Layout, check_pages
 from mmsb_jax._core.pages import Pages
 from mmsb_jax._core.settings import any_settings
+from mmsb_jax.kernels.xla import mix
 
 
 def digest(pages: Pages, layout: Layout) -> UInt32[Array, "regions 2"]:
@@ -87,18 +88,12 @@ def _places(layout: Layout) -> tuple[np.ndarray, np.ndarray]:
     return owner, first
 
 
-def _mix(words: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
-    words = (words ^ (words >> 16)) * jnp.uint32(FIRST)
-    words = (words ^ (words >> 15)) * jnp.uint32(SECOND)
-    return words ^ (words >> 16)
-
-
 def _lanes(words: UInt32[Array, "*n w"], index: UInt32[Array, "*n w"]) -> UInt32[Array, "*n 2"]:
     """Lanes of each row of ``words``, which stand at ``index`` of their array."""
-    key = _mix(index + jnp.uint32(GOLDEN))
+    key = mix(index + jnp.uint32(GOLDEN))
     live = words != 0
-    first = jnp.where(live, _mix(words ^ key), 0).sum(axis=-1, dtype=jnp.uint32)
-    second = jnp.where(live, _mix((words + key) ^ jnp.uint32(SALT)), 0)
+    first = jnp.where(live, mix(words ^ key), 0).sum(axis=-1, dtype=jnp.uint32)
+    second = jnp.where(live, mix((words + key) ^ jnp.uint32(SALT)), 0)
     return jnp.stack([first, second.sum(axis=-1, dtype=jnp.uint32)], axis=-1)
 
 

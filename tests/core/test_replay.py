@@ -2,17 +2,31 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mmsb_jax import Delta, InvalidDeltaError, Pages, TLog, apply, replay
+from mmsb_jax._core import replay as module
 from mmsb_jax.testing import oracle, strategies
 from tests._sampled import halved
 from tests.core._compare import assert_pages, assert_same, stack, unstack
 from tests.core.test_delta import OUTSIDE
 
 BLOCKS = st.sampled_from([1, 8, 32])
+
+
+@pytest.fixture(params=["loop", "fold"], scope="module", autouse=True)
+def form(request):
+    """What replays on a CPU, and what does so on a GPU: here both run on the CPU."""
+    module._replay_until.clear_cache()
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "fold":
+            patch.setattr(module, "_loop", module._fold)
+            patch.setattr(module, "_loop_many", module._fold_many)
+        yield request.param
+    module._replay_until.clear_cache()
 
 
 @st.composite
@@ -126,3 +140,30 @@ def test_replay_of_blocks_that_do_not_divide_the_page_raises():
     with pytest.raises(InvalidDeltaError) as error:
         replay(base, TLog.empty(1, 1, 24))
     assert str(error.value) == "block_words=24 does not divide a page of 64 words"
+
+
+@pytest.mark.parametrize("skewed", [False, True])
+def test_replay_of_335_000_blocks(skewed):
+    """The last of those that meet in a block wins, be they few or thousands."""
+    rng, pages, count = np.random.default_rng(0), 4096, 335_000
+    page = rng.integers(0, pages, count).astype(np.int32)
+    if skewed:
+        page[:5000] = 7
+    rng.shuffle(page)
+    log = TLog(
+        page=jnp.asarray(page),
+        block=jnp.zeros(count, jnp.int32),
+        mask=jnp.full((count, 1), 0xFFFFFFFF, jnp.uint32),
+        data=jnp.arange(1, count + 1, dtype=jnp.uint32)[:, None],
+        entry=jnp.arange(count, dtype=jnp.int32),
+        ends=jnp.arange(1, count + 1, dtype=jnp.int32),
+        count=jnp.int32(count),
+        overflow=jnp.bool_(False),
+        version=jnp.uint32(10),
+        block_words=1,
+    )
+    found = replay(Pages(jnp.zeros((pages, 1), jnp.uint32), jnp.zeros(pages, jnp.uint32)), log)
+    last = np.full(pages, -1)
+    np.maximum.at(last, page, np.arange(count))
+    np.testing.assert_array_equal(found.words[:, 0], last + 1)
+    np.testing.assert_array_equal(found.version, np.where(last < 0, 0, last + 11))

@@ -1,0 +1,90 @@
+"""The operations in plain JAX: what the kernels must equal, and what runs where there are none."""
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Int32, UInt32
+
+from mmsb_jax._base.digest_mix import FIRST, GOLDEN, SALT, SECOND
+
+LINE_WORDS = 32
+"""Words of a line: 128 bytes, one coalesced access of a GPU warp."""
+TILE_LINES = 64
+"""Lines that are counted together."""
+
+Lines = UInt32[Array, "n 32"]
+Words = UInt32[Array, " n"]
+Counts = Int32[Array, " n"]
+
+
+def scan(shadow: Lines, new: Lines, first: Int32[Array, "1"]) -> tuple[Lines, Words, Counts]:
+    """See `mmsb_jax.kernels.scan`.
+
+    The barrier stands between all reads of a donated shadow and the write: without it XLA copies
+    the shadow first.
+    """
+    before = lax.dynamic_slice_in_dim(shadow, first[0], new.shape[0])
+    place = jnp.uint32(1) << jnp.arange(LINE_WORDS, dtype=jnp.uint32)
+    bits = jnp.where(before != new, place, jnp.uint32(0)).sum(1, dtype=jnp.uint32)
+    shadow, bits = lax.optimization_barrier((shadow, bits))
+    shadow = lax.dynamic_update_slice_in_dim(shadow, new, first[0], 0)
+    return shadow, bits, sum_tiles(lax.population_count(bits).astype(jnp.int32))
+
+
+def sum_tiles(each: Counts) -> Counts:
+    """The sum of each tile of lines; the last tile may be shorter."""
+    tiles = jnp.pad(each, (0, -each.size % TILE_LINES)).reshape(-1, TILE_LINES)
+    return tiles.sum(1, dtype=jnp.int32)
+
+
+def fold(
+    pool: UInt32[Array, "n w"],
+    rows: Int32[Array, " s"],
+    starts: Int32[Array, " s+1"],
+    data: UInt32[Array, "m w"],
+    mask: UInt32[Array, "m w"],
+) -> tuple[UInt32[Array, "n w"], Int32[Array, " s"]]:
+    """See `mmsb_jax.kernels.fold`. Cost: a round for each entry of the line that has most."""
+
+    def merge(i: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
+        lines, last = state
+        entry = starts[:-1] + i
+        is_one = entry < starts[1:]
+        entry = jnp.minimum(entry, data.shape[0] - 1)
+        written = jnp.where(is_one[:, None], mask[entry], jnp.uint32(0))
+        after = (lines & ~written) | (data[entry] & written)
+        return after, jnp.where(jnp.any(after != lines, axis=1), entry, last)
+
+    lines = pool.at[rows].get(mode="fill", fill_value=0)
+    longest = (starts[1:] - starts[:-1]).max()
+    lines, last = lax.fori_loop(0, longest, merge, (lines, jnp.full(rows.shape, -1, jnp.int32)))
+    is_there = rows < pool.shape[0]
+    pool = pool.at[rows].set(lines, mode="drop", unique_indices=True, indices_are_sorted=True)
+    return pool, jnp.where(is_there, last, -1)
+
+
+def digest_lines(
+    lines: Lines, first: Words, second: Words, seed: UInt32[Array, "2"]
+) -> tuple[Words, Words, Counts, Counts]:
+    """See `mmsb_jax.kernels.digest_lines`."""
+    column = jnp.arange(LINE_WORDS, dtype=jnp.uint32)
+    now = lanes(lines, column, seed[0], seed[1])
+    flags = ((now[0] != first) | (now[1] != second)).astype(jnp.int32)
+    return *now, flags, sum_tiles(flags)
+
+
+def lanes(lines: Array, column: Array, seed: Array, other_seed: Array) -> tuple[Array, Array]:
+    """Two sums of a mix of each word with its column: the digest of each line.
+
+    The mix is a bijection, so that a line of which one word changes never keeps a sum.
+    """
+    key = mix((column + jnp.uint32(GOLDEN)) ^ seed)
+    one = jnp.sum(mix(lines ^ key), axis=1, dtype=jnp.uint32)
+    other = jnp.sum(mix((lines + key) ^ (jnp.uint32(SALT) ^ other_seed)), axis=1, dtype=jnp.uint32)
+    return one, other
+
+
+def mix(words: Array) -> Array:
+    """A bijection of words in which every bit depends on every bit (lowbias32)."""
+    words = (words ^ (words >> 16)) * jnp.uint32(FIRST)
+    words = (words ^ (words >> 15)) * jnp.uint32(SECOND)
+    return words ^ (words >> 16)
