@@ -15,7 +15,6 @@ from jax import lax
 from jax.sharding import SingleDeviceSharding
 
 import mmsb_jax as mmsb
-from benchmarks._gpu_reference import LINE_WORDS
 from benchmarks._gpu_run import (
     GB,
     LINE_BYTES,
@@ -30,6 +29,7 @@ from benchmarks._gpu_run import (
     random_lines,
 )
 from mmsb_jax import algebra
+from mmsb_jax.kernels import LINE_WORDS
 from mmsb_jax.testing.graphs import kronecker
 
 # ---------------------------------------------------------------------------------- to and from it
@@ -167,30 +167,57 @@ def _log(entries: int, lines: int) -> Any:
 
 
 def commits(run: Run) -> Rows:
-    """What commits of a bfloat16 model cost: today all leaves go to the host, whatever changed."""
+    """Commits of a bfloat16 model, with a shadow on the device and without one."""
     for state_bytes in (64 * MB, GB) if run.is_gpu else (MB,):
         tree = _bf16_tree(state_bytes)
-        with tempfile.TemporaryDirectory() as folder, mmsb.open(Path(folder) / "a.mmsb") as bus:
-            begun = time.perf_counter()
-            bus.commit(tree)
-            ms = (time.perf_counter() - begun) * 1e3
-            yield Figure("commits", "first commit", "bus.commit", state_bytes, ms, 0, state_bytes)
-            bus.commit(tree, wait=False).result()
-            for share in (0.0, 0.0015, 0.011):
-                yield from _commits(bus, tree, share, state_bytes)
-            begun = time.perf_counter()
-            jax.block_until_ready(bus.checkout(version=2, like=tree))
-            ms = (time.perf_counter() - begun) * 1e3
-            yield Figure("commits", "checkout of an old version", "bus.checkout", state_bytes, ms,
-                         0, state_bytes)  # fmt: skip
+        for shadow in (None, "bytes"):
+            with (
+                tempfile.TemporaryDirectory() as folder,
+                mmsb.open(Path(folder) / "a.mmsb", shadow=shadow) as bus,
+            ):
+                yield from _commits_of(bus, tree, state_bytes, f"shadow={shadow!r}")
 
 
-def _commits(bus: Any, tree: Any, share: float, state_bytes: int) -> Rows:
+def _commits_of(bus: Any, tree: Any, state_bytes: int, way: str) -> Rows:
+    begun = time.perf_counter()
+    bus.commit(tree)
+    ms = (time.perf_counter() - begun) * 1e3
+    yield Figure("commits", "first commit", way, state_bytes, ms, 0, state_bytes)
+    bus.commit(tree, wait=False).result()
+    for share in (0.0, 0.0015, 0.011, 0.073, 1.0):
+        yield from _commits(bus, tree, share, state_bytes, way)
+    yield from _steps(bus, tree, state_bytes, way)
+    begun = time.perf_counter()
+    jax.block_until_ready(bus.checkout(version=2, like=tree))
+    ms = (time.perf_counter() - begun) * 1e3
+    yield Figure("commits", "checkout of an old version", way, state_bytes, ms, 0, state_bytes)
+
+
+def _steps(bus: Any, tree: Any, state_bytes: int, way: str) -> Rows:
+    """A step that turns 1.1 % of the elements, alone and with a commit that does not wait."""
+    step = jax.jit(_changed, donate_argnums=0)
+    for what, commits_each in (("a step alone", False), ("a step and its commit", True)):
+        kept = jax.block_until_ready(copied(tree))
+        times = []
+        for seed in range(8):
+            begun = time.perf_counter()
+            kept = step(kept, 0.011, seed)
+            if commits_each:
+                bus.commit(kept, wait=False)
+            jax.block_until_ready(kept)
+            times.append((time.perf_counter() - begun) * 1e3)
+        bus.sync()
+        yield Figure("commits", what, way, state_bytes, statistics.median(times[2:]),
+                     max(times[2:]) - min(times[2:]), state_bytes)  # fmt: skip
+
+
+def _commits(bus: Any, tree: Any, share: float, state_bytes: int, way: str) -> Rows:
     found: dict[str, list[float]] = {}
 
     def note(name: str, begun: float) -> None:
         found.setdefault(name, []).append((time.perf_counter() - begun) * 1e3)
 
+    before = bus.stats().moved_bytes
     for seed in range(4):
         tree = jax.block_until_ready(_changed(tree, share, seed))
         begun = time.perf_counter()
@@ -202,21 +229,13 @@ def _commits(bus: Any, tree: Any, share: float, state_bytes: int) -> Rows:
         note("wait=False, the caller's thread", begun)
         handle.result()
         note("wait=False, until it has landed", begun)
-        tree = jax.block_until_ready(_changed(tree, 0.0, seed))
-        begun = time.perf_counter()
-        for leaf in tree.values():
-            np.asarray(leaf)
-        note("all leaves by np.asarray, alone", begun)
-        tree = jax.block_until_ready(_changed(tree, 0.0, seed))
-        begun = time.perf_counter()
-        for leaf in tree.values():
-            np.asarray(jax.device_put(leaf, leaf.sharding.with_memory_kind("pinned_host")))
-        note("all leaves by pinned_host, alone", begun)
-    logged = f"logged {commit.logged_bytes:,} bytes"
+    moved = (bus.stats().moved_bytes - before) // 8
+    said = f"logged {commit.logged_bytes:,} bytes, moved {moved:,}"
+    what = f"{share:.2%} of the elements changed"
     for form, times in found.items():
-        yield Figure("commits", f"{share:.2%} of the elements changed", form, state_bytes,
+        yield Figure("commits", what, f"{way}, {form}", state_bytes,
                      statistics.median(times[1:]), max(times[1:]) - min(times[1:]), state_bytes,
-                     logged if form == "wait=True" else "")  # fmt: skip
+                     said if form == "wait=True" else "")  # fmt: skip
 
 
 def _bf16_tree(state_bytes: int, leaves: int = 32) -> dict[str, jax.Array]:

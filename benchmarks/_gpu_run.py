@@ -1,6 +1,7 @@
 """What `benchmarks.gpu` has measured, how it measures, and the file that it keeps."""
 
 import functools
+import importlib
 import itertools
 import json
 import os
@@ -11,7 +12,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import jax
@@ -19,7 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from benchmarks._gpu_reference import GOLDEN, LINE_WORDS, TILE_LINES, mix
+from mmsb_jax._base.digest_mix import GOLDEN
+from mmsb_jax.kernels import LINE_WORDS, TILE_LINES
+from mmsb_jax.kernels.xla import mix
 
 MB, GB = 1 << 20, 1 << 30
 LINE_BYTES = 4 * LINE_WORDS
@@ -63,7 +65,7 @@ class Run:
 
     Attributes:
         is_gpu: whether the first device is a GPU.
-        module: the module of kernels; None where JAX is too old.
+        has_kernels: whether there are any; not where JAX is too old.
         usable: names of the kernels that gave the right bits.
         until: `time.monotonic` at which no section begins any more.
         copy_gb_per_s: rate of a copy, read and written bytes together; 0 before it is known.
@@ -74,7 +76,7 @@ class Run:
     """
 
     is_gpu: bool
-    module: ModuleType | None
+    has_kernels: bool
     until: float
     usable: set[str] = field(default_factory=set)
     copy_gb_per_s: float = 0.0
@@ -98,12 +100,14 @@ class Run:
         """Tiles of the states that are checked."""
         return 200 if self.is_gpu else 4
 
-    def kernel(self, name: str, **fixed: Any) -> Callable[..., Any]:
-        """A kernel by name, with ``fixed`` arguments."""
-        assert self.module is not None
-        if not self.is_gpu:
-            fixed["interpret"] = self.module.interpreter()
-        return functools.partial(getattr(self.module, name), **fixed)
+    def kernel(self, name: str) -> Callable[..., Any]:
+        """A kernel by name."""
+        where = "benchmarks._gpu_compact" if name == "compact" else "mmsb_jax.kernels.mosaic"
+        kernel = getattr(importlib.import_module(where), name)
+        if self.is_gpu:
+            return kernel
+        plgpu = importlib.import_module("jax.experimental.pallas.mosaic_gpu")
+        return functools.partial(kernel, interpret=plgpu.InterpretGPUParams())
 
     def timed(self, call: Callable[[], Any]) -> tuple[float, float]:
         """(median, spread) in ms of a call that is dispatched again and again, then waited for."""

@@ -1,9 +1,9 @@
 """The hot path on a GPU: ``python -m benchmarks.gpu [--budget SECONDS] [--out FOLDER]``.
 
 Each row is a time beside the bytes that the work has to move, and the rate that follows beside the
-rate of a plain copy in the same run. The first sections time the library as it is. Then kernels
-(`benchmarks._gpu_kernels`) stand beside their XLA forms (`benchmarks._gpu_reference`), once they
-were found to give the same bits; one that does not is left out.
+rate of a plain copy in the same run. The first sections time the library as it is. Then the kernels
+(`mmsb_jax.kernels`) stand beside their XLA forms, once they were found to give the same bits; one
+that does not is left out.
 
 Without a GPU it runs small, with the kernels interpreted: a trial of the program, whose times say
 nothing. With JAX 0.10 the kernels are left out: it has no ``plgpu.kernel`` of this form.
@@ -21,13 +21,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import SingleDeviceSharding
 
-from benchmarks import _gpu_reference as reference
 from benchmarks.__main__ import RESULTS
+from benchmarks._gpu_compact import compact_by_xla
 from benchmarks._gpu_equality import check_equality
 from benchmarks._gpu_library import commits, core, released, transfers
-from benchmarks._gpu_reference import LINE_WORDS, TILE_LINES
 from benchmarks._gpu_run import (
     GB,
     LINE_BYTES,
@@ -45,6 +43,12 @@ from benchmarks._gpu_run import (
     random_lines,
     segments,
 )
+from mmsb_jax.kernels import LINE_WORDS, TILE_LINES, xla
+from mmsb_jax.kernels.select import rank, select, take
+
+_FIRST: Any = np.zeros(1, np.int32)
+_SEED: Any = np.array([1, 2], np.uint32)
+_COLUMN: Any = np.arange(LINE_WORDS, dtype=np.uint32)
 
 # ----------------------------------------------------------------------------------------- ceiling
 
@@ -73,44 +77,36 @@ def ceiling(run: Run) -> Rows:
 
 def scan(run: Run) -> Rows:
     """Compare with the shadow, and bring it forward."""
-    changed_bits = jax.jit(reference.changed_bits)
-    update = jax.jit(reference.update, donate_argnums=0)
-
-    def two(shadow: Any, new: Any) -> Any:
-        found = changed_bits(shadow, new)
-        return update(shadow, new), *found
-
-    programs = {
-        "XLA, two programs": two,
-        "XLA, one with a barrier": jax.jit(reference.scan, donate_argnums=0),
-    }
+    compare = jax.jit(lambda shadow, new: xla.scan(shadow, new, _FIRST)[1:])
+    programs = {"XLA": jax.jit(xla.scan, donate_argnums=0)}
     if "scan" in run.usable:
-        for lines in (64, 128):
-            kernel = jax.jit(run.kernel("scan", tile_lines=lines), donate_argnums=0)
-            programs[f"kernel, tiles of {lines} lines"] = kernel
-    for state_bytes, share in itertools.product(run.state_sizes, (0.0, 0.01, 1.0)):
+        programs["kernel"] = jax.jit(run.kernel("scan"), donate_argnums=0)
+    for state_bytes, share in itertools.product(run.state_sizes, (0.0, 0.0001, 0.01, 0.1, 1.0)):
         old = random_lines(lines_of(state_bytes), 1)
         new = change_lines(old, share, 2)
         least = 2 * state_bytes + state_bytes // LINE_WORDS + int(share * state_bytes)
         for form, program in programs.items():
-            ms, spread = run.timed(carrying(program, (copied(old),), (new, old)))
-            what = f"scan, {share:.0%} of the lines changed"
+
+            def step(shadow: Any, lines: Any, program: Any = program) -> Any:
+                return program(shadow, lines, _FIRST)
+
+            ms, spread = run.timed(carrying(step, (copied(old),), (new, old)))
+            what = f"scan, {share:.2%} of the lines changed"
             yield Figure("scan", what, form, state_bytes, ms, spread, least)
-        ms, spread = run.timed(lambda old=old, new=new: changed_bits(old, new))
+        ms, spread = run.timed(lambda old=old, new=new: compare(old, new))
         yield Figure("scan", "compare alone", "XLA", state_bytes, ms, spread,
                      2 * state_bytes + state_bytes // LINE_WORDS)  # fmt: skip
 
 
 def digest(run: Run) -> Rows:
     """Digest the lines, and compare with those before."""
-    lanes_of = jax.jit(reference.digest)
-    programs = {"XLA": jax.jit(reference.digest_update)}
-    if "digest_update" in run.usable:
-        programs["kernel"] = jax.jit(run.kernel("digest_update"), donate_argnums=(1, 2))
+    lanes_of = jax.jit(lambda lines: xla.lanes(lines, _COLUMN, *_SEED))
+    programs = {"XLA": jax.jit(xla.digest_lines, donate_argnums=(1, 2))}
+    if "digest_lines" in run.usable:
+        programs["kernel"] = jax.jit(run.kernel("digest_lines"), donate_argnums=(1, 2))
     row_sum = jax.jit(lambda lines: (lines * jnp.uint32(3)).sum(1, dtype=jnp.uint32))
     alone = {
         "digest, two mixes, alone": lanes_of,
-        "digest, one mix, alone": jax.jit(reference.digest_one_mix),
         "a sum of each line: the limit": row_sum,
     }
     for state_bytes in run.state_sizes:
@@ -120,7 +116,7 @@ def digest(run: Run) -> Rows:
         for form, program in programs.items():
 
             def step(one: Any, other: Any, lines: Any, program: Any = program) -> Any:
-                return program(lines, one, other)
+                return program(lines, one, other, _SEED)
 
             ms, spread = run.timed(carrying(step, copied(lanes_of(old)), (new, old)))
             yield Figure("digest", "digest and compare, 1% of the lines changed", form,
@@ -140,7 +136,7 @@ def compaction(run: Run) -> Rows:
             counts = flags.reshape(-1, TILE_LINES).sum(1, dtype=jnp.int32)
             capacity = max(1024, 1 << int(1.2 * share * lines.shape[0]).bit_length())
             least = lines.shape[0] * 4 + 2 * int(share * state_bytes)
-            forms = {"XLA": reference.compact}
+            forms = {"XLA": compact_by_xla}
             if "compact" in run.usable:
                 forms["kernel"] = run.kernel("compact")
             for form, function in forms.items():
@@ -153,24 +149,29 @@ def compaction(run: Run) -> Rows:
 
 def selection(run: Run) -> Rows:
     """Changed words alone, by their rank: XLA's work (gathers of a search)."""
-    rank = jax.jit(reference.rank)
-    select = jax.jit(reference.select, static_argnames="size")
+    count = jax.jit(rank)
+    pick = jax.jit(_picked, static_argnames="size")
     for state_bytes in run.state_sizes[:2]:
         lines = random_lines(lines_of(state_bytes), 1)
         for share in (0.003, 0.03):
             bits = _random_bits(lines.shape[0], share, 5)
-            ms, spread = run.timed(lambda bits=bits: rank(bits))
+            ms, spread = run.timed(lambda bits=bits: count(bits))
             yield Figure("selection", f"rank, {share:.1%} of the words", "XLA", state_bytes, ms,
                          spread, lines.shape[0] * 12)  # fmt: skip
-            ends, each = rank(bits)
+            ends, each = count(bits)
             total = int(ends[-1])
             for size in (1 << 14, 1 << 17, 1 << 20) if run.is_gpu else (1 << 8,):
-                call = functools.partial(select, lines, bits, ends, each, np.int32(0), size=size)
+                call = functools.partial(pick, lines, bits, ends, each, np.int32(0), size=size)
                 ms, spread = run.timed(call)
                 yield Figure(
                     "selection", f"{size:,} of {share:.1%} of the words", "XLA", state_bytes, ms,
                     spread, size * 8, f"all {total:,}: {ms * -(-total // size):.2f} ms",
                 )  # fmt: skip
+
+
+def _picked(lines: Any, bits: Any, ends: Any, each: Any, start: Any, size: int) -> Any:
+    line, column = select(bits, ends, each, start, size)
+    return line, column, take(lines, line, column)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -192,14 +193,14 @@ def fold(run: Run) -> Rows:
             starts[:-1] = np.arange(lines)
         data = random_lines(entries, 2)
         rest = [jax.device_put(x) for x in (rows, starts)] + [data, jnp.full_like(data, 2**32 - 1)]
-        programs = {"XLA": reference.fold}
+        programs = {"XLA": xla.fold}
         if "fold" in run.usable:
             programs["kernel"] = run.kernel("fold")
         for form, program in programs.items():
             donating = jax.jit(program, donate_argnums=0)
 
             def step(before: Any, _: Any, donating: Any = donating, rest: Any = rest) -> Any:
-                return (donating(before, *rest),)
+                return donating(before, *rest)
 
             ms, spread = run.timed(carrying(step, (random_lines(pool, 1),), (None,)))
             longest = int(np.diff(starts).max())
@@ -210,63 +211,11 @@ def fold(run: Run) -> Rows:
             )  # fmt: skip
 
 
-# ----------------------------------------------------------------- a commit on the device, of parts
-
-
-def device_commit(run: Run) -> Rows:
-    """Scan, count, rank, select, and the changed words on the host: what `bus.commit` could do."""
-    rank = jax.jit(reference.rank)
-    chunk = 1 << 18 if run.is_gpu else 1 << 8
-    select = jax.jit(functools.partial(reference.select, size=chunk))
-    form = "kernel" if "scan" in run.usable else "XLA"
-    function = run.kernel("scan") if form == "kernel" else reference.scan
-    scan = jax.jit(function, donate_argnums=0)
-    pinned = SingleDeviceSharding(jax.devices()[0], memory_kind="pinned_host")
-    for state_bytes, share in itertools.product(run.state_sizes[:2], (0.0, 0.0015, 0.011)):
-        old = random_lines(lines_of(state_bytes), 1)
-        new = _change_words(old, 1 - (1 - share) ** 2, 2)  # two bfloat16 elements a word
-        for way, place in (("np.asarray", None), ("pinned_host", pinned)):
-            shadow, times = copied(old), []
-            for tree in (new, old, new, old, new, old):
-                begun = time.perf_counter()
-                shadow, bits, counts = scan(shadow, tree)
-                total = int(counts.sum())
-                parts = []
-                if total:
-                    ends, each = rank(bits)
-                    starts = map(np.int32, range(0, total, chunk))
-                    parts = [select(shadow, bits, ends, each, start) for start in starts]
-                moved = _bytes_brought(parts, place)
-                times.append((time.perf_counter() - begun) * 1e3)
-            times = sorted(times[2:])
-            yield Figure(
-                "commit of parts", f"{share:.2%} of the elements changed", f"{form}, {way}",
-                state_bytes, times[len(times) // 2], times[-1] - times[0], 2 * state_bytes,
-                f"{total:,} words, {moved / 1e6:,.1f} MB to the host",
-            )  # fmt: skip
-
-
-def _bytes_brought(parts: list[Any], place: Any) -> int:
-    """Bytes that came to the host: into its pinned memory, or as `np.asarray` brings them."""
-    arrays = jax.tree.leaves(parts)
-    if place is not None:
-        arrays = jax.device_put(arrays, place)
-    for array in arrays:
-        array.copy_to_host_async()
-    return sum(np.asarray(array).nbytes for array in arrays)
-
-
-@jax.jit
-def _change_words(lines: jax.Array, share: float, seed: int) -> jax.Array:
-    is_hit = jax.random.uniform(jax.random.key(seed), lines.shape) < share
-    return lines ^ is_hit.astype(jnp.uint32)
-
-
 # -------------------------------------------------------------------------------------------- main
 
 SECTIONS: tuple[Callable[[Run], Rows], ...] = (
     ceiling, commits, transfers, released, core,
-    check_equality, scan, fold, digest, compaction, selection, device_commit,
+    check_equality, scan, fold, digest, compaction, selection,
 )  # fmt: skip
 
 
@@ -279,12 +228,9 @@ def main(arguments: list[str] | None = None) -> int:
     begun = time.monotonic()
     is_gpu = jax.devices()[0].platform == "gpu"
     print(machine())
-    run = Run(is_gpu, None, begun + asked.budget)
-    if _has_kernels():
-        from benchmarks import _gpu_kernels
-
-        run.module = _gpu_kernels
-    else:
+    has_kernels = jax.__version_info__ >= (0, 11)
+    run = Run(is_gpu, has_kernels, begun + asked.budget)
+    if not has_kernels:
         run.remark(f"the kernels are left out: they need JAX 0.11, this is {jax.__version__}")
     if not is_gpu:
         run.remark("no GPU: it runs small, kernels are interpreted, and the times say nothing")
@@ -295,11 +241,6 @@ def main(arguments: list[str] | None = None) -> int:
             keep(run, out)
     print(f"{time.monotonic() - begun:.0f} s")
     return int(run.has_failed)
-
-
-def _has_kernels() -> bool:
-    """Whether JAX has Mosaic's kernels in the form that they are written in."""
-    return tuple(map(int, jax.__version__.split(".")[:2])) >= (0, 11)
 
 
 def _run_section(run: Run, section: Callable[[Run], Rows]) -> None:

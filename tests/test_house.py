@@ -16,7 +16,7 @@ PACKAGE = Path(mmsb_jax.__file__).parent
 ARCHITECTURE = PACKAGE.parent / "docs" / "architecture.md"
 MOST_MODULES = 9
 
-ELSEWHERE = {"jit", "scan", "uint32", "vmap"}
+ELSEWHERE = {"jit", "uint32", "vmap"}
 """Names in the architecture that are not of this package."""
 
 

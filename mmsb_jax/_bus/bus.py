@@ -22,6 +22,7 @@ from mmsb_jax._base.errors import ClosedError, LocationError
 from mmsb_jax._bus.derive.derived import Derived, Mode
 from mmsb_jax._bus.derive.rules import checked_name, checked_rule, known_name
 from mmsb_jax._bus.derive.transaction import GraphEdit
+from mmsb_jax._bus.device.policy import Shadowing
 from mmsb_jax._bus.engine.commit_info import CommitInfo
 from mmsb_jax._bus.engine.engine import Engine
 from mmsb_jax._bus.engine.session import Session
@@ -77,12 +78,19 @@ class Bus:
             well.
     """
 
-    def __init__(self, log: Log, engine: Engine | None, files: Files, path: Path | None) -> None:
+    def __init__(
+        self,
+        log: Log,
+        engine: Engine | None,
+        files: Files,
+        path: Path | None,
+        shadow: Shadowing = "auto",
+    ) -> None:
         self.path = path
         self.page_bytes: int = log.manifest.page_bytes
         self.recovered: list[str] = list(log.recovered)
         self._session = Session(log, engine, files, path)
-        self._arrays = ArrayWriter(self._session)
+        self._arrays = ArrayWriter(self._session, shadow)
         self._derived = DerivedArrays(self._session, self._arrays)
         self._end = weakref.finalize(
             self, _end, engine, files, self._session.threads, self._arrays.pending
@@ -1185,8 +1193,8 @@ class Bus:
         with self._events, self._lock:
             trees = self._arrays.trees
             if trees is None:
-                return self._session.stats(programs=0, copied_bytes=0)
-            return self._session.stats(trees.programs, trees.copied_bytes)
+                return self._session.stats(programs=0, copied_bytes=0, device_bytes=0)
+            return self._session.stats(trees.programs, trees.copied_bytes, trees.device_bytes)
 
     def reset_stats(self) -> None:
         """Begin counting commits again."""

@@ -12,9 +12,8 @@ import pytest
 import mmsb_jax as mmsb
 from mmsb_jax._bus.write.array_writer import ArrayWriter
 from mmsb_jax._store.commit import head as commit_head
-from mmsb_jax._store.files.disk import DiskFiles
 from mmsb_jax._store.format.record import FULL, CommitRecord
-from mmsb_jax._store.log.log import Log
+from tests.bus._records import records_of
 
 LONG = pytest.mark.long
 
@@ -40,26 +39,12 @@ def _run(path: Path, wait: bool) -> None:
                     bus.resize("y", nbytes=9000)
 
 
-def _records(path: Path) -> list[Any]:
-    """Every commit and its data, without what carries the id of the log."""
-    log = Log(DiskFiles(path), str(path))
-    found = []
-    for version in range(1, log.version + 1):
-        commit = log.find(version)
-        record = commit.record
-        record.log_id = record.previous_chain = bytes(16)
-        data = log.chunks_of(commit)
-        parts = [bytes(part if isinstance(part, memoryview) else part.group.data) for part in data]
-        found.append((commit.offset, commit.end_offset, record.encode(), parts))
-    return found
-
-
 @pytest.mark.parametrize("waits", [(True, True), (False, False), (True, False)])
 def test_same_commits_at_the_same_times_give_the_same_log(tmp_path, monkeypatch, waits):
     monkeypatch.setattr("time.time_ns", lambda: 10**18)
     for i, wait in enumerate(waits):
         _run(tmp_path / str(i), wait)
-    first, second = (_records(tmp_path / str(i)) for i in range(2))
+    first, second = (records_of(tmp_path / str(i)) for i in range(2))
     assert len(first) > 30
     assert first == second
 
@@ -74,7 +59,7 @@ def test_array_made_by_name_costs_the_same_log_whenever_it_is_made(tmp_path, mon
                 if not is_early:
                     bus.create("x", nbytes=9)
                 bus.write("x", np.ones(9, np.uint8))
-    assert _records(tmp_path / "0") == _records(tmp_path / "1")
+    assert records_of(tmp_path / "0") == records_of(tmp_path / "1")
 
 
 DTYPES = ("uint8", "int16", "bfloat16", "float32", "float64", "complex64", "bool")
@@ -177,7 +162,7 @@ def test_commits_have_the_same_bytes_whatever_way_they_take(tmp_path, way, seed)
     for name in ("straight", "plain", "others"):
         taken = way(name)
         _run_randomly(tmp_path / name, seed, 150)
-        logs[name] = _records(tmp_path / name)
+        logs[name] = records_of(tmp_path / name)
         assert (taken["straight"] > 20) == (name == "straight")
         assert name != "plain" or taken["plain"] > 20
     assert logs["straight"] == logs["others"]
@@ -196,7 +181,7 @@ def test_plain_commits_stand_alone_when_deltas_have_outgrown_the_array(tmp_path,
             for number in range(120):
                 value[number % 100] = number
                 bus.write("x", value)
-        logs.append(_records(tmp_path / name))
+        logs.append(records_of(tmp_path / name))
     assert logs[0] == logs[1]
     records = (CommitRecord.decode(meta) for _, _, meta, _ in logs[0])
     assert any((record.records["flags"] & FULL).any() for record in records)
@@ -229,7 +214,7 @@ def test_delta_that_reaches_the_end_is_the_same_or_refused_whatever_way_it_takes
                     seen.append((name, byte, commit.changed, bus.read("x").tolist()))
                 except mmsb.InvalidDeltaError as error:
                     seen.append((name, byte, str(error)))
-        seen.append((name, _records(tmp_path / name)))
+        seen.append((name, records_of(tmp_path / name)))
     half = len(seen) // 2
     assert [each[1:] for each in seen[:half]] == [each[1:] for each in seen[half:]]
     assert any("writes at byte" in str(each[2:]) for each in seen)

@@ -256,14 +256,18 @@ def test_donated_shadow_is_not_copied():
     """One program scans several leaves into one shadow; XLA must not copy it once a leaf."""
     lines, leaves = 4096, 8
 
-    def commit(shadow, news):
+    def commit(shadow, first, news):
+        found = []
         for k, new in enumerate(news):
-            shadow, *_ = scan(shadow, new, k * lines)
-        return shadow
+            shadow, bits, counts = scan(shadow, new, first + k * lines)
+            found += [bits, counts]
+        return shadow, found
 
     shadow = jax.ShapeDtypeStruct((lines * leaves, 32), jnp.uint32)
     news = [jax.ShapeDtypeStruct((lines, 32), jnp.uint32)] * leaves
-    memory = jax.jit(commit, donate_argnums=0).lower(shadow, news).compile().memory_analysis()
+    first = jax.ShapeDtypeStruct((), jnp.int32)
+    program = jax.jit(commit, donate_argnums=0).lower(shadow, first, news).compile()
+    memory = program.memory_analysis()
     assert memory.alias_size_in_bytes == lines * leaves * 128
     assert memory.temp_size_in_bytes < lines * leaves * 128 / 4
 

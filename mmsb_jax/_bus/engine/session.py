@@ -142,12 +142,13 @@ class Session:
             self.threads.shutdown()
             self.files.close()
 
-    def stats(self, programs: int, copied_bytes: int) -> Stats:
+    def stats(self, programs: int, copied_bytes: int, device_bytes: int) -> Stats:
         """What the bus holds and has done; a reader has committed nothing, and holds no state.
 
         Args:
             programs: programs compiled for commits that do not wait.
             copied_bytes: bytes of their copies.
+            device_bytes: bytes that the bus holds on devices.
         """
         state, engine = self.head(), self.engine
         meter = engine.meter if engine is not None else Meter()
@@ -160,6 +161,7 @@ class Session:
             pages=sum(-(-size // self.page_bytes) for size in sizes),
             state_bytes=sum(sizes),
             host_bytes=copied_bytes + (0 if engine is None else state.held_bytes),
+            device_bytes=device_bytes,
             segments=len(self.log.pieces),
             snapshots=len(self.log.snapshots()),
             snapshot_fault=engine.writer.snapshot_fault if engine is not None else None,
@@ -169,6 +171,7 @@ class Session:
             unchanged_commits=meter.unchanged,
             changed_bytes=meter.changed_bytes,
             logged_bytes=meter.logged_bytes,
+            moved_bytes=meter.moved_bytes,
             blocked_ms=meter.blocked_ns / 1e6,
             commit_ms_p50=meter.commit_ms(50),
             commit_ms_p99=meter.commit_ms(99),

@@ -27,6 +27,8 @@ class Stats:
         host_bytes: bytes that the bus holds of them: its own state, with the versions of its pages,
             the copies of commits that do not wait, and their buffers; these it lets go of with
             `sync`, and with a commit that waits.
+        device_bytes: bytes that the bus holds on devices: what was committed last, where
+            ``shadow=`` keeps it there.
         segments, snapshots: files of the log.
         snapshot_fault: why the last snapshot was not made; None when all is well.
         queued: commits that have not landed yet.
@@ -35,6 +37,8 @@ class Stats:
         unchanged_commits: those in which no byte differed.
         changed_bytes: bytes that differed.
         logged_bytes: bytes written to the log.
+        moved_bytes: bytes of arrays of JAX that commits have brought to the host, which on a CPU is
+            where they are.
         blocked_ms: time that commits which do not wait have waited for room, in milliseconds.
         commit_ms_p50, commit_ms_p99: time from comparison to the log's answer, in milliseconds,
             of the newest 4,096 commits; None where there were none.
@@ -53,6 +57,7 @@ class Stats:
     pages: int
     state_bytes: int
     host_bytes: int
+    device_bytes: int
     segments: int
     snapshots: int
     snapshot_fault: str | None
@@ -62,6 +67,7 @@ class Stats:
     unchanged_commits: int
     changed_bytes: int
     logged_bytes: int
+    moved_bytes: int
     blocked_ms: float
     commit_ms_p50: float | None
     commit_ms_p99: float | None
@@ -107,7 +113,7 @@ class Meter:
         """Begin again at zero."""
         with self._lock:
             self.commits = self.unchanged = self.changed_bytes = self.logged_bytes = 0
-            self.waves = self.functions_run = self.blocked_ns = 0
+            self.waves = self.functions_run = self.blocked_ns = self.moved_bytes = 0
             self._commits_ns: deque[int] = deque(maxlen=_LATENCIES_KEPT)
             self._waves_ns: deque[int] = deque(maxlen=_LATENCIES_KEPT)
 
@@ -119,6 +125,11 @@ class Meter:
             self.changed_bytes += landed.changed_bytes
             self.logged_bytes += landed.logged_bytes
             self._commits_ns.append(elapsed_ns)
+
+    def count_moved(self, nbytes: int) -> None:
+        """Count bytes that came from devices to the host."""
+        with self._lock:
+            self.moved_bytes += nbytes
 
     def count_blocked(self, elapsed_ns: int) -> None:
         """Count the time that a commit has waited for room."""

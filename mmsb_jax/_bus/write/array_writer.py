@@ -9,6 +9,7 @@ import numpy as np
 
 from mmsb_jax._base.errors import ClosedError, InvalidDeltaError
 from mmsb_jax._bus.derive.transaction import GraphEdit
+from mmsb_jax._bus.device.policy import Shadowing
 from mmsb_jax._bus.engine.commit_info import CommitInfo
 from mmsb_jax._bus.engine.session import Session
 from mmsb_jax._bus.events.events import is_held
@@ -37,16 +38,19 @@ class ArrayWriter:
 
     Args:
         session: the bus.
+        shadow: as for `mmsb_jax.open`.
 
     Attributes:
         trees: what commits its trees; None for a reader.
         pending: arrays that enter the log with the next commit.
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, shadow: Shadowing) -> None:
         self._session = session
         self.pending = PendingArrays()
-        self.trees = None if session.engine is None else TreeWriter(session.engine, self.pending)
+        self.trees: TreeWriter | None = None
+        if session.engine is not None:
+            self.trees = TreeWriter(session.engine, self.pending, shadow)
         self._known: TreeShape | None = None  # of a reader
         self._rows = RowTable(session.page_bytes)
         self._layout: tuple[TreeShape | None, int, int, Layout] | None = None

@@ -9,14 +9,16 @@ import jax
 import numpy as np
 
 from mmsb_jax._base.memory_limit import room_for
+from mmsb_jax._bus.device.policy import Shadowing, ShadowKeeper, is_out_of_memory, no_room
+from mmsb_jax._bus.device.shadow import FoundChanges, Shadow
 from mmsb_jax._bus.engine.commit_info import CommitInfo
 from mmsb_jax._bus.engine.engine import Engine
 from mmsb_jax._bus.engine.queue import MOST_WAITING
 from mmsb_jax._bus.trees.living import LivingLeaves
-from mmsb_jax._bus.trees.staging import Staged, Stager, check_readable, raw_bytes
+from mmsb_jax._bus.trees.staging import Stager, check_readable, raw_bytes
 from mmsb_jax._bus.trees.tree import Reconciled, TreeShape, differences, reconcile
 from mmsb_jax._bus.write.draft_builder import PendingArrays
-from mmsb_jax._store.commit.draft import Draft
+from mmsb_jax._store.commit.draft import Draft, WordPatch
 from mmsb_jax._store.query.commit import Commit
 
 _LARGE_BYTES = 256 << 20
@@ -29,18 +31,20 @@ class TreeWriter:
     Args:
         engine: lands the drafts.
         pending: arrays to record with the next structure.
+        shadow: whether what was committed last is kept on devices; as for `mmsb_jax.open`.
 
     Attributes:
         shape: structure of the newest tree; None before the first in this process.
     """
 
-    def __init__(self, engine: Engine, pending: PendingArrays) -> None:
+    def __init__(self, engine: Engine, pending: PendingArrays, shadow: Shadowing) -> None:
         self.shape: TreeShape | None = None
         self._engine = engine
         self._pending = pending
         self._ids: list[int] = []
         self._last: LivingLeaves | None = None
         self._stager = Stager()
+        self._shadows = ShadowKeeper(shadow)
 
     @property
     def programs(self) -> int:
@@ -52,10 +56,18 @@ class TreeWriter:
         self.give_up()
         shape, data, change, others = self._match(tree, allow_new)
         places = self._to_read(shape, data, change.ids, others)
+        ops = self._pending.ops() + change.ops
+        found = None if ops else self._find(shape, data, places)
         with jax.transfer_guard("allow"), room_for("the bytes of this commit"):
-            contents = _read_all(data, shape.names, change.ids, places)
-        draft = Draft(ops=self._pending.ops() + change.ops, contents=contents, values=change.values)
-        leaves = LivingLeaves.of(data, places, self._last)
+            contents = self._read(data, shape.names, _without(places, found))
+            if found is not None:
+                contents |= self._received(found)
+        draft = Draft(
+            ops=ops,
+            contents={change.ids[i]: contents[i] for i in places if i in contents},
+            values=change.values,
+        )
+        leaves, shadow = LivingLeaves.of(data, places, self._last), self._shadows.shadow
 
         def landed(commit: Commit) -> None:
             self._pending.specs.clear()
@@ -63,13 +75,79 @@ class TreeWriter:
                 shape.succeed(self.shape, commit.version)
             self.shape, self._ids = shape, change.ids
             self._last, leaves.version = leaves, commit.version
+            if found is not None and shadow is not None:
+                shadow.version = commit.version
 
-        return self._engine.land(info.fill(draft, info.numbers()), shape, landed=landed)
+        commit = self._engine.land(info.fill(draft, info.numbers()), shape, landed=landed)
+        if found is None and (made := self._seed(shape, data)) is not None:
+            made.version = commit.version
+        return commit
+
+    def _find(
+        self, shape: TreeShape, data: Sequence[Any], places: Sequence[int]
+    ) -> FoundChanges | None:
+        """What has changed on devices; None where nothing there knows what was committed last."""
+        shadow = self._shadows.shadow
+        if shadow is None or not self._may_shadow() or not self._is_newest(shadow):
+            self._shadows.drop()
+            return None
+        return self._shadows.find(shape, data, places)
+
+    def _may_shadow(self) -> bool:
+        """Whether a commit may leave out what has not changed: no array waits to be written."""
+        derivations = self._engine.derivations
+        return not (derivations.flow.gates or derivations.awaited)
+
+    def _is_newest(self, shadow: Shadow) -> bool:
+        """Whether nothing else has written what a shadow is of, and its own commit has landed."""
+        if self._engine.queue.depth:
+            return True  # if one fails, those behind it do
+        if shadow.version is None:
+            return False
+        bases, since = self._engine.head.state.table.bases, shadow.version
+        return max(bases.values(), default=0) <= since or all(
+            bases.get(self._ids[i], 0) <= since for i in shadow.leaves
+        )
+
+    def _seed(self, shape: TreeShape, data: Sequence[Any]) -> Shadow | None:
+        """The shadow of what is committed now, where there is to be one."""
+        return self._shadows.seed(shape, data) if self._may_shadow() else None
+
+    def _received(self, found: FoundChanges) -> dict[int, np.ndarray | WordPatch]:
+        """What was found on devices, brought to the host."""
+        try:
+            contents = found.contents()
+        except jax.errors.JaxRuntimeError as error:
+            self._shadows.drop()
+            raise no_room(error) if is_out_of_memory(error) else error from error
+        self._engine.meter.count_moved(found.moved_bytes)
+        self._shadows.count(found)
+        return contents
+
+    def _read(
+        self, data: list[Any], names: list[str], places: Sequence[int]
+    ) -> dict[int, np.ndarray | WordPatch]:
+        """The bytes of the leaves at ``places``; those on other devices travel side by side."""
+        for i in places:
+            leaf = data[i]
+            if isinstance(leaf, jax.Array):
+                check_readable(leaf, names[i])
+                if not _is_on_cpu(leaf):
+                    leaf.copy_to_host_async()
+        moved = sum(data[i].nbytes for i in places if isinstance(data[i], jax.Array))
+        self._engine.meter.count_moved(moved)
+        return {i: raw_bytes(data[i], names[i]) for i in places}
+
+    @property
+    def device_bytes(self) -> int:
+        """Bytes that the shadow takes on devices."""
+        return 0 if self._shadows.shadow is None else self._shadows.shadow.nbytes
 
     def know(self, tree: Any) -> None:
         """Take the structure of ``tree`` for that of the next one, if it is that recorded."""
         self.shape, self._ids = self._known(tree) or (self.shape, self._ids)
         self._last = None
+        self._shadows.drop()
 
     def _known(self, tree: Any) -> tuple[TreeShape, list[int]] | None:
         shape = TreeShape(tree, self._engine.page_bytes)
@@ -94,23 +172,46 @@ class TreeWriter:
             check_readable(array, "note")
         self._wait_for_room()
         places = self._to_read(shape, data, self._ids, others)
-        ids, names = [self._ids[i] for i in places], [shape.names[i] for i in places]
-        labels = [*names, *(["note"] * len(info.note_arrays))]
-        with room_for("the copy of this commit"):
-            staged = self._stager.stage([*(data[i] for i in places), *info.note_arrays], labels)
+        found = self._find(shape, data, places)
+        rest = _without(places, found)
+        names = [*(shape.names[i] for i in rest), *(["note"] * len(info.note_arrays))]
+        try:
+            with room_for("the copy of this commit"):
+                staged = self._stager.stage([*(data[i] for i in rest), *info.note_arrays], names)
+        except BaseException:
+            self._shadows.drop()
+            raise
+        if found is None:
+            self._seed(shape, data)
         leaves, self._last = LivingLeaves.of(data, places, self._last), None
+        shadow, ids = self._shadows.shadow, self._ids
 
         def run(landed: Callable[[Commit], None]) -> None:
             def known(commit: Commit) -> None:
                 leaves.version = commit.version
+                if shadow is not None:
+                    shadow.version = commit.version
                 landed(commit)
 
-            _land_staged(engine, staged, ids, info, time_ns, shape, known)
+            with room_for("the bytes of this commit"):
+                contents = dict(zip(rest, map(staged.bytes_of, range(len(rest))), strict=True))
+                engine.meter.count_moved(sum(raw.nbytes for raw in contents.values()))
+                if found is not None:
+                    contents |= self._received(found)
+            said = [staged.value_of(i).reshape(()) for i in range(len(rest), len(names))]
+            in_order = {ids[i]: contents[i] for i in places if i in contents}
+            _land_queued(engine, in_order, info, said, time_ns, shape, known)
+
+        def discard() -> None:
+            staged.release()
+            if found is not None:
+                found.forget()
 
         try:
-            outcome = engine.queue.submit(run, staged.release)
+            outcome = engine.queue.submit(run, discard)
         except Exception:
-            staged.release()
+            discard()
+            self._shadows.drop()
             raise
         self._last = leaves
         return outcome
@@ -177,22 +278,19 @@ class TreeWriter:
     def forget(self) -> None:
         """Look at the next tree anew: the table has changed without it."""
         self.shape, self._ids, self._last = None, [], None
+        self._shadows.drop()
 
 
-def _land_staged(
+def _land_queued(
     engine: Engine,
-    staged: Staged,
-    ids: list[int],
+    contents: dict[int, np.ndarray | WordPatch],
     info: CommitInfo,
+    numbers: list[Any],
     time_ns: int,
     shape: TreeShape,
     landed: Callable[[Commit], None],
 ) -> None:
-    """What the queue's thread does: read the copies, land them."""
-    with room_for("the bytes of this commit"):
-        contents = {array_id: staged.bytes_of(i) for i, array_id in enumerate(ids)}
-    count = len(ids)
-    numbers = [staged.value_of(count + i).reshape(()) for i in range(len(info.note_arrays))]
+    """Land a commit in the queue's thread."""
     draft = info.fill(Draft(contents=contents, time_ns=time_ns), numbers)
     try:
         engine.land(draft, shape, landed=landed)
@@ -201,17 +299,12 @@ def _land_staged(
             events.deliver_later()
 
 
-def _read_all(
-    data: list[Any], names: list[str], ids: list[int], places: Sequence[int]
-) -> dict[int, np.ndarray]:
-    """The bytes of the leaves at ``places``; those on other devices travel side by side."""
-    for i in places:
-        leaf = data[i]
-        if isinstance(leaf, jax.Array):
-            check_readable(leaf, names[i])
-            if not _is_on_cpu(leaf):
-                leaf.copy_to_host_async()
-    return {ids[i]: raw_bytes(data[i], names[i]) for i in places}
+def _without(places: Sequence[int], found: FoundChanges | None) -> Sequence[int]:
+    """The leaves at ``places`` that were not compared on devices."""
+    if found is None:
+        return places
+    compared = set(found.leaves)
+    return [i for i in places if i not in compared]
 
 
 def _is_on_cpu(leaf: Any) -> bool:

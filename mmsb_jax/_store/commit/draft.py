@@ -1,5 +1,6 @@
 """Drafts: what a commit is asked to do."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,7 +17,8 @@ class Draft:
 
     Attributes:
         ops: changes of the table of arrays, in order.
-        contents: array id → its bytes after (uint8[nbytes]), for the arrays to compare.
+        contents: array id → its bytes after (uint8[nbytes]), for the arrays to compare; or what
+            of it has changed, where that is known already.
         patches: array id → what is written to single bytes of it.
         values: constants: name → tagged value, None for one that goes.
         step, source, note, time_ns: what the caller says of it (`CommitRecord`).
@@ -25,7 +27,7 @@ class Draft:
     """
 
     ops: list[Op] = field(default_factory=list)
-    contents: dict[int, np.ndarray] = field(default_factory=dict)
+    contents: Mapping[int, np.ndarray | WordPatch] = field(default_factory=dict)
     patches: dict[int, WordPatch] = field(default_factory=dict)
     values: dict[str, str | None] = field(default_factory=dict)
     step: int | None = None

@@ -235,6 +235,7 @@ class Head:
         """What a plan changes; arrays without a differing byte left out."""
         changes = self._compare(plan.compared)
         changes += plan.patched
+        plan.order(changes)
         return changes
 
     def compare_derived(self, plan: Plan, contents: Mapping[int, Content]) -> Changes:

@@ -1,5 +1,6 @@
 """Plans: a draft against the state that it meets."""
 
+import itertools
 from collections.abc import Sequence, Set
 
 import numpy as np
@@ -10,6 +11,7 @@ from mmsb_jax._store.commit.compare import Changes, Patched, patched
 from mmsb_jax._store.commit.draft import Draft, WordPatch
 from mmsb_jax._store.commit.lots import Compared
 from mmsb_jax._store.encoding.digest import ZERO, Lanes, digest_words
+from mmsb_jax._store.encoding.group import SMALL_BYTES
 from mmsb_jax._store.format.frame import BadFrameError
 from mmsb_jax._store.format.record import ArrayInfo, Op, OpCode
 from mmsb_jax._store.state.state import StoredState
@@ -48,10 +50,26 @@ class Plan:
         self._cut: Set[int] = frozenset()
         if draft.ops:
             self._operate(draft.ops)
-        self.compared = [self._to_compare(*item) for item in draft.contents.items()]
+        self.compared, found = list[Compared](), list[Patched]()
+        for array_id, content in draft.contents.items():
+            if isinstance(content, np.ndarray):
+                self.compared.append(self._to_compare(array_id, content))
+            elif self.array(array_id).nbytes <= SMALL_BYTES:
+                self.compared.append(_whole(self._written(array_id, content)))
+            else:
+                found.append(self._written(array_id, content))
+        self._order = list(draft.contents) if found else []
         self.patched = Changes()
-        if draft.patches:
-            self.patched = patched(self._written(*item) for item in draft.patches.items())
+        if found or draft.patches:
+            self.patched = patched(
+                itertools.chain(found, (self._written(*item) for item in draft.patches.items()))
+            )
+
+    def order(self, changes: Changes) -> None:
+        """Put large arrays in the order of the draft, whichever way their changes were found."""
+        if self._order:
+            places = {array_id: place for place, array_id in enumerate(self._order)}
+            changes.large.sort(key=lambda change: places.get(change.info.id, len(places)))
 
     def _operate(self, ops: Sequence[Op]) -> None:
         self.made = self._state.sketch(ops)
@@ -116,3 +134,11 @@ class Plan:
         if array_id in self._cut and array_id in self.arrays:
             return digest_words(self.words(array_id))
         return self._state.table.lanes.get(array_id, ZERO)
+
+
+def _whole(patch: Patched) -> Compared:
+    """An array beside all that it becomes."""
+    array, words, values = patch
+    new = array.old.copy()
+    new[words] = values
+    return array._replace(new=new)

@@ -1,0 +1,232 @@
+"""Commits that find on the device what changed: the same log, and little that moves."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import mmsb_jax as mmsb
+from mmsb_jax._bus.device import shadow as shadows
+from mmsb_jax._bus.device.pieces import merged
+from tests.bus._records import records_of
+from tests.bus._script import run_script
+from tests.bus._shadowed import run_program
+
+LARGE = (512, 128)
+"""256 KB of float32."""
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_random_programs_give_the_same_log(tmp_path, monkeypatch, seed):
+    monkeypatch.setattr("time.time_ns", lambda: 10**18)
+    without, with_one = (run_program(tmp_path / str(s), seed, s) for s in (None, "bytes"))
+    assert records_of(tmp_path / "None") == records_of(tmp_path / "bytes")
+    assert without.device_bytes == 0
+    assert with_one.device_bytes > 0
+    assert with_one.moved_bytes < without.moved_bytes
+
+
+def test_random_programs_on_eight_devices_give_the_same_log():
+    """Arrays split in several ways; in a process of its own, which has the devices."""
+    flags = "--xla_force_host_platform_device_count=8"
+    assert (
+        run_script("from tests.bus import _shadowed; _shadowed.main()", XLA_FLAGS=flags) == "done"
+    )
+
+
+def land(bus, tree, wait):
+    """Commit a tree, and return once it has landed, or raise what made it fail."""
+    handle = bus.commit(tree, wait=wait)
+    return handle if wait else handle.result()
+
+
+def moved(bus, tree, wait=True):
+    """Bytes that came to the host for a commit."""
+    before = bus.stats().moved_bytes
+    land(bus, tree, wait)
+    return bus.stats().moved_bytes - before
+
+
+@pytest.mark.parametrize("wait", [True, False])
+def test_what_did_not_change_does_not_move(wait):
+    tree = {"w": jnp.zeros(LARGE), "v": jnp.ones(LARGE)}
+    with mmsb.open(shadow="bytes") as bus:
+        assert moved(bus, tree) == 2 * 4 * 512 * 128
+        assert moved(bus, {name: leaf + 0 for name, leaf in tree.items()}, wait) == 2 * 4
+        assert bus.stats().device_bytes == 2 * 4 * 512 * 128 * (1 + 1 / 32)
+
+
+@pytest.mark.parametrize("wait", [True, False])
+def test_what_changed_moves_by_the_word(wait):
+    with mmsb.open(shadow="bytes") as bus:
+        bus.commit({"w": jnp.zeros(LARGE)})
+        changed = jnp.zeros(LARGE).at[3, :100].set(1)
+        assert moved(bus, {"w": changed}, wait) == 4 + 256 * 8
+        np.testing.assert_array_equal(bus.tree()["w"], changed)
+        assert moved(bus, {"w": changed.at[:200].set(2)}, wait) == 4 + 4 * 512 * 128
+        np.testing.assert_array_equal(bus.tree()["w"][:200], 2)
+
+
+def test_array_that_is_the_very_one_is_not_looked_at():
+    frozen, tree = jnp.ones(LARGE), {"w": jnp.zeros(LARGE)}
+    with mmsb.open(shadow="bytes") as bus:
+        bus.commit(tree | {"frozen": frozen})
+        scanned = []
+        original = shadows.DeviceShadow.find
+
+        def find(self, arrays):
+            scanned.append([self.pieces[k].leaf for k in arrays])
+            return original(self, arrays)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(shadows.DeviceShadow, "find", find)
+            bus.commit({"w": jnp.zeros(LARGE) + 1, "frozen": frozen})
+        assert scanned == [[1]]
+        np.testing.assert_array_equal(bus.tree()["w"], 1)
+
+
+@pytest.mark.parametrize("wait", [True, False])
+def test_arrays_may_be_donated_once_commit_returns(wait):
+    step = jax.jit(lambda w: w.at[0].add(1), donate_argnums=0)
+    with mmsb.open(shadow="bytes") as bus:
+        w, handles = jnp.zeros(LARGE), []
+        for _ in range(20):
+            handles.append(bus.commit({"w": w}, wait=wait))
+            w = step(w)
+        bus.sync()
+        for number in range(20):
+            np.testing.assert_array_equal(bus.checkout(version=number + 1)["w"][0], number)
+
+
+def test_what_others_wrote_is_seen():
+    """The shadow is not what the log has then: a commit of what it knows must undo the write."""
+    with mmsb.open(shadow="bytes") as bus:
+        w = jnp.zeros(LARGE)
+        bus.commit({"w": w})
+        bus.write("w", np.ones(LARGE, np.float32))
+        bus.commit({"w": w + 0})
+        np.testing.assert_array_equal(bus.tree()["w"], 0)
+        bus.apply(mmsb.diff(bus.layout.pack({"w": w}), bus.layout.pack({"w": w.at[5, 5].set(3)})))
+        bus.commit({"w": w + 0})
+        np.testing.assert_array_equal(bus.tree()["w"], 0)
+
+
+@pytest.mark.parametrize("wait", [True, False])
+def test_commit_that_failed_leaves_no_shadow_that_is_ahead(wait, monkeypatch):
+    with mmsb.open(shadow="bytes") as bus:
+        bus.commit({"w": jnp.zeros(LARGE)})
+        append = bus._session.engine.writer.append
+
+        def fail(commit):
+            raise mmsb.LocationError(28, "the disk is full")
+
+        monkeypatch.setattr(bus._session.engine.writer, "append", fail)
+        with pytest.raises(mmsb.LocationError):
+            land(bus, {"w": jnp.ones(LARGE)}, wait)
+        monkeypatch.setattr(bus._session.engine.writer, "append", append)
+        if not wait:
+            with pytest.raises(mmsb.LocationError):
+                bus.commit({"w": jnp.ones(LARGE)})
+        bus.commit({"w": jnp.ones(LARGE).at[0, 0].set(5)})
+        np.testing.assert_array_equal(bus.tree()["w"], jnp.ones(LARGE).at[0, 0].set(5))
+
+
+@pytest.mark.parametrize("where", ["find", "cut", "take_words", "seed"])
+@pytest.mark.parametrize("wait", [True, False])
+def test_device_without_memory_loses_nothing(where, wait, monkeypatch):
+    with mmsb.open(shadow="bytes") as bus:
+        state = {"w": jnp.zeros(LARGE), "v": jnp.zeros(LARGE)}
+        bus.commit(state)
+        if where == "seed":
+            bus.write("w", np.ones(LARGE, np.float32))  # the next commit makes a new one
+        state = {"w": state["w"].at[0, 0].set(1), "v": state["v"] + 1}
+
+        def fail(*_):
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: no room for 8 bytes")
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(shadows, where, fail)
+            if where in ("find", "seed"):
+                land(bus, state, wait)
+                assert (bus.stats().device_bytes == 0) == (where == "seed")
+            else:
+                with pytest.raises(mmsb.DeviceMemoryError, match="Nothing has changed"):
+                    land(bus, state, wait)
+                assert bus.version == 1
+        if where not in ("find", "seed") and not wait:
+            with pytest.raises(mmsb.DeviceMemoryError):
+                bus.commit(state)
+        bus.commit(state)
+        np.testing.assert_array_equal(bus.tree()["w"], state["w"])
+        np.testing.assert_array_equal(bus.tree()["v"], state["v"])
+
+
+def test_automatic_shadow_is_not_made_on_a_cpu():
+    with mmsb.open() as bus:
+        for number in range(5):
+            bus.commit({"w": jnp.full(LARGE, number)})
+        assert bus.stats().device_bytes == 0
+
+
+def test_automatic_shadow_is_made_where_there_is_room(monkeypatch):
+    from mmsb_jax._bus.device import policy
+
+    monkeypatch.setattr(policy, "_has_room", lambda data: True)
+    with mmsb.open() as bus:
+        sizes = []
+        for number in range(14):
+            bus.commit({"w": jnp.zeros(LARGE).at[0].set(number)})
+            sizes.append(bus.stats().device_bytes > 0)
+        assert sizes == [False] * 2 + [True] * 12
+        for number in range(9):
+            bus.commit({"w": jnp.full(LARGE, number + 0.5)})
+        assert bus.stats().device_bytes == 0  # all of it moves each time
+
+
+def test_room_is_a_tenth_of_what_was_never_used():
+    from mmsb_jax._bus.device import policy
+
+    class Device:
+        def __init__(self, stats):
+            self.memory_stats = lambda: stats
+
+    def has_room(stats):
+        array = jnp.zeros(100)
+        return policy.fits(Device(stats), array.nbytes)
+
+    assert has_room({"bytes_limit": 5000, "peak_bytes_in_use": 1000})
+    assert not has_room({"bytes_limit": 5000, "peak_bytes_in_use": 1001})
+    assert not has_room(None)
+    assert not has_room({})
+
+
+@pytest.mark.parametrize("choice", ["digest", "all", 1, True])
+def test_unknown_shadow_is_refused(choice):
+    with pytest.raises(ValueError, match="shadow="):
+        mmsb.open(shadow=choice)
+
+
+def test_patches_that_share_a_word_become_one():
+    words, mask, data = merged(
+        [
+            (np.array([3]), np.array([0xFFFF], np.uint32), np.array([0x1234], np.uint32)),
+            (
+                np.array([1, 3]),
+                np.full(2, 0xFFFF0000, np.uint32),
+                np.full(2, 0x56780000, np.uint32),
+            ),
+        ]
+    )
+    assert words.tolist() == [1, 3]
+    assert mask.tolist() == [0xFFFF0000, 0xFFFFFFFF]
+    assert data.tolist() == [0x56780000, 0x56781234]
+
+
+@pytest.mark.parametrize("total", [1, 255, 256, 257, 1000, 50_000, (1 << 20) + 1, 3_000_000])
+def test_words_are_taken_in_few_sizes(total):
+    chunks = list(shadows._chunks(total))
+    ends = [start + size for start, size in chunks]
+    assert [start for start, _ in chunks] == [0, *ends[:-1]]
+    assert total <= ends[-1] <= max(512, total * 4 / 3)
+    assert all(size & (size - 1) == 0 for _, size in chunks)
+    assert len(chunks) <= 10 + total // (1 << 20)
