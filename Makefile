@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test test-long mutations torture check extras bench notebooks clean
+.PHONY: demo test test-long mutations torture check check-gpu extras bench notebooks clean
 
 # One stamp an extra, so that each target installs what it needs and no more.
 $(VENV)/.made:
@@ -39,6 +39,16 @@ check: $(VENV)/.with-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports --no-logo
+
+# Compiles the programs of the hot path for a GPU; none is needed, but some gigabytes of packages,
+# and a Python that has JAX 0.11 or newer: `make check-gpu PYTHON=python3.13`.
+.venv-gpu/.made:
+	$(PYTHON) -m venv .venv-gpu
+	.venv-gpu/bin/python -m pip install --quiet --disable-pip-version-check 'jax[cuda13]' -e .
+	@touch $@
+
+check-gpu: .venv-gpu/.made
+	.venv-gpu/bin/python -m tools.check_gpu
 
 # A new pip: older ones download whatever they resolve.
 extras: $(VENV)/.made
