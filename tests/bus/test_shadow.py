@@ -7,7 +7,9 @@ import pytest
 
 import mmsb_jax as mmsb
 from mmsb_jax._bus.device import shadow as shadows
+from mmsb_jax._bus.device import transfer
 from mmsb_jax._bus.device.pieces import merged
+from mmsb_jax._bus.write import tree_writer
 from tests.bus._records import records_of
 from tests.bus._script import run_script
 from tests.bus._shadowed import run_program
@@ -98,6 +100,20 @@ def test_arrays_may_be_donated_once_commit_returns(wait):
             np.testing.assert_array_equal(bus.checkout(version=number + 1)["w"][0], number)
 
 
+@pytest.mark.parametrize("kind", ["pinned_host", "unpinned_host"])
+def test_array_in_host_memory_is_left_out_and_keeps_its_kind(kind):
+    place = jax.sharding.SingleDeviceSharding(jax.devices()[0], memory_kind=kind)
+    with mmsb.open(shadow="bytes") as bus:
+        for number in range(3):
+            far = jax.device_put(jnp.full(LARGE, number + 0.5), place)
+            bus.commit({"far": far, "near": jnp.ones(LARGE) * number})
+            found = bus.checkout(like={"far": far, "near": jnp.ones(LARGE)})
+            assert found["far"].sharding.memory_kind == kind
+            np.testing.assert_array_equal(found["far"], number + 0.5)
+            np.testing.assert_array_equal(found["near"], number)
+        assert bus.stats().device_bytes == 4 * 512 * 128 * (1 + 1 / 32)
+
+
 def test_what_others_wrote_is_seen():
     """The shadow is not what the log has then: a commit of what it knows must undo the write."""
     with mmsb.open(shadow="bytes") as bus:
@@ -159,6 +175,35 @@ def test_device_without_memory_loses_nothing(where, wait, monkeypatch):
         bus.commit(state)
         np.testing.assert_array_equal(bus.tree()["w"], state["w"])
         np.testing.assert_array_equal(bus.tree()["v"], state["v"])
+
+
+@pytest.mark.parametrize("shadow", [None, "bytes"])
+@pytest.mark.parametrize("refuses", [False, True])
+def test_bytes_travel_through_pinned_memory_where_that_is_faster(shadow, refuses, monkeypatch):
+    """Here the CPU stands for a GPU; one that has no room in such memory goes the other way."""
+    kinds = []
+    original = jax.device_put
+
+    def put(array, where, **options):
+        kind = getattr(where, "memory_kind", None)
+        if refuses and kind == "pinned_host":
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: no pinned memory")
+        kinds.append(kind)
+        return original(array, where, **options)
+
+    monkeypatch.setattr(transfer, "has_pinned_memory", lambda device: True)
+    monkeypatch.setattr(tree_writer, "_is_on_cpu", lambda leaf: False)
+    monkeypatch.setattr(jax, "device_put", put)
+    with mmsb.open(shadow=shadow) as bus:
+        state = {"w": jnp.zeros(LARGE), "n": jnp.arange(9, dtype=jnp.int4), "k": jax.random.key(1)}
+        for number in range(4):
+            state |= {"w": state["w"].at[number, :3].set(number + 1), "k": jax.random.key(number)}
+            bus.commit(state, wait=number % 2 == 0)
+        np.testing.assert_array_equal(bus.tree()["w"], state["w"])
+        assert bus.tree()["k"] == state["k"]
+        for number in range(4):
+            assert bus.checkout(version=number + 1)["w"][number, 0] == number + 1
+    assert ("pinned_host" in kinds) == (not refuses)
 
 
 def test_automatic_shadow_is_not_made_on_a_cpu():

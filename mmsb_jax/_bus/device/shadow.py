@@ -58,7 +58,7 @@ class DeviceShadow:
         self.pieces = pieces
         self._sizes = tuple(lines_of(piece.nbytes) for piece in pieces)
         self._firsts = list(itertools.accumulate(self._sizes, initial=0))
-        self._lines = seed(list(arrays))
+        self._lines = jax.device_put(seed(list(arrays)), device)
         self._bits = jax.device_put(np.zeros(self._firsts[-1], np.uint32), device)
         self.nbytes = self._lines.nbytes + self._bits.nbytes
 

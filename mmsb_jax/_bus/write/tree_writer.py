@@ -11,6 +11,7 @@ import numpy as np
 from mmsb_jax._base.memory_limit import room_for
 from mmsb_jax._bus.device.policy import Shadowing, ShadowKeeper, is_out_of_memory, no_room
 from mmsb_jax._bus.device.shadow import FoundChanges, Shadow
+from mmsb_jax._bus.device.transfer import start_fetch
 from mmsb_jax._bus.engine.commit_info import CommitInfo
 from mmsb_jax._bus.engine.engine import Engine
 from mmsb_jax._bus.engine.queue import MOST_WAITING
@@ -119,7 +120,9 @@ class TreeWriter:
             contents = found.contents()
         except jax.errors.JaxRuntimeError as error:
             self._shadows.drop()
-            raise no_room(error) if is_out_of_memory(error) else error from error
+            if is_out_of_memory(error):
+                raise no_room(error) from error
+            raise
         self._engine.meter.count_moved(found.moved_bytes)
         self._shadows.count(found)
         return contents
@@ -128,15 +131,18 @@ class TreeWriter:
         self, data: list[Any], names: list[str], places: Sequence[int]
     ) -> dict[int, np.ndarray | WordPatch]:
         """The bytes of the leaves at ``places``; those on other devices travel side by side."""
+        started: dict[int, Any] = {}
         for i in places:
             leaf = data[i]
             if isinstance(leaf, jax.Array):
                 check_readable(leaf, names[i])
-                if not _is_on_cpu(leaf):
+                if _is_plain(leaf):
+                    started[i] = start_fetch(leaf)
+                elif not _is_on_cpu(leaf):
                     leaf.copy_to_host_async()
         moved = sum(data[i].nbytes for i in places if isinstance(data[i], jax.Array))
         self._engine.meter.count_moved(moved)
-        return {i: raw_bytes(data[i], names[i]) for i in places}
+        return {i: raw_bytes(started.get(i, data[i]), names[i]) for i in places}
 
     @property
     def device_bytes(self) -> int:
@@ -305,6 +311,12 @@ def _without(places: Sequence[int], found: FoundChanges | None) -> Sequence[int]
         return places
     compared = set(found.leaves)
     return [i for i in places if i not in compared]
+
+
+def _is_plain(leaf: jax.Array) -> bool:
+    """Whether one device other than the CPU has all of it, as numbers."""
+    is_there = len(leaf.sharding.device_set) == 1 and not _is_on_cpu(leaf)
+    return is_there and not jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _is_on_cpu(leaf: Any) -> bool:
