@@ -132,6 +132,22 @@ MUTATIONS = [
              "cli/test_state_diff.py bus/test_arrays.py"),
     Mutation("_store/log/in_force.py", "if not giver and log.kept_since == 1:", "if False:",
              "store/test_snapshot.py"),
+    Mutation("kernels/xla.py", "place = first[0] + jnp.minimum(each.min(), 0)", "place = first[0]",
+             "kernels/test_kernels.py"),
+    Mutation("kernels/xla.py", "jnp.where(is_there, last, -1)", "last",
+             "kernels/test_kernels.py"),
+    Mutation("kernels/dispatch.py", "_LEAST_JAX = 0, 11", "_LEAST_JAX = 0, 9",
+             "kernels/test_kernels.py"),
+    Mutation("_core/replay.py", ".at[changed].max(order[last]", ".at[changed].min(order[last]",
+             "core/test_replay.py"),
+    Mutation("_bus/device/pieces.py", "edge % WORD_BYTES == 0 for edge in edges",
+             "edge >= 0 for edge in edges", "bus/test_shadow.py"),
+    Mutation("_bus/device/shadow.py", "self._is_whole, self.version = False, None",
+             "self._is_whole = False", "bus/test_shadow.py"),
+    Mutation("_bus/device/shadow.py", "count * _DENSE > words[leaf]", "count > 0",
+             "bus/test_shadow.py"),
+    Mutation("_store/commit/plan.py", "if self._order:", "if not self._order:",
+             "bus/test_shadow.py"),
 ]  # fmt: skip
 
 

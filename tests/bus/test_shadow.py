@@ -28,12 +28,12 @@ def test_random_programs_give_the_same_log(tmp_path, monkeypatch, seed):
     assert with_one.moved_bytes < without.moved_bytes
 
 
-def test_random_programs_on_eight_devices_give_the_same_log():
-    """Arrays split in several ways; in a process of its own, which has the devices."""
+@pytest.mark.parametrize("way", range(5))
+def test_random_program_on_eight_devices_gives_the_same_log(way):
+    """Arrays split in one of five ways; in a process of its own, which has the devices."""
     flags = "--xla_force_host_platform_device_count=8"
-    assert (
-        run_script("from tests.bus import _shadowed; _shadowed.main()", XLA_FLAGS=flags) == "done"
-    )
+    code = "import sys; from tests.bus import _shadowed; _shadowed.main(int(sys.argv[1]))"
+    assert run_script(code, way, XLA_FLAGS=flags) == "done"
 
 
 def land(bus, tree, wait):
