@@ -26,9 +26,7 @@ from mmsb_jax._base.errors import InvalidDeltaError
 from mmsb_jax._core.pages import Pages, as_version
 from mmsb_jax._core.region import Region
 from mmsb_jax._core.settings import any_settings, is_traced
-
-LINE_WORDS = 32
-"""Words of a line, the default block of a delta: 128 bytes, one coalesced access of a GPU warp."""
+from mmsb_jax.kernels import LINE_WORDS
 
 NO_PAGE = np.int32(2**31 - 1)
 """Page of the rows behind ``count``: outside of any pool, so that a scatter drops them."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from mmsb_jax._base.words import WORD_BYTES
 from mmsb_jax._store.commit.draft import WordPatch
+from mmsb_jax._store.state.state import word_count
 
 _ALL = np.uint32(0xFFFFFFFF)
 
@@ -35,7 +36,7 @@ class Piece:
     @property
     def words(self) -> int:
         """Words that it takes, the last filled with zeros."""
-        return -(-self.nbytes // WORD_BYTES)
+        return word_count(self.nbytes)
 
     @property
     def item_bytes(self) -> int:

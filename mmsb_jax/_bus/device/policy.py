@@ -6,7 +6,7 @@ from typing import Any, Literal
 import jax
 
 from mmsb_jax._base.errors import DeviceMemoryError
-from mmsb_jax._bus.device.shadow import FoundChanges, Shadow
+from mmsb_jax._bus.device.shadow import FoundChanges, Shadow, pieces_in
 
 Shadowing = Literal["auto", "bytes"] | None
 SHADOWINGS = ("auto", "bytes", None)
@@ -97,14 +97,8 @@ class ShadowKeeper:
 def _has_room(data: Sequence[Any]) -> bool:
     """Whether all devices say what memory they have, and a shadow is little beside it."""
     needed: dict[Any, int] = {}
-    for leaf in data:
-        if isinstance(leaf, jax.Array):
-            for device in leaf.sharding.addressable_devices:
-                part = leaf.sharding.shard_shape(leaf.shape)
-                size = leaf.dtype.itemsize
-                for length in part:
-                    size *= length
-                needed[device] = needed.get(device, 0) + size
+    for device, piece, _ in pieces_in(data):
+        needed[device] = needed.get(device, 0) + piece.nbytes
     return bool(needed) and all(fits(device, nbytes) for device, nbytes in needed.items())
 
 

@@ -2,7 +2,7 @@
 
 import itertools
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ from mmsb_jax._bus.device.pieces import Piece, merged, pieces_of, together
 from mmsb_jax._bus.device.programs import cut, find, lines_of, rank_wanted, seed, take_words
 from mmsb_jax._bus.device.transfer import fetch, start_fetch
 from mmsb_jax._core.settings import any_settings
-from mmsb_jax._store.commit.draft import WordPatch
+from mmsb_jax._store.commit.draft import ArrayContent, WordPatch
 from mmsb_jax.kernels import LINE_WORDS
 
 MOST_LINES = 1 << 27
@@ -26,9 +26,6 @@ _LEAST_WORDS = 1 << 8
 _MOST_WORDS = 1 << 20
 _CUT_LINES = 1 << 19
 """A whole array comes in parts of 64 MB."""
-
-Content = np.ndarray | WordPatch
-"""All bytes of an array (uint8[nbytes]), or what of it changed."""
 
 
 @dataclass(slots=True, eq=False)
@@ -186,7 +183,7 @@ class FoundChanges:
         self.is_requested = threading.Event()
         self.moved_bytes = 0
 
-    def contents(self) -> dict[int, Content]:
+    def contents(self) -> dict[int, ArrayContent]:
         """What the leaves with a change become."""
         try:
             with any_settings():
@@ -194,7 +191,7 @@ class FoundChanges:
         finally:
             self.is_requested.set()
 
-    def _contents(self) -> dict[int, Content]:
+    def _contents(self) -> dict[int, ArrayContent]:
         counts = [fetch(scan.counts) for scan in self._scans]
         self.moved_bytes += sum(found.nbytes for found in counts)
         dense = _dense(self._scans, counts)
@@ -212,7 +209,7 @@ class FoundChanges:
             for k, raw in received.wholes.items():
                 piece = scan.shadow.pieces[k]
                 wholes.setdefault(piece.leaf, []).append((piece, raw))
-        contents: dict[int, Content] = {leaf: merged(parts) for leaf, parts in patches.items()}
+        contents: dict[int, ArrayContent] = {leaf: merged(parts) for leaf, parts in patches.items()}
         for leaf, parts in wholes.items():
             contents[leaf] = together(*zip(*parts, strict=True))
         return contents
@@ -236,9 +233,8 @@ class Shadow:
 
     def __init__(self, data: Sequence[Any]) -> None:
         places: dict[Any, list[tuple[Piece, jax.Array]]] = {}
-        for leaf in _shadowed(data):
-            for device, piece, array in pieces_of(leaf, data[leaf]):
-                places.setdefault(device, []).append((piece, array))
+        for device, piece, array in pieces_in(data):
+            places.setdefault(device, []).append((piece, array))
         left_out = set[int]()
         for parts in places.values():
             left_out |= {piece.leaf for piece in _beyond([piece for piece, _ in parts])}
@@ -291,13 +287,13 @@ class Shadow:
         return self._newest
 
 
-def _shadowed(data: Sequence[Any]) -> Iterable[int]:
-    """The leaves that lie in the memory where their devices compute."""
+def pieces_in(data: Sequence[Any]) -> Iterator[tuple[Any, Piece, jax.Array]]:
+    """`pieces_of` the leaves that lie in the memory where their devices compute."""
     for i, leaf in enumerate(data):
         if isinstance(leaf, jax.Array) and leaf.is_fully_addressable and leaf.size:
             default = next(iter(leaf.devices())).default_memory().kind
             if leaf.sharding.memory_kind in (None, default):
-                yield i
+                yield from pieces_of(i, leaf)
 
 
 def _beyond(pieces: Sequence[Piece]) -> Iterable[Piece]:

@@ -19,7 +19,7 @@ from mmsb_jax._bus.trees.living import LivingLeaves
 from mmsb_jax._bus.trees.staging import Stager, check_readable, raw_bytes
 from mmsb_jax._bus.trees.tree import Reconciled, TreeShape, differences, reconcile
 from mmsb_jax._bus.write.draft_builder import PendingArrays
-from mmsb_jax._store.commit.draft import Draft, WordPatch
+from mmsb_jax._store.commit.draft import ArrayContent, Draft
 from mmsb_jax._store.query.commit import Commit
 
 _LARGE_BYTES = 256 << 20
@@ -114,7 +114,7 @@ class TreeWriter:
         """The shadow of what is committed now, where there is to be one."""
         return self._shadows.seed(shape, data) if self._may_shadow() else None
 
-    def _received(self, found: FoundChanges) -> dict[int, np.ndarray | WordPatch]:
+    def _received(self, found: FoundChanges) -> dict[int, ArrayContent]:
         """What was found on devices, brought to the host."""
         try:
             contents = found.contents()
@@ -129,7 +129,7 @@ class TreeWriter:
 
     def _read(
         self, data: list[Any], names: list[str], places: Sequence[int]
-    ) -> dict[int, np.ndarray | WordPatch]:
+    ) -> dict[int, ArrayContent]:
         """The bytes of the leaves at ``places``; those on other devices travel side by side."""
         started: dict[int, Any] = {}
         for i in places:
@@ -289,7 +289,7 @@ class TreeWriter:
 
 def _land_queued(
     engine: Engine,
-    contents: dict[int, np.ndarray | WordPatch],
+    contents: dict[int, ArrayContent],
     info: CommitInfo,
     numbers: list[Any],
     time_ns: int,

@@ -10,6 +10,9 @@ from mmsb_jax._store.format.record import Op
 WordPatch = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Words of an array (int64[n], ascending), mask of their bytes and these bytes (uint32[n])."""
 
+ArrayContent = np.ndarray | WordPatch
+"""What an array becomes: all of its bytes (uint8[nbytes]), or what of it has changed."""
+
 
 @dataclass(slots=True)
 class Draft:
@@ -17,8 +20,7 @@ class Draft:
 
     Attributes:
         ops: changes of the table of arrays, in order.
-        contents: array id → its bytes after (uint8[nbytes]), for the arrays to compare; or what
-            of it has changed, where that is known already.
+        contents: array id → what it becomes: bytes are compared with those before.
         patches: array id → what is written to single bytes of it.
         values: constants: name → tagged value, None for one that goes.
         step, source, note, time_ns: what the caller says of it (`CommitRecord`).
@@ -27,7 +29,7 @@ class Draft:
     """
 
     ops: list[Op] = field(default_factory=list)
-    contents: Mapping[int, np.ndarray | WordPatch] = field(default_factory=dict)
+    contents: Mapping[int, ArrayContent] = field(default_factory=dict)
     patches: dict[int, WordPatch] = field(default_factory=dict)
     values: dict[str, str | None] = field(default_factory=dict)
     step: int | None = None

@@ -7,6 +7,7 @@ import numpy as np
 
 from mmsb_jax._base.errors import StructureError
 from mmsb_jax._base.words import host_words
+from mmsb_jax._store.commit.changed import changed_of, words_after
 from mmsb_jax._store.commit.compare import Changes, Patched, patched
 from mmsb_jax._store.commit.draft import Draft, WordPatch
 from mmsb_jax._store.commit.lots import Compared
@@ -139,6 +140,5 @@ class Plan:
 def _whole(patch: Patched) -> Compared:
     """An array beside all that it becomes."""
     array, words, values = patch
-    new = array.old.copy()
-    new[words] = values
-    return array._replace(new=new)
+    picked = changed_of(array.old, words, values)
+    return array._replace(new=words_after(array.old, picked))
