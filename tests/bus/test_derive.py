@@ -338,6 +338,19 @@ def test_every_dtype_passes_through_a_function_bit_for_bit(bus):
     assert bus.verify(derive=True)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "uint8", "bool"])
+@pytest.mark.parametrize("size", [3, 1025, 1027, 2048])
+def test_pagewise_array_that_ends_within_a_word_leaves_nothing_behind_its_end(bus, dtype, size):
+    """The function gives one for the zeros that fill up the last row."""
+    dtype = jnp.dtype(dtype)
+    bus.commit({"x": jnp.zeros(size, jnp.bfloat16)}, structure="new")
+    bus.derive("y", ["x"], lambda x: (x + 1).astype(dtype), pagewise=True)
+    assert bus.verify()
+    bus.write("x", jnp.ones(size, jnp.bfloat16))
+    np.testing.assert_array_equal(bus.read("y"), np.full(size, 2).astype(dtype))
+    assert bus.verify()
+
+
 def test_numbers_of_python_are_weakly_typed_as_in_jax(bus):
     bus.commit({"half": jnp.arange(3, dtype=jnp.bfloat16), "n": 3, "f": 0.5}, structure="new")
     bus.derive("out", ["half", "n", "f"], lambda half, n, f: half * n + f)

@@ -16,6 +16,7 @@ from jax import lax
 
 from mmsb_jax._base.dtypes import parse_dtype
 from mmsb_jax._base.errors import RecomputeError
+from mmsb_jax._base.words import WORD_BYTES
 from mmsb_jax._compile.body import Body, Traced, equations_of, text_of
 from mmsb_jax._compile.program import program_of
 from mmsb_jax._core.tree.leaves import LeafSpec
@@ -153,6 +154,7 @@ class PagewiseRunner:
         arguments: Sequence[np.ndarray],
         constants: Sequence[Any],
         old: Sequence[np.ndarray],
+        sizes: Sequence[int],
         rows: np.ndarray,
     ) -> list[ChangedRows]:
         """Compute some rows.
@@ -161,6 +163,7 @@ class PagewiseRunner:
             arguments: the words of each input, whole.
             constants: those of the body.
             old: the words of each result before.
+            sizes: bytes of each result.
             rows: which rows, ascending.
         """
         capacity = 4
@@ -173,9 +176,21 @@ class PagewiseRunner:
         ]
         made = self._program.on_host(np.int32(rows.size), list(constants), gathered)
         return [
-            ChangedRows(words, row_word_count(spec), rows, out[: rows.size])
-            for words, spec, out in zip(old, self._body.outputs, made, strict=True)
+            _changed_rows(words, size, rows, out[: rows.size])
+            for words, size, out in zip(old, sizes, made, strict=True)
         ]
+
+
+def _changed_rows(
+    old: np.ndarray, size: int, rows: np.ndarray, values: np.ndarray
+) -> ChangedRows:
+    """``values`` as the rows of an array of ``size`` bytes; what lies behind its end is zero."""
+    row_words = values.shape[1]
+    row, word = divmod(old.size - 1, row_words)
+    if size % WORD_BYTES and rows.size and rows[-1] == row:
+        values = values.copy()
+        values[-1, word] &= (1 << 8 * (size % WORD_BYTES)) - 1
+    return ChangedRows(old, row_words, rows, values)
 
 
 def _gather(words: np.ndarray, row_words: int, rows: np.ndarray, capacity: int) -> np.ndarray:

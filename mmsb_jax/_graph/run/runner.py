@@ -97,7 +97,9 @@ class NodeRunner:
         rows = rows_of(node.specs, node.reads, changed, changed_words)
         compiled = pager.programs
         old = [words(name) for name in node.outputs]
-        made = pager.run(_inputs_of(node, words), node.paged.constants, old, rows)
+        assert node.recipe is not None
+        sizes = [spec.nbytes for spec in node.recipe.body.outputs]
+        made = pager.run(_inputs_of(node, words), node.paged.constants, old, sizes, rows)
         self.programs += pager.programs - compiled
         is_always = node.rule.equal == "never"
         changes = zip(node.outputs, made, strict=True)
