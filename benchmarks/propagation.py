@@ -39,6 +39,7 @@ def rows(folder: Path, long: bool) -> Rows:
     yield from _bundles(folder)
     yield from _fan_out(folder)
     yield from _layered(folder)
+    yield _rollout()
     yield _growth(100_000, 4) if long else _growth(20_000, 3)
 
 
@@ -275,6 +276,36 @@ def _layered_beside(peer: incremental.Peer, alone: Work, what: str) -> Rows:
             f"propagation/layered-{peer.slug}", f"{what}, wave alone, a node",
             alone, update.an_item_of(width * depth), rounds=3,
         )  # fmt: skip
+
+
+def _rollout() -> Row:
+    """One scan whose derived arrays follow in each step, alone and in a thousand branches."""
+    branches, steps = 1_000, 12
+    with mmsb.open(page_bytes=128) as bus:
+        bus.commit({"s0": jnp.zeros(32)})
+        with bus.batch():
+            for name, reads, function in _chain(3):
+                bus.derive(name, reads, function)
+        layout, wave = bus.layout, bus.graph.compile(bus.layout)
+        pages = layout.pack({region.name: bus.read(region.name) for region in layout.regions})
+
+    def play(value: Any) -> Any:
+        def step(pages: mmsb.Pages, _: None) -> Any:
+            last = layout.get(pages, "s0.2")
+            delta = mmsb.diff(pages, layout.set(pages, "s0", last * 0.5 + value), 1)
+            return wave(pages, delta)[0], None
+
+        return jax.lax.scan(step, pages, length=steps)[0].words
+
+    one, many = jax.jit(play), jax.jit(jax.vmap(play))
+    values = jnp.arange(float(branches))
+    return compare(
+        "propagation/rollout",
+        f"{steps} steps, a compiled wave of 3 nodes each; of {branches:,} branches at once, one",
+        Work("a thousand", lambda: jax.block_until_ready(many(values)), items=branches),
+        Work("one branch alone", lambda: jax.block_until_ready(one(values[1]))),
+        rounds=15, must=ratio_at_most(1),
+    )  # fmt: skip
 
 
 def _growth(everything: int, tenfolds: int) -> Row:

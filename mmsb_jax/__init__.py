@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from mmsb_jax._core.replay import replay
     from mmsb_jax._core.tlog import TLog
     from mmsb_jax._graph.dag.graph import PageGraph
+    from mmsb_jax._graph.wave.compiled import CompiledWave, WaveResult
     from mmsb_jax._store.query.commit import Commit
 
 _MODULES = {
@@ -77,6 +78,7 @@ _MODULES = {
     "_core.replay": ("replay",),
     "_core.tlog": ("TLog",),
     "_graph.dag.graph": ("PageGraph",),
+    "_graph.wave.compiled": ("CompiledWave", "WaveResult"),
     "_store.query.commit": ("Commit",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
@@ -88,6 +90,7 @@ __all__ = [
     "Bus",
     "ClosedError",
     "Commit",
+    "CompiledWave",
     "CorruptionError",
     "Delta",
     "Derived",
@@ -112,6 +115,7 @@ __all__ = [
     "Subscription",
     "TLog",
     "VersionError",
+    "WaveResult",
     "apply",
     "compose",
     "diff",

@@ -148,6 +148,15 @@ MUTATIONS = [
              "bus/test_shadow.py"),
     Mutation("_store/commit/plan.py", "if self._order:", "if not self._order:",
              "bus/test_shadow.py"),
+    Mutation("_graph/wave/compiled.py", "jnp.where(kept, NO_PAGE, delta.page)", "delta.page",
+             "graph/test_compiled.py"),
+    Mutation("_graph/wave/compiled.py", ".set(due & differ)", ".set(due)",
+             "graph/test_compiled.py"),
+    Mutation("_graph/run/pagewise.py", "if size % WORD_BYTES and rows.size",
+             "if False and rows.size", "bus/test_derive.py"),
+    Mutation("_core/delta.py", "return any_branch(jnp.any(flag)), False",
+             "return flag, True", "graph/test_compiled.py"),
+    Mutation("_core/replay.py", "jnp.where(i < limit, i, -1)", "i", "graph/test_compiled.py"),
 ]  # fmt: skip
 
 

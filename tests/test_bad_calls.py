@@ -39,7 +39,10 @@ def of_core() -> list[Call]:
             mmsb.update_digest, {"before": digest, "pages": old, "layout": layout, "delta": delta}
         ),
         Call(mmsb.invert, {"pages": old, "delta": delta}),
-        Call(mmsb.replay, {"base": old, "log": log, "until": 1}),
+        Call(
+            mmsb.replay,
+            {"base": old, "log": log, "until": 1, "wave": a_wave(layout), "capacity": 1},
+        ),
         Call(mmsb.Layout.of, {"tree": tree, "page_bytes": 256}),
         Call(layout.get, {"pages": old, "name": "w"}),
         Call(layout.set, {"pages": old, "name": "w", "value": x, "version": 1}),
@@ -55,6 +58,27 @@ def of_core() -> list[Call]:
         Call(log.append, {"delta": delta}),
         Call(log.delta, {"entry": 0, "capacity": 2}),
         Call(log.slice, {"start": 0, "stop": 1}),
+    ]
+
+
+def a_wave(layout: mmsb.Layout) -> mmsb.CompiledWave:
+    """One in which nothing is derived."""
+    return mmsb.open().graph.compile(layout)
+
+
+def of_waves() -> list[Call]:
+    with mmsb.open(page_bytes=256) as bus:
+        bus.commit({"x": jnp.ones(3)})
+        bus.derive("y", ["x"], lambda x: x + 1, when="read")
+        bus.read("y")
+        layout, graph = bus.layout, bus.graph
+    pages = layout.pack({"x": jnp.ones(3), "y": jnp.ones(3)})
+    delta = mmsb.diff(pages, layout.set(pages, "x", jnp.zeros(3)))
+    wave = graph.compile(layout, also=["y"])
+    return [
+        Call(graph.compile, {"layout": layout, "also": ["y"]}),
+        Call(wave.__call__, {"pages": pages, "delta": delta, "version": 1, "capacity": 2}),
+        Call(wave.start, {"pages": pages, "version": 1}),
     ]
 
 
@@ -145,7 +169,8 @@ def of_algebra() -> list[Call]:
     return made + [Call(each, paths) for each in special]
 
 
-CALLS = {call.function.__qualname__: call for call in of_core() + of_graphs() + of_algebra()}
+ALL = of_core() + of_waves() + of_graphs() + of_algebra()
+CALLS = {call.function.__qualname__: call for call in ALL}
 
 
 def public() -> Iterator[tuple[str, str]]:

@@ -459,6 +459,29 @@ def _apply_batch(axis_size: int, in_batched: list[bool], *args: Any) -> Any:
 _apply_jit = jax.jit(_apply_words)
 
 
+def mark_written(
+    words: UInt32[Array, "p w"], delta: Delta
+) -> tuple[UInt32[Array, "p w"], Bool[Array, " p"]]:
+    """The words with ``delta`` applied, and which pages have a byte that changed."""
+    none, yes = jnp.zeros(words.shape[0], jnp.uint32), jnp.uint32(1)
+    written, marked = _apply_jit(words, none, delta.page, delta.block, delta.mask, delta.data, yes)
+    return written, marked == 1
+
+
+@custom_vmap
+def any_branch(flag: Bool[Array, ""]) -> Bool[Array, ""]:
+    """``flag``; under ``vmap`` whether it is set in any branch, which is one answer for all.
+
+    So a ``cond`` on it stays one: under ``vmap`` a flag of each branch makes it compute both sides.
+    """
+    return flag
+
+
+@any_branch.def_vmap
+def _any_branch_batch(axis_size: int, in_batched: list[bool], flag: Array) -> tuple[Array, bool]:
+    return any_branch(jnp.any(flag)), False
+
+
 def batch_all(axis_size: int, in_batched: Any, args: Any) -> list[Array]:
     """Every argument with a leading axis of ``axis_size``."""
     return [

@@ -49,7 +49,7 @@ def _without_axes(array: jax.Array) -> jax.Array:
     )
 
 
-def _rows_of(source: Any, page_words: int) -> UInt32[Array, "rows w"]:
+def rows_of_array(source: Any, page_words: int) -> UInt32[Array, "rows w"]:
     """The bytes of ``source`` as whole rows, the last one zero-filled."""
     flat = to_words(source)
     return jnp.pad(flat, (0, -flat.size % page_words)).reshape(-1, page_words)
@@ -57,7 +57,7 @@ def _rows_of(source: Any, page_words: int) -> UInt32[Array, "rows w"]:
 
 def _write(words: UInt32[Array, "p w"], source: Any, page: Any) -> UInt32[Array, "p w"]:
     """The pool with the bytes of ``source`` from row ``page`` on."""
-    rows = _rows_of(source, words.shape[1])
+    rows = rows_of_array(source, words.shape[1])
     return lax.dynamic_update_slice(words, rows, (page, np.int32(0)))
 
 
@@ -74,7 +74,7 @@ def put_versioned(
     number: UInt32[Array, ""],
 ) -> tuple[UInt32[Array, "p w"], UInt32[Array, " p"]]:
     """`_write`, and ``number`` at the rows that differ."""
-    rows = _rows_of(source, words.shape[1])
+    rows = rows_of_array(source, words.shape[1])
     count = rows.shape[0]
     before = lax.dynamic_slice(words, (page, np.int32(0)), rows.shape)
     changed = jnp.any(before != rows, axis=1)
@@ -98,7 +98,7 @@ def leaf_of(words: UInt32[Array, "p w"], region: Region) -> Any:
                 f"transformation. Turn on 64-bit types (jax_enable_x64), or leave it out."
             )
     elif not (spec.kind == "jax" or spec.kind.startswith("key:")) or not is_holdable(dtype):
-        raw = np.asarray(_rows(words, np.int32(region.page), region.pages))
+        raw = np.asarray(take_rows(words, np.int32(region.page), region.pages))
         raw = raw.reshape(-1).view(np.uint8)[: spec.nbytes].copy()
         return rebuild(spec, raw.view(dtype).reshape(spec.shape))
     array = _read(words, np.int32(region.page), region.pages, spec)
@@ -108,10 +108,11 @@ def leaf_of(words: UInt32[Array, "p w"], region: Region) -> Any:
 
 
 @functools.partial(jax.jit, static_argnums=2)
-def _rows(words: UInt32[Array, "p w"], page: Any, pages: int) -> UInt32[Array, "rows w"]:
+def take_rows(words: UInt32[Array, "p w"], page: Any, pages: int) -> UInt32[Array, "rows w"]:
+    """``pages`` rows of the pool from ``page`` on."""
     return lax.dynamic_slice(words, (page, np.int32(0)), (pages, words.shape[1]))
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
 def _read(words: UInt32[Array, "p w"], page: Any, pages: int, spec: LeafSpec) -> Array:
-    return from_words(_rows(words, page, pages).reshape(-1), spec)
+    return from_words(take_rows(words, page, pages).reshape(-1), spec)

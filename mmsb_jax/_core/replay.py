@@ -1,5 +1,6 @@
 """Replay: the pages after the entries of a log, as a fold of `apply` over its blocks."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -9,38 +10,95 @@ from jax import lax
 from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Int32, UInt8, UInt32
 
-from mmsb_jax._base.arguments import check_kind
+from mmsb_jax._base.arguments import check_kind, check_size, show
 from mmsb_jax._base.errors import InvalidDeltaError
-from mmsb_jax._core.delta import NO_PAGE, _check_blocks, batch_all, fold_rows, rows_inside
+from mmsb_jax._core.delta import (
+    NO_PAGE,
+    _check_blocks,
+    batch_all,
+    bucket,
+    fold_rows,
+    rows_inside,
+)
 from mmsb_jax._core.pages import Pages
-from mmsb_jax._core.settings import any_settings
+from mmsb_jax._core.settings import any_settings, is_traced
 from mmsb_jax._core.tlog import TLog, as_number
 from mmsb_jax.kernels import fold
 
 
-def replay(base: Pages, log: TLog, until: Any = None) -> Pages:
+def replay(
+    base: Pages,
+    log: TLog,
+    until: Any = None,
+    *,
+    wave: Any = None,
+    capacity: int | None = None,
+) -> Pages:
     """The pages after the first ``until`` entries of ``log``; all of them for None.
 
     Equal to ``apply(pages, log[i], version=log.version + i + 1)`` for each ``i`` in turn, in one
-    program: a loop over the blocks, each merged into its place of the pool.
+    program: a loop over the blocks, each merged into its place of the pool. With ``wave`` equal to
+    ``wave(pages, log[i], version=…)[0]`` in turn: the log need hold the sources alone.
 
     Args:
         base: the pages that the log begins at.
         log: the entries.
         until: how many of them; more than there are means all.
+        wave: what follows from each entry, as `graph.compile` gives it.
+        capacity: for a wave under a transformation, the most blocks of an entry; more of them are
+            left out. Else as many as the largest entry has.
 
     Raises:
-        InvalidDeltaError: the log's blocks do not divide these pages.
+        InvalidDeltaError: the log's blocks do not divide these pages; a wave under a
+            transformation, without a capacity.
 
     Cost: the bytes of the entries, where ``base`` is donated; else a copy of the pool besides.
-    Under ``vmap`` the batch is folded into the rows of one pool.
+    Under ``vmap`` the batch is folded into the rows of one pool. With a wave, that of a wave for
+    each entry.
     """
     check_kind("base", base, Pages)
     check_kind("log", log, TLog)
     _check_blocks(base.words.shape[1], log.block_words)
     stop = None if until is None else as_number("until", until)
+    if wave is None:
+        with any_settings():
+            return _replay_until(base, log, stop)
+    if not callable(wave):
+        raise TypeError(f"wave={show(wave)}: expected what graph.compile(layout) gives")
+    if capacity is None:
+        if is_traced((base, log, until)):
+            raise InvalidDeltaError(
+                "replay with a wave needs capacity=… under a transformation: the most blocks that "
+                "an entry of the log has"
+            )
+        sizes = np.diff(np.asarray(log.ends)[: len(log)], prepend=0)
+        capacity = bucket(int(sizes.max(initial=0)))
+    check_size("capacity", capacity)
     with any_settings():
-        return _replay_until(base, log, stop)
+        return _replay_waves(base, log, stop, wave, capacity)
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4))
+def _replay_waves(base: Pages, log: TLog, until: Any, wave: Any, capacity: int) -> Pages:
+    limit = log.count if until is None else jnp.minimum(until, log.count)
+
+    def step(i: Array, pages: Pages) -> Pages:
+        entry = jnp.where(i < limit, i, -1)  # behind the end: the empty delta
+        number = log.version + (i + 1).astype(jnp.uint32)
+        return wave(pages, log.delta(entry, capacity), version=number)[0]
+
+    return lax.fori_loop(jnp.int32(0), last_of_branches(limit), step, base)
+
+
+@custom_vmap
+def last_of_branches(count: Int32[Array, ""]) -> Int32[Array, ""]:
+    """``count``; under ``vmap`` the largest of all branches, so that one loop serves them all."""
+    return count
+
+
+@last_of_branches.def_vmap
+def _last_batch(axis_size: int, in_batched: list[bool], count: Array) -> tuple[Array, bool]:
+    return last_of_branches(jnp.max(count)), False
 
 
 @jax.jit

@@ -221,7 +221,7 @@ def _branch(shape: Shape, recipe: Recipe) -> Any:
         *new, behind = lax.cond(cell != 0, compute, before)
         old = before()[:-1]
         if isinstance(recipe.cutoff, Body):
-            equal = _judge(recipe, old, new, operands(count, len(recipe.operands)))
+            equal = judge(recipe, old, new, operands(count, len(recipe.operands)))
             equal &= (order & FIRST) == 0
             new = [jnp.where(equal, w, words) for w, words in zip(old, new, strict=True)]
             differs = [~equal] * len(new)
@@ -249,7 +249,7 @@ def _operand(buffer: Any, place: Any, spec: LeafSpec) -> Any:
     return from_words(_take(buffer, place, word_count(spec)), spec)
 
 
-def _judge(recipe: Recipe, old: Sequence[Any], new: Sequence[Any], constants: Sequence[Any]) -> Any:
+def judge(recipe: Recipe, old: Sequence[Any], new: Sequence[Any], constants: Sequence[Any]) -> Any:
     """What the user's function says of the old and the new results."""
     assert isinstance(recipe.cutoff, Body)
     outputs = recipe.body.outputs

@@ -5,6 +5,7 @@ gathered, go through one compiled body of one row, and are put back: the cost is
 however large the array, and a row has the same bytes whichever others run with it.
 """
 
+import math
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -181,9 +182,7 @@ class PagewiseRunner:
         ]
 
 
-def _changed_rows(
-    old: np.ndarray, size: int, rows: np.ndarray, values: np.ndarray
-) -> ChangedRows:
+def _changed_rows(old: np.ndarray, size: int, rows: np.ndarray, values: np.ndarray) -> ChangedRows:
     """``values`` as the rows of an array of ``size`` bytes; what lies behind its end is zero."""
     row_words = values.shape[1]
     row, word = divmod(old.size - 1, row_words)
@@ -203,6 +202,26 @@ def _gather(words: np.ndarray, row_words: int, rows: np.ndarray, capacity: int) 
         rest = words[whole * row_words :]
         out[inside, : rest.size] = rest
     return out
+
+
+def call_by_rows(body: Body, hoisted: Sequence[Any], arguments: Sequence[Any]) -> list[Any]:
+    """What ``body`` gives for all rows of whole arrays, one after another; pure, to be traced."""
+    shape = next(x.shape for x in arguments if x.shape != ())
+    size = math.prod(shape)
+    count = -(-size // ROW_ELEMENTS)
+
+    def cut(array: Any) -> Any:
+        flat = jnp.pad(array.reshape(-1), (0, count * ROW_ELEMENTS - size))
+        return flat.reshape(count, ROW_ELEMENTS)
+
+    def step(_: Any, rows: Sequence[Any]) -> Any:
+        given = iter(rows)
+        row = [x if is_whole(spec) else next(given) for x, spec in paired]
+        return None, body.call(hoisted, row)
+
+    paired = list(zip(arguments, body.inputs, strict=True))
+    _, made = lax.scan(step, None, [cut(x) for x, spec in paired if not is_whole(spec)])
+    return [rows.reshape(-1)[:size].reshape(shape) for rows in made]
 
 
 def _run(body: Body, count: Any, hoisted: Any, arguments: Any) -> Any:

@@ -5,13 +5,16 @@ from typing import Any
 
 import jax
 
+from mmsb_jax._base.arguments import check_kind
 from mmsb_jax._base.errors import ArrayNotFoundError, RecomputeError, StructureError
-from mmsb_jax._compile.body import Slot, put_together
+from mmsb_jax._compile.body import Body, Slot, put_together
+from mmsb_jax._core.layout import Layout
 from mmsb_jax._core.tree.nodes import TreePart
 from mmsb_jax._core.tree.paths import is_same_treedef
 from mmsb_jax._graph.dag.graph import PageGraph
 from mmsb_jax._graph.dag.kinds import each
 from mmsb_jax._graph.run.node import Node
+from mmsb_jax._graph.wave.compiled import CompiledWave
 
 
 class DerivedGraph(PageGraph):
@@ -85,6 +88,95 @@ class DerivedGraph(PageGraph):
 
         return function
 
+    def compile(self, layout: Layout, also: Iterable[str] = ()) -> CompiledWave:
+        """The wave of this graph as a pure function of pages: ``wave(pages, delta)``.
+
+        It can be jitted, scanned and vmapped, knows no bus, and stays as it is when the bus goes
+        on. What is computed when somebody reads it (``when="read"``) it leaves as it is.
+
+        Args:
+            layout: where the arrays stand; `Bus.layout` has them all.
+            also: names of what was derived with ``when="read"``, to be computed too.
+
+        Returns:
+            A `CompiledWave`.
+
+        Raises:
+            ArrayNotFoundError: a name in ``also`` that is not derived.
+            StructureError: an array that the layout does not have, or has in another shape or
+                dtype; one to which an edge of kind control leads.
+            RecomputeError: a function that is not attached, or that may refuse its input (a check
+                of `checkify`): there is nobody to raise to.
+
+        Cost: a sort of the nodes; nothing is compiled before the first call.
+
+        >>> import jax.numpy as jnp
+        >>> import mmsb_jax as mmsb
+        >>> bus = mmsb.open()
+        >>> _ = bus.commit({"x": jnp.arange(3.0)})
+        >>> _ = bus.derive("sum", ["x"], jnp.sum)
+        >>> wave, layout = bus.graph.compile(bus.layout), bus.layout
+        >>> pages, _ = wave.start(layout.pack({"x": jnp.arange(3.0), "sum": jnp.float32(0)}))
+        >>> delta = mmsb.diff(pages, layout.set(pages, "x", jnp.ones(3)))
+        >>> pages, done = wave(pages, delta)
+        >>> float(layout.get(pages, "sum")), done.ran.tolist()
+        (3.0, [True])
+        """
+        check_kind("layout", layout, Layout, "; bus.layout is one")
+        nodes = self._to_run({self._node(name) for name in each(also, "also")})
+        for node in nodes:
+            self._check_compiled(node, layout)
+        return CompiledWave(layout, nodes)
+
+    def _node(self, name: str) -> Node:
+        for node in self._makers.values():
+            if name in (node.name, *node.outputs):
+                return node
+        raise ArrayNotFoundError(f"also={name!r}: expected what is derived, such as a name in it.")
+
+    def _to_run(self, asked: set[Node]) -> list[Node]:
+        """What is computed with each commit, what is asked for, and what they need; in order."""
+        eager = {node for node in self._makers.values() if node.rule.when == "commit"} | asked
+        waiting = list(eager)
+        while waiting:
+            for name in waiting.pop().inputs:
+                node = self._makers.get(name)
+                if node is not None and node not in eager:
+                    eager.add(node)
+                    waiting.append(node)
+        return self._parents_first(eager)
+
+    def _check_compiled(self, node: Node, layout: Layout) -> None:
+        """Refuse a node that cannot be computed in pages of ``layout``."""
+        title = node.rule.title
+        if node.recipe is None:
+            raise RecomputeError(f"{title}: its function is not attached. Derive it again first.")
+        bodies = [node.recipe.body, node.recipe.cutoff]
+        if any(isinstance(body, Body) and body.has_checks for body in bodies):
+            raise RecomputeError(
+                f"{title} checks its input (checkify), and a pure function has nobody to raise to. "
+                f"Return a flag beside the result, and read it from the pages."
+            )
+        gates = [gate for name in node.outputs for gate in self.parents(name, "control")]
+        if gates:
+            raise StructureError(
+                f"{title}: an edge of kind control leads to it from {gates[0]!r}, so that it is "
+                f"computed when somebody asks. Expected edges of kind data: unlink it first."
+            )
+        outputs = zip(node.outputs, node.recipe.body.outputs, strict=True)
+        for name, spec in (*zip(node.reads, node.specs, strict=True), *outputs):
+            region = next((r for r in layout.regions if r.name == name), None)
+            if region is None:
+                raise StructureError(
+                    f"{title} needs {name!r}, which the layout does not have. Expected a layout "
+                    f"of all arrays of the graph: bus.layout."
+                )
+            if (region.spec.dtype, region.shape) != (spec.dtype, spec.shape):
+                raise StructureError(
+                    f"{title} was traced over {name!r} as {spec}; the layout has {region.spec}. "
+                    f"Expected the layout of the bus that it was derived on."
+                )
+
     def _input(self, text: str) -> Any:
         """The tree of names that an input stands for."""
         if text in self:
@@ -136,7 +228,11 @@ class DerivedGraph(PageGraph):
                 f"{', '.join(map(repr, sorted(missing)))} must be among the inputs: "
                 f"{', '.join(map(repr, wanted))} cannot be made without."
             )
-        return sorted(found.values(), key=lambda node: (self.level(node.outputs[0]), node.serial))
+        return self._parents_first(found.values())
+
+    def _parents_first(self, nodes: Iterable[Node]) -> list[Node]:
+        """``nodes``, parents first."""
+        return sorted(nodes, key=lambda node: (self.level(node.outputs[0]), node.serial))
 
 
 def _is_name(leaf: Any) -> bool:
