@@ -31,17 +31,26 @@ def of_core() -> list[Call]:
     of_layout, room = {"pages": old, "layout": layout}, {"capacity": 2, "block_words": 32}
     raw = {"mask": np.ones(12, bool), "data": np.ones(12, np.uint8)}
     return [
-        Call(mmsb.apply, {"pages": old, "delta": delta, "version": 1}),
+        Call(mmsb.apply, {"pages": old, "delta": delta, "version": 1, "first_page": 0}),
         Call(mmsb.compose, {"first": delta, "second": delta, "capacity": 4}),
-        Call(mmsb.diff, {"old": old, "new": new, "capacity": 4, "block_words": 32}),
-        Call(mmsb.digest, of_layout),
+        Call(
+            mmsb.diff, {"old": old, "new": new, "capacity": 4, "block_words": 32, "first_page": 0}
+        ),
+        Call(mmsb.digest, {**of_layout, "first_page": 0}),
         Call(
             mmsb.update_digest, {"before": digest, "pages": old, "layout": layout, "delta": delta}
         ),
-        Call(mmsb.invert, {"pages": old, "delta": delta}),
+        Call(mmsb.invert, {"pages": old, "delta": delta, "first_page": 0}),
         Call(
             mmsb.replay,
-            {"base": old, "log": log, "until": 1, "wave": a_wave(layout), "capacity": 1},
+            {
+                "base": old,
+                "log": log,
+                "until": 1,
+                "first_page": 0,
+                "wave": a_wave(layout),
+                "capacity": 1,
+            },
         ),
         Call(mmsb.Layout.of, {"tree": tree, "page_bytes": 256}),
         Call(layout.get, {"pages": old, "name": "w"}),

@@ -23,7 +23,7 @@ from jaxtyping import Array, Bool, Int32, UInt32
 
 from mmsb_jax._base.arguments import MOST, check_kind, check_size, show
 from mmsb_jax._base.errors import InvalidDeltaError
-from mmsb_jax._core.pages import Pages, as_version
+from mmsb_jax._core.pages import Pages, as_version, is_one_integer
 from mmsb_jax._core.region import Region
 from mmsb_jax._core.settings import any_settings, is_traced
 from mmsb_jax.kernels import LINE_WORDS
@@ -135,7 +135,11 @@ class Delta(eqx.Module):
 
 
 def diff(
-    old: Pages, new: Pages, capacity: int | None = None, block_words: int = LINE_WORDS
+    old: Pages,
+    new: Pages,
+    capacity: int | None = None,
+    block_words: int = LINE_WORDS,
+    first_page: Any = 0,
 ) -> Delta:
     """The delta from ``old`` to ``new``: ``apply(old, diff(old, new)) == new``, by words.
 
@@ -146,6 +150,9 @@ def diff(
         capacity: blocks to make room for; more are left out and ``overflow`` is set. Needed under
             a transformation; else as many as differ, rounded up to a power of two.
         block_words: words of a block; divides the page. 1 where changes are scattered.
+        first_page: number of the first of these pages, where they are a part of a pool: under
+            ``shard_map``, ``jax.lax.axis_index(name) * pages_a_device``. The delta has the numbers
+            of the whole pool.
 
     Raises:
         InvalidDeltaError: pages of two shapes, a block size that does not divide the page, or no
@@ -167,19 +174,22 @@ def diff(
             f"a pool of {old.words.size // block_words} blocks; at most {_MOST_BLOCKS} can be "
             f"counted. Use a larger block_words."
         )
+    first = as_page_number(first_page)
     with any_settings():
         flags = _differing(old.words, new.words, block_words)
         size = _capacity_for(flags, capacity, "diff")
-        return _gather_diff(old.words, new.words, flags, size, block_words)
+        return _gather_diff(old.words, new.words, flags, first, size, block_words)
 
 
-def apply(pages: Pages, delta: Delta, version: Any = None) -> Pages:
+def apply(pages: Pages, delta: Delta, version: Any = None, first_page: Any = 0) -> Pages:
     """``pages`` with the bytes of ``delta`` written.
 
     Args:
         pages: the pages.
         delta: what to write; blocks outside of the pool are dropped.
         version: number for the pages in which a byte changes; None leaves the numbers.
+        first_page: number of the first of these pages, where they are a part of the pool that the
+            delta speaks of, as for `diff`.
 
     Raises:
         InvalidDeltaError: the delta's blocks do not divide these pages; it overflowed (seen
@@ -191,6 +201,7 @@ def apply(pages: Pages, delta: Delta, version: Any = None) -> Pages:
     """
     check_pages_and_delta(pages, delta)
     check_whole(delta)
+    first = as_page_number(first_page)
     with any_settings():
         words, versions = _apply_jit(
             pages.words,
@@ -200,6 +211,7 @@ def apply(pages: Pages, delta: Delta, version: Any = None) -> Pages:
             delta.mask,
             delta.data,
             as_version(0 if version is None else version),
+            first,
         )
     return Pages(words, pages.version if version is None else versions)
 
@@ -232,16 +244,17 @@ def compose(first: Delta, second: Delta, capacity: int | None = None) -> Delta:
         return merged if capacity is None else _recapacitate(merged, capacity)
 
 
-def invert(pages: Pages, delta: Delta) -> Delta:
+def invert(pages: Pages, delta: Delta, first_page: Any = 0) -> Delta:
     """The delta that undoes ``delta`` when it is applied after it.
 
-    ``apply(apply(p, d), invert(p, d)) == p``, by words.
+    ``apply(apply(p, d), invert(p, d)) == p``, by words; ``first_page`` as for `apply`.
 
     Cost: the bytes of the delta.
     """
     check_pages_and_delta(pages, delta)
+    first = as_page_number(first_page)
     with any_settings():
-        return _invert(pages.words, delta)
+        return _invert(pages.words, delta, first)
 
 
 def check_whole(delta: Delta) -> None:
@@ -255,6 +268,25 @@ def check_whole(delta: Delta) -> None:
             f"the delta overflowed: more blocks changed than its capacity of {delta.capacity}. "
             f"Make it again with a larger capacity."
         )
+
+
+def as_page_number(first_page: Any) -> Any:
+    """The number of a page, traced or not, as ``int32``."""
+    if not is_one_integer(first_page):
+        raise TypeError(
+            f"first_page={show(first_page)}: expected the number of a page, one integer"
+        )
+    if not isinstance(first_page, jax.Array):
+        if not 0 <= int(first_page) <= MOST:
+            raise ValueError(f"first_page={show(first_page)}: expected 0 to {MOST}")
+        return np.int32(first_page)
+    with any_settings():
+        return first_page.astype(jnp.int32)
+
+
+def page_in_part(page: Int32[Array, " n"], first: Any) -> Int32[Array, " n"]:
+    """The rows of ``page`` in a part of the pool that begins at row ``first``."""
+    return jnp.where(page == NO_PAGE, NO_PAGE, page - first)
 
 
 def check_block_words(block_words: Any) -> None:
@@ -366,12 +398,15 @@ def _byte_mask(mixed: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
     return (folded & jnp.uint32(0x01010101)) * jnp.uint32(0xFF)
 
 
-@functools.partial(jax.jit, static_argnums=(3, 4))
-def _gather_diff(old: Array, new: Array, flags: Array, capacity: int, block_words: int) -> Delta:
+@functools.partial(jax.jit, static_argnums=(4, 5))
+def _gather_diff(
+    old: Array, new: Array, flags: Array, first: Any, capacity: int, block_words: int
+) -> Delta:
     page, block, count, overflow = _select(flags, capacity)
     before = _take(old, page, block, block_words)
     after = _take(new, page, block, block_words)
     mask = _byte_mask(before ^ after)
+    page = jnp.where(page == NO_PAGE, NO_PAGE, page + first)
     return Delta(page, block, mask, after & mask, count, overflow, block_words)
 
 
@@ -456,7 +491,18 @@ def _apply_batch(axis_size: int, in_batched: list[bool], *args: Any) -> Any:
     return (written.reshape(words.shape), versions), (True, True)
 
 
-_apply_jit = jax.jit(_apply_words)
+@jax.jit
+def _apply_jit(
+    words: Array,
+    versions: Array,
+    page: Array,
+    block: Array,
+    mask: Array,
+    data: Array,
+    number: Any,
+    first: Any,
+) -> tuple[Array, Array]:
+    return _apply_words(words, versions, page_in_part(page, first), block, mask, data, number)
 
 
 def mark_written(
@@ -464,7 +510,8 @@ def mark_written(
 ) -> tuple[UInt32[Array, "p w"], Bool[Array, " p"]]:
     """The words with ``delta`` applied, and which pages have a byte that changed."""
     none, yes = jnp.zeros(words.shape[0], jnp.uint32), jnp.uint32(1)
-    written, marked = _apply_jit(words, none, delta.page, delta.block, delta.mask, delta.data, yes)
+    where = delta.page, delta.block
+    written, marked = _apply_words(words, none, *where, delta.mask, delta.data, yes)
     return written, marked == 1
 
 
@@ -500,8 +547,9 @@ def fold_rows(
 
 
 @jax.jit
-def _invert(words: Array, delta: Delta) -> Delta:
-    before = _take(words, delta.page, delta.block, delta.block_words)
+def _invert(words: Array, delta: Delta, first: Any) -> Delta:
+    page = page_in_part(delta.page, first)
+    before = _take(words, page, delta.block, delta.block_words)
     return eqx.tree_at(lambda d: d.data, delta, before & delta.mask)
 
 

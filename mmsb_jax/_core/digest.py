@@ -19,30 +19,43 @@ from mmsb_jax._core.delta import (
     LINE_WORDS,
     Delta,
     _take,
+    as_page_number,
     check_pages_and_delta,
     check_whole,
     rows_inside,
 )
-from mmsb_jax._core.layout import Layout, check_pages
+from mmsb_jax._core.layout import Layout, check_pages, check_part
 from mmsb_jax._core.pages import Pages
 from mmsb_jax._core.settings import any_settings
 from mmsb_jax.kernels.xla import mix
 
 
-def digest(pages: Pages, layout: Layout) -> UInt32[Array, "regions 2"]:
+def digest(pages: Pages, layout: Layout, first_page: Any = None) -> UInt32[Array, "regions 2"]:
     """The digest of every array: ``uint32[regions, 2]``, in the order of ``layout.regions``.
 
     It finds drift and damage; it is not a signature.
+
+    Args:
+        pages: the pages.
+        layout: where the arrays stand in them.
+        first_page: number of the first of these pages, where they are a part of the pool; None for
+            all of it. The digests of all parts add up to that of the whole: under ``shard_map``,
+            ``jax.lax.psum(digest(part, layout, first), name)``.
 
     Raises:
         StructureError: the pages are not of this layout.
 
     Cost: one pass over the pool.
     """
-    check_pages(layout, pages)
-    owner, first = _places(layout)
+    if first_page is None:
+        check_pages(layout, pages)
+        first_page = 0
+    else:
+        check_part(layout, pages)
+    owner, start = _places(layout)
+    number = as_page_number(first_page)
     with any_settings():
-        return _digest(pages.words, owner, first, len(layout.regions))
+        return _digest(pages.words, owner, start, number, len(layout.regions))
 
 
 def update_digest(
@@ -107,13 +120,16 @@ def digest_flat(words: UInt32[Array, " n"]) -> UInt32[Array, "2"]:
     return _lanes(lines, index).sum(axis=0, dtype=jnp.uint32)  # zeros add nothing
 
 
-@functools.partial(jax.jit, static_argnums=3)
-def _digest(words: Array, owner: Any, first: Any, regions: int) -> Array:
+@functools.partial(jax.jit, static_argnums=4)
+def _digest(words: Array, owner: Any, first: Any, number: Any, regions: int) -> Array:
+    rows = number + jnp.arange(words.shape[0], dtype=jnp.int32)
+    owner = jnp.asarray(owner).at[rows].get(mode="fill", fill_value=regions)
+    first = jnp.asarray(first).at[rows].get(mode="fill", fill_value=0)
     # By lines: a sum over a longer axis makes XLA write the mixed words out first.
     lines = words.reshape(words.shape[0], words.shape[1] // LINE_WORDS, LINE_WORDS)
-    index = jnp.asarray(first)[:, None] + jnp.arange(words.shape[1], dtype=jnp.uint32)
+    index = first[:, None] + jnp.arange(words.shape[1], dtype=jnp.uint32)
     lanes = _lanes(lines, index.reshape(lines.shape)).sum(axis=1, dtype=jnp.uint32)
-    return segment_sum(lanes, jnp.asarray(owner), regions)
+    return segment_sum(lanes, owner, regions)
 
 
 @jax.jit

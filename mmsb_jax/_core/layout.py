@@ -210,6 +210,17 @@ def check_pages(layout: Layout, pages: Pages) -> None:
         )
 
 
+def check_part(layout: Layout, pages: Pages) -> None:
+    """Refuse pages that are no part of a pool of ``layout``."""
+    check_kind("pages", pages, Pages)
+    check_kind("layout", layout, Layout)
+    if pages.words.shape[1:] != (layout.page_words,) or pages.words.dtype != jnp.uint32:
+        raise StructureError(
+            f"pages of {pages.words.dtype}{list(pages.words.shape)} arrived; the layout has pages "
+            f"of {layout.page_words} words. Use the layout that packed them."
+        )
+
+
 def _data_leaves(layout: Layout, tree: Any) -> list[Any]:
     """The data leaves of ``tree``, one a region, in order."""
     if layout.treedef is None:

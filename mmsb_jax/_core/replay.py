@@ -15,9 +15,11 @@ from mmsb_jax._base.errors import InvalidDeltaError
 from mmsb_jax._core.delta import (
     NO_PAGE,
     _check_blocks,
+    as_page_number,
     batch_all,
     bucket,
     fold_rows,
+    page_in_part,
     rows_inside,
 )
 from mmsb_jax._core.pages import Pages
@@ -30,6 +32,7 @@ def replay(
     base: Pages,
     log: TLog,
     until: Any = None,
+    first_page: Any = 0,
     *,
     wave: Any = None,
     capacity: int | None = None,
@@ -44,6 +47,8 @@ def replay(
         base: the pages that the log begins at.
         log: the entries.
         until: how many of them; more than there are means all.
+        first_page: number of the first of these pages, where they are a part of the pool, as for
+            `diff`; without a wave, which needs them all.
         wave: what follows from each entry, as `graph.compile` gives it.
         capacity: for a wave under a transformation, the most blocks of an entry; more of them are
             left out. Else as many as the largest entry has.
@@ -60,9 +65,10 @@ def replay(
     check_kind("log", log, TLog)
     _check_blocks(base.words.shape[1], log.block_words)
     stop = None if until is None else as_number("until", until)
+    first = as_page_number(first_page)
     if wave is None:
         with any_settings():
-            return _replay_until(base, log, stop)
+            return _replay_until(base, log, stop, first)
     if not callable(wave):
         raise TypeError(f"wave={show(wave)}: expected what graph.compile(layout) gives")
     if capacity is None:
@@ -102,10 +108,11 @@ def _last_batch(axis_size: int, in_batched: list[bool], count: Array) -> tuple[A
 
 
 @jax.jit
-def _replay_until(base: Pages, log: TLog, until: Any) -> Pages:
+def _replay_until(base: Pages, log: TLog, until: Any, first: Any) -> Pages:
     limit = log.count if until is None else jnp.minimum(until, log.count)
     numbers = log.version + (log.entry + 1).astype(jnp.uint32)
-    entries = _Entries(log.page, log.block, log.mask, log.data, numbers, log._end_of(limit))
+    page = page_in_part(log.page, first)
+    entries = _Entries(page, log.block, log.mask, log.data, numbers, log._end_of(limit))
     return Pages(*_replay(base.words, base.version, entries))
 
 

@@ -117,7 +117,8 @@ class CompiledWave:
         self._is_derived = np.zeros(layout.pages, bool)
         for number in made:
             self._is_derived[self._first[number] : self._end[number]] = True
-        self._edges = _edges_of(self._groups, len(self.arrays))
+        with any_settings():
+            self._edges = _edges_of(self._groups, len(self.arrays))
         self._is_wide = any(map(_is_wide, nodes))
         self._program = jax.jit(functools.partial(_run, self), static_argnums=(3, 4))
 
