@@ -156,6 +156,11 @@ MUTATIONS = [
              "if False and rows.size", "bus/test_derive.py"),
     Mutation("_core/delta.py", "return any_branch(jnp.any(flag)), False",
              "return flag, True", "graph/test_compiled.py"),
+    Mutation("_bus/device/digest_shadow.py", "is_in = words < piece.words",
+             "is_in = words >= 0", "bus/test_shadow.py"),
+    Mutation("_bus/write/tree_writer.py", "places = range(len(data)) if is_audit else self._to_read"
+             "(shape, data, change.ids, others)",
+             "places = self._to_read(shape, data, change.ids, others)", "bus/test_shadow.py"),
     Mutation("_core/replay.py", "jnp.where(i < limit, i, -1)", "i", "graph/test_compiled.py"),
 ]  # fmt: skip
 

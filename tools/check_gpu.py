@@ -115,6 +115,21 @@ def cases(shape: Callable[..., Any]) -> Iterator[Case]:
         4 * _MB,
         (0, 1, 2),
     )
+    yield Case(
+        "the same by digests of lines",
+        programs.find_lines,
+        (
+            tuple(lanes),
+            shape(_POOL_LINES, dtype=jnp.uint8),
+            number(64),
+            shape(2),
+            number(8, 2),
+            leaves,
+        ),
+        "mmsb_digest",
+        24 * _MB,
+        (0, 1, 2),
+    )
     log = mmsb.TLog(
         number(335_000),
         number(335_000),
@@ -129,7 +144,37 @@ def cases(shape: Callable[..., Any]) -> Iterator[Case]:
     pages = mmsb.Pages(shape(_POOL_LINES // 32, 1024), shape(_POOL_LINES // 32))
     replay = core_replay._replay_until
     # Two copies of the entries, in the order of their lines.
-    yield Case("replay of 335,000 lines", replay, (pages, log, number()), "mmsb_fold", 140 * _MB)
+    yield Case(
+        "replay of 335,000 lines", replay, (pages, log, number(), number()), "mmsb_fold", 140 * _MB
+    )
+    yield _wave(shape)
+
+
+def _wave(shape: Callable[..., Any]) -> Case:
+    """Sixteen nodes of one function, of 4 MB each, behind a delta of 1,000 lines."""
+    with mmsb.open() as bus:
+        bus.commit({"x": jnp.zeros(_MB), "gain": jnp.float32(1)})
+        with bus.batch():
+            for k in range(16):
+                bus.derive(f"y{k}", ["x", "gain"], lambda x, gain, k=k: x * gain + float(k))
+        wave = bus.graph.compile(bus.layout)
+    words = shape(wave.layout.pages, 1024)
+    number = functools.partial(shape, dtype=jnp.int32)
+    delta = mmsb.Delta(
+        number(1000),
+        number(1000),
+        shape(1000, 32),
+        shape(1000, 32),
+        number(),
+        shape(dtype=jnp.bool_),
+    )
+    return Case(
+        "a compiled wave of sixteen nodes of 4 MB",
+        lambda pages, delta: wave(pages, delta, version=1)[0],
+        (mmsb.Pages(words, shape(wave.layout.pages)), delta),
+        "",
+        24 * _MB,
+    )
 
 
 def main() -> int:

@@ -33,7 +33,7 @@ def select(
         size: how many; static.
     """
     number = start + jnp.arange(size, dtype=jnp.int32)
-    line = jnp.minimum(_first_above(ends, number), bits.shape[0] - 1)
+    line = jnp.minimum(first_above(ends, number), bits.shape[0] - 1)
     column = _place_of_bit(bits[line], number - (ends[line] - each[line]))
     return line, jnp.minimum(column, LINE_WORDS - 1)
 
@@ -43,7 +43,8 @@ def take(lines: Lines, line: Counts, column: Counts) -> UInt32[Array, " n"]:
     return lines.at[line, column].get(mode="clip")
 
 
-def _first_above(ends: Counts, number: Counts) -> Counts:
+def first_above(ends: Counts, number: Counts) -> Counts:
+    """For each number the first place of ``ends``, ascending, that is above it."""
     # On a GPU "scan" is a loop of launches; on a CPU "scan_unrolled" takes minutes to compile.
     find = functools.partial(jnp.searchsorted, side="right")
     return lax.platform_dependent(

@@ -143,10 +143,12 @@ def main(way: int) -> None:
     assert jax.device_count() == 8
     put = list(_ways(jax.make_mesh((4, 2), ("x", "y"))))[way]
     with tempfile.TemporaryDirectory() as folder, mock.patch("time.time_ns", return_value=10**18):
-        paths = [Path(folder, str(shadow)) for shadow in (None, "bytes")]
-        for path, shadow in zip(paths, (None, "bytes"), strict=True):
+        records = []
+        for shadow in (None, "bytes", "digest"):
+            path = Path(folder, str(shadow))
             run_program(path, way, shadow, steps=12, put=put)
-        assert records_of(paths[0]) == records_of(paths[1])
+            records.append(records_of(path))
+        assert records[0] == records[1] == records[2]
     print("done")
 
 

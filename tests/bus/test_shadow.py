@@ -6,13 +6,20 @@ import numpy as np
 import pytest
 
 import mmsb_jax as mmsb
-from mmsb_jax._bus.device import shadow as shadows
-from mmsb_jax._bus.device import transfer
+from mmsb_jax._bus.device import (
+    byte_shadow,
+    device_shadow,
+    digest_shadow,
+    programs,
+    transfer,
+)
 from mmsb_jax._bus.device.pieces import merged
 from mmsb_jax._bus.write import tree_writer
+from mmsb_jax.kernels import xla
 from tests.bus._records import records_of
 from tests.bus._script import run_script
 from tests.bus._shadowed import run_program
+from tests.core._compare import assert_same_tree
 
 LARGE = (512, 128)
 """256 KB of float32."""
@@ -21,11 +28,14 @@ LARGE = (512, 128)
 @pytest.mark.parametrize("seed", range(40))
 def test_random_programs_give_the_same_log(tmp_path, monkeypatch, seed):
     monkeypatch.setattr("time.time_ns", lambda: 10**18)
-    without, with_one = (run_program(tmp_path / str(s), seed, s) for s in (None, "bytes"))
+    without, by_bytes, by_digest = (
+        run_program(tmp_path / str(shadow), seed, shadow) for shadow in (None, "bytes", "digest")
+    )
     assert records_of(tmp_path / "None") == records_of(tmp_path / "bytes")
+    assert records_of(tmp_path / "None") == records_of(tmp_path / "digest")
     assert without.device_bytes == 0
-    assert with_one.device_bytes > 0
-    assert with_one.moved_bytes < without.moved_bytes
+    assert by_bytes.device_bytes > 10 * by_digest.device_bytes > 0
+    assert by_bytes.moved_bytes < by_digest.moved_bytes < without.moved_bytes
 
 
 @pytest.mark.parametrize("way", range(5))
@@ -74,14 +84,14 @@ def test_array_that_is_the_very_one_is_not_looked_at():
     with mmsb.open(shadow="bytes") as bus:
         bus.commit(tree | {"frozen": frozen})
         scanned = []
-        original = shadows.DeviceShadow.find
+        original = byte_shadow.ByteShadow.find
 
         def find(self, arrays):
             scanned.append([self.pieces[k].leaf for k in arrays])
             return original(self, arrays)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(shadows.DeviceShadow, "find", find)
+            patch.setattr(byte_shadow.ByteShadow, "find", find)
             bus.commit({"w": jnp.zeros(LARGE) + 1, "frozen": frozen})
         assert scanned == [[1]]
         np.testing.assert_array_equal(bus.tree()["w"], 1)
@@ -147,10 +157,20 @@ def test_commit_that_failed_leaves_no_shadow_that_is_ahead(wait, monkeypatch):
         np.testing.assert_array_equal(bus.tree()["w"], jnp.ones(LARGE).at[0, 0].set(5))
 
 
-@pytest.mark.parametrize("where", ["find", "cut", "take_words", "seed"])
+PROGRAMS = {
+    "bytes": ("find", "cut", "take_words", "seed"),
+    "digest": ("find_lines", "cut_lines", "take_lines"),
+}
+
+
+@pytest.mark.parametrize(
+    ("shadow", "where"), [(shadow, where) for shadow in PROGRAMS for where in PROGRAMS[shadow]]
+)
 @pytest.mark.parametrize("wait", [True, False])
-def test_device_without_memory_loses_nothing(where, wait, monkeypatch):
-    with mmsb.open(shadow="bytes") as bus:
+def test_device_without_memory_loses_nothing(shadow, where, wait):
+    module = byte_shadow if shadow == "bytes" else digest_shadow
+    is_before = shadow == "digest" or where in ("find", "seed")  # while arrays can still be read
+    with mmsb.open(shadow=shadow) as bus:
         state = {"w": jnp.zeros(LARGE), "v": jnp.zeros(LARGE)}
         bus.commit(state)
         if where == "seed":
@@ -161,15 +181,15 @@ def test_device_without_memory_loses_nothing(where, wait, monkeypatch):
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: no room for 8 bytes")
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(shadows, where, fail)
-            if where in ("find", "seed"):
+            patch.setattr(module, where, fail)
+            if is_before:
                 land(bus, state, wait)
-                assert (bus.stats().device_bytes == 0) == (where == "seed")
+                assert (bus.stats().device_bytes == 0) == (where in ("seed", "find_lines"))
             else:
                 with pytest.raises(mmsb.DeviceMemoryError, match="Nothing has changed"):
                     land(bus, state, wait)
                 assert bus.version == 1
-        if where not in ("find", "seed") and not wait:
+        if not is_before and not wait:
             with pytest.raises(mmsb.DeviceMemoryError):
                 bus.commit(state)
         bus.commit(state)
@@ -245,7 +265,58 @@ def test_room_is_a_tenth_of_what_was_never_used():
     assert not has_room({})
 
 
-@pytest.mark.parametrize("choice", ["digest", "all", 1, True])
+@pytest.mark.parametrize("wait", [True, False])
+def test_digest_brings_the_lines_that_changed(wait):
+    tree = {"w": jnp.zeros(LARGE), "v": jnp.ones(LARGE)}
+    with mmsb.open(shadow="digest") as bus:
+        land(bus, tree, True)
+        assert bus.stats().device_bytes == 2 * 2048 * (4 + 4 + 1)
+        assert moved(bus, {name: leaf + 0 for name, leaf in tree.items()}, wait) == 2 * 4
+        tree |= {"w": tree["w"].at[3].set(1)}  # a row of four lines
+        assert moved(bus, tree, wait) == 2 * 4 + 8 * (4 + 128)  # of eight that are taken at a time
+        tree |= {"v": tree["v"].at[:200].set(2)}  # more than a quarter: all of it
+        assert moved(bus, tree, wait) == 2 * 4 + tree["v"].nbytes
+        assert_same_tree(bus.tree(), tree)
+        assert bus.verify(deep=True)
+
+
+@pytest.mark.parametrize("wait", [True, False])
+def test_change_that_a_digest_missed_is_found_and_named_behind_the_next_snapshot(wait, monkeypatch):
+    """The digests of one array are made blind: what the digest of a collision would be."""
+    shape = (512 + wait, 100)  # of no other test, which would have compiled the program
+    tree = {"seen": jnp.zeros((3, 5)), "blind": jnp.zeros(shape)}
+
+    def digest_lines(lines, first, second, key):
+        lanes = xla.digest_lines(lines, first, second, key)
+        return (first, second, 0 * lanes[2], 0 * lanes[3]) if lines.shape[0] > 500 else lanes
+
+    monkeypatch.setattr(programs, "digest_lines", digest_lines)
+    with mmsb.open(shadow="digest") as bus:
+        land(bus, tree, True)
+        tree = {"seen": tree["seen"] + 1, "blind": tree["blind"] + 1}
+        land(bus, tree, wait)
+        assert not np.asarray(bus.checkout()["blind"]).any()
+        bus.snapshot()
+        with pytest.warns(RuntimeWarning, match=r"missed changes of 'blind'"):
+            land(bus, tree | {"seen": tree["seen"] + 1}, wait)
+        np.testing.assert_array_equal(bus.checkout()["blind"], tree["blind"])
+        assert bus.verify(deep=True)
+
+
+def test_audit_of_what_was_seen_is_silent(recwarn):
+    tree = {"w": jnp.zeros(LARGE), "v": jnp.ones(7, jnp.bfloat16)}
+    with mmsb.open(shadow="digest") as bus:
+        for step in range(4):
+            tree = {name: leaf.at[step].set(step) for name, leaf in tree.items()}
+            bytes_moved = moved(bus, tree)
+            assert (bytes_moved > tree["w"].nbytes) == (step in (0, 2))
+            if step == 1:
+                bus.snapshot()
+        assert_same_tree(bus.tree(), tree)
+    assert not [warning for warning in recwarn if issubclass(warning.category, RuntimeWarning)]
+
+
+@pytest.mark.parametrize("choice", ["digests", "all", 1, True])
 def test_unknown_shadow_is_refused(choice):
     with pytest.raises(ValueError, match="shadow="):
         mmsb.open(shadow=choice)
@@ -269,7 +340,7 @@ def test_patches_that_share_a_word_become_one():
 
 @pytest.mark.parametrize("total", [1, 255, 256, 257, 1000, 50_000, (1 << 20) + 1, 3_000_000])
 def test_words_are_taken_in_few_sizes(total):
-    chunks = list(shadows._chunks(total))
+    chunks = list(device_shadow.chunks_of(total))
     ends = [start + size for start, size in chunks]
     assert [start for start, _ in chunks] == [0, *ends[:-1]]
     assert total <= ends[-1] <= max(512, total * 4 / 3)

@@ -1,15 +1,17 @@
 """When a shadow is worth its memory, and when it is given up."""
 
+import os
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import jax
+import numpy as np
 
 from mmsb_jax._base.errors import DeviceMemoryError
 from mmsb_jax._bus.device.shadow import FoundChanges, Shadow, pieces_in
 
-Shadowing = Literal["auto", "bytes"] | None
-SHADOWINGS = ("auto", "bytes", None)
+Shadowing = Literal["auto", "bytes", "digest"] | None
+SHADOWINGS = ("auto", "bytes", "digest", None)
 
 _FIRST_COMMIT = 3
 """By then a training step has taken the memory that it needs."""
@@ -32,6 +34,7 @@ class ShadowKeeper:
     def __init__(self, choice: Shadowing) -> None:
         self._choice = choice
         self.shadow: Shadow | None = None
+        self._key = np.frombuffer(os.urandom(8), np.uint32) if choice == "digest" else None
         self._made_for: object = None
         self._commits = self._dense = 0
 
@@ -72,7 +75,7 @@ class ShadowKeeper:
         if self._choice is None or not self._is_wanted(data):
             return None
         try:
-            self.shadow, self._made_for = Shadow(data), made_for
+            self.shadow, self._made_for = Shadow(data, self._key), made_for
         except jax.errors.JaxRuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -88,7 +91,7 @@ class ShadowKeeper:
                 self.drop()
 
     def _is_wanted(self, data: Sequence[Any]) -> bool:
-        if self._choice == "bytes":
+        if self._choice in ("bytes", "digest"):
             return True
         is_time = self._commits >= _FIRST_COMMIT and self._dense < _PATIENCE
         return is_time and _has_room(data)

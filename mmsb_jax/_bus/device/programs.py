@@ -12,8 +12,8 @@ from jax import lax
 from jaxtyping import Array
 
 from mmsb_jax._core.tree.words import to_words
-from mmsb_jax.kernels import LINE_WORDS, scan
-from mmsb_jax.kernels.select import rank, select, take
+from mmsb_jax.kernels import LINE_WORDS, digest_lines, scan
+from mmsb_jax.kernels.select import first_above, rank, select, take
 
 Sizes = tuple[int, ...]
 """Lines of each of several pieces, which stand end to end."""
@@ -85,3 +85,65 @@ def take_words(
 def cut(shadow: Array, first: Array, lines: int) -> Array:
     """Some lines of a shadow."""
     return lax.dynamic_slice_in_dim(shadow, first, lines)
+
+
+Lanes = tuple[Array, Array]
+"""The two lanes of each line of several pieces, which stand end to end."""
+
+
+@functools.partial(jax.jit, donate_argnums=(0, 1, 2))
+def find_lines(
+    lanes: Lanes,
+    flags: Array,
+    counts: Array,
+    key: Array,
+    places: Array,
+    arrays: Sequence[Array],
+) -> tuple[Lanes, Array, Array]:
+    """Compare arrays with the digests of their lines, and bring these up to them.
+
+    Args:
+        lanes: as they were; donated, as are the next two.
+        flags: 1 for each line that differs; those of these arrays are set.
+        counts: how many lines of each piece differ; those of these arrays are set.
+        key: of the digests.
+        places: first line, and number, of the piece that each array is (int32[k, 2]).
+        arrays: the arrays.
+    """
+    for place, array in zip(places, arrays, strict=True):
+        lines = _lines(array)
+        old = [lax.dynamic_slice_in_dim(lane, place[0], lines.shape[0]) for lane in lanes]
+        first, second, differs, _ = digest_lines(lines, *old, key)
+        lanes = (
+            lax.dynamic_update_slice_in_dim(lanes[0], first, place[0], 0),
+            lax.dynamic_update_slice_in_dim(lanes[1], second, place[0], 0),
+        )
+        flags = lax.dynamic_update_slice_in_dim(flags, differs.astype(flags.dtype), place[0], 0)
+        counts = counts.at[place[1]].set(differs.sum(dtype=jnp.int32))
+    return lanes, flags, counts
+
+
+@functools.partial(jax.jit, static_argnames="size")
+def take_lines(
+    array: Array, flags: Array, first: Array, start: Array, size: int
+) -> tuple[Array, Array]:
+    """``size`` of the flagged lines of an array from the ``start``-th on: which, and their words.
+
+    Args:
+        array: the array.
+        flags: of `find_lines`.
+        first: the first line of the array among the flags.
+        start: the first of the flagged lines.
+        size: how many.
+    """
+    lines = _lines(array)
+    own = lax.dynamic_slice_in_dim(flags, first, lines.shape[0])
+    number = start + jnp.arange(size, dtype=jnp.int32)
+    line = first_above(jnp.cumsum(own, dtype=jnp.int32), number)
+    return line, lines.at[line].get(mode="clip")
+
+
+@functools.partial(jax.jit, static_argnames="lines")
+def cut_lines(array: Array, first: Array, lines: int) -> Array:
+    """Some lines of an array."""
+    return lax.dynamic_slice_in_dim(_lines(array), first, lines)

@@ -1,171 +1,25 @@
 """Shadows: what was committed last, kept where the arrays are, and what differs from it."""
 
-import itertools
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
+from mmsb_jax._bus.device.byte_shadow import ByteShadow
+from mmsb_jax._bus.device.device_shadow import DeviceScan, DeviceShadow, Request
+from mmsb_jax._bus.device.digest_shadow import DigestShadow
 from mmsb_jax._bus.device.pieces import Piece, merged, pieces_of, together
-from mmsb_jax._bus.device.programs import cut, find, lines_of, rank_wanted, seed, take_words
-from mmsb_jax._bus.device.transfer import fetch, start_fetch
+from mmsb_jax._bus.device.programs import lines_of
+from mmsb_jax._bus.device.transfer import fetch
 from mmsb_jax._core.settings import any_settings
 from mmsb_jax._store.commit.draft import ArrayContent, WordPatch
-from mmsb_jax.kernels import LINE_WORDS
 
 MOST_LINES = 1 << 27
 """Lines of the shadow of a device: 16 GiB, whose words an uint32 counts."""
 _DENSE = 4
 """An array of which more than this part of its words changed comes to the host whole."""
-_TOGETHER = 8
-"""So many arrays of one shape are compared by one program."""
-_LEAST_WORDS = 1 << 8
-_MOST_WORDS = 1 << 20
-_CUT_LINES = 1 << 19
-"""A whole array comes in parts of 64 MB."""
-
-
-@dataclass(slots=True, eq=False)
-class _Request:
-    """What one device was asked for: patches and whole pieces, on their way to the host."""
-
-    words: list[tuple[Any, Any]] = field(default_factory=list)
-    total: int = 0
-    wholes: dict[int, list[Any]] = field(default_factory=dict)
-
-
-class DeviceShadow:
-    """The shadow of the pieces that lie on one device.
-
-    Args:
-        device: the device.
-        pieces: the pieces.
-        arrays: what they are now.
-
-    Attributes:
-        pieces: the pieces, in the order in which they stand in it.
-        nbytes: its bytes.
-    """
-
-    def __init__(self, device: Any, pieces: Sequence[Piece], arrays: Sequence[jax.Array]) -> None:
-        self.device = device
-        self.pieces = pieces
-        self._sizes = tuple(lines_of(piece.nbytes) for piece in pieces)
-        self._firsts = list(itertools.accumulate(self._sizes, initial=0))
-        self._lines = jax.device_put(seed(list(arrays)), device)
-        self._bits = jax.device_put(np.zeros(self._firsts[-1], np.uint32), device)
-        self.nbytes = self._lines.nbytes + self._bits.nbytes
-
-    def find(self, arrays: Mapping[int, jax.Array]) -> "_Scan":
-        """Compare some pieces, by their numbers, with what they are now; it follows them."""
-        counts = jax.device_put(np.zeros(len(self.pieces), np.int32), self.device)
-        for group in _groups(arrays):
-            places = np.array([(self._firsts[k], k) for k in group], np.int32)
-            self._lines, self._bits, counts = find(
-                self._lines, self._bits, counts, places, [arrays[k] for k in group]
-            )
-        return _Scan(self, start_fetch(counts))
-
-    def request(self, found: np.ndarray, is_dense: np.ndarray) -> "_Request":
-        """Ask for the words that differ, and for all of the pieces that are dense.
-
-        Args:
-            found: how many words of each piece differ; 0 for one that was not compared.
-            is_dense: which pieces are to come whole.
-        """
-        request = _Request()
-        for k in is_dense.nonzero()[0].tolist():
-            request.wholes[k] = [
-                start_fetch(cut(self._lines, np.int32(first), lines))
-                for first, lines in _parts(self._firsts[k], self._sizes[k])
-            ]
-        is_wanted = (found > 0) & ~is_dense
-        request.total = int(found[is_wanted].sum(dtype=np.int64))
-        if request.total:
-            ranked = rank_wanted(self._bits, is_wanted, self._sizes)
-            for start, size in _chunks(request.total):
-                taken = take_words(self._lines, ranked, np.int32(start), size)
-                request.words.append((start_fetch(taken[0]), start_fetch(taken[1])))
-        return request
-
-    def receive(self, request: "_Request") -> "_Received":
-        """What was asked for, once it is there."""
-        received = _Received()
-        for k, parts in request.wholes.items():
-            raws = [fetch(part).reshape(-1).view(np.uint8) for part in parts]
-            raw = raws[0] if len(raws) == 1 else np.concatenate(raws)
-            received.wholes[k] = raw[: self.pieces[k].nbytes]
-            received.moved_bytes += raw.nbytes
-        if request.total:
-            pairs = [(fetch(words), fetch(values)) for words, values in request.words]
-            received.moved_bytes += sum(words.nbytes + values.nbytes for words, values in pairs)
-            words, values = (np.concatenate(part) for part in zip(*pairs, strict=True))
-            part = slice(request.total)
-            self._share_out(words[part], values[part], received.patches)
-        return received
-
-    def _share_out(
-        self, words: np.ndarray, values: np.ndarray, patches: dict[int, WordPatch]
-    ) -> None:
-        """Words of the shadow, ascending, as patches of the pieces that they are of."""
-        firsts = np.array(self._firsts, np.int64) * LINE_WORDS
-        words = words.astype(np.int64)
-        bounds = np.searchsorted(words, firsts).tolist()
-        for k, (start, stop) in enumerate(itertools.pairwise(bounds)):
-            if stop > start:
-                place = words[start:stop] - firsts[k]
-                patches[k] = self.pieces[k].patch(place, values[start:stop])
-
-
-@dataclass(slots=True, eq=False)
-class _Scan:
-    """What a device found: the changed words of each of its pieces, on their way to the host."""
-
-    shadow: DeviceShadow
-    counts: Any
-
-
-@dataclass(slots=True, eq=False)
-class _Received:
-    """What came of one device, by the numbers of its pieces."""
-
-    patches: dict[int, WordPatch] = field(default_factory=dict)
-    wholes: dict[int, np.ndarray] = field(default_factory=dict)
-    moved_bytes: int = 0
-
-
-def _groups(arrays: Mapping[int, jax.Array]) -> Iterable[list[int]]:
-    """Arrays of one shape and dtype, so many together that there are few sizes of groups."""
-    alike: dict[Any, list[int]] = {}
-    for k, array in arrays.items():
-        alike.setdefault((array.shape, array.dtype), []).append(k)
-    for numbers in alike.values():
-        start = 0
-        while start < len(numbers):
-            size = min(_TOGETHER, 1 << (len(numbers) - start).bit_length() - 1)
-            yield numbers[start : start + size]
-            start += size
-
-
-def _parts(first: int, lines: int) -> Iterable[tuple[int, int]]:
-    for start in range(0, lines, _CUT_LINES):
-        yield first + start, min(_CUT_LINES, lines - start)
-
-
-def _chunks(total: int) -> Iterable[tuple[int, int]]:
-    """Start and size of what is taken at a time: of few sizes, and not much more than there is."""
-    start = 0
-    while start < total:
-        left = total - start
-        size = 1 << (left - 1).bit_length()
-        if 3 * size > 4 * left:
-            size //= 2
-        size = min(max(size, _LEAST_WORDS), _MOST_WORDS)
-        yield start, size
-        start += size
 
 
 class FoundChanges:
@@ -177,8 +31,9 @@ class FoundChanges:
         moved_bytes: bytes that came to the host; known behind `contents`.
     """
 
-    def __init__(self, scans: Sequence[_Scan], leaves: Sequence[int]) -> None:
+    def __init__(self, scans: Sequence[DeviceScan], leaves: Sequence[int]) -> None:
         self._scans = scans
+        self._requests: list[Request] = []
         self.leaves = leaves
         self.is_requested = threading.Event()
         self.moved_bytes = 0
@@ -191,17 +46,22 @@ class FoundChanges:
         finally:
             self.is_requested.set()
 
-    def _contents(self) -> dict[int, ArrayContent]:
+    def request(self) -> None:
+        """Ask for what was found, once the devices have counted it."""
         counts = [fetch(scan.counts) for scan in self._scans]
         self.moved_bytes += sum(found.nbytes for found in counts)
         dense = _dense(self._scans, counts)
-        requests = []
         for scan, found in zip(self._scans, counts, strict=True):
             is_dense = np.array([piece.leaf in dense for piece in scan.shadow.pieces])
-            requests.append(scan.shadow.request(found, is_dense))
+            self._requests.append(scan.shadow.request(scan, found, is_dense))
+            scan.arrays = {}
         self.is_requested.set()
+
+    def _contents(self) -> dict[int, ArrayContent]:
+        if not self.is_requested.is_set():
+            self.request()
         patches, wholes = dict[int, list[WordPatch]](), dict[int, list[Any]]()
-        for scan, request in zip(self._scans, requests, strict=True):
+        for scan, request in zip(self._scans, self._requests, strict=True):
             received = scan.shadow.receive(request)
             self.moved_bytes += received.moved_bytes
             for k, patch in received.patches.items():
@@ -224,14 +84,17 @@ class Shadow:
 
     Args:
         data: the data leaves of a tree; those that are no arrays of JAX are left out.
+        key: for a shadow of digests, the key of these; None for one of the bytes.
 
     Attributes:
         leaves: which of them it has.
         nbytes: its bytes on devices.
         version: the commit that it is of; None as long as that has not landed.
+        is_exact: whether it tells all bytes apart.
+        audited: snapshots that had begun when it was known to be right.
     """
 
-    def __init__(self, data: Sequence[Any]) -> None:
+    def __init__(self, data: Sequence[Any], key: np.ndarray | None = None) -> None:
         places: dict[Any, list[tuple[Piece, jax.Array]]] = {}
         for device, piece, array in pieces_in(data):
             places.setdefault(device, []).append((piece, array))
@@ -245,7 +108,11 @@ class Shadow:
                 kept = [part for part in parts if part[0].leaf not in left_out]
                 if kept:
                     pieces, arrays = zip(*kept, strict=True)
-                    shadow = DeviceShadow(device, pieces, arrays)
+                    shadow: DeviceShadow = (
+                        ByteShadow(device, pieces, arrays)
+                        if key is None
+                        else DigestShadow(device, pieces, arrays, key)
+                    )
                     self._shadows.append(shadow)
                     for k, piece in enumerate(pieces):
                         self._where.setdefault(piece.leaf, []).append((shadow, k))
@@ -254,6 +121,8 @@ class Shadow:
             self._shardings[leaf] = data[leaf].sharding
         self.nbytes = sum(shadow.nbytes for shadow in self._shadows)
         self.version: int | None = None
+        self.is_exact = key is None
+        self.audited = 0
         self._newest: FoundChanges | None = None
         self._is_whole = True
 
@@ -282,8 +151,11 @@ class Shadow:
         self._is_whole, self.version = False, None  # until all of it has followed; until it lands
         with any_settings():
             scans = [shadow.find(arrays) for shadow, arrays in asked.items()]
-        self._is_whole = True
         self._newest = FoundChanges(scans, leaves)
+        if any(shadow.needs_arrays for shadow in asked):
+            with any_settings():
+                self._newest.request()
+        self._is_whole = True
         return self._newest
 
 
@@ -306,11 +178,11 @@ def _beyond(pieces: Sequence[Piece]) -> Iterable[Piece]:
             lines += lines_of(piece.nbytes)
 
 
-def _dense(scans: Sequence[_Scan], counts: Sequence[np.ndarray]) -> set[int]:
+def _dense(scans: Sequence[DeviceScan], counts: Sequence[np.ndarray]) -> set[int]:
     """The leaves of which so much changed that they come whole."""
     changed, words = dict[int, int](), dict[int, int]()
     for scan, found in zip(scans, counts, strict=True):
         for piece, count in zip(scan.shadow.pieces, found.tolist(), strict=True):
-            changed[piece.leaf] = changed.get(piece.leaf, 0) + count
+            changed[piece.leaf] = changed.get(piece.leaf, 0) + count * scan.shadow.unit_words
             words[piece.leaf] = words.get(piece.leaf, 0) + piece.words
     return {leaf for leaf, count in changed.items() if count * _DENSE > words[leaf]}

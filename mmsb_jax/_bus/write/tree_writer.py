@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from mmsb_jax._base.memory_limit import room_for
+from mmsb_jax._bus.device.audit import missed, warn_of
 from mmsb_jax._bus.device.policy import Shadowing, ShadowKeeper, is_out_of_memory, no_room
 from mmsb_jax._bus.device.shadow import FoundChanges, Shadow
 from mmsb_jax._bus.device.transfer import start_fetch
@@ -56,13 +57,15 @@ class TreeWriter:
         """Commit ``tree`` and wait until it has landed; the queue must be empty."""
         self.give_up()
         shape, data, change, others = self._match(tree, allow_new)
-        places = self._to_read(shape, data, change.ids, others)
+        is_audit = self._is_audit_due()
+        places = range(len(data)) if is_audit else self._to_read(shape, data, change.ids, others)
         ops = self._pending.ops() + change.ops
         found = None if ops else self._find(shape, data, places)
         with jax.transfer_guard("allow"), room_for("the bytes of this commit"):
-            contents = self._read(data, shape.names, _without(places, found))
+            rest = places if is_audit else _without(places, found)
+            contents = self._read(data, shape.names, rest)
             if found is not None:
-                contents |= self._received(found)
+                contents = self._with_found(found, contents, change.ids, shape.names, is_audit)
         draft = Draft(
             ops=ops,
             contents={change.ids[i]: contents[i] for i in places if i in contents},
@@ -112,7 +115,39 @@ class TreeWriter:
 
     def _seed(self, shape: TreeShape, data: Sequence[Any]) -> Shadow | None:
         """The shadow of what is committed now, where there is to be one."""
-        return self._shadows.seed(shape, data) if self._may_shadow() else None
+        made = self._shadows.seed(shape, data) if self._may_shadow() else None
+        if made is not None:
+            made.audited = self._engine.writer.snapshots_begun
+        return made
+
+    def _is_audit_due(self) -> bool:
+        """Whether the next commit is to be compared in full too: the first after each snapshot."""
+        shadow, begun = self._shadows.shadow, self._engine.writer.snapshots_begun
+        if shadow is None or shadow.is_exact or shadow.audited == begun:
+            return False
+        shadow.audited = begun
+        return True
+
+    def _with_found(
+        self,
+        found: FoundChanges,
+        contents: dict[int, ArrayContent],
+        ids: Sequence[int],
+        names: Sequence[str],
+        is_audit: bool,
+    ) -> dict[int, ArrayContent]:
+        """``contents`` and what was found on devices; in an audit, which has all, that is checked.
+
+        Called when the commit before has landed.
+        """
+        seen = self._received(found)
+        if not is_audit:
+            return contents | seen
+        compared = {i: ids[i] for i in found.leaves}
+        whole = {i: raw for i, raw in contents.items() if isinstance(raw, np.ndarray)}
+        if leaves := missed(self._engine.head.state, compared, seen, whole):
+            warn_of(names[i] for i in leaves)
+        return contents
 
     def _received(self, found: FoundChanges) -> dict[int, ArrayContent]:
         """What was found on devices, brought to the host."""
@@ -177,9 +212,10 @@ class TreeWriter:
         for array in info.note_arrays:
             check_readable(array, "note")
         self._wait_for_room()
-        places = self._to_read(shape, data, self._ids, others)
+        is_audit = self._is_audit_due()
+        places = range(len(data)) if is_audit else self._to_read(shape, data, self._ids, others)
         found = self._find(shape, data, places)
-        rest = _without(places, found)
+        rest = places if is_audit else _without(places, found)
         names = [*(shape.names[i] for i in rest), *(["note"] * len(info.note_arrays))]
         try:
             with room_for("the copy of this commit"):
@@ -200,10 +236,11 @@ class TreeWriter:
                 landed(commit)
 
             with room_for("the bytes of this commit"):
-                contents = dict(zip(rest, map(staged.bytes_of, range(len(rest))), strict=True))
-                engine.meter.count_moved(sum(raw.nbytes for raw in contents.values()))
+                raws = list(map(staged.bytes_of, range(len(rest))))
+                engine.meter.count_moved(sum(raw.nbytes for raw in raws))
+                contents: dict[int, ArrayContent] = dict(zip(rest, raws, strict=True))
                 if found is not None:
-                    contents |= self._received(found)
+                    contents = self._with_found(found, contents, ids, shape.names, is_audit)
             said = [staged.value_of(i).reshape(()) for i in range(len(rest), len(names))]
             in_order = {ids[i]: contents[i] for i in places if i in contents}
             _land_queued(engine, in_order, info, said, time_ns, shape, known)

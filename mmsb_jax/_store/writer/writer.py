@@ -48,6 +48,7 @@ class LogWriter:
 
     Attributes:
         durable_version: the newest version that survives a power cut.
+        snapshots_begun: snapshots that were begun here.
         snapshot_fault: why the last snapshot could not be made; None when it could.
         is_at_work: whether something that changes the log is going on, or was cut short.
     """
@@ -61,6 +62,7 @@ class LogWriter:
         strategy = durability_strategy(durability)
         self.log = log
         self.durable_version = 0
+        self.snapshots_begun = 0
         self.snapshot_fault: str | None = None
         self._append_lock = threading.RLock()
         self._sync_lock = threading.Lock()
@@ -437,6 +439,7 @@ class LogWriter:
         with self._append_lock:
             if self._snapshot is None or self._snapshot.done():
                 version = self.log.version
+                self.snapshots_begun += 1
                 self._snapshot = self._background.submit(
                     self._make_snapshot, version, page_bytes, sealed
                 )
