@@ -303,6 +303,17 @@ def test_change_that_a_digest_missed_is_found_and_named_behind_the_next_snapshot
         assert bus.verify(deep=True)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+def test_last_line_of_an_array_is_no_longer_than_it(dtype):
+    tree = {"w": jnp.zeros(1001, dtype), "v": jnp.zeros(LARGE)}
+    with mmsb.open(shadow="digest") as bus:
+        land(bus, tree, True)
+        tree |= {"w": tree["w"].at[1000].set(1)}
+        assert moved(bus, tree) <= 8 + 8 * (4 + 128)  # eight lines at a time
+        assert_same_tree(bus.tree(), tree)
+        assert bus.verify(deep=True)
+
+
 def test_audit_of_what_was_seen_is_silent(recwarn):
     tree = {"w": jnp.zeros(LARGE), "v": jnp.ones(7, jnp.bfloat16)}
     with mmsb.open(shadow="digest") as bus:

@@ -14,6 +14,7 @@ from mmsb_jax._bus.device.pieces import Piece, merged, pieces_of, together
 from mmsb_jax._bus.device.programs import lines_of
 from mmsb_jax._bus.device.transfer import fetch
 from mmsb_jax._core.settings import any_settings
+from mmsb_jax._core.tree.leaves import is_deleted
 from mmsb_jax._store.commit.draft import ArrayContent, WordPatch
 
 MOST_LINES = 1 << 27
@@ -132,7 +133,7 @@ class Shadow:
             return False
         known = self._shardings
         return all(
-            data[i].sharding == known[i] and not data[i].is_deleted() for i in places if i in known
+            data[i].sharding == known[i] and not is_deleted(data[i]) for i in places if i in known
         )
 
     def find(self, data: Sequence[Any], places: Iterable[int]) -> FoundChanges:

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
 from mmsb_jax._base.arguments import show
 from mmsb_jax._base.errors import ArrayNotFoundError, CorruptionError, StructureError
@@ -257,6 +257,12 @@ def _one_like(
         return None, leaf if known.kind == "function" else known.value
     spec = spec_like(known, expected)
     sharding = sharding_of(leaf, spec)
+    if isinstance(getattr(sharding, "mesh", None), AbstractMesh):
+        return (
+            f"its sharding is of an abstract mesh, {sharding.mesh}, which has no devices. Expected "
+            f"a mesh of devices that are here: jax.make_mesh",
+            None,
+        )
     raw = view_as(spec, state.bytes_of(known.id))
     try:
         with room_for(f"array {name!r}"):

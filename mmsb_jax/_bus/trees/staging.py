@@ -22,7 +22,7 @@ from jax import lax
 
 from mmsb_jax._base.errors import StructureError
 from mmsb_jax._core.settings import any_settings
-from mmsb_jax._core.tree.leaves import host_array
+from mmsb_jax._core.tree.leaves import host_array, is_deleted
 
 _MOST_TOGETHER = 64  # arrays that one program copies: a power of two
 _MOST_CHOICES = 8
@@ -61,7 +61,7 @@ def check_readable(leaf: Any, name: str) -> None:
             f"{name} is traced: commit was called inside jit, grad, vmap or scan. Call it outside, "
             f"with the arrays that come out; inside a scan, collect deltas in a TLog."
         )
-    if leaf.is_deleted():
+    if is_deleted(leaf):
         raise StructureError(
             f"{name} was donated or deleted before it was committed. Commit before the call that "
             f"donates it, or commit what that call returned."

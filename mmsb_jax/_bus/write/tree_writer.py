@@ -20,6 +20,7 @@ from mmsb_jax._bus.trees.living import LivingLeaves
 from mmsb_jax._bus.trees.staging import Stager, check_readable, raw_bytes
 from mmsb_jax._bus.trees.tree import Reconciled, TreeShape, differences, reconcile
 from mmsb_jax._bus.write.draft_builder import PendingArrays
+from mmsb_jax._core.tree.leaves import is_deleted
 from mmsb_jax._store.commit.draft import ArrayContent, Draft
 from mmsb_jax._store.query.commit import Commit
 
@@ -297,7 +298,7 @@ class TreeWriter:
             kept = np.ones(len(data), bool)
             kept[places] = False
             for i in kept.nonzero()[0].tolist():
-                if data[i].is_deleted():
+                if is_deleted(data[i]):
                     check_readable(data[i], shape.names[i])
         return places
 

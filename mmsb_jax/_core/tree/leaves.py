@@ -252,6 +252,18 @@ def _shares_memory(placed: jax.Array, array: np.ndarray) -> bool:
     )
 
 
+def is_deleted(array: jax.Array) -> bool:
+    """Whether an array was donated or deleted, or a shard of it, of which JAX's own says nothing.
+
+    Cost: 0.1 µs; 1 µs a shard of one on several devices.
+    """
+    if array.is_deleted():
+        return True
+    return len(array.sharding.device_set) > 1 and any(
+        shard.data.is_deleted() for shard in array.addressable_shards
+    )
+
+
 def is_holdable(dtype: np.dtype) -> bool:
     """Whether JAX can hold ``dtype`` on a device as things stand (64-bit types may be off)."""
     if dtype.kind in "SUMmO" or not dtype.isnative or _is_void(dtype):
