@@ -29,12 +29,22 @@ class _Room:
         """Nothing is taken."""
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if error is not None and is_out_of_memory(error):
+            raise DeviceMemoryError(
+                f"{self._what}: a device has no memory left ({str(error).splitlines()[0]:.200}). "
+                f"Nothing has changed: free some, or put what is read elsewhere (like=, bus.move)."
+            ) from error
         if isinstance(error, MemoryError) and not isinstance(error, DeviceMemoryError):
             raise DeviceMemoryError(
                 f"{self._what}: the system gives no more memory; this machine has "
                 f"{_machine_bytes():,} bytes in all. Free some, or read a part of the state "
                 f"(arrays=[…])."
             ) from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device had no room, as the runtime of JAX says it."""
+    return not isinstance(error, DeviceMemoryError) and "RESOURCE_EXHAUSTED" in str(error)
 
 
 def room_for(what: str) -> _Room:

@@ -19,6 +19,7 @@ from mmsb_jax._base.arguments import (
     show,
 )
 from mmsb_jax._base.errors import ClosedError, LocationError
+from mmsb_jax._base.patterns import matcher
 from mmsb_jax._bus.derive.derived import Derived, Mode
 from mmsb_jax._bus.derive.rules import checked_name, checked_rule, known_name
 from mmsb_jax._bus.derive.transaction import GraphEdit
@@ -34,13 +35,14 @@ from mmsb_jax._bus.query.follow import follow
 from mmsb_jax._bus.query.history import History
 from mmsb_jax._bus.transfer import export, take_in
 from mmsb_jax._bus.trees import checkout as checkouts
+from mmsb_jax._bus.trees.places import Places, check_place, sharding_at
 from mmsb_jax._bus.write.array_specs import new_spec
 from mmsb_jax._bus.write.array_writer import ArrayWriter
 from mmsb_jax._bus.write.batch import BatchManager
 from mmsb_jax._bus.write.derived_arrays import DerivedArrays
 from mmsb_jax._bus.write.draft_builder import PendingArrays
 from mmsb_jax._bus.write.tree_writer import TreeWriter, done
-from mmsb_jax._core.layout import Layout
+from mmsb_jax._core.layout import Layout, array_not_found
 from mmsb_jax._graph.dag.kinds import mask_of
 from mmsb_jax._graph.run.node import COPY_NAME, Equal, Rule, When, copy
 from mmsb_jax._graph.wave.function import DerivedGraph
@@ -85,11 +87,12 @@ class Bus:
         files: Files,
         path: Path | None,
         shadow: Shadowing = "auto",
+        memory_kind: str | None = None,
     ) -> None:
         self.path = path
         self.page_bytes: int = log.manifest.page_bytes
         self.recovered: list[str] = list(log.recovered)
-        self._session = Session(log, engine, files, path)
+        self._session = Session(log, engine, files, path, Places(memory_kind))
         self._arrays = ArrayWriter(self._session, shadow)
         self._derived = DerivedArrays(self._session, self._arrays)
         self._end = weakref.finalize(
@@ -306,6 +309,53 @@ class Bus:
                 return checkouts.build_like(state, like, wanted, arrays, missing, _PARTS)
             return self._build(state, wanted, arrays)
 
+    def move(self, arrays: str | Sequence[str], place: Any) -> tuple[str, ...]:
+        """From now on, put the arrays of JAX that patterns select somewhere else.
+
+        This says where `tree`, `checkout`, `read` and `history` put what they give; ``like``
+        and `resume` go by what they are given. A place is no part of the state: nothing is
+        recorded, the next process begins without, and where a committed array lies is the
+        caller's. The newest rule that matches an array counts.
+
+        Args:
+            arrays: a name or patterns, as for `checkout`; arrays that are made later count too.
+            place: a memory kind of the default device (``"pinned_host"``), a
+                `jax.sharding.Sharding`, or None for the default device.
+
+        Returns:
+            The names of the arrays that are selected now.
+
+        Raises:
+            ArrayNotFoundError: a pattern that selects nothing.
+            StructureError: an array that cannot lie there; all stay where they were.
+            ValueError: a memory kind that the device does not have, devices of other processes.
+
+        >>> import jax.numpy as jnp
+        >>> import mmsb_jax as mmsb
+        >>> bus = mmsb.open()
+        >>> _ = bus.commit({"params": jnp.zeros(3), "moments": jnp.zeros(3)})
+        >>> bus.move("moments", "pinned_host")
+        ('moments',)
+        >>> bus.tree()["moments"].sharding.memory_kind
+        'pinned_host'
+        """
+        patterns = [arrays] if isinstance(arrays, str) else arrays
+        wanted = checkouts.wanted_names(patterns)
+        check_place("place", place)
+        with self._lock:
+            self._session.settle()
+            regions = {region.name: region.spec for region in self._arrays.layout().regions}
+            selecting = {pattern: matcher([pattern]) for pattern in patterns}
+            for pattern, selects in selecting.items():
+                if not any(map(selects.fullmatch, regions)):
+                    raise array_not_found(pattern, list(regions))
+            selected = [name for name in regions if wanted is None or wanted(name)]
+            for name in selected:
+                sharding_at(place, name, regions[name])
+            for pattern, selects in selecting.items():
+                self._session.places.put(pattern, selects, place)
+            return tuple(selected)
+
     def extra(self, version: int | str | None = None) -> Any:
         """The ``extra`` in force at a version (or tag; the newest for None): JSON, bytes or None.
 
@@ -338,10 +388,10 @@ class Bus:
         wanted: Callable[[str], bool] | None = None,
         arrays: Sequence[str] | None = None,
     ) -> Any:
-        shape = checkouts.known_shape(state, self._arrays.shape)
+        shape, places = checkouts.known_shape(state, self._arrays.shape), self._session.places
         if shape is not None:
-            return checkouts.build_known(state, shape, wanted, arrays)
-        return checkouts.build_flat(state, wanted)
+            return checkouts.build_known(state, shape, wanted, arrays, places.of)
+        return checkouts.build_flat(state, wanted, places.of)
 
     # ------------------------------------------------------------------------------ arrays by name
 
@@ -817,7 +867,7 @@ class Bus:
         check_text("array", array, "the name of an array")
         with self._lock:
             self._session.settle()
-            history = History(self._session.log, array)
+            history = History(self._session.log, array, self._session.places.of)
             if not history.versions:
                 checkouts.find_array(self._session.head(), array)
             return history

@@ -11,6 +11,7 @@ from mmsb_jax._base.errors import ClosedError
 from mmsb_jax._bus.bus import Bus
 from mmsb_jax._bus.device.policy import SHADOWINGS, Shadowing
 from mmsb_jax._bus.opening import key_of, open_files, open_here, open_to_write, opening
+from mmsb_jax._bus.trees.places import check_place
 from mmsb_jax._core.layout import DEFAULT_PAGE_BYTES, check_page_bytes
 from mmsb_jax._store.files.disk import DiskFiles
 from mmsb_jax._store.files.local import check_local, check_log_place
@@ -30,6 +31,7 @@ def open(
     durability: Durability = "os",
     snapshots: bool = True,
     shadow: Shadowing = "auto",
+    memory_kind: str | None = None,
     salvage: bool = False,
 ) -> Bus:
     """A bus: in memory without ``path``, else durable in that directory, made or recovered.
@@ -50,6 +52,9 @@ def open(
             the next snapshot); None keeps nothing; ``"auto"`` keeps the bytes on GPUs of which
             they take less than a tenth of the memory that was never used. It is not a part of the
             log: the bytes logged are the same.
+        memory_kind: in which memory of the default device the bus puts the arrays of JAX that it
+            gives (``"device"``, ``"pinned_host"``, ``"unpinned_host"``), where nothing else says
+            so (``like=``, `Bus.move`); None for the device's own.
         salvage: with ``mode="r"``, open what is whole before a damage instead of refusing.
 
     Raises:
@@ -68,9 +73,10 @@ def open(
     check_choice("mode", mode, "a", "r")
     check_flag("snapshots", snapshots)
     check_flag("salvage", salvage)
-    if shadow not in SHADOWINGS:
+    if not isinstance(shadow, str | None) or shadow not in SHADOWINGS:
         raise ValueError(f"shadow={show(shadow)}: expected 'auto', 'bytes', 'digest' or None")
-    make = functools.partial(Bus, shadow=shadow)
+    check_place("memory_kind", memory_kind)
+    make = functools.partial(Bus, shadow=shadow, memory_kind=memory_kind)
     if salvage and mode != "r":
         raise ValueError("salvage=True needs mode='r': a damaged log is not written to")
     durability_strategy(durability)
@@ -83,7 +89,7 @@ def open(
         create_log(files, page_bytes or DEFAULT_PAGE_BYTES)
         return open_files(make, files, "the log in memory", None, durability, snapshots)
     if mode == "r":
-        return _reading_bus(check_log_place(path), salvage)
+        return _reading_bus(check_log_place(path), salvage, memory_kind)
     place = check_local(path)
     with opening:
         known = open_here.get(key_of(place))
@@ -125,9 +131,10 @@ def _check_same(bus: Bus, page_bytes: int | None, durability: Any) -> None:
         )
 
 
-def _reading_bus(place: Path, salvage: bool) -> Bus:
+def _reading_bus(place: Path, salvage: bool, memory_kind: str | None) -> Bus:
     files = DiskFiles(place)
     try:
-        return Bus(Log(files, str(place), salvage), None, files, place)
+        log = Log(files, str(place), salvage)
+        return Bus(log, None, files, place, memory_kind=memory_kind)
     except PermissionError as error:
         raise disk_error(error, str(place)) from error

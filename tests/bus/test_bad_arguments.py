@@ -104,6 +104,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "import_": {"source": None},
     "link": {"parent": "x", "child": "y", "kind": "compiler", "source": "s"},
     "log": {"array": "w", "source": "s", "since": 0, "until": 1, "start_ns": 0, "end_ns": 1},
+    "move": {"arrays": ["w"], "place": "pinned_host"},
     "page_versions": {"name": "w"},
     "propagate": {"source": "s"},
     "read": {"name": "w"},
@@ -121,7 +122,7 @@ WITHOUT_ARGUMENTS = {
     "close", "derived", "reset_stats", "snapshot", "stale", "stats", "sync", "tags", "tree",
 }  # fmt: skip
 OPEN = {"path": None, "mode": "a", "page_bytes": 256, "durability": "os", "snapshots": True,
-        "salvage": False}  # fmt: skip
+        "shadow": "bytes", "memory_kind": "device", "salvage": False}  # fmt: skip
 
 
 def arguments_of(name: str, bus: mmsb.Bus) -> dict[str, Any]:

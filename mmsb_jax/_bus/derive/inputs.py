@@ -10,7 +10,7 @@ import numpy as np
 from mmsb_jax._base.dtypes import parse_dtype
 from mmsb_jax._base.errors import StructureError
 from mmsb_jax._base.patterns import matcher
-from mmsb_jax._bus.trees.tree import TreeShape, constant_of, place_of, spec_of
+from mmsb_jax._bus.trees.tree import TreeShape, constant_of, part_of_pattern, spec_of
 from mmsb_jax._compile.body import Slot
 from mmsb_jax._core.layout import array_not_found
 from mmsb_jax._core.tree.leaves import LeafSpec, is_holdable
@@ -125,7 +125,7 @@ def _part_of_tree(slots: dict[str, Slot], arrays: Arrays, pattern: str) -> Any:
     # Strings and None that the pattern selects belong to the part; they are no arrays.
     selects, constants = matcher([pattern]).fullmatch, arrays.constants()
     wanted = {*slots, *filter(selects, shape.constants)}
-    node = shape.part(wanted.__contains__, place_of(pattern))
+    node = shape.part(wanted.__contains__, part_of_pattern(pattern))
     if node is None:
         return None
     return TreePart(

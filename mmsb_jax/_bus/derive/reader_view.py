@@ -11,7 +11,8 @@ from mmsb_jax._base.patterns import matcher
 from mmsb_jax._bus.derive.inputs import Arrays, arguments_of
 from mmsb_jax._bus.derive.registry import Derivations
 from mmsb_jax._bus.trees import checkout as checkouts
-from mmsb_jax._bus.trees.tree import TreeShape, info_of
+from mmsb_jax._bus.trees.places import PlaceOf
+from mmsb_jax._bus.trees.tree import TreeShape, info_of, spec_of
 from mmsb_jax._graph.dag.refusals import cycle_error
 from mmsb_jax._graph.run.interpreter import word_count
 from mmsb_jax._graph.run.node import Node, Rule, Tracer, bind
@@ -79,7 +80,7 @@ class DerivedView:
                 arrays.operate(Op(OpCode.CREATE, info))
         return flow, arrays
 
-    def read(self, name: str, state: StoredState) -> Any:
+    def read(self, name: str, state: StoredState, place_of: PlaceOf) -> Any:
         """The value of a derived array at ``state``; None where it is not derived here."""
         if not self._rules:
             return None
@@ -93,7 +94,8 @@ class DerivedView:
             self._computed[node.name] = (state.table.chain, values)
         info = arrays.find(name)
         assert info is not None
-        return checkouts.array_of(info, values[name].view(np.uint8)[: info.nbytes])
+        raw, place = values[name].view(np.uint8)[: info.nbytes], place_of(name, spec_of(info))
+        return checkouts.array_of(info, raw, sharding=place)
 
     def _compute(self, node: Node, flow: NodeTable, state: StoredState) -> dict[str, Any]:
         above = flow.graph.ancestors(node.outputs)

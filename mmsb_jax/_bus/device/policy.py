@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from mmsb_jax._base.errors import DeviceMemoryError
+from mmsb_jax._base.memory_limit import is_out_of_memory
 from mmsb_jax._bus.device.shadow import FoundChanges, Shadow, pieces_in
 
 Shadowing = Literal["auto", "bytes", "digest"] | None
@@ -110,11 +111,6 @@ def fits(device: Any, nbytes: int) -> bool:
     stats = device.memory_stats() or {}
     never_used = stats.get("bytes_limit", 0) - stats.get("peak_bytes_in_use", 0)
     return nbytes * _SHARE <= never_used
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a device had no room."""
-    return "RESOURCE_EXHAUSTED" in str(error)
 
 
 def no_room(error: BaseException) -> DeviceMemoryError:

@@ -12,6 +12,7 @@ from mmsb_jax._bus.derive.registry import Derivations
 from mmsb_jax._bus.engine.engine import Engine, of_the_parent
 from mmsb_jax._bus.engine.stats import Meter, Stats
 from mmsb_jax._bus.events.events import Events
+from mmsb_jax._bus.trees.places import Places
 from mmsb_jax._store.files.protocol import Files
 from mmsb_jax._store.files.threads import Threads
 from mmsb_jax._store.log.log import Log
@@ -26,6 +27,7 @@ class Session:
         engine: what writes it; None for a reader.
         files: its directory.
         path: the same as a path; None in memory.
+        places: where the arrays go that it gives.
 
     Attributes:
         page_bytes: bytes of a page.
@@ -34,11 +36,19 @@ class Session:
         threads: what large work is divided among.
     """
 
-    def __init__(self, log: Log, engine: Engine | None, files: Files, path: Path | None) -> None:
+    def __init__(
+        self,
+        log: Log,
+        engine: Engine | None,
+        files: Files,
+        path: Path | None,
+        places: Places,
+    ) -> None:
         self.log = log
         self.engine = engine
         self.files = files
         self.path = path
+        self.places = places
         self.page_bytes: int = log.manifest.page_bytes
         self.own_lock = threading.RLock()
         self.events = Events(self.own_lock)

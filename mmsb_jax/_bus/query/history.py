@@ -7,6 +7,7 @@ from typing import Any
 
 from mmsb_jax._base.errors import CorruptionError, VersionError
 from mmsb_jax._bus.trees.checkout import read_array
+from mmsb_jax._bus.trees.places import PlaceOf
 from mmsb_jax._store.format.frame import BadFrameError
 from mmsb_jax._store.log.log import Log
 
@@ -34,6 +35,11 @@ class History:
     Iterating replays the log once, holding this array alone; indexing by position reads from the
     nearest snapshot. Both raise `CorruptionError` where what was written does not read back.
 
+    Args:
+        log: the log.
+        name: the array.
+        place_of: where its values go.
+
     Attributes:
         name: the array.
         versions: the commits that made it, changed a byte, its shape or dtype, or deleted it
@@ -41,8 +47,9 @@ class History:
             value is in a state that it kept.
     """
 
-    def __init__(self, log: Log, name: str) -> None:
+    def __init__(self, log: Log, name: str, place_of: PlaceOf) -> None:
         self.name = name
+        self._place_of = place_of
         self._log = log
         self._touched = sorted({*log.select(array=name), *_operated(log, name)})
         self._shown_in = _shown_in(log, self._touched)
@@ -102,7 +109,7 @@ class History:
         table = state.table
         value = None
         if self.name in table.ids:
-            value = read_array(state, table.arrays[table.ids[self.name]])
+            value = read_array(state, table.arrays[table.ids[self.name]], self._place_of)
         return ArrayVersion(version, row.step, row.time_ns, value)
 
 

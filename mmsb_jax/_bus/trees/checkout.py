@@ -13,12 +13,13 @@ from mmsb_jax._base.errors import ArrayNotFoundError, CorruptionError, Structure
 from mmsb_jax._base.memory_limit import room_for
 from mmsb_jax._base.patterns import matcher
 from mmsb_jax._bus.trees.compare import Difference, differing_leaves, differing_statics
+from mmsb_jax._bus.trees.places import PlaceOf
 from mmsb_jax._bus.trees.recorded import is_weak, show_pair, statics_in
 from mmsb_jax._bus.trees.tree import (
     TreeShape,
     check_references,
     constant_of,
-    place_of,
+    part_of_pattern,
     recorded_leaves,
     spec_of,
 )
@@ -43,29 +44,32 @@ def wanted_names(arrays: Sequence[str] | None) -> Callable[[str], bool] | None:
     return lambda name: pattern.fullmatch(name) is not None
 
 
-def read_array(state: StoredState, info: ArrayInfo) -> Any:
+def read_array(state: StoredState, info: ArrayInfo, place_of: PlaceOf) -> Any:
     """An array of a state as the leaf that it was, the caller's own."""
-    return array_of(info, state.bytes_of(info.id), is_weak(state.table, info.name))
+    raw, weak = state.bytes_of(info.id), is_weak(state.table, info.name)
+    return array_of(info, raw, weak, place_of(info.name, spec_of(info)))
 
 
-def array_of(info: ArrayInfo, raw: np.ndarray, weak: bool = False) -> Any:
+def array_of(info: ArrayInfo, raw: np.ndarray, weak: bool = False, sharding: Any = None) -> Any:
     """The leaf whose bytes are ``raw`` (uint8[nbytes]), the caller's own."""
     spec = spec_of(info)
     is_copied_by_jax = spec.kind == "jax" or spec.kind.startswith("key:")
     try:
-        with room_for(f"array {info.name!r}"):
+        with room_for(f"array {info.name!r} of {info.nbytes:,} bytes"):
             raw = raw if is_copied_by_jax else raw.copy()
-            return rebuild(spec, view_as(spec, raw), is_weak=weak)
+            return rebuild(spec, view_as(spec, raw), sharding, weak)
     except (TypeError, ValueError, OverflowError) as error:
         raise CorruptionError(
             f"array {info.name!r} is recorded as {spec}, which no leaf is: {error}"
         ) from error
 
 
-def build_flat(state: StoredState, wanted: Callable[[str], bool] | None) -> dict[str, Any]:
+def build_flat(
+    state: StoredState, wanted: Callable[[str], bool] | None, place_of: PlaceOf
+) -> dict[str, Any]:
     """Arrays, strings and integers by name; a tree that was a bare leaf is its only entry."""
     flat = {
-        info.name: read_array(state, info)
+        info.name: read_array(state, info, place_of)
         for info in state.table.arrays.values()
         if wanted is None or wanted(info.name)
     }
@@ -102,6 +106,7 @@ def build_known(
     shape: TreeShape,
     wanted: Callable[[str], bool] | None,
     arrays: Sequence[str] | None,
+    place_of: PlaceOf,
 ) -> Any:
     """The tree of ``shape``; with ``wanted`` the part that holds what ``arrays`` selects.
 
@@ -112,15 +117,15 @@ def build_known(
     def leaf_of(name: str) -> Any:
         if name in table.values:
             return constant_of(table.values[name]).value
-        return read_array(state, table.arrays[table.ids[name]])
+        return read_array(state, table.arrays[table.ids[name]], place_of)
 
     if wanted is None:
         return shape.build(leaf_of)
     if any(wanted(info.name) for info in table.arrays.values() if not info.member):
-        return build_flat(state, wanted)
-    place = place_of(arrays[0]) if arrays is not None and len(arrays) == 1 else ""
+        return build_flat(state, wanted, place_of)
+    place = part_of_pattern(arrays[0]) if arrays is not None and len(arrays) == 1 else ""
     node = shape.part(wanted, place)
-    return build_flat(state, wanted) if node is None else shape.build(leaf_of, node)
+    return build_flat(state, wanted, place_of) if node is None else shape.build(leaf_of, node)
 
 
 def build_like(
@@ -265,7 +270,7 @@ def _one_like(
         )
     raw = view_as(spec, state.bytes_of(known.id))
     try:
-        with room_for(f"array {name!r}"):
+        with room_for(f"array {name!r} of {known.nbytes:,} bytes"):
             raw = raw if spec.kind == "jax" else raw.copy()
             return None, rebuild(spec, raw, sharding, is_weak(state.table, name))
     except (TypeError, ValueError, OverflowError) as error:

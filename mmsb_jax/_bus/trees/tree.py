@@ -419,7 +419,7 @@ def _static_lines(table: Table, shape: TreeShape, before: TreeShape | None) -> l
     return [f"{path}: {line}" for path, line in sorted(lines.items())]
 
 
-def place_of(pattern: str) -> str:
+def part_of_pattern(pattern: str) -> str:
     """The path that a pattern begins with, in whole keys: ``params`` for ``params/**``."""
     place = re.split(r"[*?]", pattern, maxsplit=1)[0]
     return place if place == pattern else place.rpartition("/")[0]

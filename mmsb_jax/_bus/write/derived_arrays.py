@@ -13,6 +13,7 @@ from mmsb_jax._bus.derive.transaction import GraphEdit
 from mmsb_jax._bus.engine.commit_info import CommitInfo
 from mmsb_jax._bus.engine.session import Session
 from mmsb_jax._bus.trees import checkout as checkouts
+from mmsb_jax._bus.trees.tree import spec_of
 from mmsb_jax._bus.write.array_writer import ArrayWriter
 from mmsb_jax._bus.write.draft_builder import DraftBuilder
 from mmsb_jax._graph.run.node import Rule
@@ -152,20 +153,23 @@ class DerivedArrays:
                 return self._read(name, state)
             changes = self._arrays.changes()
         info = changes.find(name)
-        return checkouts.array_of(info, changes.bytes_of(info))
+        place = self._session.places.of(name, spec_of(info))
+        return checkouts.array_of(info, changes.bytes_of(info), sharding=place)
 
     def _read(self, name: str, state: StoredState) -> Any:
         """An array; one that is stale is computed first, where that can be."""
         derivations = self._of_writer
         if derivations is None:
-            value = self._view.read(name, state)
+            value = self._view.read(name, state, self._session.places.of)
             if value is not None:
                 return value
             derivations = self._view.recorded(state)
         if derivations.stale and name in derivations.flow.makers:
             derivations.attach_copies(state.table, self._arrays.shape)
             self._clean(name, derivations)
-        return checkouts.read_array(state, checkouts.find_array(state, name))
+        return checkouts.read_array(
+            state, checkouts.find_array(state, name), self._session.places.of
+        )
 
     def _clean(self, name: str, derivations: Derivations) -> None:
         above = derivations.stale_above([name])

@@ -8,9 +8,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from mmsb_jax._base.memory_limit import room_for
+from mmsb_jax._base.memory_limit import is_out_of_memory, room_for
 from mmsb_jax._bus.device.audit import missed, warn_of
-from mmsb_jax._bus.device.policy import Shadowing, ShadowKeeper, is_out_of_memory, no_room
+from mmsb_jax._bus.device.policy import Shadowing, ShadowKeeper, no_room
 from mmsb_jax._bus.device.shadow import FoundChanges, Shadow
 from mmsb_jax._bus.device.transfer import start_fetch
 from mmsb_jax._bus.engine.commit_info import CommitInfo
