@@ -1,6 +1,7 @@
 """The bus: versioned state behind one object, composed of parts that do the work."""
 
 import contextlib
+import functools
 import os
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,7 +24,7 @@ from mmsb_jax._base.patterns import matcher
 from mmsb_jax._bus.derive.derived import Derived, Mode
 from mmsb_jax._bus.derive.rules import checked_name, checked_rule, known_name
 from mmsb_jax._bus.derive.transaction import GraphEdit
-from mmsb_jax._bus.device.policy import Shadowing
+from mmsb_jax._bus.device.policy import Shadowing, check_shadow
 from mmsb_jax._bus.engine.commit_info import CommitInfo
 from mmsb_jax._bus.engine.engine import Engine
 from mmsb_jax._bus.engine.session import Session
@@ -92,6 +93,7 @@ class Bus:
         self.path = path
         self.page_bytes: int = log.manifest.page_bytes
         self.recovered: list[str] = list(log.recovered)
+        self._choices: dict[str, Any] = {"shadow": shadow, "memory_kind": memory_kind}
         self._session = Session(log, engine, files, path, Places(memory_kind))
         self._arrays = ArrayWriter(self._session, shadow)
         self._derived = DerivedArrays(self._session, self._arrays)
@@ -959,7 +961,8 @@ class Bus:
         Args:
             path: a directory for its log; in memory for None.
             version: the last version that both have, or its tag; it goes on at the next.
-            **options: ``durability`` and ``snapshots``, as in `mmsb_jax.open`.
+            **options: ``durability`` and ``snapshots``, as in `mmsb_jax.open`; ``shadow`` and
+                ``memory_kind``, which are else those of this bus.
 
         Raises:
             VersionError: no such version, or a compaction dropped its data.
@@ -970,7 +973,11 @@ class Bus:
         with self._events, self._lock:
             self._session.settle()
             chosen = self._session.version_of(version)
-            bus = fork(type(self), self._session.log, chosen, path, **options)
+            own = {name: options.pop(name, now) for name, now in self._choices.items()}
+            check_shadow(own["shadow"])
+            check_place("memory_kind", own["memory_kind"])
+            make = functools.partial(type(self), **own)
+            bus = fork(make, self._session.log, chosen, path, **options)
             self._derived.attach_to_fork(bus._derived)
             return bus
 

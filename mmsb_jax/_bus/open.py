@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from mmsb_jax._base.arguments import check_choice, check_flag, show
+from mmsb_jax._base.arguments import check_choice, check_flag
 from mmsb_jax._base.errors import ClosedError
 from mmsb_jax._bus.bus import Bus
-from mmsb_jax._bus.device.policy import SHADOWINGS, Shadowing
+from mmsb_jax._bus.device.policy import Shadowing, check_shadow
 from mmsb_jax._bus.opening import key_of, open_files, open_here, open_to_write, opening
 from mmsb_jax._bus.trees.places import check_place
 from mmsb_jax._core.layout import DEFAULT_PAGE_BYTES, check_page_bytes
@@ -73,8 +73,7 @@ def open(
     check_choice("mode", mode, "a", "r")
     check_flag("snapshots", snapshots)
     check_flag("salvage", salvage)
-    if not isinstance(shadow, str | None) or shadow not in SHADOWINGS:
-        raise ValueError(f"shadow={show(shadow)}: expected 'auto', 'bytes', 'digest' or None")
+    check_shadow(shadow)
     check_place("memory_kind", memory_kind)
     make = functools.partial(Bus, shadow=shadow, memory_kind=memory_kind)
     if salvage and mode != "r":
@@ -95,6 +94,8 @@ def open(
         known = open_here.get(key_of(place))
         if known is not None and not _is_dead(known):
             _check_same(known, page_bytes, durability)
+            _check_choice_of(known, "shadow", shadow, "auto")
+            _check_choice_of(known, "memory_kind", memory_kind, None)
             return known
         if known is not None:
             _let_go(known)
@@ -128,6 +129,15 @@ def _check_same(bus: Bus, page_bytes: int | None, durability: Any) -> None:
         raise ValueError(
             f"{bus.path} is open in this process with durability={bus.durability!r}; close it "
             f"there before opening it with {durability!r}"
+        )
+
+
+def _check_choice_of(bus: Bus, name: str, asked: Any, default: Any) -> None:
+    now = bus._choices[name]
+    if asked != default and asked != now:
+        raise ValueError(
+            f"{bus.path} is open in this process with {name}={now!r}; close it there before "
+            f"opening it with {name}={asked!r}"
         )
 
 

@@ -227,7 +227,7 @@ def _data_leaves(layout: Layout, tree: Any) -> list[Any]:
         wanted = [region.name for region in layout.regions]
         if not isinstance(tree, dict) or set(tree) != set(wanted):
             raise StructureError(
-                f"this layout was made by hand. Expected a dict with the names {wanted}, got "
+                f"this layout is of arrays by name. Expected a dict with the names {wanted}, got "
                 f"{sorted(tree) if isinstance(tree, dict) else type(tree).__name__}."
             )
         arriving = {name: describe(tree[name], name) for name in wanted}

@@ -88,9 +88,9 @@ def replay(
 def _replay_waves(base: Pages, log: TLog, until: Any, wave: Any, capacity: int) -> Pages:
     limit = log.count if until is None else jnp.minimum(until, log.count)
 
-    def step(i: Array, pages: Pages) -> Pages:
+    def step(i: Any, pages: Pages) -> Pages:
         entry = jnp.where(i < limit, i, -1)  # behind the end: the empty delta
-        number = log.version + (i + 1).astype(jnp.uint32)
+        number = log.version + jnp.asarray(i + 1).astype(jnp.uint32)
         return wave(pages, log.delta(entry, capacity), version=number)[0]
 
     return lax.fori_loop(jnp.int32(0), last_of_branches(limit), step, base)

@@ -291,6 +291,25 @@ def test_replay_with_a_wave_needs_a_capacity_under_a_transformation(wave, pages)
         jax.jit(lambda log: mmsb.replay(pages, log, wave=wave))(log)
 
 
+def test_replay_with_a_wave_step_by_step(wave, pages):
+    log = recorded(wave, pages, VALUES)
+    with jax.disable_jit():
+        found = mmsb.replay(pages, log, wave=wave)
+    assert (found.words == mmsb.replay(pages, log, wave=wave).words).all()
+
+
+def test_arrays_without_bytes():
+    bus = mmsb.open()
+    bus.commit({"x": jnp.zeros((0, 3))})
+    bus.derive("y", ["x"], lambda x: x + 1)
+    wave = bus.graph.compile(bus.layout)
+    pages = pages_of(bus)
+    for capacity in (0, 2):
+        after, done = wave(pages, mmsb.Delta.empty(capacity))
+        assert after.words.shape == pages.words.shape
+        assert not done.ran.any()
+
+
 # --------------------------------------------------------------------------------------- refused
 
 

@@ -63,7 +63,7 @@ class ByteShadow(DeviceShadow):
         is_wanted = (found > 0) & ~is_dense
         request.total = int(found[is_wanted].sum(dtype=np.int64))
         if request.total:
-            ranked = rank_wanted(self._bits, is_wanted, self.lines)
+            ranked = rank_wanted(self._bits, is_wanted, np.array(self.firsts, np.int32))
             for start, size in chunks_of(request.total):
                 taken = take_words(self._lines, ranked, np.int32(start), size)
                 request.words.append((start_fetch(taken[0]), start_fetch(taken[1])))

@@ -72,7 +72,8 @@ def pieces_of(leaf: int, array: jax.Array) -> Iterator[tuple[Any, Piece, jax.Arr
     item_bytes = _item_bytes(array)
     for shard in array.addressable_shards:
         if shard.replica_id == 0 and shard.data.size:
-            starts = tuple(part.start or 0 for part in shard.index)
+            # The index of a key has the dimensions of its data too.
+            starts = tuple(part.start or 0 for part in shard.index[: array.ndim])
             nbytes = shard.data.size * item_bytes
             piece = Piece(leaf, shard.data.shape, array.shape, starts, nbytes)
             yield shard.device, piece, shard.data

@@ -7,12 +7,20 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
+from mmsb_jax._base.arguments import show
 from mmsb_jax._base.errors import DeviceMemoryError
 from mmsb_jax._base.memory_limit import is_out_of_memory
 from mmsb_jax._bus.device.shadow import FoundChanges, Shadow, pieces_in
 
 Shadowing = Literal["auto", "bytes", "digest"] | None
 SHADOWINGS = ("auto", "bytes", "digest", None)
+
+
+def check_shadow(shadow: Any) -> None:
+    """Refuse what is no choice of a shadow."""
+    if not isinstance(shadow, str | None) or shadow not in SHADOWINGS:
+        raise ValueError(f"shadow={show(shadow)}: expected 'auto', 'bytes', 'digest' or None")
+
 
 _FIRST_COMMIT = 3
 """By then a training step has taken the memory that it needs."""

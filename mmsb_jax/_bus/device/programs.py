@@ -15,9 +15,6 @@ from mmsb_jax._core.tree.words import to_words
 from mmsb_jax.kernels import LINE_WORDS, digest_lines, scan
 from mmsb_jax.kernels.select import first_above, rank, select, take
 
-Sizes = tuple[int, ...]
-"""Lines of each of several pieces, which stand end to end."""
-
 
 def lines_of(nbytes: int) -> int:
     """Lines that so many bytes take."""
@@ -55,11 +52,20 @@ def find(
     return shadow, bits, counts
 
 
-@functools.partial(jax.jit, static_argnames="sizes")
-def rank_wanted(bits: Array, wanted: Array, sizes: Sizes) -> tuple[Array, Array, Array]:
-    """The bits of the pieces that are ``wanted`` (bool[k]), and what `rank` says of them."""
-    lines = jnp.repeat(wanted, jnp.array(sizes), total_repeat_length=sum(sizes))
-    bits = jnp.where(lines, bits, jnp.uint32(0))
+@jax.jit
+def rank_wanted(bits: Array, wanted: Array, firsts: Array) -> tuple[Array, Array, Array]:
+    """The bits of the pieces that are ``wanted``, and what `rank` says of them.
+
+    Args:
+        bits: of all pieces.
+        wanted: which of the pieces (bool[k]).
+        firsts: where each begins, and where the last ends (int32[k + 1]). Not a constant: XLA would
+            compute with it for seconds, to save microseconds.
+    """
+    steps = jnp.zeros(bits.shape[0] + 1, jnp.int32)
+    steps = steps.at[firsts[:-1]].add(wanted.astype(jnp.int32))
+    steps = steps.at[firsts[1:]].add(-wanted.astype(jnp.int32))
+    bits = jnp.where(jnp.cumsum(steps)[:-1] > 0, bits, jnp.uint32(0))
     return bits, *rank(bits)
 
 

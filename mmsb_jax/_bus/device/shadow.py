@@ -42,7 +42,7 @@ class FoundChanges:
     def contents(self) -> dict[int, ArrayContent]:
         """What the leaves with a change become."""
         try:
-            with any_settings():
+            with any_settings(), jax.ensure_compile_time_eval():
                 return self._contents()
         finally:
             self.is_requested.set()
@@ -91,6 +91,8 @@ class Shadow:
         leaves: which of them it has.
         nbytes: its bytes on devices.
         version: the commit that it is of; None as long as that has not landed.
+        is_queued: whether that commit is in the queue. One that is neither landed nor queued was
+            cut short, and nobody knows what this is of.
         is_exact: whether it tells all bytes apart.
         audited: snapshots that had begun when it was known to be right.
     """
@@ -104,7 +106,7 @@ class Shadow:
             left_out |= {piece.leaf for piece in _beyond([piece for piece, _ in parts])}
         self._shadows, self._where = [], dict[int, list[tuple[DeviceShadow, int]]]()
         self._shardings: dict[int, Any] = {}
-        with any_settings():
+        with any_settings(), jax.ensure_compile_time_eval():
             for device, parts in places.items():
                 kept = [part for part in parts if part[0].leaf not in left_out]
                 if kept:
@@ -122,6 +124,7 @@ class Shadow:
             self._shardings[leaf] = data[leaf].sharding
         self.nbytes = sum(shadow.nbytes for shadow in self._shadows)
         self.version: int | None = None
+        self.is_queued = False
         self.is_exact = key is None
         self.audited = 0
         self._newest: FoundChanges | None = None
@@ -136,6 +139,11 @@ class Shadow:
             data[i].sharding == known[i] and not is_deleted(data[i]) for i in places if i in known
         )
 
+    def land(self, found: FoundChanges | None, version: int) -> None:
+        """The commit of what was found has landed; that of the shadow, if it was found last."""
+        if found is self._newest:
+            self.version = version
+
     def find(self, data: Sequence[Any], places: Iterable[int]) -> FoundChanges:
         """Compare the leaves at ``places`` with it; it follows them. The caller may donate then.
 
@@ -149,12 +157,13 @@ class Shadow:
             shards = {shard.device: shard.data for shard in data[leaf].addressable_shards}
             for shadow, k in self._where[leaf]:
                 asked.setdefault(shadow, {})[k] = shards[shadow.device]
-        self._is_whole, self.version = False, None  # until all of it has followed; until it lands
-        with any_settings():
+        # Until all of it has followed; until it lands; until it is in the queue.
+        self._is_whole, self.version, self.is_queued = False, None, False
+        with any_settings(), jax.ensure_compile_time_eval():
             scans = [shadow.find(arrays) for shadow, arrays in asked.items()]
         self._newest = FoundChanges(scans, leaves)
         if any(shadow.needs_arrays for shadow in asked):
-            with any_settings():
+            with any_settings(), jax.ensure_compile_time_eval():
                 self._newest.request()
         self._is_whole = True
         return self._newest

@@ -21,12 +21,14 @@ class _Entry:
     Attributes:
         run: lands it, and calls what it is given with the commit.
         discard: called at its end.
+        since: failures of the queue when it was made of what the one before it leaves.
         outcome: the caller's future.
         commit: the commit, once it has landed.
     """
 
     run: Callable[[Callable[[Any], None]], object]
     discard: Callable[[], None]
+    since: int
     outcome: Outcome = field(default_factory=Outcome)
     is_begun: bool = False
     commit: Any = None
@@ -43,11 +45,15 @@ class CommitQueue:
 
     Args:
         recover: finishes, or drops, a landing that an interrupt cut short.
+
+    Attributes:
+        failures: how often a commit has failed.
     """
 
     def __init__(self, recover: Callable[[], object]) -> None:
         self._recover = recover
         self._entries: deque[_Entry] = deque()  # the first one stays until it is done
+        self.failures = 0
         self._failure: BaseException | None = None
         self._wake: SimpleQueue[None] = SimpleQueue()
         self._turn = threading.RLock()
@@ -72,14 +78,21 @@ class CommitQueue:
         return is_full
 
     def submit(
-        self, run: Callable[[Callable[[Any], None]], object], discard: Callable[[], None]
+        self,
+        run: Callable[[Callable[[Any], None]], object],
+        discard: Callable[[], None],
+        since: int,
     ) -> Outcome:
         """Run ``run`` after all that is queued; ``discard`` is called at its end, or instead.
 
-        ``run`` is given a function to call with the commit, once that has landed.
+        Args:
+            run: is given a function to call with the commit, once that has landed.
+            discard: what is to be done behind it.
+            since: `failures` before it was looked at what is queued: it fails where one of these
+                has failed meanwhile.
         """
         self._raise_failure()
-        entry = _Entry(run, discard)
+        entry = _Entry(run, discard, since)
         self._entries.append(entry)
         self._call_worker()
         while self._worker is None and not entry.outcome.done():
@@ -135,6 +148,9 @@ class CommitQueue:
             if not self._entries:
                 return
             entry = self._entries[0]
+            if entry.since != self.failures and not entry.is_begun:
+                self._drop_first(_behind())
+                return
             try:
                 self._land(entry)
             except BaseException as error:
@@ -158,15 +174,22 @@ class CommitQueue:
 
     def _fail(self, error: BaseException) -> None:
         """Let the first entry fail, and with it all that is behind it."""
+        self.failures += 1
         self._failure = error
-        behind = ClosedError(f"this commit was behind one that failed, and did not land: {error!r}")
-        outcomes = [error]
+        self._drop_first(error)
         while self._entries:
-            entry = self._entries.popleft()
-            entry.discard()
-            entry.outcome.resolve(None, outcomes.pop() if outcomes else behind)
+            self._drop_first(_behind(f": {error!r}"))
+
+    def _drop_first(self, error: BaseException) -> None:
+        entry = self._entries.popleft()
+        entry.discard()
+        entry.outcome.resolve(None, error)
 
     def _raise_failure(self) -> None:
         failure, self._failure = self._failure, None
         if failure is not None:
             raise failure
+
+
+def _behind(why: str = "") -> ClosedError:
+    return ClosedError(f"this commit was behind one that failed, and did not land{why}")

@@ -81,11 +81,11 @@ class TreeWriter:
             self.shape, self._ids = shape, change.ids
             self._last, leaves.version = leaves, commit.version
             if found is not None and shadow is not None:
-                shadow.version = commit.version
+                shadow.land(found, commit.version)
 
         commit = self._engine.land(info.fill(draft, info.numbers()), shape, landed=landed)
         if found is None and (made := self._seed(shape, data)) is not None:
-            made.version = commit.version
+            made.land(None, commit.version)
         return commit
 
     def _find(
@@ -105,10 +105,8 @@ class TreeWriter:
 
     def _is_newest(self, shadow: Shadow) -> bool:
         """Whether nothing else has written what a shadow is of, and its own commit has landed."""
-        if self._engine.queue.depth:
-            return True  # if one fails, those behind it do
-        if shadow.version is None:
-            return False
+        if shadow.version is None:  # if one in the queue fails, those behind it do
+            return shadow.is_queued and self._engine.queue.depth > 0
         bases, since = self._engine.head.state.table.bases, shadow.version
         return max(bases.values(), default=0) <= since or all(
             bases.get(self._ids[i], 0) <= since for i in shadow.leaves
@@ -116,7 +114,10 @@ class TreeWriter:
 
     def _seed(self, shape: TreeShape, data: Sequence[Any]) -> Shadow | None:
         """The shadow of what is committed now, where there is to be one."""
-        made = self._shadows.seed(shape, data) if self._may_shadow() else None
+        if not self._may_shadow():
+            self._shadows.drop()
+            return None
+        made = self._shadows.seed(shape, data)
         if made is not None:
             made.audited = self._engine.writer.snapshots_begun
         return made
@@ -210,6 +211,7 @@ class TreeWriter:
         assert self.shape is not None
         shape = self.shape
         engine, time_ns = self._engine, time.time_ns()
+        failures = engine.queue.failures
         for array in info.note_arrays:
             check_readable(array, "note")
         self._wait_for_room()
@@ -233,7 +235,7 @@ class TreeWriter:
             def known(commit: Commit) -> None:
                 leaves.version = commit.version
                 if shadow is not None:
-                    shadow.version = commit.version
+                    shadow.land(found, commit.version)
                 landed(commit)
 
             with room_for("the bytes of this commit"):
@@ -252,12 +254,14 @@ class TreeWriter:
                 found.forget()
 
         try:
-            outcome = engine.queue.submit(run, discard)
+            outcome = engine.queue.submit(run, discard, failures)
         except Exception:
             discard()
             self._shadows.drop()
             raise
         self._last = leaves
+        if shadow is not None:
+            shadow.is_queued = True
         return outcome
 
     def _wait_for_room(self) -> None:

@@ -91,8 +91,10 @@ class CompiledWave:
     are those that the bus's own wave gives. It can be jitted, carried through ``scan`` and mapped
     by ``vmap``; it holds no bus and never changes.
 
-    Under ``vmap`` every branch computes what any of them needs, and keeps its own. XLA may then sum
-    in another order than for one branch: the last bits of what holds a reduction may differ.
+    Under ``vmap`` every branch computes what any of them needs, and keeps its own. XLA may then
+    compile a function in another way than for one branch, and sum in another order or contract a
+    product and a sum: the last bits of its results may differ. There are no gradients through
+    words: `DerivedGraph.as_function` has them.
 
     Attributes:
         layout: where the arrays stand in the pages.
@@ -262,7 +264,7 @@ def _run(
 ) -> tuple[Pages, WaveResult]:
     changed = jnp.zeros(len(wave.arrays), bool)
     words, versions = pages.words, pages.version
-    if delta is not None:
+    if delta is not None and words.size:
         kept = jnp.asarray(wave._is_derived).at[delta.page].get(mode="fill", fill_value=False)
         page = jnp.where(kept, NO_PAGE, delta.page)
         words, marked = mark_written(words, eqx.tree_at(lambda d: d.page, delta, page))
