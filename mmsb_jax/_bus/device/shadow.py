@@ -1,6 +1,5 @@
 """Shadows: what was committed last, kept where the arrays are, and what differs from it."""
 
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from mmsb_jax._bus.device.transfer import fetch
 from mmsb_jax._core.settings import any_settings
 from mmsb_jax._core.tree.leaves import is_deleted
 from mmsb_jax._store.commit.draft import ArrayContent, WordPatch
+from mmsb_jax._store.files.threads import Outcome
 
 MOST_LINES = 1 << 27
 """Lines of the shadow of a device: 16 GiB, whose words an uint32 counts."""
@@ -28,7 +28,7 @@ class FoundChanges:
 
     Attributes:
         leaves: the leaves that were compared.
-        is_requested: set once nothing that was found stays where the next comparison writes.
+        is_requested: done once nothing that was found stays where the next comparison writes.
         moved_bytes: bytes that came to the host; known behind `contents`.
     """
 
@@ -36,7 +36,7 @@ class FoundChanges:
         self._scans = scans
         self._requests: list[Request] = []
         self.leaves = leaves
-        self.is_requested = threading.Event()
+        self.is_requested = Outcome()
         self.moved_bytes = 0
 
     def contents(self) -> dict[int, ArrayContent]:
@@ -45,7 +45,7 @@ class FoundChanges:
             with any_settings(), jax.ensure_compile_time_eval():
                 return self._contents()
         finally:
-            self.is_requested.set()
+            self.is_requested.resolve(None)
 
     def request(self) -> None:
         """Ask for what was found, once the devices have counted it."""
@@ -56,10 +56,10 @@ class FoundChanges:
             is_dense = np.array([piece.leaf in dense for piece in scan.shadow.pieces])
             self._requests.append(scan.shadow.request(scan, found, is_dense))
             scan.arrays = {}
-        self.is_requested.set()
+        self.is_requested.resolve(None)
 
     def _contents(self) -> dict[int, ArrayContent]:
-        if not self.is_requested.is_set():
+        if not self.is_requested.done():
             self.request()
         patches, wholes = dict[int, list[WordPatch]](), dict[int, list[Any]]()
         for scan, request in zip(self._scans, self._requests, strict=True):
@@ -77,7 +77,7 @@ class FoundChanges:
 
     def forget(self) -> None:
         """Nobody asks for it any more."""
-        self.is_requested.set()
+        self.is_requested.resolve(None)
 
 
 class Shadow:
