@@ -170,7 +170,7 @@ def commits(run: Run) -> Rows:
     """Commits of a bfloat16 model, with a shadow on the device and without one."""
     for state_bytes in (64 * MB, GB) if run.is_gpu else (MB,):
         tree = _bf16_tree(state_bytes)
-        for shadow in (None, "bytes"):
+        for shadow in (None, "bytes", "digest"):
             with (
                 tempfile.TemporaryDirectory() as folder,
                 mmsb.open(Path(folder) / "a.mmsb", shadow=shadow) as bus,

@@ -156,6 +156,61 @@ def the_log_is_that_of_the_host() -> None:
     assert logged[0] == logged[1], logged
 
 
+def shadows(shadow: Any, wait: bool) -> None:
+    """Sparse, dense and no changes of every dtype, donated at once: what was logged, and moved."""
+    rng = np.random.default_rng(0)
+    large = rng.integers(0, 2**31, 1 << 20, np.uint32)
+    tree, host = _tree(0)
+    tree, host = tree | {"large": jnp.asarray(large)}, host | {"large": large.copy()}
+    with mmsb.open(shadow=shadow) as bus:
+        bus.commit(tree)
+        spoil = jax.jit(lambda x: x * 0 + 3, donate_argnums=0)
+        for seed, share in enumerate((0.0, 0.001, 0.5, 0.01)):
+            if seed == 2:
+                tree, host = _tree(1)
+            changed = rng.random(large.shape) < share
+            host["large"] = np.where(changed, large + np.uint32(seed), host.get("large", large))
+            tree["large"] = jnp.asarray(host["large"])
+            moved, state = bus.stats().moved_bytes, dict(tree)
+            commit = bus.commit(state, wait=wait)
+            spoil(state["large"])
+            commit = commit if wait else commit.result()
+            moved = bus.stats().moved_bytes - moved
+            assert seed != 1 or moved < large.nbytes // 2, moved
+            out = bus.checkout(version=commit.version)
+            for name in tree:
+                assert _bytes_of(out[name]) == _raw(host[name]), f"{name}, {share}"
+        assert bus.stats().device_bytes > 0
+        assert bus.verify(deep=True)
+
+
+def a_compiled_wave() -> None:
+    """The wave of a graph as a pure function, alone and in branches, beside the bus."""
+    rng = np.random.default_rng(0)
+    values = [rng.integers(-99, 99, (64, 64)).astype(np.int32) for _ in range(4)]
+    with mmsb.open() as bus:
+        bus.commit({"a": jnp.asarray(values[0]), "b": jnp.asarray(values[1])})
+        bus.derive("sum", ["a", "b"], lambda a, b: a + b)
+        bus.derive("signs", ["b"], jnp.sign)
+        bus.derive("rows", ["sum"], lambda s: s.max(axis=1))
+        layout, wave = bus.layout, bus.graph.compile(bus.layout)
+        pages = layout.pack({name: bus.read(name) for name in wave.arrays})
+
+        def go(a: Any) -> Any:
+            return wave(pages, mmsb.diff(pages, layout.set(pages, "a", a), 128))
+
+        branches, done = jax.jit(jax.vmap(go))(jnp.stack([jnp.asarray(v) for v in values]))
+        for k, value in enumerate(values):
+            bus.write("a", jnp.asarray(value))
+            alone, _ = jax.jit(go)(jnp.asarray(value))
+            for name in wave.arrays:
+                expected = _bytes_of(bus.read(name))
+                assert _bytes_of(layout.get(alone, name)) == expected, name
+                one = mmsb.Pages(branches.words[k], branches.version[k])
+                assert _bytes_of(layout.get(one, name)) == expected, f"{name}, branch {k}"
+            assert done.ran[k].tolist() == [k > 0 and name != "signs" for name in wave.nodes]
+
+
 def donated_at_once() -> None:
     """Each tree is donated to a program that overwrites it, as soon as commit returned."""
     step = jax.jit(lambda x: x * 1.5 + 1, donate_argnums=0)
@@ -448,6 +503,11 @@ def checks() -> dict[str, Callable[[], None]]:
             every_dtype_comes_back, wait
         )
     found["a log of device arrays is that of NumPy arrays"] = the_log_is_that_of_the_host
+    for shadow in ("bytes", "digest"):
+        for wait in (True, False):
+            title = f"shadow={shadow!r}, wait={wait}"
+            found[title] = functools.partial(shadows, shadow, wait)
+    found["a compiled wave"] = a_compiled_wave
     found["donated at once"] = donated_at_once
     found["arrays by name"] = arrays_by_name
     found["pack and unpack"] = functools.partial(packing, False)

@@ -146,7 +146,7 @@ def main(way: int) -> None:
         records = []
         for shadow in (None, "bytes", "digest"):
             path = Path(folder, str(shadow))
-            run_program(path, way, shadow, steps=12, put=put)
+            run_program(path, way, shadow, steps=7, put=put)
             records.append(records_of(path))
         assert records[0] == records[1] == records[2]
     print("done")

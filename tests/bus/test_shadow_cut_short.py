@@ -133,6 +133,23 @@ def test_commit_of_arrays_while_something_else_is_traced(shadow):
     assert bus.verify(deep=True)
 
 
+@pytest.mark.parametrize("is_wide", [True, False])
+@pytest.mark.parametrize("dtype", ["complex128", "float64", "int64", "uint64", "complex64"])
+@pytest.mark.parametrize("shadow", SHADOWS)
+def test_every_bit_of_wide_types_whatever_the_setting(shadow, dtype, is_wide):
+    rng = np.random.default_rng(0)
+    states = [rng.integers(0, 256, 16 * 500, np.uint8).view(dtype) for _ in range(2)]
+    states += [np.where(rng.random(states[1].shape) < 0.01, states[0], states[1])]
+    with mmsb.open(shadow=shadow) as bus:
+        for state in states:
+            with jax.enable_x64(True):
+                array = jnp.asarray(state)
+            with jax.enable_x64(is_wide):
+                bus.commit({"x": array})
+                assert np.asarray(bus.read("x")).tobytes() == np.asarray(array).tobytes()
+        assert bus.verify(deep=True)
+
+
 def test_sharded_keys():
     code = """
         import jax, numpy as np

@@ -45,8 +45,8 @@ def without_gates(plans: list[Plan]) -> list[Plan]:
     return [Plan(plan.name, plan.fn, plan.inputs) for plan in plans]
 
 
-@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(plans=graphs(most=6).map(without_gates), commits=CHANGES)
+@settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(plans=graphs(most=5).map(without_gates), commits=CHANGES)
 def test_compiled_wave_gives_the_bytes_of_the_bus_on_random_graphs(kit, plans, commits):
     check_against_bus(kit, plans, commits)
 

@@ -21,6 +21,17 @@ def lines_of(nbytes: int) -> int:
     return -(-nbytes // (4 * LINE_WORDS))
 
 
+_words = jax.jit(to_words)
+
+
+def without_wide_types(array: Array) -> Array:
+    """An array of 64-bit elements as its words, since the programs know no such; another itself."""
+    if array.dtype.name not in ("int64", "uint64", "float64", "complex128"):
+        return array
+    with jax.enable_x64(True):
+        return _words(array)
+
+
 def _lines(array: Array) -> Array:
     words = to_words(array)
     return jnp.pad(words, (0, -words.size % LINE_WORDS)).reshape(-1, LINE_WORDS)

@@ -1,6 +1,7 @@
 """Shadows: what was committed last, kept where the arrays are, and what differs from it."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ from mmsb_jax._bus.device.byte_shadow import ByteShadow
 from mmsb_jax._bus.device.device_shadow import DeviceScan, DeviceShadow, Request
 from mmsb_jax._bus.device.digest_shadow import DigestShadow
 from mmsb_jax._bus.device.pieces import Piece, merged, pieces_of, together
-from mmsb_jax._bus.device.programs import lines_of
+from mmsb_jax._bus.device.programs import lines_of, without_wide_types
 from mmsb_jax._bus.device.transfer import fetch
 from mmsb_jax._core.settings import any_settings
 from mmsb_jax._core.tree.leaves import is_deleted
@@ -42,7 +43,7 @@ class FoundChanges:
     def contents(self) -> dict[int, ArrayContent]:
         """What the leaves with a change become."""
         try:
-            with any_settings(), jax.ensure_compile_time_eval():
+            with _apart():
                 return self._contents()
         finally:
             self.is_requested.resolve(None)
@@ -106,11 +107,12 @@ class Shadow:
             left_out |= {piece.leaf for piece in _beyond([piece for piece, _ in parts])}
         self._shadows, self._where = [], dict[int, list[tuple[DeviceShadow, int]]]()
         self._shardings: dict[int, Any] = {}
-        with any_settings(), jax.ensure_compile_time_eval():
+        with _apart():
             for device, parts in places.items():
                 kept = [part for part in parts if part[0].leaf not in left_out]
                 if kept:
-                    pieces, arrays = zip(*kept, strict=True)
+                    pieces = [piece for piece, _ in kept]
+                    arrays = [without_wide_types(array) for _, array in kept]
                     shadow: DeviceShadow = (
                         ByteShadow(device, pieces, arrays)
                         if key is None
@@ -156,17 +158,24 @@ class Shadow:
         for leaf in leaves:
             shards = {shard.device: shard.data for shard in data[leaf].addressable_shards}
             for shadow, k in self._where[leaf]:
-                asked.setdefault(shadow, {})[k] = shards[shadow.device]
+                asked.setdefault(shadow, {})[k] = without_wide_types(shards[shadow.device])
         # Until all of it has followed; until it lands; until it is in the queue.
         self._is_whole, self.version, self.is_queued = False, None, False
-        with any_settings(), jax.ensure_compile_time_eval():
+        with _apart():
             scans = [shadow.find(arrays) for shadow, arrays in asked.items()]
         self._newest = FoundChanges(scans, leaves)
         if any(shadow.needs_arrays for shadow in asked):
-            with any_settings(), jax.ensure_compile_time_eval():
+            with _apart():
                 self._newest.request()
         self._is_whole = True
         return self._newest
+
+
+@contextmanager
+def _apart() -> Iterator[None]:
+    """Inside, neither the user's settings of JAX nor what is being traced count."""
+    with any_settings(), jax.enable_x64(False), jax.ensure_compile_time_eval():
+        yield
 
 
 def pieces_in(data: Sequence[Any]) -> Iterator[tuple[Any, Piece, jax.Array]]:
