@@ -174,7 +174,12 @@ class Shadow:
 @contextmanager
 def _apart() -> Iterator[None]:
     """Inside, neither the user's settings of JAX nor what is being traced count."""
-    with any_settings(), jax.enable_x64(False), jax.ensure_compile_time_eval():
+    with (
+        any_settings(),
+        jax.enable_x64(False),
+        jax.disable_jit(False),
+        jax.ensure_compile_time_eval(),
+    ):
         yield
 
 
