@@ -19,7 +19,7 @@ from mmsb_jax._base.arguments import (
     path_text,
     show,
 )
-from mmsb_jax._base.errors import ClosedError, LocationError
+from mmsb_jax._base.errors import ArrayNotFoundError, ClosedError, LocationError
 from mmsb_jax._base.patterns import matcher
 from mmsb_jax._bus.derive.derived import Derived, Mode
 from mmsb_jax._bus.derive.rules import checked_name, checked_rule, known_name
@@ -320,7 +320,8 @@ class Bus:
         caller's. The newest rule that matches an array counts.
 
         Args:
-            arrays: a name or patterns, as for `checkout`; arrays that are made later count too.
+            arrays: a name or patterns, as for `checkout` (``opt/**/mu/**``); arrays that are made
+                later count too. What is no array of JAX stays on the host.
             place: a memory kind of the default device (``"pinned_host"``), a
                 `jax.sharding.Sharding`, or None for the default device.
 
@@ -350,7 +351,8 @@ class Bus:
             selecting = {pattern: matcher([pattern]) for pattern in patterns}
             for pattern, selects in selecting.items():
                 if not any(map(selects.fullmatch, regions)):
-                    raise array_not_found(pattern, list(regions))
+                    error = array_not_found(pattern, list(regions))
+                    raise ArrayNotFoundError(f"arrays={pattern!r} selects nothing: {error}")
             selected = [name for name in regions if wanted is None or wanted(name)]
             for name in selected:
                 sharding_at(place, name, regions[name])

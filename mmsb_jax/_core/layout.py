@@ -228,7 +228,8 @@ def _data_leaves(layout: Layout, tree: Any) -> list[Any]:
         if not isinstance(tree, dict) or set(tree) != set(wanted):
             raise StructureError(
                 f"this layout is of arrays by name. Expected a dict with the names {wanted}, got "
-                f"{sorted(tree) if isinstance(tree, dict) else type(tree).__name__}."
+                f"{sorted(tree) if isinstance(tree, dict) else type(tree).__name__}. Those of a "
+                f"bus: {{region.name: bus.read(region.name) for region in layout.regions}}."
             )
         arriving = {name: describe(tree[name], name) for name in wanted}
         leaves, treedef = [tree[name] for name in wanted], None

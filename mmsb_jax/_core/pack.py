@@ -38,7 +38,9 @@ def rows_source(leaf: Any) -> Any:
 
 def _without_axes(array: jax.Array) -> jax.Array:
     """``array``, replicated where its type names axes of a mesh: rows of a pool have no axes."""
-    sharding = None if isinstance(array, Tracer) else array.sharding
+    if isinstance(array, Tracer):
+        return _traced_without_axes(array)
+    sharding = array.sharding
     if not isinstance(sharding, NamedSharding):
         return array
     mesh = sharding.mesh
@@ -47,6 +49,13 @@ def _without_axes(array: jax.Array) -> jax.Array:
     return jax.device_put(
         array, NamedSharding(Mesh(mesh.devices, mesh.axis_names), PartitionSpec())
     )
+
+
+def _traced_without_axes(array: Any) -> Any:
+    spec = getattr(getattr(jax.typeof(array), "sharding", None), "spec", ())
+    if all(axis is None for axis in spec):
+        return array
+    return jax.sharding.reshard(array, PartitionSpec())
 
 
 def rows_of_array(source: Any, page_words: int) -> UInt32[Array, "rows w"]:

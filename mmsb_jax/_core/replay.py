@@ -26,6 +26,7 @@ from mmsb_jax._core.pages import Pages
 from mmsb_jax._core.settings import any_settings, is_traced
 from mmsb_jax._core.tlog import TLog, as_number
 from mmsb_jax.kernels import fold
+from mmsb_jax.kernels.varying import varying_as
 
 
 def replay(
@@ -53,9 +54,11 @@ def replay(
         capacity: for a wave under a transformation, the most blocks of an entry; more of them are
             left out. Else as many as the largest entry has.
 
+    A log that overflowed is replayed as far as it goes: ``log.overflow`` says so.
+
     Raises:
-        InvalidDeltaError: the log's blocks do not divide these pages; a wave under a
-            transformation, without a capacity.
+        InvalidDeltaError: the log's blocks do not divide these pages; a batch of logs (map over it
+            with `jax.vmap`); a wave under a transformation, without a capacity.
 
     Cost: the bytes of the entries, where ``base`` is donated; else a copy of the pool besides.
     Under ``vmap`` the batch is folded into the rows of one pool. With a wave, that of a wave for
@@ -64,6 +67,12 @@ def replay(
     check_kind("base", base, Pages)
     check_kind("log", log, TLog)
     _check_blocks(base.words.shape[1], log.block_words)
+    if log.count.ndim:
+        raise InvalidDeltaError(
+            f"a batch of {'×'.join(map(str, log.count.shape))} logs arrived. Replay each: "
+            f"jax.vmap(mmsb.replay)(base, log), or pick one with "
+            f"jax.tree.map(lambda leaf: leaf[i], log)."
+        )
     stop = None if until is None else as_number("until", until)
     first = as_page_number(first_page)
     if wave is None:
@@ -93,7 +102,8 @@ def _replay_waves(base: Pages, log: TLog, until: Any, wave: Any, capacity: int) 
         number = log.version + jnp.asarray(i + 1).astype(jnp.uint32)
         return wave(pages, log.delta(entry, capacity), version=number)[0]
 
-    return lax.fori_loop(jnp.int32(0), last_of_branches(limit), step, base)
+    last = last_of_branches(limit)
+    return lax.fori_loop(jnp.int32(0), last, step, varying_as(base, base, log))
 
 
 @custom_vmap
@@ -164,7 +174,8 @@ def _loop(words: Array, versions: Array, log: _Entries) -> tuple[Array, Array]:
         after = jnp.where(_at(versions, row) == number, after, before)
         return lax.dynamic_update_slice(words, after, (row, column)), versions
 
-    return lax.fori_loop(0, jnp.minimum(log.stop, count), step, (words, versions))
+    begin = varying_as((words, versions), words, versions, log)
+    return lax.fori_loop(0, jnp.minimum(log.stop, count), step, begin)
 
 
 def _at(column: Array, i: Array) -> Array:
@@ -278,7 +289,8 @@ def _loop_many(words: Array, versions: Array, log: _Entries) -> tuple[Array, Arr
         )
 
     last = jnp.minimum(log.stop.max(), count)
-    out, marked = lax.fori_loop(0, last, step, (flat, versions.reshape(-1)))
+    begin = varying_as((flat, versions.reshape(-1)), words, versions, log)
+    out, marked = lax.fori_loop(0, last, step, begin)
     return out.reshape(words.shape), marked.reshape(versions.shape)
 
 

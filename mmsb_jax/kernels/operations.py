@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Int32, UInt32
 
 from mmsb_jax.kernels import xla
@@ -43,6 +44,7 @@ def scan(
     _check_lines("new", new)
     if new.shape[0] > shadow.shape[0]:
         raise ValueError(f"{new.shape[0]} lines for a shadow of {shadow.shape[0]}")
+    _check_first(first, shadow.shape[0] - new.shape[0])
     if not new.shape[0]:
         return shadow, jnp.zeros(0, jnp.uint32), jnp.zeros(0, jnp.int32)
     return _scan(implementation, shadow, new, jnp.asarray(first, jnp.int32).reshape(1))
@@ -86,6 +88,21 @@ def fold(
     >>> pool[:, 0].tolist(), last.tolist()
     ([0, 2, 3, 0], [1, 2])
     """
+    for name, value, dtype in (
+        ("pool", pool, "uint32"),
+        ("rows", rows, "int32"),
+        ("starts", starts, "int32"),
+        ("data", data, "uint32"),
+        ("mask", mask, "uint32"),
+    ):
+        _check_array(name, value, dtype)
+    entries = (data.shape[0], pool.shape[-1])
+    if starts.shape != (rows.shape[0] + 1,) or not data.shape == mask.shape == entries:
+        raise ValueError(
+            f"rows {list(rows.shape)}, starts {list(starts.shape)}, data {list(data.shape)}, mask "
+            f"{list(mask.shape)} of a pool of {list(pool.shape)}: expected one start more than "
+            f"rows, and data and mask of one shape, of lines as wide as the pool's"
+        )
     if not (rows.shape[0] and data.shape[0] and pool.size):
         return pool, jnp.full(rows.shape, -1, jnp.int32)
     return _fold(implementation, pool, rows, starts, data, mask)
@@ -128,12 +145,38 @@ def digest_lines(
     ([3], [1])
     """
     _check_lines("lines", lines)
+    for name, value, shape in (
+        ("first", first, lines.shape[:1]),
+        ("second", second, lines.shape[:1]),
+        ("seed", seed, (2,)),
+    ):
+        _check_array(name, value, "uint32")
+        if value.shape != shape:
+            raise ValueError(f"{name} is uint32{list(value.shape)}: expected uint32{list(shape)}")
     if not lines.shape[0]:
         return first, second, jnp.zeros(0, jnp.int32), jnp.zeros(0, jnp.int32)
     return _digest_lines(implementation, lines, first, second, seed)
 
 
+def _check_array(name: str, value: Any, dtype: str) -> None:
+    found = getattr(value, "dtype", type(value).__name__)
+    if found != dtype or not hasattr(value, "shape"):
+        raise TypeError(f"{name} is {found}: expected an array of {dtype}")
+
+
+def _check_first(first: Any, most: int) -> None:
+    dtype = getattr(first, "dtype", None)
+    is_one = isinstance(first, int) or (
+        dtype is not None and jnp.issubdtype(dtype, jnp.integer) and first.size == 1
+    )
+    if isinstance(first, bool) or not is_one:
+        raise TypeError(f"first={first!r}: expected the number of a line, one integer")
+    if not isinstance(first, Tracer) and not 0 <= int(first) <= most:
+        raise ValueError(f"first={int(first)}: expected 0 to {most}, so that all lines are inside")
+
+
 def _check_lines(name: str, lines: Any) -> None:
+    _check_array(name, lines, "uint32")
     if lines.ndim != 2 or lines.shape[1] != LINE_WORDS or lines.dtype != jnp.uint32:
         raise ValueError(
             f"{name} is {lines.dtype}{list(lines.shape)}: expected uint32[n, {LINE_WORDS}]"

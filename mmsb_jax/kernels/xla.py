@@ -5,6 +5,7 @@ from jax import lax
 from jaxtyping import Array, Int32, UInt32
 
 from mmsb_jax._base.digest_mix import FIRST, GOLDEN, SALT, SECOND
+from mmsb_jax.kernels.varying import varying_as
 
 LINE_WORDS = 32
 """Words of a line: 128 bytes, one coalesced access of a GPU warp."""
@@ -54,7 +55,8 @@ def fold(
 
     lines = pool.at[rows].get(mode="fill", fill_value=0)
     longest = (starts[1:] - starts[:-1]).max()
-    lines, last = lax.fori_loop(0, longest, merge, (lines, jnp.full(rows.shape, -1, jnp.int32)))
+    begin = varying_as((lines, jnp.full(rows.shape, -1, jnp.int32)), pool, rows, data, mask)
+    lines, last = lax.fori_loop(0, longest, merge, begin)
     is_there = rows < pool.shape[0]
     pool = pool.at[rows].set(lines, mode="drop", unique_indices=True, indices_are_sorted=True)
     return pool, jnp.where(is_there, last, -1)

@@ -113,6 +113,11 @@ def test_sharding_is_a_place():
                 assert bus.read("w").sharding == place
                 with pytest.raises(mmsb.StructureError, match="'odd' is .*cannot lie in"):
                     bus.move("**", place)
+                bus.create("number", ())
+                deep = NamedSharding(mesh, P("d", None)).with_memory_kind(kind)
+                for name, other in (("number", place), ("odd", deep)):
+                    with pytest.raises(mmsb.StructureError, match=f"'{name}' is .*cannot lie in"):
+                        bus.move(name, other)
                 assert bus.tree()["odd"].sharding.is_fully_replicated
                 bus.commit(bus.tree())
                 np.testing.assert_array_equal(bus.tree()["w"], np.arange(64.0).reshape(16, 4))
@@ -135,7 +140,12 @@ def test_sharding_is_a_place():
 @pytest.mark.parametrize(
     ("arrays", "place", "error", "said"),
     [
-        ("nothing/**", None, mmsb.ArrayNotFoundError, "no array is named 'nothing/"),
+        (
+            "nothing/**",
+            None,
+            mmsb.ArrayNotFoundError,
+            "selects nothing: no array is named 'nothing/",
+        ),
         ("params/**", "attic", ValueError, "place='attic': expected 'device', 'pinned_host'"),
         ("params/**", 3, TypeError, "place=3: expected a memory kind"),
         (3, None, TypeError, "arrays=3: expected a list of patterns"),

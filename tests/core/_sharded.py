@@ -43,7 +43,7 @@ def on_parts(mesh: Mesh, operation: Any, outputs: Any, *inputs: Any) -> Any:
         return operation(jax.lax.axis_index("d") * PAGES_EACH, *arguments)
 
     return jax.jit(
-        jax.shard_map(local, mesh=mesh, in_specs=inputs, out_specs=outputs, check_vma=False)
+        jax.shard_map(local, mesh=mesh, in_specs=inputs, out_specs=outputs, check_vma=True)
     )
 
 
@@ -119,6 +119,10 @@ def waves_under_a_mesh(mesh: Mesh) -> None:
     expected = wave(pages, delta)[0].words
     with jax.set_mesh(mesh):
         assert (np.asarray(wave(pages, delta)[0].words) == np.asarray(expected)).all()
+        run = jax.jit(lambda p, x: wave(p, mmsb.diff(p, layout.set(p, "x", x), 512))[0].words)
+        inside = run(jax.device_put(pages, NamedSharding(mesh, WHOLE)), x + 1)
+    outside = wave(pages, mmsb.diff(pages, layout.set(pages, "x", np.asarray(x) + 1)))[0].words
+    assert (np.asarray(inside) == np.asarray(outside)).all()
     assert bus.verify(derive=True)
 
 
@@ -128,18 +132,20 @@ def branches_among_devices(mesh: Mesh) -> None:
         layout, wave = bus.layout, bus.graph.compile(bus.layout)
         base = layout.pack({name: bus.read(name) for name in wave.arrays})
 
-    def play(gain: Any) -> Any:
+    def play(base: mmsb.Pages, gain: Any) -> Any:
         def step(pages: mmsb.Pages, _: None) -> Any:
             new = layout.set(pages, "gain", layout.get(pages, "gain") + gain)
             return wave(pages, mmsb.diff(pages, new, 2))[0], None
 
         return jax.lax.scan(step, base, length=3)[0].words
 
+    def on_device(gains: Any) -> Any:
+        varying = jax.lax.pcast(base, "d", to="varying")  # as what the scan carries becomes
+        return jax.vmap(play, (None, 0))(varying, gains)
+
     gains = jnp.arange(16, dtype=jnp.float32)
-    among = jax.shard_map(
-        jax.vmap(play), mesh=mesh, in_specs=PARTS, out_specs=PARTS, check_vma=False
-    )
-    assert (jax.jit(among)(gains) == jax.jit(jax.vmap(play))(gains)).all()
+    among = jax.shard_map(on_device, mesh=mesh, in_specs=PARTS, out_specs=PARTS, check_vma=True)
+    assert (jax.jit(among)(gains) == jax.jit(jax.vmap(play, (None, 0)))(base, gains)).all()
 
 
 def main(axis_type: str) -> None:

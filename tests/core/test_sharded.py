@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -49,3 +50,11 @@ def test_number_of_the_first_page_that_is_none_is_refused(bad):
     pages = mmsb.Layout.of({"a": np.ones(3)}).pack({"a": np.ones(3)})
     with pytest.raises((TypeError, ValueError), match=r"first_page=.*: expected"):
         mmsb.apply(pages, mmsb.Delta.empty(), first_page=bad)
+
+
+def test_batch_of_logs_is_refused_in_words():
+    pages = mmsb.Layout.of({"a": np.ones(3)}).pack({"a": np.ones(3)})
+    logs = jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), mmsb.TLog.empty(2, 2))
+    for wave in (None, lambda pages, delta, version: (pages, None)):
+        with pytest.raises(mmsb.InvalidDeltaError, match=r"a batch of 3 logs .*jax.vmap"):
+            mmsb.replay(pages, logs, wave=wave)

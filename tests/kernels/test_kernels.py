@@ -8,6 +8,7 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -279,3 +280,40 @@ def test_pallas_is_not_imported_on_a_cpu():
         "sys.exit(any('pallas' in name for name in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+# ------------------------------------------------------------------------------------- bad operands
+
+
+LINES = jnp.zeros((64, 32), jnp.uint32)
+ENTRIES = (jnp.array([1, 2]), jnp.array([0, 1, 2]), LINES[:2], LINES[:2])
+LANES = (jnp.zeros(64, jnp.uint32), jnp.zeros(64, jnp.uint32), jnp.zeros(2, jnp.uint32))
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: scan(LINES, LINES[:8], first=60), r"first=60: expected 0 to 56"),
+        (lambda: scan(LINES, LINES[:8], first=-1), r"first=-1: expected 0 to 56"),
+        (lambda: scan(LINES, LINES[:8], first=1.0), r"first=1.0: expected the number"),
+        (lambda: scan([1], LINES), r"shadow is list: expected an array of uint32"),
+        (lambda: fold(LINES, [1, 2], *ENTRIES[1:]), r"rows is list: expected an array"),
+        (lambda: fold(LINES, ENTRIES[0], ENTRIES[0], *ENTRIES[2:]), r"one start more"),
+        (lambda: fold(LINES, *ENTRIES[:3], LINES[:1]), r"data and mask of one shape"),
+        (lambda: fold(LINES, *ENTRIES[:2], *[LINES[:2, :16]] * 2), r"as wide as"),
+        (
+            lambda: fold(LINES, *ENTRIES[:2], LINES[:2].astype(int), LINES[:2]),
+            r"data is int",
+        ),
+        (lambda: digest_lines(LINES, *LANES[:2], 1), r"seed is int: expected an array"),
+        (lambda: digest_lines(LINES, *LANES[:2], LANES[0]), r"seed is uint32\[64\]"),
+        (lambda: digest_lines(LINES, LANES[2], *LANES[1:]), r"first is uint32\[2\]"),
+    ],
+)
+def test_operands_that_do_not_fit_are_refused(call, said):
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        with pytest.raises((TypeError, ValueError), match=said):
+            call()
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)

@@ -61,8 +61,10 @@ def sharding_at(place: ArrayPlace, name: str, spec: LeafSpec) -> Sharding | None
         return SingleDeviceSharding(_default_device(), memory_kind=place)
     shape = spec.shape[:-1] if spec.kind.startswith("key:") else spec.shape
     try:
+        if len(getattr(place, "spec", ())) > len(shape):
+            raise ValueError(f"its axes are of more dimensions than {len(shape)}")
         place.shard_shape(shape)
-    except ValueError as error:
+    except (ValueError, IndexError, TypeError) as error:
         raise StructureError(
             f"{name!r} is {spec}, which cannot lie in {place}: {error}. Move it elsewhere."
         ) from error

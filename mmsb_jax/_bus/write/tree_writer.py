@@ -61,6 +61,8 @@ class TreeWriter:
         is_audit = self._is_audit_due()
         places = range(len(data)) if is_audit else self._to_read(shape, data, change.ids, others)
         ops = self._pending.ops() + change.ops
+        if ops:
+            self._shadows.drop()  # it is of another structure
         found = None if ops else self._find(shape, data, places)
         with jax.transfer_guard("allow"), room_for("the bytes of this commit"):
             rest = places if is_audit else _without(places, found)

@@ -38,6 +38,7 @@ from mmsb_jax._graph.run.interpreter import judge
 from mmsb_jax._graph.run.node import Node
 from mmsb_jax._graph.run.pagewise import call_by_rows
 from mmsb_jax.algebra import SparseMatrix, best_paths, lor_land
+from mmsb_jax.kernels.varying import varying_as
 
 
 class WaveResult(eqx.Module):
@@ -45,7 +46,7 @@ class WaveResult(eqx.Module):
 
     Attributes:
         delta: all that changed, sources and derived: ``apply(before, delta)`` gives the pages
-            after. It costs nothing where nobody uses it.
+            after. Inside a jitted function it costs nothing where nobody uses it.
         changed: ``bool[arrays]``: which arrays count as changed, in the order of
             `CompiledWave.arrays`.
         dirty: ``bool[nodes]``: which nodes follow from a source that changed, in the order of
@@ -144,9 +145,10 @@ class CompiledWave:
                 outside of transformations only: inside, check ``done.overflow``).
             VersionError: a version that is not an integer from 0 to 2³² − 1.
 
-        Cost: compiled once, about as long as its functions; a run costs the delta, 1 µs a node
-        (CPU) and what its functions compute, where ``pages`` are donated; else a copy of the pool
-        besides. Using ``done.delta`` costs a copy and one pass more.
+        Cost: compiled once, about as long as its functions; inside a jitted function a run costs
+        the delta, 1 µs a node (CPU) and what its functions compute, where ``pages`` are donated;
+        else a copy of the pool besides. Using ``done.delta`` costs a copy and one pass more, and
+        so does a call outside of one, which gives everything.
         """
         check_pages_and_delta(pages, delta)
         check_whole(delta)
@@ -273,6 +275,7 @@ def _run(
         changed = _any_row(wave, marked)
     before = changed
     state = _State(words, versions, changed, jnp.zeros(len(wave.nodes), bool))
+    state = varying_as(state, state, delta, number)
     for group in wave._groups:
         step: Any = functools.partial(_step, wave, group.model, number, delta is None)
         rows: Any = (group.numbers, group.reads, group.makes, group.constants)
@@ -322,13 +325,14 @@ def _step(
     due = _always(state.words) if is_start else jnp.any(state.changed[reads])
 
     def compute(read: list[Array], constants: list[Array], old: list[Array]) -> Any:
-        return _computed(node, read, constants, old, is_start, page_words)
+        made = _computed(node, read, constants, old, is_start, page_words)
+        return varying_as(made, state)
 
     def skip(read: list[Array], constants: list[Array], old: list[Array]) -> Any:
-        return old, [jnp.bool_(False)] * len(old)
+        return old, [varying_as(jnp.bool_(False), state)] * len(old)
 
     # Constants are not to be folded into the function: the bus passes them as arguments too.
-    operands = read, lax.optimization_barrier(constants), old
+    operands = varying_as((read, lax.optimization_barrier(constants), old), state)
     new, differs = lax.cond(any_branch(due), compute, skip, *operands)
     words, versions, changed = state.words, state.versions, state.changed
     for k, (was, now, differ) in enumerate(zip(old, new, differs, strict=True)):

@@ -10,6 +10,7 @@ from jax import lax
 from jaxtyping import Array
 
 from mmsb_jax.algebra._values.operations import Operations
+from mmsb_jax.kernels.varying import varying_as
 
 # Terms that are folded into the result in one pass over it: more make the pass no cheaper.
 _TERMS = 8
@@ -43,7 +44,7 @@ def fold_terms(add: Callable, multiply: Callable, zero: Any, A: Array, B: Array)
         steps = tuple(
             side[: whole * _TERMS].reshape(whole, _TERMS, side.shape[1]) for side in (columns, B)
         )
-        start, _ = lax.scan(step, start, steps)
+        start, _ = lax.scan(step, varying_as(start, start, steps), steps)
     return terms(start, columns[whole * _TERMS :], B[whole * _TERMS :])
 
 

@@ -22,6 +22,7 @@ from mmsb_jax.algebra._matrix.groups import Groups
 from mmsb_jax.algebra._matrix.pull import pull_forward
 from mmsb_jax.algebra._paths.push import differs, is_pushed, push
 from mmsb_jax.algebra._values.operations import Operations
+from mmsb_jax.kernels.varying import varying_as
 
 
 class Found(NamedTuple):
@@ -116,6 +117,7 @@ def _pull(
         return better, jnp.where(changed, step + 1, when), changed, step + 1
 
     state = value, when, jnp.ones(value.shape, bool), jnp.int32(0)
+    state = varying_as(state, state, values, into, most)
     value, when, changed, _ = lax.while_loop(going, advance, state)
     return value, when, changed
 

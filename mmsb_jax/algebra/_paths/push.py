@@ -21,6 +21,7 @@ from jaxtyping import Array
 from mmsb_jax.algebra._matrix.groups import Groups
 from mmsb_jax.algebra._values import arithmetic
 from mmsb_jax.algebra._values.operations import Operations, fold
+from mmsb_jax.kernels.varying import varying_as
 
 MOST_EDGES = 16
 LEAST_NODES = 2048
@@ -108,6 +109,7 @@ def push(
     def advance(queue: _Queue) -> _Queue:
         return _advance(semiring, values, out_of, addresses, stride, queue)
 
+    start = varying_as(start, start, values, out_of, source, most)
     end = lax.while_loop(going, advance, start)
     return end.value[:n], end.when[:n], end.waits[:n]
 
