@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
+from jax.sharding import SingleDeviceSharding
 
 from mmsb_jax._base.arguments import show
 from mmsb_jax._base.dtypes import dtype_name, parse_dtype
@@ -259,7 +260,7 @@ def is_deleted(array: jax.Array) -> bool:
     """
     if array.is_deleted():
         return True
-    return len(array.sharding.device_set) > 1 and any(
+    return type(array.sharding) is not SingleDeviceSharding and any(
         shard.data.is_deleted() for shard in array.addressable_shards
     )
 
