@@ -16,6 +16,10 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[1]
 
 
+_MOST_S = 600
+"""Seconds of the tests of one mutation."""
+
+
 class Mutation(NamedTuple):
     """A line of ``mmsb_jax``, what it becomes, and who should notice."""
 
@@ -198,10 +202,14 @@ def is_found(mutation: Mutation, tree: Path) -> bool:
         tests = [f"tests/{name}" for name in mutation.tests.split()]
         command = [sys.executable, "-m", "pytest", "-x", "-n", "2", "--dist", "loadfile", *tests]
         environment = os.environ | {"PYTHONPATH": str(tree), "HYPOTHESIS_PROFILE": "ci"}
-        done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True)
+        done = subprocess.run(
+            command, cwd=tree, env=environment, capture_output=True, text=True, timeout=_MOST_S
+        )
         has_failed = " failed" in done.stdout or " error" in done.stdout
         assert has_failed == (done.returncode != 0), done.stdout + done.stderr
         return has_failed
+    except subprocess.TimeoutExpired:  # what waits for ever is noticed too
+        return True
     finally:
         path.write_text(whole)
 
