@@ -207,9 +207,10 @@ def is_found(mutation: Mutation, tree: Path) -> bool:
         )
         has_failed = " failed" in done.stdout or " error" in done.stdout
         assert has_failed == (done.returncode != 0), done.stdout + done.stderr
-        return has_failed
     except subprocess.TimeoutExpired:  # what waits for ever is noticed too
         return True
+    else:
+        return has_failed
     finally:
         path.write_text(whole)
 
