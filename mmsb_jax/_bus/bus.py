@@ -19,8 +19,7 @@ from mmsb_jax._base.arguments import (
     path_text,
     show,
 )
-from mmsb_jax._base.errors import ArrayNotFoundError, ClosedError, LocationError
-from mmsb_jax._base.patterns import matcher
+from mmsb_jax._base.errors import ClosedError, LocationError
 from mmsb_jax._bus.derive.derived import Derived, Mode
 from mmsb_jax._bus.derive.rules import checked_name, checked_rule, known_name
 from mmsb_jax._bus.derive.transaction import GraphEdit
@@ -36,14 +35,14 @@ from mmsb_jax._bus.query.follow import follow
 from mmsb_jax._bus.query.history import History
 from mmsb_jax._bus.transfer import export, take_in
 from mmsb_jax._bus.trees import checkout as checkouts
-from mmsb_jax._bus.trees.places import Places, check_place, sharding_at
+from mmsb_jax._bus.trees.places import Places, check_place
 from mmsb_jax._bus.write.array_specs import new_spec
 from mmsb_jax._bus.write.array_writer import ArrayWriter
 from mmsb_jax._bus.write.batch import BatchManager
 from mmsb_jax._bus.write.derived_arrays import DerivedArrays
 from mmsb_jax._bus.write.draft_builder import PendingArrays
 from mmsb_jax._bus.write.tree_writer import TreeWriter, done
-from mmsb_jax._core.layout import Layout, array_not_found
+from mmsb_jax._core.layout import Layout
 from mmsb_jax._graph.dag.kinds import mask_of
 from mmsb_jax._graph.run.node import COPY_NAME, Equal, Rule, When, copy
 from mmsb_jax._graph.wave.function import DerivedGraph
@@ -343,22 +342,12 @@ class Bus:
         'pinned_host'
         """
         patterns = [arrays] if isinstance(arrays, str) else arrays
-        wanted = checkouts.wanted_names(patterns)
+        checkouts.check_patterns(patterns)
         check_place("place", place)
         with self._lock:
             self._session.settle()
-            regions = {region.name: region.spec for region in self._arrays.layout().regions}
-            selecting = {pattern: matcher([pattern]) for pattern in patterns}
-            for pattern, selects in selecting.items():
-                if not any(map(selects.fullmatch, regions)):
-                    error = array_not_found(pattern, list(regions))
-                    raise ArrayNotFoundError(f"arrays={pattern!r} selects nothing: {error}")
-            selected = [name for name in regions if wanted is None or wanted(name)]
-            for name in selected:
-                sharding_at(place, name, regions[name])
-            for pattern, selects in selecting.items():
-                self._session.places.put(pattern, selects, place)
-            return tuple(selected)
+            specs = {region.name: region.spec for region in self._arrays.layout().regions}
+            return self._session.places.move(patterns, place, specs)
 
     def extra(self, version: int | str | None = None) -> Any:
         """The ``extra`` in force at a version (or tag; the newest for None): JSON, bytes or None.

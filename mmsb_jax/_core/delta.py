@@ -284,9 +284,12 @@ def as_page_number(first_page: Any) -> Any:
         return first_page.astype(jnp.int32)
 
 
-def page_in_part(page: Int32[Array, " n"], first: Any) -> Int32[Array, " n"]:
-    """The rows of ``page`` in a part of the pool that begins at row ``first``."""
-    return jnp.where(page == NO_PAGE, NO_PAGE, page - first)
+def shifted(page: Int32[Array, " n"], by: Any) -> Int32[Array, " n"]:
+    """Page numbers ``by`` higher: of the pool for those of a part of it; the other way where less.
+
+    `NO_PAGE` stays what it is.
+    """
+    return jnp.where(page == NO_PAGE, NO_PAGE, page + by)
 
 
 def check_block_words(block_words: Any) -> None:
@@ -406,7 +409,7 @@ def _gather_diff(
     before = _take(old, page, block, block_words)
     after = _take(new, page, block, block_words)
     mask = _byte_mask(before ^ after)
-    page = jnp.where(page == NO_PAGE, NO_PAGE, page + first)
+    page = shifted(page, first)
     return Delta(page, block, mask, after & mask, count, overflow, block_words)
 
 
@@ -441,7 +444,7 @@ def _from_bytes(
     page, block, count, overflow = _select(flags, capacity)
     taken = _take(masks, page, block, block_words)
     written = _take(words, page, block, block_words) & taken
-    page = jnp.where(page == NO_PAGE, NO_PAGE, page + first_page)
+    page = shifted(page, first_page)
     return Delta(page, block, taken, written, count, overflow, block_words)
 
 
@@ -502,7 +505,7 @@ def _apply_jit(
     number: Any,
     first: Any,
 ) -> tuple[Array, Array]:
-    return _apply_words(words, versions, page_in_part(page, first), block, mask, data, number)
+    return _apply_words(words, versions, shifted(page, -first), block, mask, data, number)
 
 
 def mark_written(
@@ -516,17 +519,18 @@ def mark_written(
 
 
 @custom_vmap
-def any_branch(flag: Bool[Array, ""]) -> Bool[Array, ""]:
-    """``flag``; under ``vmap`` whether it is set in any branch, which is one answer for all.
+def most_of_branches(value: Array) -> Array:
+    """``value``, one number or flag; under ``vmap`` the largest of all branches, one for them all.
 
-    So a ``cond`` on it stays one: under ``vmap`` a flag of each branch makes it compute both sides.
+    So one loop serves them all, and a ``cond`` stays one: on a flag of each branch it would compute
+    both sides.
     """
-    return flag
+    return value
 
 
-@any_branch.def_vmap
-def _any_branch_batch(axis_size: int, in_batched: list[bool], flag: Array) -> tuple[Array, bool]:
-    return any_branch(jnp.any(flag)), False
+@most_of_branches.def_vmap
+def _most_batch(axis_size: int, in_batched: list[bool], value: Array) -> tuple[Array, bool]:
+    return most_of_branches(jnp.max(value)), False
 
 
 def batch_all(axis_size: int, in_batched: Any, args: Any) -> list[Array]:
@@ -548,7 +552,7 @@ def fold_rows(
 
 @jax.jit
 def _invert(words: Array, delta: Delta, first: Any) -> Delta:
-    page = page_in_part(delta.page, first)
+    page = shifted(delta.page, -first)
     before = _take(words, page, delta.block, delta.block_words)
     return eqx.tree_at(lambda d: d.data, delta, before & delta.mask)
 

@@ -19,8 +19,9 @@ from mmsb_jax._core.delta import (
     batch_all,
     bucket,
     fold_rows,
-    page_in_part,
+    most_of_branches,
     rows_inside,
+    shifted,
 )
 from mmsb_jax._core.pages import Pages
 from mmsb_jax._core.settings import any_settings, is_traced
@@ -102,26 +103,15 @@ def _replay_waves(base: Pages, log: TLog, until: Any, wave: Any, capacity: int) 
         number = log.version + jnp.asarray(i + 1).astype(jnp.uint32)
         return wave(pages, log.delta(entry, capacity), version=number)[0]
 
-    last = last_of_branches(limit)
+    last = most_of_branches(limit)
     return lax.fori_loop(jnp.int32(0), last, step, varying_as(base, base, log))
-
-
-@custom_vmap
-def last_of_branches(count: Int32[Array, ""]) -> Int32[Array, ""]:
-    """``count``; under ``vmap`` the largest of all branches, so that one loop serves them all."""
-    return count
-
-
-@last_of_branches.def_vmap
-def _last_batch(axis_size: int, in_batched: list[bool], count: Array) -> tuple[Array, bool]:
-    return last_of_branches(jnp.max(count)), False
 
 
 @jax.jit
 def _replay_until(base: Pages, log: TLog, until: Any, first: Any) -> Pages:
     limit = log.count if until is None else jnp.minimum(until, log.count)
     numbers = log.version + (log.entry + 1).astype(jnp.uint32)
-    page = page_in_part(log.page, first)
+    page = shifted(log.page, -first)
     entries = _Entries(page, log.block, log.mask, log.data, numbers, log._end_of(limit))
     return Pages(*_replay(base.words, base.version, entries))
 

@@ -1,7 +1,6 @@
 """The core on eight devices: a pool split among them, branches split among them, waves there."""
 
 import functools
-import sys
 from typing import Any
 
 import jax
@@ -156,7 +155,3 @@ def main(axis_type: str) -> None:
         branches_among_devices(mesh)
     waves_under_a_mesh(jax.make_mesh((DEVICES,), ("d",), axis_types=(AxisType[axis_type],)))
     print("done")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])

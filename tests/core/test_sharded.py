@@ -1,28 +1,19 @@
 """The core and waves on eight devices, in a process of its own that has them."""
 
-import os
-import subprocess
-import sys
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import mmsb_jax as mmsb
+from tests.bus._script import run_script
 
 
 @pytest.mark.parametrize("axis_type", ["Auto", "Explicit"])
 def test_core_and_waves_on_eight_devices(axis_type):
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    ran = subprocess.run(
-        [sys.executable, "-m", "tests.core._sharded", axis_type],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ran.stdout == "done\n", ran.stderr
+    code = "import sys; from tests.core import _sharded; _sharded.main(sys.argv[1])"
+    flags = "--xla_force_host_platform_device_count=8"
+    assert run_script(code, axis_type, XLA_FLAGS=flags) == "done"
 
 
 def test_parts_of_a_pool_one_after_another_are_the_whole():

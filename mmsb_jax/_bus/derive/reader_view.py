@@ -12,7 +12,7 @@ from mmsb_jax._bus.derive.inputs import Arrays, arguments_of
 from mmsb_jax._bus.derive.registry import Derivations
 from mmsb_jax._bus.trees import checkout as checkouts
 from mmsb_jax._bus.trees.places import PlaceOf
-from mmsb_jax._bus.trees.tree import TreeShape, info_of, spec_of
+from mmsb_jax._bus.trees.tree import TreeShape, info_of
 from mmsb_jax._graph.dag.refusals import cycle_error
 from mmsb_jax._graph.run.interpreter import word_count
 from mmsb_jax._graph.run.node import Node, Rule, Tracer, bind
@@ -94,8 +94,7 @@ class DerivedView:
             self._computed[node.name] = (state.table.chain, values)
         info = arrays.find(name)
         assert info is not None
-        raw, place = values[name].view(np.uint8)[: info.nbytes], place_of(name, spec_of(info))
-        return checkouts.array_of(info, raw, sharding=place)
+        return checkouts.array_of(info, values[name].view(np.uint8)[: info.nbytes], place_of)
 
     def _compute(self, node: Node, flow: NodeTable, state: StoredState) -> dict[str, Any]:
         above = flow.graph.ancestors(node.outputs)

@@ -130,12 +130,9 @@ class Shadow:
         self.is_exact = key is None
         self.audited = 0
         self._newest: FoundChanges | None = None
-        self._is_whole = True
 
     def takes(self, data: Sequence[Any], places: Iterable[int]) -> bool:
         """Whether the leaves at ``places`` that it has lie where they lay."""
-        if not self._is_whole:
-            return False
         known = self._shardings
         return all(
             data[i].sharding == known[i] and not is_deleted(data[i]) for i in places if i in known
@@ -159,15 +156,14 @@ class Shadow:
             shards = {shard.device: shard.data for shard in data[leaf].addressable_shards}
             for shadow, k in self._where[leaf]:
                 asked.setdefault(shadow, {})[k] = without_wide_types(shards[shadow.device])
-        # Until all of it has followed; until it lands; until it is in the queue.
-        self._is_whole, self.version, self.is_queued = False, None, False
+        # Until it lands, or is in the queue: cut short here, not all of it has followed.
+        self.version, self.is_queued = None, False
         with _apart():
             scans = [shadow.find(arrays) for shadow, arrays in asked.items()]
         self._newest = FoundChanges(scans, leaves)
         if any(shadow.needs_arrays for shadow in asked):
             with _apart():
                 self._newest.request()
-        self._is_whole = True
         return self._newest
 
 

@@ -35,24 +35,29 @@ def wanted_names(arrays: Sequence[str] | None) -> Callable[[str], bool] | None:
     """Which names ``arrays`` (patterns) select; None for all."""
     if arrays is None:
         return None
+    check_patterns(arrays)
+    pattern = matcher(arrays)
+    return lambda name: pattern.fullmatch(name) is not None
+
+
+def check_patterns(arrays: Any) -> None:
+    """Refuse what is no list of patterns."""
     is_list = isinstance(arrays, Collection) and not isinstance(arrays, str)
     if not is_list or not all(isinstance(pattern, str) for pattern in arrays):
         raise TypeError(
             f"arrays={show(arrays)}: expected a list of patterns, such as ['params/**']"
         )
-    pattern = matcher(arrays)
-    return lambda name: pattern.fullmatch(name) is not None
 
 
 def read_array(state: StoredState, info: ArrayInfo, place_of: PlaceOf) -> Any:
     """An array of a state as the leaf that it was, the caller's own."""
-    raw, weak = state.bytes_of(info.id), is_weak(state.table, info.name)
-    return array_of(info, raw, weak, place_of(info.name, spec_of(info)))
+    return array_of(info, state.bytes_of(info.id), place_of, is_weak(state.table, info.name))
 
 
-def array_of(info: ArrayInfo, raw: np.ndarray, weak: bool = False, sharding: Any = None) -> Any:
+def array_of(info: ArrayInfo, raw: np.ndarray, place_of: PlaceOf, weak: bool = False) -> Any:
     """The leaf whose bytes are ``raw`` (uint8[nbytes]), the caller's own."""
     spec = spec_of(info)
+    sharding = place_of(info.name, spec)
     is_copied_by_jax = spec.kind == "jax" or spec.kind.startswith("key:")
     try:
         with room_for(f"array {info.name!r} of {info.nbytes:,} bytes"):

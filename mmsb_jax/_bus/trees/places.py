@@ -1,14 +1,16 @@
 """Places: in which memory, or on which devices, a bus puts the arrays of JAX that it makes."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 from jax.sharding import Sharding, SingleDeviceSharding
 
 from mmsb_jax._base.arguments import show
-from mmsb_jax._base.errors import StructureError
+from mmsb_jax._base.errors import ArrayNotFoundError, StructureError
+from mmsb_jax._base.patterns import matcher
+from mmsb_jax._core.layout import array_not_found
 from mmsb_jax._core.tree.leaves import LeafSpec
 
 ArrayPlace = Sharding | str | None
@@ -32,10 +34,27 @@ class Places:
         """Whether all go where JAX puts what it is not told."""
         return self._default is None and not self._rules
 
-    def put(self, pattern: str, matcher: re.Pattern[str], place: ArrayPlace) -> None:
-        """Let the arrays that a pattern selects go to a place from now on."""
-        self._rules.pop(pattern, None)
-        self._rules[pattern] = matcher, place
+    def move(
+        self, patterns: Sequence[str], place: ArrayPlace, arrays: Mapping[str, LeafSpec]
+    ) -> tuple[str, ...]:
+        """Let the arrays that patterns select go to a place from now on; which of ``arrays`` do.
+
+        Raises:
+            ArrayNotFoundError: a pattern that selects none.
+            StructureError: one that cannot lie there. Nothing has changed.
+        """
+        selecting = {pattern: matcher([pattern]) for pattern in patterns}
+        for pattern, selects in selecting.items():
+            if not any(map(selects.fullmatch, arrays)):
+                error = array_not_found(pattern, list(arrays))
+                raise ArrayNotFoundError(f"arrays={pattern!r} selects nothing: {error}")
+        selected = tuple(filter(matcher(list(selecting)).fullmatch, arrays))
+        for name in selected:
+            sharding_at(place, name, arrays[name])
+        for pattern, selects in selecting.items():
+            self._rules.pop(pattern, None)
+            self._rules[pattern] = selects, place
+        return selected
 
     def of(self, name: str, spec: LeafSpec) -> Sharding | None:
         """Where an array goes; None for the default.
@@ -46,8 +65,8 @@ class Places:
         if self.is_default or not (spec.kind == "jax" or spec.kind.startswith("key:")):
             return None
         place = self._default
-        for matcher, ruled in reversed(self._rules.values()):
-            if matcher.fullmatch(name):
+        for selects, ruled in reversed(self._rules.values()):
+            if selects.fullmatch(name):
                 place = ruled
                 break
         return sharding_at(place, name, spec)

@@ -13,7 +13,6 @@ from mmsb_jax._bus.derive.transaction import GraphEdit
 from mmsb_jax._bus.engine.commit_info import CommitInfo
 from mmsb_jax._bus.engine.session import Session
 from mmsb_jax._bus.trees import checkout as checkouts
-from mmsb_jax._bus.trees.tree import spec_of
 from mmsb_jax._bus.write.array_writer import ArrayWriter
 from mmsb_jax._bus.write.draft_builder import DraftBuilder
 from mmsb_jax._graph.run.node import Rule
@@ -153,8 +152,7 @@ class DerivedArrays:
                 return self._read(name, state)
             changes = self._arrays.changes()
         info = changes.find(name)
-        place = self._session.places.of(name, spec_of(info))
-        return checkouts.array_of(info, changes.bytes_of(info), sharding=place)
+        return checkouts.array_of(info, changes.bytes_of(info), self._session.places.of)
 
     def _read(self, name: str, state: StoredState) -> Any:
         """An array; one that is stale is computed first, where that can be."""

@@ -58,7 +58,7 @@ class TreeWriter:
         """Commit ``tree`` and wait until it has landed; the queue must be empty."""
         self.give_up()
         shape, data, change, others = self._match(tree, allow_new)
-        is_audit = self._is_audit_due()
+        is_audit = self._begin_audit()
         places = range(len(data)) if is_audit else self._to_read(shape, data, change.ids, others)
         ops = self._pending.ops() + change.ops
         if ops:
@@ -124,8 +124,8 @@ class TreeWriter:
             made.audited = self._engine.writer.snapshots_begun
         return made
 
-    def _is_audit_due(self) -> bool:
-        """Whether the next commit is to be compared in full too: the first after each snapshot."""
+    def _begin_audit(self) -> bool:
+        """Whether this commit is to be compared in full too: the first after each snapshot."""
         shadow, begun = self._shadows.shadow, self._engine.writer.snapshots_begun
         if shadow is None or shadow.is_exact or shadow.audited == begun:
             return False
@@ -217,7 +217,7 @@ class TreeWriter:
         for array in info.note_arrays:
             check_readable(array, "note")
         self._wait_for_room()
-        is_audit = self._is_audit_due()
+        is_audit = self._begin_audit()
         places = range(len(data)) if is_audit else self._to_read(shape, data, self._ids, others)
         found = self._find(shape, data, places)
         rest = places if is_audit else _without(places, found)

@@ -22,11 +22,11 @@ from mmsb_jax._compile.body import Body
 from mmsb_jax._core.delta import (
     NO_PAGE,
     Delta,
-    any_branch,
     check_pages_and_delta,
     check_whole,
     diff,
     mark_written,
+    most_of_branches,
 )
 from mmsb_jax._core.layout import Layout, check_pages
 from mmsb_jax._core.pack import rows_of_array, take_rows
@@ -38,6 +38,7 @@ from mmsb_jax._graph.run.interpreter import judge
 from mmsb_jax._graph.run.node import Node
 from mmsb_jax._graph.run.pagewise import call_by_rows
 from mmsb_jax.algebra import SparseMatrix, best_paths, lor_land
+from mmsb_jax.kernels import LINE_WORDS
 from mmsb_jax.kernels.varying import varying_as
 
 
@@ -120,6 +121,7 @@ class CompiledWave:
         self._is_derived = np.zeros(layout.pages, bool)
         for number in made:
             self._is_derived[self._first[number] : self._end[number]] = True
+        self._derived_pages = int(self._is_derived.sum())
         with any_settings():
             self._edges = _edges_of(self._groups, len(self.arrays))
         self._is_wide = any(map(_is_wide, nodes))
@@ -166,12 +168,12 @@ class CompiledWave:
     ) -> tuple[Pages, WaveResult]:
         check_pages(self.layout, pages)
         number = None if version is None else as_version(version)
-        block_words = Delta.empty().block_words if delta is None else delta.block_words
+        block_words = LINE_WORDS if delta is None else delta.block_words
         room = capacity
         if capacity is not None:
             check_size("capacity", capacity)
         else:
-            derived = int(self._is_derived.sum()) * (self.layout.page_words // block_words)
+            derived = self._derived_pages * (self.layout.page_words // block_words)
             room = derived + (0 if delta is None else delta.capacity)
         wide = jax.enable_x64(True) if self._is_wide else nullcontext()
         with any_settings(), wide:
@@ -333,7 +335,7 @@ def _step(
 
     # Constants are not to be folded into the function: the bus passes them as arguments too.
     operands = varying_as((read, lax.optimization_barrier(constants), old), state)
-    new, differs = lax.cond(any_branch(due), compute, skip, *operands)
+    new, differs = lax.cond(most_of_branches(due), compute, skip, *operands)
     words, versions, changed = state.words, state.versions, state.changed
     for k, (was, now, differ) in enumerate(zip(old, new, differs, strict=True)):
         now = jnp.where(due, now, was)

@@ -165,12 +165,13 @@ class DerivedGraph(PageGraph):
             )
         outputs = zip(node.outputs, node.recipe.body.outputs, strict=True)
         for name, spec in (*zip(node.reads, node.specs, strict=True), *outputs):
-            region = next((r for r in layout.regions if r.name == name), None)
-            if region is None:
+            try:
+                region = layout.region(name)
+            except ArrayNotFoundError as error:
                 raise StructureError(
                     f"{title} needs {name!r}, which the layout does not have. Expected a layout "
                     f"of all arrays of the graph: bus.layout."
-                )
+                ) from error
             if (region.spec.dtype, region.shape) != (spec.dtype, spec.shape):
                 raise StructureError(
                     f"{title} was traced over {name!r} as {spec}; the layout has {region.spec}. "
