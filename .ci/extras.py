@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Resolve every extra, alone and all together: who finds what cannot be installed is not a user.
+"""Resolve the extras: who finds what cannot be installed is not a user.
 
-Installs nothing. Give it a new pip: one that asks the registry what a package needs, and leaves the
+Where all together resolve, so does each alone, with the same packages; where they do not, each is
+tried, to say which it is. Installs nothing. Give it a new pip: one that asks the registry what a package needs, and leaves the
 package (gigabytes of CUDA) where it is.
 """
 
@@ -17,8 +18,11 @@ def main() -> int:
     """1 where an extra does not resolve."""
     project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
     extras = list(project["optional-dependencies"])
-    failed = [names for names in (*extras, ",".join(extras)) if not _resolves(names)]
-    return int(bool(failed))
+    if _resolves(",".join(extras)):
+        return 0
+    for extra in extras:
+        _resolves(extra)
+    return 1
 
 
 def _resolves(names: str) -> bool:

@@ -12,8 +12,6 @@ import mmsb_jax as mmsb
 from mmsb_jax._bus.trees.staging import Stager, raw_bytes
 from tests.core._compare import assert_same_tree, what
 
-COMMITS = 1000
-
 
 def _next(weights: Any, key: Any) -> Any:
     return weights * 1.5 + 1, jax.random.split(key, 1)[0]
@@ -49,24 +47,25 @@ def _tree(number: int, counts: np.ndarray) -> dict[str, Any]:
     }
 
 
-def test_commit_then_donate_or_overwrite_a_thousand_times_keeps_every_version():
+@pytest.mark.parametrize("commits", [150, pytest.param(1000, marks=pytest.mark.long)])
+def test_commit_then_donate_or_overwrite_many_times_keeps_every_version(commits):
     rng = random.Random(7)
     counts = np.zeros(300, np.int64)
     with mmsb.open(snapshots=False) as bus:
         expected, handles = [], []
-        for number in range(COMMITS):
+        for number in range(commits):
             tree = _tree(number, counts)
             expected.append({name: what(leaf) for name, leaf in tree.items()})
             handles.append(bus.commit(tree, wait=False))
             for _ in range(rng.randrange(3000)):  # a delay of another length each time
                 pass
             _overwrite(tree, number % 3)
-        assert [h.result().version for h in handles] == list(range(1, COMMITS + 1))
+        assert [h.result().version for h in handles] == list(range(1, commits + 1))
         for name in ("weights", "key", "small", "complex", "counts", "number"):
             versions = bus.history(name)
             found = {entry.version: what(entry.value) for entry in versions}
             value = None
-            for version in range(1, COMMITS + 1):
+            for version in range(1, commits + 1):
                 value = found.get(version, value)
                 assert value == expected[version - 1][name], (name, version)
 
