@@ -2,8 +2,8 @@
 """Resolve the extras: who finds what cannot be installed is not a user.
 
 Where all together resolve, so does each alone, with the same packages; where they do not, each is
-tried, to say which it is. Installs nothing. Give it a new pip: one that asks the registry what a package needs, and leaves the
-package (gigabytes of CUDA) where it is.
+tried, to say which it is. Installs nothing. Give it a new pip: one that asks the registry what a
+package needs, and leaves the package (gigabytes of CUDA) where it is.
 """
 
 import subprocess

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mmsb_jax._bus.bus import Bus
     from mmsb_jax._bus.derive.derived import Derived
     from mmsb_jax._bus.engine.commit_info import CLEAR
+    from mmsb_jax._bus.engine.session import Ref
     from mmsb_jax._bus.events.event_log import EventLog
     from mmsb_jax._bus.events.events import Subscription
     from mmsb_jax._bus.events.kinds import Event
@@ -72,6 +73,7 @@ _MODULES = {
     "_bus.replica.replica": ("Replica",),
     "_core.delta": ("Delta", "apply", "compose", "diff", "invert"),
     "_core.digest": ("digest", "update_digest"),
+    "_bus.engine.session": ("Ref",),
     "_core.layout": ("Layout",),
     "_core.pages": ("Pages",),
     "_core.region": ("Region",),
@@ -109,6 +111,7 @@ __all__ = [
     "PageGraph",
     "Pages",
     "RecomputeError",
+    "Ref",
     "Region",
     "Replica",
     "StructureError",

@@ -4,9 +4,9 @@ import contextlib
 import functools
 import os
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
 import numpy as np
 
@@ -19,14 +19,14 @@ from mmsb_jax._base.arguments import (
     path_text,
     show,
 )
-from mmsb_jax._base.errors import ClosedError, LocationError
+from mmsb_jax._base.errors import ClosedError, LocationError, VersionError
 from mmsb_jax._bus.derive.derived import Derived, Mode
 from mmsb_jax._bus.derive.rules import checked_name, checked_rule, known_name
 from mmsb_jax._bus.derive.transaction import GraphEdit
 from mmsb_jax._bus.device.policy import Shadowing, check_shadow
 from mmsb_jax._bus.engine.commit_info import CommitInfo
 from mmsb_jax._bus.engine.engine import Engine
-from mmsb_jax._bus.engine.session import Session
+from mmsb_jax._bus.engine.session import Lineage, Ref, Session
 from mmsb_jax._bus.engine.stats import Stats
 from mmsb_jax._bus.events.events import Events, Subscription
 from mmsb_jax._bus.events.kinds import Event
@@ -35,12 +35,15 @@ from mmsb_jax._bus.query.follow import follow
 from mmsb_jax._bus.query.history import History
 from mmsb_jax._bus.transfer import export, take_in
 from mmsb_jax._bus.trees import checkout as checkouts
+from mmsb_jax._bus.trees.abstract import abstract_of
 from mmsb_jax._bus.trees.places import Places, check_place
+from mmsb_jax._bus.trees.renamed import check_rename, renamed
 from mmsb_jax._bus.write.array_specs import new_spec
 from mmsb_jax._bus.write.array_writer import ArrayWriter
 from mmsb_jax._bus.write.batch import BatchManager
 from mmsb_jax._bus.write.derived_arrays import DerivedArrays
 from mmsb_jax._bus.write.draft_builder import PendingArrays
+from mmsb_jax._bus.write.going_back import Origin
 from mmsb_jax._bus.write.tree_writer import TreeWriter, done
 from mmsb_jax._core.layout import Layout
 from mmsb_jax._graph.dag.kinds import mask_of
@@ -55,6 +58,7 @@ from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.maintain.compact import CompactReport, compact
 from mmsb_jax._store.maintain.verify import VerifyReport, verify
 from mmsb_jax._store.query.commit import Commit, read_commit, read_extra_in_force
+from mmsb_jax._store.query.commits import Commits
 from mmsb_jax._store.query.diff import diff_versions
 from mmsb_jax._store.query.follow import Follower
 from mmsb_jax._store.state.state import StoredState
@@ -63,6 +67,9 @@ if TYPE_CHECKING:
     from mmsb_jax._bus.query.diff import VersionDiff
     from mmsb_jax._core.delta import Delta
     from mmsb_jax._core.tlog import TLog
+
+State = TypeVar("State")
+Extra = TypeVar("Extra")
 
 _PARTS = "; arrays=[…] selects a part, missing='keep' takes from `like` what is not recorded"
 
@@ -236,33 +243,129 @@ class Bus:
             commit = trees.commit(tree, info, structure == "new")
             return commit if wait else done(commit)
 
-    def resume(self, state: Any, extra: Any = None) -> tuple[Any, Any]:
+    @overload
+    def resume(
+        self,
+        state: State,
+        extra: None = None,
+        *,
+        at: Ref | None = None,
+        missing: Literal["error", "keep"] = "error",
+        cast: bool = False,
+        rename: Mapping[str, str] | None = None,
+    ) -> tuple[State, Any]: ...
+
+    @overload
+    def resume(
+        self,
+        state: State,
+        extra: Extra,
+        *,
+        at: Ref | None = None,
+        missing: Literal["error", "keep"] = "error",
+        cast: bool = False,
+        rename: Mapping[str, str] | None = None,
+    ) -> tuple[State, Extra]: ...
+
+    def resume(
+        self,
+        state: Any,
+        extra: Any = None,
+        *,
+        at: Ref | None = None,
+        missing: Literal["error", "keep"] = "error",
+        cast: bool = False,
+        rename: Mapping[str, str] | None = None,
+    ) -> tuple[Any, Any]:
         """The newest commit as ``(tree, extra)``; what is passed, where the log is empty.
 
         The tree has the classes, functions and shardings of ``state``. From here on the bus knows
-        that structure, as if it had committed it. The ``extra`` is the newest that any commit was
-        given: a commit without one (`write`, a derived array that was computed) leaves it as it
-        was. If no commit was given one, it is what is passed; if `mmsb_jax.CLEAR` ended it, None.
+        that structure, as if it had committed it: where it is not the one recorded (something was
+        renamed, kept or cast), the next commit of it records it. The ``extra`` is the newest that
+        any commit was given: a commit without one (`write`, a derived array that was computed)
+        leaves it as it was. If no commit was given one, it is what is passed; if `mmsb_jax.CLEAR`
+        ended it, None.
+
+        Args:
+            state: a tree of the structure wanted. `jax.ShapeDtypeStruct` will do.
+            extra: what to begin with where nothing was said.
+            at: an older version to go on from. The next commit of a tree is its child: the
+                versions between are *superseded*. They stay, and are found by their numbers, but
+                not by step or time (`at`). It says the step and the ``extra`` in force then, where
+                it is not given others.
+            missing: ``"keep"`` takes what is not recorded from ``state``, with a warning.
+            cast: whether arrays get the dtypes of ``state``: bools, integers, floats and complex
+                numbers each those of their own kind, or of one further on in this list.
+            rename: path that was recorded → path in ``state``, of leaves or of parts of the tree.
 
         Raises:
+            VersionError: no such version, or no bytes of it; no tree was committed by then.
             StructureError: what was committed differs from ``state``; every path is named.
+            ArrayNotFoundError: nothing is recorded at a path to rename.
+
+        Cost: as `checkout`.
 
         >>> import mmsb_jax as mmsb
         >>> bus = mmsb.open()
-        >>> _ = bus.commit({"w": 1.0}, extra={"next": 7})
-        >>> bus.create("x", ())
-        >>> _ = bus.write("x", 2.0)
+        >>> for step in range(4):
+        ...     _ = bus.commit({"w": float(step)}, step=step, extra={"next": step + 1})
         >>> bus.resume({"w": 0.0}, extra={"next": 0})
-        ({'w': 1.0}, {'next': 7})
+        ({'w': 3.0}, {'next': 4})
+        >>> bus.resume({"w": 0.0}, at=bus.at(step=1))
+        ({'w': 1.0}, {'next': 2})
+        >>> commit = bus.commit({"w": 7.0})
+        >>> bus.step, bus.checkout(step=1), bus.checkout(step=3, lineage="all")
+        (1, {'w': 7.0}, {'w': 3.0})
         """
+        check_choice("missing", missing, "error", "keep")
+        check_flag("cast", cast)
+        if rename is not None:
+            check_rename(rename)
         with self._events, self._lock:
             log, head = self._session.log, self._session.head()
-            if log.version == 0 or not checkouts.has_tree(head):
+            chosen = self._session.version_of(at)
+            found = self._session.state_now(chosen, None) if chosen < log.version else head
+            if not checkouts.has_tree(found):
+                if at is not None:
+                    raise VersionError(
+                        f"at={show(at)}: no tree was committed up to version {chosen}."
+                    )
                 return state, extra
-            tree = checkouts.build_like(head, state, None, None, "error")
-            self._arrays.know(tree)
-            known = read_extra_in_force(log, log.version)
+            found = renamed(found, rename) if rename else found
+            tree = checkouts.build_like(found, state, None, None, missing, cast=cast)
+            origin = Origin.of(log, chosen) if chosen < log.version else None
+            self._arrays.know(tree, origin)
+            known = read_extra_in_force(log, chosen)
             return tree, known.value if known.version else extra
+
+    def resume_or_init(self, init: Callable[[], State], extra: Any = None) -> tuple[State, Any]:
+        """`resume`, or ``(init(), extra)`` where no tree was committed yet.
+
+        The tree to go on with is made before the arrays of ``init`` are: no state but the one that
+        comes back is ever in memory. Where one was committed, ``init`` is traced, and not run.
+
+        Args:
+            init: makes the state to begin with. Where it is jitted with ``out_shardings``, what
+                was committed comes back under these.
+            extra: what to begin with where nothing was said.
+
+        Raises:
+            StructureError: what was committed differs from what ``init`` makes.
+
+        >>> import jax.numpy as jnp
+        >>> import mmsb_jax as mmsb
+        >>> bus = mmsb.open()
+        >>> state, extra = bus.resume_or_init(lambda: {"w": jnp.zeros(2)}, extra={"next": 0})
+        >>> _ = bus.commit({"w": state["w"] + 1}, extra={"next": 1})
+        >>> bus.resume_or_init(lambda: {"w": jnp.zeros(2)}, extra={"next": 0})
+        ({'w': Array([1., 1.], dtype=float32)}, {'next': 1})
+        """
+        if not callable(init):
+            raise TypeError(f"init={show(init)}: expected a function that makes the first state")
+        with self._events, self._lock:
+            if not checkouts.has_tree(self._session.head()):
+                return init(), extra
+            return self.resume(abstract_of(init), extra)
 
     def tree(self) -> Any:
         """The newest version, in the structure last committed here; else a dict by name."""
@@ -272,9 +375,10 @@ class Bus:
     def checkout(
         self,
         *,
-        version: int | str | None = None,
+        version: Ref | None = None,
         step: int | None = None,
         time_ns: int | None = None,
+        lineage: Lineage = "living",
         arrays: Sequence[str] | None = None,
         like: Any = None,
         missing: Literal["error", "keep"] = "error",
@@ -282,8 +386,9 @@ class Bus:
         """The state at a version, a step (its newest commit) or a time; the newest for none.
 
         Args:
-            version, step, time_ns: which; at most one. A tag is a version. ``time_ns`` finds the
-                newest commit that is not later.
+            version, step, time_ns: which; at most one. A tag is a version, and a commit is its
+                own. ``time_ns`` finds the newest commit that is not later.
+            lineage: ``"all"`` looks among superseded commits too (`resume`), for a step or time.
             arrays: patterns (``params/**``); a subtree where one holds them, else a dict by name.
             like: a tree that gives classes, functions and shardings, and whose paths, shapes and
                 dtypes are checked. `jax.ShapeDtypeStruct` will do.
@@ -303,7 +408,7 @@ class Bus:
         wanted = checkouts.wanted_names(arrays)
         with self._lock:
             self._session.settle()
-            chosen = self._session.version_of(version, step, time_ns)
+            chosen = self._session.version_of(version, step, time_ns, lineage)
             state = self._session.state_now(chosen, wanted)
             checkouts.check_selection(state, arrays)
             if like is not None:
@@ -349,7 +454,7 @@ class Bus:
             specs = {region.name: region.spec for region in self._arrays.layout().regions}
             return self._session.places.move(patterns, place, specs)
 
-    def extra(self, version: int | str | None = None) -> Any:
+    def extra(self, version: Ref | None = None) -> Any:
         """The ``extra`` in force at a version (or tag; the newest for None): JSON, bytes or None.
 
         It is the newest that a commit up to there was given; a commit without one leaves it as it
@@ -813,11 +918,71 @@ class Bus:
             versions = list(log.select(array, source, since, until, start_ns, end_ns))
         return (self._commit_of(version) for version in versions)
 
+    @property
+    def commits(self) -> Commits:
+        """All commits there are, oldest first, as a sequence; prints as a table.
+
+        >>> import mmsb_jax as mmsb
+        >>> bus = mmsb.open()
+        >>> for step in (10, 20):
+        ...     _ = bus.commit({"w": float(step)}, step=step)
+        >>> [commit.step for commit in bus.commits]
+        [10, 20]
+        """
+        with self._lock:
+            self._session.settle()
+            log = self._session.log
+            return Commits(range(log.first_version, log.version + 1), self._commit_of)
+
+    @property
+    def latest(self) -> Commit | None:
+        """The newest commit; None for an empty log.
+
+        >>> import mmsb_jax as mmsb
+        >>> bus = mmsb.open()
+        >>> bus.latest
+        >>> _ = bus.commit({"w": 1.0}, step=10)
+        >>> bus.latest.step
+        10
+        """
+        with self._lock:
+            self._session.settle()
+            newest = self._session.log.version
+            return self._commit_of(newest) if newest else None
+
+    def at(
+        self, *, step: int | None = None, time_ns: int | None = None, lineage: Lineage = "living"
+    ) -> Commit:
+        """The newest commit of a step, or the newest that is not later than a time.
+
+        Args:
+            step, time_ns: which; one of them.
+            lineage: ``"living"`` leaves out the commits that are superseded since the log went
+                back behind them (`resume`); ``"all"`` does not.
+
+        Raises:
+            VersionError: there is none; the message names the nearest.
+
+        Cost: a look at the indexes; for a reader also at the headers since the newest snapshot.
+
+        >>> import mmsb_jax as mmsb
+        >>> bus = mmsb.open()
+        >>> for step in (10, 20):
+        ...     _ = bus.commit({"w": float(step)}, step=step)
+        >>> bus.at(step=10).version
+        1
+        """
+        if step is None and time_ns is None:
+            raise ValueError("at(): give step=… or time_ns=…; the newest commit is bus.latest")
+        with self._lock:
+            self._session.settle()
+            return self._commit_of(self._session.version_of(None, step, time_ns, lineage))
+
     def _commit_of(self, version: int) -> Commit:
         """A commit, which keeps this bus as long as it is there: it reads from its log."""
         return read_commit(self._session.log, version, lambda: self.durable_version)
 
-    def diff(self, old: int | str, new: int | str) -> "VersionDiff":
+    def diff(self, old: Ref, new: Ref) -> "VersionDiff":
         """What differs between two versions, array by array; prints as a table.
 
         A tag is a version; 0 is the empty state. ``.delta`` is the `Delta` between them.
@@ -865,7 +1030,7 @@ class Bus:
                 checkouts.find_array(self._session.head(), array)
             return history
 
-    def tag(self, name: str, version: int | str | None = None) -> int:
+    def tag(self, name: str, version: Ref | None = None) -> int:
         """Give a version a name, which finds it and keeps it; a name moves from one to another.
 
         ``bus.checkout(version=name)`` is the state of the version, and a compaction keeps it. A tag
@@ -944,7 +1109,7 @@ class Bus:
             self._session.settle()
             return self._session.log.tags()
 
-    def fork(self, path: Any = None, *, version: int | str | None = None, **options: Any) -> Self:
+    def fork(self, path: Any = None, *, version: Ref | None = None, **options: Any) -> Self:
         """A bus of its own that begins with the versions up to ``version`` (the newest for None).
 
         What was derived up to there is derived there too, by the same functions.
@@ -1155,7 +1320,7 @@ class Bus:
             self._arrays.record_pending()
             return engine.writer.sync()
 
-    def compact(self, *, keep_since: int | str, dry_run: bool = False) -> CompactReport:
+    def compact(self, *, keep_since: Ref, dry_run: bool = False) -> CompactReport:
         """Give up the bytes of old versions: keep from ``keep_since`` on, and what is tagged.
 
         The state right before ``keep_since`` is kept as a snapshot, and so is that of each tagged

@@ -4,10 +4,10 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from mmsb_jax._base.arguments import check_number
-from mmsb_jax._base.errors import ClosedError
+from mmsb_jax._base.arguments import check_choice, check_number
+from mmsb_jax._base.errors import ClosedError, VersionError
 from mmsb_jax._bus.derive.registry import Derivations
 from mmsb_jax._bus.engine.engine import Engine, of_the_parent
 from mmsb_jax._bus.engine.stats import Meter, Stats
@@ -16,7 +16,14 @@ from mmsb_jax._bus.trees.places import Places
 from mmsb_jax._store.files.protocol import Files
 from mmsb_jax._store.files.threads import Threads
 from mmsb_jax._store.log.log import Log
+from mmsb_jax._store.query.commit import Commit
+from mmsb_jax._store.query.superseded import Spans, superseded_at, superseded_in
 from mmsb_jax._store.state.state import StoredState
+
+Ref = int | str | Commit
+"""A version: its number, a tag of it, or its commit."""
+
+Lineage = Literal["living", "all"]
 
 
 class Session:
@@ -55,6 +62,7 @@ class Session:
         self.threads = engine.threads if engine is not None else Threads()
         self._pid = os.getpid()
         self._reader_closed = False
+        self._superseded: tuple[bytes, Spans] | None = None  # of a reader
         if engine is not None:
             engine.tell(self.events)
 
@@ -122,8 +130,21 @@ class Session:
         self.refresh()
         return self.log.durable_version
 
-    def version_of(self, version: Any, step: Any = None, time_ns: Any = None) -> int:
-        """The number of a version, given by at most one of these; the newest for none."""
+    def version_of(
+        self,
+        version: Any,
+        step: Any = None,
+        time_ns: Any = None,
+        lineage: Any = "living",
+    ) -> int:
+        """The number of a version, given by at most one of these; the newest for none.
+
+        Args:
+            version: a `Ref`.
+            step, time_ns: the newest commit of that step, or not after that time.
+            lineage: which commits count for these: ``"living"`` leaves the superseded ones out.
+        """
+        check_choice("lineage", lineage, "living", "all")
         given = {"version": version, "step": step, "time_ns": time_ns}
         chosen = {name: value for name, value in given.items() if value is not None}
         if len(chosen) > 1:
@@ -133,17 +154,39 @@ class Session:
         for name, value in chosen.items():
             check_number(name, value)
         if chosen:
-            return self.log.last_with(step, time_ns)
+            return self.log.last_with(step, time_ns, self.passed_over(lineage))
         return self.log.version
 
     def number_of(self, name: str, version: Any) -> int:
-        """The number of a version that is there, given by it or by a tag as ``name``."""
+        """The number of a version that is there, given by a `Ref` as ``name``."""
         if isinstance(version, str):
             return self.log.tagged(version)
+        if isinstance(version, Commit):
+            return self._number_of_commit(name, version)
         check_number(name, version)
         if version > self.log.version:
             raise self.log.no_version(version)
         return int(version)
+
+    def _number_of_commit(self, name: str, commit: Commit) -> int:
+        number = commit.version
+        if number > self.log.version or self.log.row(number).time_ns != commit.time_ns:
+            raise VersionError(
+                f"{name} is a commit of another log: its version {number} is not the one here. "
+                f"Give a commit, a version or a tag of this log."
+            )
+        return number
+
+    def passed_over(self, lineage: Lineage) -> Spans:
+        """The versions that do not count in a search."""
+        if lineage == "all" or not self.log.version:
+            return ()
+        if self.engine is not None:
+            return superseded_in(self.engine.head.state.table.graph)
+        chain = self.log.scan.chain
+        if self._superseded is None or self._superseded[0] != chain:
+            self._superseded = chain, superseded_at(self.log, self.log.version)
+        return self._superseded[1]
 
     def close_reader(self) -> None:
         """Let go of the files of a reader."""

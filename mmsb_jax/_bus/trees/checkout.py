@@ -9,9 +9,11 @@ import numpy as np
 from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
 from mmsb_jax._base.arguments import show
+from mmsb_jax._base.dtypes import parse_dtype
 from mmsb_jax._base.errors import ArrayNotFoundError, CorruptionError, StructureError
 from mmsb_jax._base.memory_limit import room_for
 from mmsb_jax._base.patterns import matcher
+from mmsb_jax._bus.trees.abstract import is_abstract
 from mmsb_jax._bus.trees.compare import Difference, differing_leaves, differing_statics
 from mmsb_jax._bus.trees.places import PlaceOf
 from mmsb_jax._bus.trees.recorded import is_weak, show_pair, statics_in
@@ -140,19 +142,33 @@ def build_like(
     arrays: Sequence[str] | None,
     missing: str,
     advice: str = "",
+    cast: bool = False,
 ) -> Any:
-    """A tree with the classes, functions and shardings of ``like``; errors end with ``advice``."""
+    """A tree with the classes, functions and shardings of ``like``.
+
+    Args:
+        state: what is recorded.
+        like: the tree.
+        wanted, arrays: what is selected, as a function and as patterns; None for all.
+        missing: ``"keep"`` takes what is not recorded from ``like``.
+        advice: how errors end.
+        cast: whether arrays get the dtypes of ``like``.
+    """
     check_references(like)
     names, leaves, treedef = flatten_with_names(like)
     recorded = recorded_in(state.table, wanted)
     prefix = prefix_of(names, recorded, arrays)
     paths = absolute_names(names, prefix)
     expected = {path: describe(leaf, path) for path, leaf in zip(paths, leaves, strict=True)}
-    differing = {found.path: found for found in differing_leaves(_leaves(recorded), expected)}
+    differing = {
+        found.path: found
+        for found in differing_leaves(_leaves(recorded), expected)
+        if not (cast and can_cast(found.was, found.now))
+    }
     built, faults, kept = [], [], []
     for path, leaf in zip(paths, leaves, strict=True):
         is_new = path in differing and differing[path].was is None
-        if is_new and missing == "keep" and not isinstance(leaf, jax.ShapeDtypeStruct):
+        if is_new and missing == "keep" and not is_abstract(leaf):
             kept.append(path)
             del differing[path]
             built.append(leaf)
@@ -262,10 +278,11 @@ def absolute_names(names: Iterable[str], prefix: str) -> list[str]:
 def _one_like(
     state: StoredState, name: str, known: ArrayInfo | Constant, leaf: Any, expected: Any
 ) -> tuple[str | None, Any]:
-    """(what does not fit, the leaf)."""
+    """(what does not fit, the leaf); of another dtype only where it is to be cast."""
     if isinstance(known, Constant):
         return None, leaf if known.kind == "function" else known.value
     spec = spec_like(known, expected)
+    is_cast = can_cast(spec, expected)
     sharding = sharding_of(leaf, spec)
     if isinstance(getattr(sharding, "mesh", None), AbstractMesh):
         return (
@@ -276,11 +293,36 @@ def _one_like(
     raw = view_as(spec, state.bytes_of(known.id))
     try:
         with room_for(f"array {name!r} of {known.nbytes:,} bytes"):
-            raw = raw if spec.kind == "jax" else raw.copy()
-            return None, rebuild(spec, raw, sharding, is_weak(state.table, name))
+            if is_cast:
+                spec, raw = expected, raw.astype(parse_dtype(expected.dtype))
+            else:
+                raw = raw if spec.kind == "jax" else raw.copy()
+            is_weakly_typed = not is_cast and is_weak(state.table, name)
+            return None, rebuild(spec, raw, sharding, is_weakly_typed)
     except (TypeError, ValueError, OverflowError) as error:
         place = "" if sharding is None else f" in {sharding}"
         return f"{spec}{place} cannot be made: {error}", None
+
+
+def can_cast(was: Any, now: Any) -> bool:
+    """Whether an array may become one of another dtype: of a kind that can say what it says."""
+    if not (isinstance(was, LeafSpec) and isinstance(now, LeafSpec)):
+        return False
+    if was.shape != now.shape or was.dtype == now.dtype:
+        return False
+    if any(spec.kind not in ("jax", "numpy", "scalar") for spec in (was, now)):
+        return False
+    old, new = (_rank_of(parse_dtype(spec.dtype)) for spec in (was, now))
+    return old is not None and new is not None and old <= new
+
+
+def _rank_of(dtype: Any) -> int | None:
+    """0 for bool, 1 for integers, 2 for floats, 3 for complex numbers; None for anything else."""
+    kinds = (np.bool_, np.integer, np.floating, np.complexfloating)
+    for rank, kind in enumerate(kinds):
+        if jax.dtypes.issubdtype(dtype, kind):
+            return rank
+    return None
 
 
 def spec_like(info: ArrayInfo, expected: LeafSpec | Constant) -> LeafSpec:

@@ -39,6 +39,14 @@ def statics_in(table: Table) -> dict[str, str] | None:
     return {name.removeprefix(_STATIC): text for name, text in named}
 
 
+def path_in_entry(entry: str) -> str | None:
+    """The path of a leaf, or of what is none, that an entry of the graph speaks of."""
+    for kind in (_STATIC, _WEAK):
+        if entry.startswith(kind):
+            return entry.removeprefix(kind)
+    return None
+
+
 def is_weak(table: Table, name: str) -> bool:
     """Whether an array was weakly typed."""
     return f"{_WEAK}{name}" in table.graph

@@ -119,6 +119,12 @@ class TreeShape:
         arriving: Leaves = {region.name: region.spec for region in self.layout.regions}
         return arriving | {name: constant_of(value) for name, value in self.constants.items()}
 
+    def is_as(self, other: "TreeShape") -> bool:
+        """Whether a tree of this structure may take the place of one of the other."""
+        texts = {path: static.text for path, static in other.statics.items()}
+        is_other = any(differing_leaves(other.leaves, self.leaves))
+        return not is_other and not any(differing_statics(texts, self.statics))
+
     def succeed(self, before: "TreeShape | None", version: int) -> None:
         """Take the place of the structure ``before``, from ``version`` on."""
         self.since = version

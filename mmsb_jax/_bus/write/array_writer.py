@@ -17,6 +17,7 @@ from mmsb_jax._bus.trees.tree import TreeShape
 from mmsb_jax._bus.write.array_specs import word_patches_of
 from mmsb_jax._bus.write.batch import Batch
 from mmsb_jax._bus.write.draft_builder import DraftBuilder, PendingArrays, name_taken
+from mmsb_jax._bus.write.going_back import Origin
 from mmsb_jax._bus.write.rows import RowTable
 from mmsb_jax._bus.write.straight import StraightLine
 from mmsb_jax._bus.write.tree_writer import TreeWriter
@@ -63,10 +64,10 @@ class ArrayWriter:
         """The structure that was committed last, or resumed; None where none is known."""
         return self._known if self.trees is None else self.trees.shape
 
-    def know(self, tree: Any) -> None:
-        """Take the structure of a tree that is the newest version."""
+    def know(self, tree: Any, origin: Origin | None = None) -> None:
+        """Take up a tree that the caller goes on with, as `TreeWriter.know`."""
         if self.trees is not None:
-            self.trees.know(tree)
+            self.trees.know(tree, origin)
         else:
             self._known = TreeShape(tree, self._session.page_bytes)
 

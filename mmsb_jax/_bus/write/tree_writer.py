@@ -20,6 +20,7 @@ from mmsb_jax._bus.trees.living import LivingLeaves
 from mmsb_jax._bus.trees.staging import Stager, check_readable, raw_bytes
 from mmsb_jax._bus.trees.tree import Reconciled, TreeShape, differences, reconcile
 from mmsb_jax._bus.write.draft_builder import PendingArrays
+from mmsb_jax._bus.write.going_back import Origin
 from mmsb_jax._core.tree.leaves import is_deleted
 from mmsb_jax._store.commit.draft import ArrayContent, Draft
 from mmsb_jax._store.query.commit import Commit
@@ -46,6 +47,8 @@ class TreeWriter:
         self._pending = pending
         self._ids: list[int] = []
         self._last: LivingLeaves | None = None
+        self._expected: TreeShape | None = None
+        self._origin: Origin | None = None
         self._stager = Stager()
         self._shadows = ShadowKeeper(shadow)
 
@@ -74,6 +77,9 @@ class TreeWriter:
             contents={change.ids[i]: contents[i] for i in places if i in contents},
             values=change.values,
         )
+        info.fill(draft, info.numbers())
+        if self._origin is not None:
+            self._origin.enter(draft, self._engine.head.state.table.version + 1)
         leaves, shadow = LivingLeaves.of(data, places, self._last), self._shadows.shadow
 
         def landed(commit: Commit) -> None:
@@ -82,10 +88,11 @@ class TreeWriter:
                 shape.succeed(self.shape, commit.version)
             self.shape, self._ids = shape, change.ids
             self._last, leaves.version = leaves, commit.version
+            self._expected = self._origin = None
             if found is not None and shadow is not None:
                 shadow.land(found, commit.version)
 
-        commit = self._engine.land(info.fill(draft, info.numbers()), shape, landed=landed)
+        commit = self._engine.land(draft, shape, landed=landed)
         if found is None and (made := self._seed(shape, data)) is not None:
             made.land(None, commit.version)
         return commit
@@ -188,10 +195,17 @@ class TreeWriter:
         """Bytes that the shadow takes on devices."""
         return 0 if self._shadows.shadow is None else self._shadows.shadow.nbytes
 
-    def know(self, tree: Any) -> None:
-        """Take the structure of ``tree`` for that of the next one, if it is that recorded."""
-        self.shape, self._ids = self._known(tree) or (self.shape, self._ids)
-        self._last = None
+    def know(self, tree: Any, origin: Origin | None = None) -> None:
+        """Take the structure of ``tree`` for that of the next one; it may be other than recorded.
+
+        Args:
+            tree: what the caller goes on with.
+            origin: the version that it was, where that is not the newest.
+        """
+        known = self._known(tree)
+        self.shape, self._ids = known or (self.shape, self._ids)
+        self._expected = None if known else TreeShape(tree, self._engine.page_bytes)
+        self._origin, self._last = origin, None
         self._shadows.drop()
 
     def _known(self, tree: Any) -> tuple[TreeShape, list[int]] | None:
@@ -207,7 +221,7 @@ class TreeWriter:
     def enqueue(self, tree: Any, info: CommitInfo) -> "Future[Commit] | None":
         """Commit ``tree`` without waiting; None where its structure has to be recorded first."""
         found = self._data_of(tree)
-        if found is None or self._pending:
+        if found is None or self._pending or self._origin is not None:
             return None
         data, others = found
         assert self.shape is not None
@@ -320,7 +334,8 @@ class TreeWriter:
             data, others = found
             return self.shape, data, Reconciled(ids=self._ids), others
         shape = TreeShape(tree, self._engine.page_bytes)
-        table = self._engine.head.state.table
+        table, expected = self._engine.head.state.table, self._expected
+        allow_new = allow_new or (expected is not None and shape.is_as(expected))
         change = reconcile(table, shape, allow_new, self._pending.specs.keys(), self.shape)
         data = shape.data_leaves(tree)
         return shape, data, change, range(len(data))

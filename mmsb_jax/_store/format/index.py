@@ -197,8 +197,19 @@ class SegmentIndex:
             keep &= touched
         return [self.first_version + int(i) for i in np.flatnonzero(keep)]
 
-    def last_with(self, step: int | None = None, time_ns: int | None = None) -> int | None:
-        """The largest version of that step, or with a time at or before that one."""
+    def last_with(
+        self,
+        step: int | None = None,
+        time_ns: int | None = None,
+        without: Iterable[tuple[int, int]] = (),
+    ) -> int | None:
+        """The largest version of that step, or with a time at or before that one.
+
+        Args:
+            step: the step.
+            time_ns: the time, where there is no step.
+            without: spans of versions that do not count: first and last.
+        """
         rows = self._rows
         count = len(rows)
         if step is not None:
@@ -206,6 +217,8 @@ class SegmentIndex:
             keep &= rows.column("flags")[:count] & _HAS_STEP > 0
         else:
             keep = rows.column("time_ns")[:count] <= time_ns
+        for first, last in without:
+            keep[max(0, first - self.first_version) : max(0, last + 1 - self.first_version)] = False
         found = np.flatnonzero(keep)
         return self.first_version + int(found[-1]) if found.size else None
 

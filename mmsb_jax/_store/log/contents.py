@@ -2,7 +2,7 @@
 
 import bisect
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -345,15 +345,33 @@ class LogContents(OpenedLog):
     def _learn(self, record: CommitRecord) -> None:
         self._names |= {op.info.id: op.info.name for op in record.ops}
 
-    def last_with(self, step: int | None = None, time_ns: int | None = None) -> int:
-        """The newest version of ``step``, or the newest not after ``time_ns``."""
-        return self.retry_if_compacted(lambda: self._last_with(step, time_ns))
+    def last_with(
+        self,
+        step: int | None = None,
+        time_ns: int | None = None,
+        without: Sequence[tuple[int, int]] = (),
+    ) -> int:
+        """The newest version of ``step``, or the newest not after ``time_ns``.
 
-    def _last_with(self, step: int | None, time_ns: int | None) -> int:
-        for part in reversed(self.parts):
-            found = self.index_of(part).last_with(step, time_ns)
-            if found is not None:
-                return found
+        Args:
+            step: the step.
+            time_ns: the time, where there is no step.
+            without: spans of versions that do not count: first and last.
+        """
+        return self.retry_if_compacted(lambda: self._last_with(step, time_ns, without))
+
+    def _last_with(
+        self, step: int | None, time_ns: int | None, without: Sequence[tuple[int, int]]
+    ) -> int:
+        found = self._newest_with(step, time_ns, without)
+        if found is not None:
+            return found
+        if without and (passed := self._newest_with(step, time_ns, ())) is not None:
+            what = f"time_ns={time_ns}" if step is None else f"step {step}"
+            raise VersionError(
+                f"{what} is that of version {passed}, which is superseded: the log went back, and "
+                f"on from an older version. Ask with lineage='all', or for version={passed}."
+            )
         if not any(len(self.index_of(part)) for part in self.parts):
             raise VersionError("the log is empty: there is no version to find")
         if step is not None:
@@ -367,6 +385,15 @@ class LogContents(OpenedLog):
         raise VersionError(
             f"time_ns={time_ns} is before every commit; the earliest is time_ns={earliest}"
         )
+
+    def _newest_with(
+        self, step: int | None, time_ns: int | None, without: Sequence[tuple[int, int]]
+    ) -> int | None:
+        for part in reversed(self.parts):
+            found = self.index_of(part).last_with(step, time_ns, without)
+            if found is not None:
+                return found
+        return None
 
     def snapshots(self) -> list[int]:
         """Versions of which there is a snapshot, ascending."""

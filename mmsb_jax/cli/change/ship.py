@@ -8,11 +8,13 @@ import click
 
 from mmsb_jax._base.errors import LocationError
 from mmsb_jax._display.text import printable
+from mmsb_jax._display.times import local_time
 from mmsb_jax._store.commit.head import Head
 from mmsb_jax._store.files.local import check_local
 from mmsb_jax._store.files.memory import MemoryFiles
 from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.query.commit import Commit, read_commit
+from mmsb_jax._store.query.commits import show_note
 from mmsb_jax._store.query.follow import Follower
 from mmsb_jax._store.transfer.import_ import Intake, take_in
 from mmsb_jax._store.transfer.stream import (
@@ -35,8 +37,7 @@ from mmsb_jax.cli.common.command import (
 from mmsb_jax.cli.common.export import check_new_file
 from mmsb_jax.cli.common.json import to_json
 from mmsb_jax.cli.common.logs import open_log, open_writer
-from mmsb_jax.cli.common.table import local_time
-from mmsb_jax.cli.inspect.log import describe_commit, show_note
+from mmsb_jax.cli.inspect.log import describe_commit
 
 _POLL_S = 0.01
 

@@ -13,6 +13,7 @@ from mmsb_jax._store.files.local import check_log_place
 from mmsb_jax._store.files.lock import WriterLock
 from mmsb_jax._store.format.manifest import Manifest
 from mmsb_jax._store.log.log import Log
+from mmsb_jax._store.query.superseded import superseded_at
 from mmsb_jax._store.writer.writer import LogWriter, disk_error
 from mmsb_jax.cli.common.command import tell
 
@@ -87,7 +88,7 @@ def find_version(
         return version
     if step is None and time_ns is None:
         return log.version
-    return log.last_with(step, time_ns)
+    return log.last_with(step, time_ns, superseded_at(log, log.version))
 
 
 def wanted_names(

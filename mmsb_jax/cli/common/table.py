@@ -1,8 +1,7 @@
-"""Tables and times for people. Every cell is shown as it is: nothing in it is markup."""
+"""Tables for people. Every cell is shown as it is: nothing in it is markup."""
 
 import sys
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime, timedelta
 
 from mmsb_jax._display.text import aligned, printable
 from mmsb_jax.cli.common.command import printing, say
@@ -66,17 +65,3 @@ def _cell(value: object) -> str:
     if value is None:
         return "–"
     return f"{value:,}" if isinstance(value, int) else printable(str(value))
-
-
-def utc_time(time_ns: int) -> str:
-    """A time in UTC, by ISO 8601, to the microsecond."""
-    return _moment(time_ns).isoformat(timespec="microseconds").replace("+00:00", "Z")
-
-
-def local_time(time_ns: int) -> str:
-    """A time by the clock of this machine, to the second."""
-    return _moment(time_ns).astimezone().replace(tzinfo=None).isoformat(" ", "seconds")
-
-
-def _moment(time_ns: int) -> datetime:
-    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=time_ns // 1000)

@@ -1,20 +1,19 @@
 """``mmsb log``: the commits, oldest first."""
 
-import json
 from typing import Any
 
 import click
 
+from mmsb_jax._display.times import utc_time
 from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.query.commit import Commit, read_commit
+from mmsb_jax._store.query.commits import COLUMNS, cells_of
 from mmsb_jax.cli.common.command import LogCommand, json_option, path_argument, salvage_option, say
 from mmsb_jax.cli.common.json import to_json
 from mmsb_jax.cli.common.logs import open_log, wanted_names
-from mmsb_jax.cli.common.table import local_time, print_table, utc_time
+from mmsb_jax.cli.common.table import print_table
 
 _LIMIT_OF_TABLE = 50
-_NOTE_WIDTH = 60
-_COLUMNS = ("version", "step", "time", "source", "arrays", "changed", "logged", "note")
 
 
 @click.command(cls=LogCommand)
@@ -70,7 +69,7 @@ def log(
     if not commits:
         say("no commits")
         return
-    print_table(_COLUMNS, map(_row, commits))
+    print_table(COLUMNS, map(cells_of, commits))
     if len(shown) < len(found):
         say(f"The newest {len(shown):,} of {len(found):,} commits; -n 0 shows all.")
 
@@ -103,22 +102,3 @@ def describe_commit(commit: Commit) -> dict[str, Any]:
         "logged_bytes": commit.logged_bytes,
         "durable": commit.durable,
     }
-
-
-def _row(commit: Commit) -> tuple[object, ...]:
-    note = show_note(commit.note)
-    return (
-        commit.version,
-        commit.step,
-        local_time(commit.time_ns),
-        commit.source,
-        len(commit.changed),
-        commit.changed_bytes,
-        commit.logged_bytes,
-        note if len(note) <= _NOTE_WIDTH else note[: _NOTE_WIDTH - 1] + "…",
-    )
-
-
-def show_note(note: Any) -> str:
-    """A note in one line; empty where there is none."""
-    return "" if note is None else json.dumps(note, ensure_ascii=False)

@@ -5,10 +5,12 @@ from typing import Any
 
 import click
 
+from mmsb_jax._display.times import local_time
 from mmsb_jax._store.encoding.digest import ZERO, Lanes
 from mmsb_jax._store.format.record import EXTRA_ID, EXTRA_IS_JSON, CommitRecord
 from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.query.commit import Commit, read_commit
+from mmsb_jax._store.query.commits import show_note
 from mmsb_jax._store.query.diff import read_tag, show_tag, show_type
 from mmsb_jax._store.state.state import Table
 from mmsb_jax.cli.common.command import (
@@ -22,8 +24,8 @@ from mmsb_jax.cli.common.command import (
 )
 from mmsb_jax.cli.common.json import to_json
 from mmsb_jax.cli.common.logs import find_version, open_log
-from mmsb_jax.cli.common.table import local_time, print_facts, print_table
-from mmsb_jax.cli.inspect.log import describe_commit, show_note
+from mmsb_jax.cli.common.table import print_facts, print_table
+from mmsb_jax.cli.inspect.log import describe_commit
 
 _COLUMNS = {
     "name": "array",

@@ -6,13 +6,14 @@ from typing import Any
 import click
 
 from mmsb_jax._display.text import printable
+from mmsb_jax._display.times import local_time
 from mmsb_jax._store.format.chain import OPEN
 from mmsb_jax._store.format.names import snapshot_name
 from mmsb_jax._store.log.log import Log
 from mmsb_jax.cli.common.command import LogCommand, json_option, path_argument, salvage_option, say
 from mmsb_jax.cli.common.json import to_json
 from mmsb_jax.cli.common.logs import open_log
-from mmsb_jax.cli.common.table import local_time, print_facts
+from mmsb_jax.cli.common.table import print_facts
 
 
 @click.command(cls=LogCommand)

@@ -1,0 +1,47 @@
+"""Going back: the next commit of a tree goes on from an older version than the newest."""
+
+from dataclasses import dataclass
+from typing import Self
+
+from mmsb_jax._store.commit.draft import Draft
+from mmsb_jax._store.log.in_force import extra_in_force, step_in_force
+from mmsb_jax._store.log.log import Log
+from mmsb_jax._store.query.superseded import Spans, entry_of, superseded_at
+
+_NOTHING = b"null"
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The version that the next commit goes on from.
+
+    Attributes:
+        version: which.
+        superseded: the versions that are superseded as seen from it.
+        step: the step in force there.
+        extra: the ``extra`` in force there; None where there is none.
+        extra_is_json: whether that is JSON.
+    """
+
+    version: int
+    superseded: Spans
+    step: int | None
+    extra: bytes | None
+    extra_is_json: bool
+
+    @classmethod
+    def of(cls, log: Log, version: int) -> Self:
+        """A version of a log, which has newer ones."""
+        known = extra_in_force(log, version)
+        step = log.retry_if_compacted(lambda: step_in_force(log, version))
+        return cls(version, superseded_at(log, version), step, known.blob, known.is_json)
+
+    def enter(self, draft: Draft, version: int) -> None:
+        """Let the draft of ``version`` say that it goes on from here, and what is in force then."""
+        draft.values |= entry_of(self.superseded, self.version, version)
+        if draft.step is None:
+            draft.step = self.step
+        if draft.extra is None:
+            has_extra = self.extra is not None
+            draft.extra = self.extra if has_extra else _NOTHING
+            draft.extra_is_json = self.extra_is_json if has_extra else True
