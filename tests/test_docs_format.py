@@ -79,6 +79,7 @@ STRUCTS = {
     "operation": (_record._OP.format, reader.OPERATION),
     "record": ("<QQIIQII", reader.RECORD),
     "chunk": (_chunk._CHUNK.format, reader.CHUNK),
+    "digest": ("<QIIQ", reader.DIGEST),
     "index": (index._HEAD.format, reader.INDEX),
     "stream": (stream._HEAD.format, reader.STREAM),
 }
@@ -93,6 +94,7 @@ CONSTANTS: dict[str, dict[str, Any]] = {
         "EXTRA_IS_JSON": _record.EXTRA_IS_JSON,
         "VALUES_REPLACE": _record.VALUES_REPLACE,
         "STRUCTURE_CHANGED": _record.STRUCTURE_CHANGED,
+        "DIGESTS": _record.DIGESTS,
     },
     "record flags": {"FULL": _record.FULL, "PAGE_VERSIONS": _record.PAGE_VERSIONS},
     "index flags": {
@@ -100,6 +102,7 @@ CONSTANTS: dict[str, dict[str, Any]] = {
         "HAS_OPERATIONS": index._HAS_OPS,
         "SAYS_EXTRA": index._SAYS_EXTRA,
         "KNOWS_EXTRA": index._KNOWS_EXTRA,
+        "UNSAVED": index._IS_UNSAVED,
     },
     "the writer's constants": {
         "inline_bytes": _frames.INLINE_BYTES,

@@ -1068,7 +1068,7 @@ class Bus:
             if chosen == 0:
                 raise log.no_version(0)
             log.part_of(chosen)
-            log.check_kept(chosen)
+            log.check_state(chosen)
             engine.writer.append_tags({name: chosen})
             return chosen
 

@@ -26,6 +26,7 @@ def test_log_of_a_commit_gives_what_was_said_of_it(mmsb, small):
         "note": {"loss": 0.5},
         "changed": ["params/b"],
         "changed_bytes": 16,
+        "saved": True,
         "durable": False,
     }
 

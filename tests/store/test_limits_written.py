@@ -19,10 +19,18 @@ from mmsb_jax._store.files.memory import MemoryFiles
 from mmsb_jax._store.format.chain import LogIds
 from mmsb_jax._store.format.chunk import Chunk, Coding, pack_chunks
 from mmsb_jax._store.format.data import NewCommit
-from mmsb_jax._store.format.frame import MAX_DATA_BYTES, MAX_NUMBER, Kind, build_frame
+from mmsb_jax._store.format.frame import (
+    MAX_DATA_BYTES,
+    MAX_NUMBER,
+    BadFrameError,
+    Kind,
+    build_frame,
+)
 from mmsb_jax._store.format.manifest import MAX_PAGE_BYTES, ArchiveEntry, Compaction, Manifest
 from mmsb_jax._store.format.record import (
+    DIGEST,
     DIGEST_ONLY,
+    DIGESTS,
     EXTRA_ID,
     FULL,
     HAS_STEP,
@@ -68,6 +76,10 @@ def rows(*found: tuple[int, int, int, int, int, int, int]) -> np.ndarray:
     return records_of(found)
 
 
+def digests(*found: tuple[int, int, int, int]) -> np.ndarray:
+    return np.array(list(found), DIGEST)
+
+
 # Field → (values that are written and read back, values that are refused)
 FIELDS: dict[str, tuple[list[Any], list[Any]]] = {
     "log_id": ([bytes(16), b"\xff" * 16], NO_HASHES),
@@ -86,7 +98,7 @@ FIELDS: dict[str, tuple[list[Any], list[Any]]] = {
         [{}, {"": ""}, {"\0graph": None}, {"x" * 10**5: "y" * 10**5}],
         [{"c": 3}, {"c": "\udcff"}, {"\ud800": "s:"}, {3: "s:"}, {None: None}, {"c": b"s:"}],
     ),
-    "flags": ([0, DIGEST_ONLY, VALUES_REPLACE, 30], [HAS_STEP, 32, 1 << 31, 1 << 40, -1]),
+    "flags": ([0, DIGEST_ONLY, VALUES_REPLACE, 62], [HAS_STEP, 64, 1 << 31, 1 << 40, -1]),
     "changed_bytes": ([0, U64], [-1, U64 + 1, None]),
     "next_id": ([1, U64], [0, -1, U64 + 1, None]),
     "frame_sizes": ([[], [0, MAX_DATA_BYTES]], [[MAX_DATA_BYTES + 1], [-1], [4, U64], [None]]),
@@ -99,6 +111,7 @@ FIELDS: dict[str, tuple[list[Any], list[Any]]] = {
             rows((1, 0, 0, 0, 0, 2**32 - 1, 0), (2, 0, 0, 0, 0, 1, 0)),
         ],
     ),
+    "digests": ([digests()], [digests((1, 2, 3, 4))]),  # a flag says that there are some
     "ops": ([[], [Op(OpCode.DELETE, INFO), Op(OpCode.CREATE, INFO)]], [[Op(4, INFO)]]),  # type: ignore[arg-type]
 }
 # The same of an array that is made.
@@ -139,7 +152,8 @@ def record_making(field: str, value: Any) -> CommitRecord:
 
 def fields_of(record: CommitRecord) -> dict[str, Any]:
     fields = {f.name: getattr(record, f.name) for f in dataclasses.fields(record)}
-    return fields | {"records": record.records.tolist(), "chunks": record.chunks.tolist()}
+    tables = ("records", "chunks", "digests")
+    return fields | {name: getattr(record, name).tolist() for name in tables}
 
 
 def cases(table: dict[str, tuple[list[Any], list[Any]]], side: int) -> list[Any]:
@@ -168,6 +182,51 @@ def test_field_at_its_limit_is_read_back(field: str, value: Any):
 def test_field_over_its_limit_is_not_encoded(field: str, value: Any):
     with pytest.raises(StructureError, match=r"record|expected|share out|follows from"):
         record_with(field, value).encode()
+
+
+@pytest.mark.parametrize("flags", [DIGESTS, DIGEST_ONLY | DIGESTS])
+@pytest.mark.parametrize("rows", [(), ((1, 0, 0, 0),), ((1, 2, 3, 4), (U64, 2**32 - 1, 5, U64))])
+def test_digests_are_read_back(flags, rows):
+    record = record_with("digests", digests(*rows))
+    record.flags = flags
+    assert fields_of(CommitRecord.decode(record.encode())) == fields_of(record)
+
+
+@pytest.mark.parametrize(
+    "rows", [((0, 0, 0, 0),), ((2, 0, 0, 0), (1, 0, 0, 0)), ((1, 0, 0, 0),) * 2]
+)
+def test_digests_out_of_order_are_refused(rows):
+    record = record_with("digests", digests(*rows))
+    record.flags = DIGESTS
+    with pytest.raises(StructureError, match="order of their arrays"):
+        record.encode()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CommitRecord, "check", lambda record: None)
+        raw = record.encode()
+    with pytest.raises(BadFrameError, match="order of their arrays"):
+        CommitRecord.decode(raw)
+
+
+@pytest.mark.parametrize("cut", [1, 8, 24, 31])
+def test_digests_that_are_cut_short_do_not_parse(cut):
+    record = record_with("digests", digests((1, 2, 3, 4)))
+    record.flags = DIGESTS
+    with pytest.raises(BadFrameError, match="digests of the commit"):
+        CommitRecord.decode(record.encode()[:-cut])
+
+
+@pytest.mark.parametrize("field", ["ops", "records"])
+def test_a_commit_without_bytes_has_neither_records_nor_operations(field):
+    value = [Op(OpCode.DELETE, INFO)] if field == "ops" else rows((1, 0, 0, 0, 0, 0, FULL))
+    record = record_with(field, value)
+    record.flags = DIGEST_ONLY | DIGESTS
+    with pytest.raises(StructureError, match="without bytes"):
+        record.encode()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CommitRecord, "check", lambda record: None)
+        raw = record.encode()
+    with pytest.raises(BadFrameError, match="without bytes"):
+        CommitRecord.decode(raw)
 
 
 @pytest.mark.parametrize(("field", "value"), cases(INFO_FIELDS, 0))

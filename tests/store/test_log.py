@@ -4,7 +4,6 @@ import pytest
 from mmsb_jax._base.errors import CorruptionError, LocationError, VersionError
 from mmsb_jax._store.commit.draft import Draft
 from mmsb_jax._store.files.disk import DiskFiles
-from mmsb_jax._store.format import record as _record
 from mmsb_jax._store.format.record import records_of
 from mmsb_jax._store.log.log import Log
 from tests.store._logs import (
@@ -195,25 +194,6 @@ def test_commit_of_an_array_that_was_never_made_is_damage(log):
     record.records = records_of([(77, 0, 0, 0, 5, 0, 0)])
     with pytest.raises(CorruptionError, match="touches array 77, which no commit ever made"):
         log.arrays_of(record)
-
-
-def test_version_that_holds_a_digest_only_is_passed_over_and_refused(monkeypatch):
-    """No writer sets the flag yet; a reader must not take such a commit for its state."""
-    scribe = Scribe()
-    scribe.create("w", (2,)).commit()
-    encode = _record.CommitRecord.encode
-
-    def only_digest(record):
-        record.flags |= _record.DIGEST_ONLY
-        return encode(record)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(_record.CommitRecord, "encode", only_digest)
-        scribe.commit(note='"nothing"')
-    scribe.patch("w", {0: 1}).commit()
-    with pytest.raises(VersionError, match="version 2 holds a digest only"):
-        scribe.log.state(2)
-    check_state(scribe.log.state(3, page_bytes=PAGE_BYTES), scribe.history[3])
 
 
 # A reader beside a writer.

@@ -18,7 +18,7 @@ from mmsb_jax._store.files.memory import MemoryFiles
 from mmsb_jax._store.files.protocol import Files
 from mmsb_jax._store.format.frame import padded
 from mmsb_jax._store.format.names import list_snapshots, snapshot_name
-from mmsb_jax._store.format.record import DIGEST_ONLY, ArrayInfo, Op, OpCode
+from mmsb_jax._store.format.record import ArrayInfo, Op, OpCode
 from mmsb_jax._store.log.in_force import extra_in_force
 from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.log.segment import SEGMENT_FRAME_BYTES
@@ -751,17 +751,6 @@ def test_a_commit_that_does_not_fit_costs_the_states_up_to_the_next_snapshot(sto
     assert report.notes == [
         "version 10 does not fit what is before: DELETE of array 2 'gone' does not fit"
     ]
-
-
-def test_a_commit_that_holds_a_digest_alone_does_not_pass_for_its_state(story: Scribe):
-    def drop(record, frame):
-        record.flags |= DIGEST_ONLY
-
-    report, logs = repaired(with_commit(story.files, 5, drop))
-    check_shown(
-        report, logs, story.history, {v: i for v, i in all_shown(story).items() if v not in (5, 6)}
-    )
-    assert report.said_only == [(5, 6)]
 
 
 def test_rules_and_links_of_an_array_that_is_left_out_are_left_out_as_long():

@@ -27,6 +27,7 @@ b'\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00'
 from tools.format_reader.commits import (
     CHUNK,
     COMMIT,
+    DIGEST,
     EXTRA_IS_JSON,
     HAS_STEP,
     OPERATION,
@@ -65,6 +66,7 @@ __all__ = [
     "CHUNK",
     "COMMIT",
     "COMPACTION",
+    "DIGEST",
     "EXTRA_IS_JSON",
     "HAS_STEP",
     "HEADER",

@@ -13,10 +13,12 @@ COMMIT = struct.Struct("<16s16s16s16sQqqQQIIIIIIIHH")
 OPERATION = struct.Struct("<BBHHHQ")
 RECORD = struct.Struct("<QQIIQII")
 CHUNK = struct.Struct("<QIIIBBH")
+DIGEST = struct.Struct("<QIIQ")
 
 SPARSE, SPARSE_ZSTD, FULL, FULL_ZSTD, XOR_ZSTD, FULL_GROUP, XOR_GROUP = range(1, 8)
 CREATE, DELETE, UPDATE = 1, 2, 3
 HAS_STEP, DIGEST_ONLY, EXTRA_IS_JSON, VALUES_REPLACE, STRUCTURE_CHANGED = 1, 2, 4, 8, 16
+DIGESTS = 32
 RECORD_FULL, RECORD_PAGE_VERSIONS = 1, 2
 
 _PLAIN = {
@@ -115,6 +117,8 @@ class Commit:
     source: str
     note: str
     constants: dict[str, str | None]
+    digests: dict[int, tuple[int, int, int]]
+    """Array id → its lanes, and how many of its elements are not finite."""
     chain: bytes = b""
 
 
@@ -129,11 +133,14 @@ def read_commit(meta: bytes) -> Commit:
     sizes = (
         frames * 8, records * 40, chunks * 24, ops_bytes, source_bytes, note_bytes, constants_bytes
     )  # fmt: skip
-    check(136 + sum(sizes) == len(meta), "the parts of a commit do not fill it")
+    end = 136 + sum(sizes)
+    fills = end <= len(meta) if flags & DIGESTS else end == len(meta)
+    check(fills, "the parts of a commit do not fill it")
     check(note_bytes <= 65536, "a note too long")
     check(version < 2**63, "a version too high")
-    if flags & ~31:
+    if flags & ~63:
         raise NewerFormatError(f"commit flags {flags}")
+    check(not (flags & DIGEST_ONLY and ops_bytes), "operations without bytes")
     parts, start = [], 136
     for size in sizes:
         parts.append(meta[start : start + size])
@@ -168,7 +175,19 @@ def read_commit(meta: bytes) -> Commit:
         source=source,
         note=note,
         constants=constants,
+        digests=read_digests(meta[end:]) if flags & DIGESTS else {},
     )
+
+
+def read_digests(raw: bytes) -> dict[int, tuple[int, int, int]]:
+    """The digests that a commit ends with."""
+    check(len(raw) >= 8, "digests that are cut short")
+    count = int.from_bytes(raw[:4], "little")
+    check(len(raw) == 8 + count * 24, "digests that do not fill the commit")
+    rows = list(DIGEST.iter_unpack(raw[8:]))
+    ids = [row[0] for row in rows]
+    check(0 not in ids and ids == sorted(set(ids)), "digests that are not in order")
+    return {array_id: (lane0, lane1, count) for array_id, lane0, lane1, count in rows}
 
 
 def read_operations(raw: bytes) -> Iterator[Operation]:

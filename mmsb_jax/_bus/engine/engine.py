@@ -119,7 +119,7 @@ class Engine:
         self.page_bytes = page_bytes
         has_lock = (lambda: True) if lock is None else lock.is_in_place
         self.writer = LogWriter(log, durability, has_lock)
-        state = log.state(log.version, page_bytes=page_bytes, executor=self.threads)
+        state = log.head(page_bytes, self.threads)
         self.head = Head(state, self.writer, page_bytes, lambda: self.threads)
         self.derivations = Derivations(state.table)
 
@@ -373,6 +373,7 @@ class Engine:
             changed=landed.changed,
             changed_bytes=landed.changed_bytes,
             logged_bytes=landed.logged_bytes,
+            saved=landed.is_saved,
             _extra=lambda: read_extra(log, version),
             _patches=lambda: patches_of(log, version),
             _durable_version=lambda: writer.durable_version,
@@ -389,16 +390,17 @@ class Engine:
             self.writer.snapshot_fault = str(error)
 
     def snapshot(self) -> None:
-        """Make a snapshot of the newest version, and wait for it."""
+        """Make a snapshot of the newest version that has bytes, and wait for it."""
         with self.lock:
-            version = self.log.version
+            version = self.log.last_saved(self.log.version)
         while True:
             future = self.writer.schedule_snapshot(self.page_bytes)
             try:
                 future.result()
             except OSError as error:
                 raise disk_error(error, self.log.place) from error
-            if version == 0 or version in self.log.snapshots() or self.log.version != version:
+            newest = self.log.last_saved(self.log.version)
+            if version == 0 or version in self.log.snapshots() or newest != version:
                 return
 
     def close(self, finish: Iterable[Callable[[], None]] = ()) -> None:

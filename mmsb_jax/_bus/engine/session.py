@@ -114,11 +114,12 @@ class Session:
         self.settle()
         if self.engine is not None:
             return self.engine.head.state
-        return self.log.state(self.log.version, executor=self.threads)
+        return self.log.head(executor=self.threads)
 
     def state_now(self, version: int, wanted: Callable[[str], bool] | None) -> StoredState:
         """A version, to be read at once: that of a writer's head goes on changing."""
         if self.engine is not None and version == self.engine.head.state.table.version:
+            self.log.check_saved(version)
             return self.engine.head.state
         return self.log.state(version, wanted, executor=self.threads)
 

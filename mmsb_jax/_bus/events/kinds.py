@@ -57,7 +57,7 @@ EVENT_KINDS: Mapping[str, Callable[[CommitOutcome], Iterable[Row]]] = {
     "created": _made(OpCode.CREATE),
     "resized": _made(OpCode.UPDATE),
     "delta": lambda it: _once(bool(it.draft.patches)),
-    "changed": lambda it: _named(it.commit.changed),
+    "changed": lambda it: _named(it.commit.changed if it.commit.saved else ()),
     "stale": _stale,
     "recomputed": _recomputed,
     "device_sync": _edges("device_sync"),

@@ -14,7 +14,7 @@ from mmsb_jax._store.encoding.decode import check_extent
 from mmsb_jax._store.encoding.digest import ZERO
 from mmsb_jax._store.format.data import CommitFrames
 from mmsb_jax._store.format.frame import BadFrameError
-from mmsb_jax._store.format.record import DIGEST_ONLY, FULL, ArrayInfo, CommitRecord
+from mmsb_jax._store.format.record import FULL, ArrayInfo, CommitRecord
 from mmsb_jax._store.state.state import StoredState, Table
 
 Recorded = dict[str, ArrayInfo | Constant]
@@ -88,8 +88,6 @@ class ReplicaArrays:
     def _gather(self, commit: CommitFrames, table: Table, pending: dict[int, Pending]) -> None:
         """Note what a commit does to the arrays here; ``table`` is that before it."""
         record: CommitRecord = commit.record
-        if record.flags & DIGEST_ONLY:
-            raise BadFrameError(f"version {record.version} holds a digest and no bytes")
         parts, stop = None, 0
         for array_id, base, chunks, flags in zip(
             *(record.records[name].tolist() for name in ("id", "base", "chunks", "flags")),

@@ -28,12 +28,16 @@ from mmsb_jax._store.encoding.blob import compress_blob
 from mmsb_jax._store.encoding.digest import ZERO, constant_term, state_sum, state_term
 from mmsb_jax._store.files.protocol import Buffer
 from mmsb_jax._store.format.data import CommitFrames, NewCommit
+from mmsb_jax._store.format.frame import BadFrameError
 from mmsb_jax._store.format.record import (
+    DIGEST_ONLY,
+    DIGESTS,
     EXTRA_ID,
     EXTRA_IS_JSON,
     FULL,
     RECORD,
     STRUCTURE_CHANGED,
+    VALUES_REPLACE,
     CommitRecord,
     PlainRecord,
     Row,
@@ -44,13 +48,14 @@ from mmsb_jax._store.writer.writer import LogWriter
 
 
 class Landed(NamedTuple):
-    """What became of a draft."""
+    """What became of a draft; ``is_saved`` says whether its bytes were logged."""
 
     version: int
     time_ns: int
     changed: tuple[str, ...]
     changed_bytes: int
     logged_bytes: int
+    is_saved: bool = True
 
 
 @dataclass(slots=True)
@@ -106,6 +111,24 @@ class PlainLanding:
 
 
 @dataclass(slots=True)
+class DigestLanding:
+    """As `Landing`, of a commit that holds digests alone: the bytes of the head stay."""
+
+    version: int
+    record: CommitRecord
+    marks: Marks
+    logged_bytes: int | None = None
+
+    def adopt(self, head: "Head") -> Landed:
+        """As `Landing.adopt`."""
+        table = head.state.table
+        table.apply_values(self.record)
+        table.apply_head(self.record, head.writer.log.scan.chain)
+        ids = self.record.digests["id"].tolist()
+        return head.count(self, self.record, [table.arrays[i].name for i in ids])
+
+
+@dataclass(slots=True)
 class Joining:
     """The beginning of an empty log with a state, between its append and its adoption."""
 
@@ -150,7 +173,7 @@ class Head:
         self._state_bytes = state.nbytes
         self.structure = state.table.version
         self.landed: Landed | None = None
-        self._landing: Landing | PlainLanding | Joining | None = None
+        self._landing: Landing | PlainLanding | DigestLanding | Joining | None = None
         self._recount()
 
     def settle(self) -> None:
@@ -201,7 +224,10 @@ class Head:
             self.tally.count(log.record(version), logged_bytes)
 
     def count(
-        self, landing: Landing | PlainLanding, record: CommitRecord | PlainRecord, names: list[str]
+        self,
+        landing: Landing | PlainLanding | DigestLanding,
+        record: CommitRecord | PlainRecord,
+        names: list[str],
     ) -> Landed:
         """Count a commit that the log has, which changed the arrays ``names``."""
         logged_bytes = landing.logged_bytes
@@ -209,7 +235,8 @@ class Head:
             logged_bytes = self.writer.log.row(landing.version).logged_bytes
         self.tally.count(record, logged_bytes, landing.marks)
         changed = tuple(sorted(names))
-        return Landed(landing.version, record.time_ns, changed, record.changed_bytes, logged_bytes)
+        said = landing.version, record.time_ns, changed, record.changed_bytes, logged_bytes
+        return Landed(*said, record.is_saved)
 
     @property
     def state_bytes(self) -> int:
@@ -217,9 +244,14 @@ class Head:
         return self._state_bytes
 
     @property
+    def is_saved(self) -> bool:
+        """Whether its bytes are those of the newest version."""
+        return self.state.table.saved_version == self.state.table.version
+
+    @property
     def snapshot_is_due(self) -> bool:
-        """Whether so much has been logged that a snapshot is worth it."""
-        return self.tally.snapshot_is_due(self._state_bytes)
+        """Whether so much has been logged that a snapshot is worth it, and there is one to make."""
+        return self.is_saved and self.tally.snapshot_is_due(self._state_bytes)
 
     def begin_segment(self) -> None:
         """Start the tally anew: a snapshot of the newest version is on its way."""
@@ -308,6 +340,55 @@ class Head:
         self._terms |= commit.terms
         self.state.table.apply_head(commit.record, self.writer.log.scan.chain)
 
+    def land_digests(self, digests: np.ndarray, draft: Draft) -> Landed:
+        """Commit the digests of arrays, and nothing of their bytes.
+
+        Args:
+            digests: a row an array that changed, by id (`DIGEST`).
+            draft: what the caller says of the commit, no more.
+        """
+        table = self.state.table
+        record = _said(draft, draft.values, table.next_id)
+        record.flags |= DIGEST_ONLY | DIGESTS
+        record.digests = digests
+        record.state_digest = self._digest_with(record)
+        chunks = [] if draft.extra is None else compress_blob(draft.extra)
+        if draft.extra is not None:
+            record.flags |= EXTRA_IS_JSON * draft.extra_is_json
+            record.records = records_of([_extra_row(len(chunks))])
+        record.check_said()
+        return self._append_digests(NewCommit(record, chunks), record)
+
+    def take_digests(self, commit: CommitFrames) -> Landed:
+        """`land_digests` of a commit that another log wrote.
+
+        Raises:
+            BadFrameError: it does not fit what is before it.
+        """
+        record, arrays = commit.record, self.state.table.arrays
+        if any(array_id not in arrays for array_id in record.digests["id"].tolist()):
+            raise BadFrameError("a digest of an array that is not there")
+        if record.flags & VALUES_REPLACE or record.next_id != self.state.table.next_id:
+            raise BadFrameError("it is not the commit of a log")
+        if self._digest_with(record) != record.state_digest:
+            raise BadFrameError("the state does not have the digest recorded")
+        return self._append_digests(commit, record)
+
+    def _digest_with(self, record: CommitRecord) -> int:
+        """The digest of the state after a commit that holds digests alone."""
+        table, total = self.state.table, self.state.table.state_digest
+        for array_id, lane0, lane1, _ in record.digests.tolist():
+            schema = table.arrays[array_id].schema()
+            total += state_term(array_id, schema, (lane0, lane1))
+            total -= state_term(array_id, schema, table.lanes_now(array_id))
+        return state_sum(total, self._values_term(record))
+
+    def _append_digests(self, commit: NewCommit | CommitFrames, record: CommitRecord) -> Landed:
+        version = self.writer.log.version + 1
+        self._landing = landing = DigestLanding(version, record, self.tally.marks([EXTRA_ID]))
+        landing.logged_bytes = self.writer.append(commit)
+        return self._landed()
+
     def encode(
         self,
         plan: Plan,
@@ -316,19 +397,8 @@ class Head:
         values: Mapping[str, str | None],
     ) -> "EncodedCommit":
         """What the log will say of it; limits are checked here, before anything is written."""
-        record = CommitRecord(
-            log_id=b"",
-            previous_chain=b"",
-            state_digest=0,
-            version=0,
-            time_ns=time.time_ns() if draft.time_ns is None else draft.time_ns,
-            step=draft.step,
-            source=draft.source,
-            note=draft.note,
-            values=dict(values),
-            next_id=plan.next_id,
-            ops=draft.ops,
-        )
+        record = _said(draft, values, plan.next_id)
+        record.ops = draft.ops
         if draft.ops:
             record.flags |= STRUCTURE_CHANGED
         record.check_said()
@@ -373,7 +443,7 @@ class Head:
     def describe(self, record: CommitRecord, plan: Plan, changes: Sequence[Recorded]) -> None:
         """Enter digests and counts, once they are known."""
         table, rows, cut = self.state.table, list[np.ndarray](), list[Row]()
-        digest = table.state_digest - sum(map(self._term, plan.gone))
+        digest = table.stored_digest() - sum(map(self._term, plan.gone))
         for change in changes:
             infos, part = change.infos, change.rows(table.bases)
             lanes = zip(part["lane0"].tolist(), part["lane1"].tolist(), strict=True)
@@ -393,16 +463,19 @@ class Head:
             if lanes != table.lanes.get(array_id, ZERO):  # a resize that cut words off
                 cut.append((array_id, table.bases.get(array_id, 0), *lanes, 0, 0, 0))
             digest = state_sum(digest, state_term(array_id, info.schema(), lanes))
-        for name, value in record.values.items():
-            before = table.value_of(name)
-            digest = state_sum(
-                digest,
-                0 if value is None else constant_term(name, value),
-                0 if before is None else constant_term(name, before),
-            )
+        digest += self._values_term(record)
         rows.append(records_of(cut))
         record.records = np.frombuffer(b"".join([part.tobytes() for part in rows]), RECORD)
         record.state_digest = state_sum(digest, 0)
+
+    def _values_term(self, record: CommitRecord) -> int:
+        """What the constants of a commit change of the digest of the state."""
+        total = 0
+        for name, value in record.values.items():
+            before = self.state.table.value_of(name)
+            total += 0 if value is None else constant_term(name, value)
+            total -= 0 if before is None else constant_term(name, before)
+        return total
 
     def _term(self, array_id: int) -> int:
         """What an array of the head adds to the digest of the state."""
@@ -458,5 +531,26 @@ class EncodedCommit(NewCommit):
         self.wait()
         self.head.describe(self.record, self.plan, self.changes)
         if self.extra_chunks is not None:
-            rows = [(EXTRA_ID, 0, 0, 0, 0, self.extra_chunks, FULL)]
-            self.record.records = np.concatenate([self.record.records, records_of(rows)])
+            extra = records_of([_extra_row(self.extra_chunks)])
+            self.record.records = np.concatenate([self.record.records, extra])
+
+
+def _said(draft: Draft, values: Mapping[str, str | None], next_id: int) -> CommitRecord:
+    """What a draft says, as the record of a commit that is not complete yet."""
+    return CommitRecord(
+        log_id=b"",
+        previous_chain=b"",
+        state_digest=0,
+        version=0,
+        time_ns=time.time_ns() if draft.time_ns is None else draft.time_ns,
+        step=draft.step,
+        source=draft.source,
+        note=draft.note,
+        values=dict(values),
+        next_id=next_id,
+    )
+
+
+def _extra_row(chunks: int) -> Row:
+    """The record of an ``extra`` of so many chunks."""
+    return EXTRA_ID, 0, 0, 0, 0, chunks, FULL

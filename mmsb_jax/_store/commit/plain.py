@@ -280,7 +280,7 @@ class PlainCommit:
         self.record = record = PlainRecord(now, draft.step, draft.source, table.next_id)
         record.check_said()
         self.terms: dict[int, int] = {}
-        digest, rows, sizes, chunks, data = table.state_digest, [], [], [], []
+        digest, rows, sizes, chunks, data = table.stored_digest(), [], [], [], []
         for change in changes:
             array, chunk, key = change.array, change.chunk, change.array.key
             lanes_before, term_before = table.lanes.get(key, ZERO), terms.get(key)

@@ -19,7 +19,7 @@ from mmsb_jax._store.format.tags import TagChanges, decode_tags, encode_tags
 
 _HEAD = struct.Struct("<16sQIIQQ")
 _COLUMNS = ("offset", "step", "flags", "time_ns", "source", "touched_end", "logged")
-_HAS_STEP, _HAS_OPS, _SAYS_EXTRA, _KNOWS_EXTRA = 1, 2, 4, 8
+_HAS_STEP, _HAS_OPS, _SAYS_EXTRA, _KNOWS_EXTRA, _IS_UNSAVED = 1, 2, 4, 8, 16
 """What a row says; rows that do not know whether their commit says an extra are of older logs."""
 
 
@@ -113,7 +113,8 @@ class SegmentIndex:
             _KNOWS_EXTRA
             | _HAS_STEP * (record.step is not None)
             | _HAS_OPS * bool(record.ops)
-            | _SAYS_EXTRA * record.says_extra,
+            | _SAYS_EXTRA * record.says_extra
+            | _IS_UNSAVED * (not record.is_saved),
             record.time_ns,
             rows.sources.setdefault(record.source, len(rows.sources)),
             len(rows.touched),
@@ -232,6 +233,21 @@ class SegmentIndex:
         flags = self._flags_until(version)
         found = np.flatnonzero((flags & _SAYS_EXTRA > 0) | (flags & _KNOWS_EXTRA == 0))
         return self.first_version + int(found[-1]) if found.size else None
+
+    def last_saved(self, version: int) -> int | None:
+        """The newest version up to ``version`` whose bytes were logged; None for none here."""
+        found = np.flatnonzero(self._flags_until(version) & _IS_UNSAVED == 0)
+        return self.first_version + int(found[-1]) if found.size else None
+
+    def first_saved(self, version: int) -> int | None:
+        """The oldest version from ``version`` on whose bytes were logged; None for none here."""
+        start = max(0, version - self.first_version)
+        found = np.flatnonzero(self._flags_until(self.last_version)[start:] & _IS_UNSAVED == 0)
+        return self.first_version + start + int(found[0]) if found.size else None
+
+    def is_saved(self, version: int) -> bool:
+        """Whether the bytes of ``version`` were logged."""
+        return not self._rows.columns["flags"][version - self.first_version] & _IS_UNSAVED
 
     def says_extra(self, version: int) -> bool | None:
         """Whether the commit of ``version`` says an extra; None where the row does not know."""

@@ -47,6 +47,9 @@ RECORD = np.dtype(
 """One array of a commit: its id, the version that the record builds on, the digest after it, the
 bytes that changed, how many chunks follow, and flags."""
 
+DIGEST = np.dtype([("id", "<u8"), ("lane0", "<u4"), ("lane1", "<u4"), ("nonfinite", "<u8")])
+"""What a commit says of an array beside its record: its digest after it, and how many of its
+elements are infinite or no number."""
 
 FULL = 1
 """Record flag: the chunks give every byte of the array; what was there before does not matter."""
@@ -59,20 +62,24 @@ EXTRA_ID = 0
 GRAPH_PREFIX = "\0"
 """What the name of a constant begins with that is no leaf of a tree, but an entry of the graph."""
 
-HAS_STEP, DIGEST_ONLY, EXTRA_IS_JSON, VALUES_REPLACE, STRUCTURE_CHANGED = 1, 2, 4, 8, 16
-"""Flags of a commit. DIGEST_ONLY is reserved for commits that hold no data on purpose."""
+HAS_STEP, DIGEST_ONLY, EXTRA_IS_JSON, VALUES_REPLACE, STRUCTURE_CHANGED, DIGESTS = (
+    1, 2, 4, 8, 16, 32,
+)  # fmt: skip
+"""Flags of a commit. DIGEST_ONLY: it holds no bytes of arrays; DIGESTS: its meta ends with a table
+of them (`DIGEST`)."""
 
 _KNOWN_FLAGS = (
-    HAS_STEP | DIGEST_ONLY | EXTRA_IS_JSON | VALUES_REPLACE | STRUCTURE_CHANGED,
+    HAS_STEP | DIGEST_ONLY | EXTRA_IS_JSON | VALUES_REPLACE | STRUCTURE_CHANGED | DIGESTS,
     FULL | PAGE_VERSIONS,
 )
 _KNOWN_CODINGS = frozenset(map(int, Coding))
 
-_NO_RECORDS, _NO_CHUNKS = np.empty(0, RECORD), np.empty(0, CHUNK)
+_NO_RECORDS, _NO_CHUNKS, _NO_DIGESTS = np.empty(0, RECORD), np.empty(0, CHUNK), np.empty(0, DIGEST)
 
 _FIXED = struct.Struct("<16s16s16s16sQqqQQIIIIIIIHH")
 _RECORD = struct.Struct("<QQIIQII")
 _OP = struct.Struct("<BBHHHQ")
+_DIGESTS = struct.Struct("<II")
 Row = tuple[int, int, int, int, int, int, int]
 """A record: id, base, lane0, lane1, changed bytes, chunks, flags."""
 Stored = tuple[int, int, int]
@@ -154,7 +161,12 @@ class Op:
 
 @dataclass(slots=True)
 class CommitRecord:
-    """The meta of a commit or snapshot frame, decoded."""
+    """The meta of a commit or snapshot frame, decoded.
+
+    Attributes:
+        digests: with the flag DIGESTS: of a commit without bytes each array that it changed; of
+            another those of the arrays it changed that have an element that is not finite.
+    """
 
     log_id: bytes
     previous_chain: bytes
@@ -173,6 +185,12 @@ class CommitRecord:
     records: np.ndarray = field(default_factory=lambda: _NO_RECORDS)
     chunks: np.ndarray = field(default_factory=lambda: _NO_CHUNKS)
     ops: list[Op] = field(default_factory=list)
+    digests: np.ndarray = field(default_factory=lambda: _NO_DIGESTS)
+
+    @property
+    def is_saved(self) -> bool:
+        """Whether the state after it can be had."""
+        return not self.flags & DIGEST_ONLY
 
     def encode(self) -> bytes:
         """The meta's bytes."""
@@ -182,7 +200,10 @@ class CommitRecord:
         ops = b"".join(map(_encode_op, self.ops))
         flags = self.flags | (HAS_STEP if self.step is not None else 0)
         tables = self.records.tobytes() + self.chunks.tobytes()
-        rest = (ops, source, note, values)
+        digests = b""
+        if flags & DIGESTS:
+            digests = _DIGESTS.pack(len(self.digests), 0) + self.digests.tobytes()
+        rest = (ops, source, note, values, digests)
         check_frame_size(
             _FIXED.size + 8 * len(self.frame_sizes) + len(tables) + sum(map(len, rest)), 0
         )
@@ -262,7 +283,8 @@ class CommitRecord:
             note_bytes,
             values_bytes,
         )
-        if _FIXED.size + sum(sizes) != len(meta):
+        end = _FIXED.size + sum(sizes)
+        if end > len(meta) or (end < len(meta) and not flags & DIGESTS):
             raise BadFrameError("the parts of the commit do not fill its meta")
         if note_bytes > MAX_NOTE_BYTES or version > MAX_NUMBER:
             raise BadFrameError(f"version {version} with a note of {note_bytes} bytes")
@@ -276,6 +298,8 @@ class CommitRecord:
             raise BadFrameError("the records of the commit do not share out its chunks")
         chunk_table = np.frombuffer(parts[2], CHUNK)
         _refuse_unknown(flags, record_table, chunk_table)
+        digests = _decode_digests(meta[end:]) if flags & DIGESTS else _NO_DIGESTS
+        _check_saved(flags, record_table, digests, bool(ops_bytes))
         log_id, previous_chain, state_digest, frames_hash = hashes
         try:
             return cls(
@@ -296,6 +320,7 @@ class CommitRecord:
                 records=record_table,
                 chunks=chunk_table,
                 ops=_decode_ops(parts[3]),
+                digests=digests,
             )
         except FormatError:
             raise
@@ -364,6 +389,8 @@ class PlainRecord:
     values: ClassVar[Mapping[str, str | None]] = _NO_VALUES
     flags: ClassVar[int] = 0
     says_extra: ClassVar[bool] = False
+    is_saved: ClassVar[bool] = True
+    digests: ClassVar[np.ndarray] = _NO_DIGESTS
 
     def encode(self) -> bytes:
         """The meta's bytes; what was checked when it was made is not checked again."""
@@ -433,6 +460,12 @@ def _check_tables(record: CommitRecord) -> None:
         raise StructureError(f"what cannot be read back cannot be recorded: {error}") from error
     if record.flags & HAS_STEP:
         raise StructureError("the flag of a step follows from the step")
+    if len(record.digests) and not record.flags & DIGESTS:
+        raise StructureError("the digests of a commit are recorded with the flag DIGESTS alone")
+    try:
+        _check_saved(record.flags, records, record.digests, bool(record.ops))
+    except BadFrameError as error:
+        raise StructureError(f"what cannot be read back cannot be recorded: {error}") from error
     # A chunk has less than 2**32 bytes: few cannot be too many.
     if len(chunks) > MAX_EXTRA_BYTES >> 32 and (span := record.extra_span()) is not None:
         check_number("the bytes of extra", _sum(chunks["raw"][span]), 0, MAX_EXTRA_BYTES)
@@ -496,6 +529,24 @@ def _refuse(what: str, number: int) -> NoReturn:
         f"a commit has {what} {number}, which this version of mmsb_jax does not know. Upgrade "
         f"mmsb-jax to open the log."
     )
+
+
+def _decode_digests(raw: bytes) -> np.ndarray:
+    if len(raw) < _DIGESTS.size:
+        raise BadFrameError("the digests of the commit are cut short")
+    count, _ = _DIGESTS.unpack_from(raw)
+    if _DIGESTS.size + count * DIGEST.itemsize != len(raw):
+        raise BadFrameError("the digests of the commit do not fill its meta")
+    return np.frombuffer(raw, DIGEST, offset=_DIGESTS.size)
+
+
+def _check_saved(flags: int, records: np.ndarray, digests: np.ndarray, has_ops: bool) -> None:
+    """Refuse digests out of order, and a commit that has bytes and says that it has none."""
+    ids = digests["id"]
+    if (ids[:-1] >= ids[1:]).any() or EXTRA_ID in ids[:1]:
+        raise BadFrameError("the digests of the commit do not stand in the order of their arrays")
+    if flags & DIGEST_ONLY and (has_ops or (records["id"] != EXTRA_ID).any()):
+        raise BadFrameError("a commit without bytes has records or operations")
 
 
 def _encode_op(op: Op) -> bytes:

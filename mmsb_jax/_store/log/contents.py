@@ -152,11 +152,57 @@ class LogContents(OpenedLog):
             f"{kept or 'none'}; the nearest is {nearest}."
         )
 
+    def is_saved(self, version: int) -> bool:
+        """Whether the bytes of ``version`` were logged; of one that is there."""
+        if version == 0 or version in self.kept:
+            return True
+        return self.retry_if_compacted(lambda: self._index_with(version)[1].is_saved(version))
+
+    def last_saved(self, version: int) -> int:
+        """The newest version up to ``version`` whose bytes can be had; 0 where there is none."""
+
+        def find() -> int:
+            indexes = map(self.index_of, reversed(self.pieces))
+            found = next((v for index in indexes if (v := index.last_saved(version))), 0)
+            return found or max((kept for kept in self.kept if kept <= version), default=0)
+
+        return self.retry_if_compacted(find)
+
+    def first_saved(self, version: int) -> int | None:
+        """The oldest version from ``version`` on whose bytes can be had; None for none."""
+
+        def find() -> int | None:
+            indexes = map(self.index_of, self.pieces)
+            return next((v for index in indexes if (v := index.first_saved(version))), None)
+
+        return self.retry_if_compacted(find)
+
+    def check_saved(self, version: int) -> None:
+        """Refuse a version of which only a digest was logged, with the nearest on both sides."""
+        if self.is_saved(version):
+            return
+        before, after = self.last_saved(version), self.first_saved(version)
+        names = [str(near) for near in (before, after) if near]
+        nearest = (
+            f"the nearest with bytes: {' and '.join(names)}"
+            if names
+            else "no version has bytes yet"
+        )
+        raise VersionError(
+            f"version {version} holds a digest only: its bytes were not logged, as a policy or "
+            f"save=False said; {nearest}."
+        )
+
     def check_kept(self, version: int) -> None:
         """Refuse a version whose state cannot be had any more."""
         if version < self.kept_since and version not in self.kept:
             is_known = version >= self.first_version
             raise self.dropped(version) if is_known else self.no_version(version)
+
+    def check_state(self, version: int) -> None:
+        """Refuse a version whose state cannot be had: it was dropped, or never logged."""
+        self.check_kept(version)
+        self.check_saved(version)
 
     def row(self, version: int) -> IndexRow:
         """What the index says of ``version``."""
@@ -406,6 +452,8 @@ class LogContents(OpenedLog):
 
     def arrays_of(self, record: CommitRecord) -> list[str]:
         """Names of the arrays that a commit changed a byte of."""
+        if not record.is_saved:
+            return sorted(self.name_of(i) for i in record.digests["id"].tolist())
         rows = record.records
         changed = rows[(rows["changed"] > 0) & (rows["id"] != EXTRA_ID)]
         return sorted(self.name_of(int(i)) for i in changed["id"])

@@ -4,10 +4,9 @@ import functools
 from collections.abc import Callable
 from concurrent.futures import Executor
 
-from mmsb_jax._base.errors import CorruptionError, VersionError
+from mmsb_jax._base.errors import CorruptionError
 from mmsb_jax._base.memory_limit import room_for
 from mmsb_jax._store.format.frame import BadFrameError
-from mmsb_jax._store.format.record import DIGEST_ONLY
 from mmsb_jax._store.log.contents import LogContents
 from mmsb_jax._store.log.replay import advance, replay
 from mmsb_jax._store.state.state import StoredState, Table
@@ -54,14 +53,32 @@ class Log(LogContents):
             page_bytes: to keep the versions of pages; None to leave them.
             check: whether to compare the digest of every array held, from scratch.
             executor: where to decode and check side by side.
+
+        Raises:
+            VersionError: its bytes were not logged.
         """
         if version == 0:
             return StoredState(self.manifest.ids.own, wanted, page_bytes)
-        state, newest = self.retry_if_compacted(
+        self.check_saved(version)
+        return self._state(version, wanted, page_bytes, check, executor)
+
+    def head(self, page_bytes: int | None = None, executor: Executor | None = None) -> StoredState:
+        """The state at the newest version; its bytes are those of the newest that has any."""
+        if not self.version:
+            return self.state(0, page_bytes=page_bytes)
+        return self._state(self.version, None, page_bytes, True, executor)
+
+    def _state(
+        self,
+        version: int,
+        wanted: Callable[[str], bool] | None,
+        page_bytes: int | None,
+        check: bool,
+        executor: Executor | None,
+    ) -> StoredState:
+        state, _ = self.retry_if_compacted(
             lambda: replay(self, version, wanted, page_bytes, executor=executor)
         )
-        if newest is not None and newest.record.flags & DIGEST_ONLY:
-            raise VersionError(f"version {version} holds a digest only: its bytes were not logged")
         if check:
             self._check_digest(state, executor)
         return state
@@ -73,10 +90,9 @@ class Log(LogContents):
 
         Cost: a copy of what it holds, and the commits between the two; no snapshot is read.
         """
+        self.check_saved(version)
         state = before.copied()
         self.advance(state, version)
-        if self.find(version).record.flags & DIGEST_ONLY:
-            raise VersionError(f"version {version} holds a digest only: its bytes were not logged")
         self._check_digest(state, executor)
         return state
 

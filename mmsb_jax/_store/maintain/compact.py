@@ -76,7 +76,8 @@ def compact(
 
     Args:
         writer: the log's writer; nothing is appended meanwhile.
-        keep_since: the oldest version to keep in full.
+        keep_since: the oldest version to keep in full; older ones are kept up to where one has
+            bytes.
         dry_run: find out the sizes, and change nothing.
         executor: where to decode and digest side by side.
         began_segment: called once a new segment was begun; the cut goes through sealed ones only.
@@ -88,7 +89,8 @@ def compact(
     if not 1 <= keep_since <= log.version:
         raise log.no_version(keep_since)
     bytes_before = writer.while_still(lambda: sum(_sizes(log.files).values()))
-    keep_since = max(keep_since, log.kept_since)
+    # The state before is kept as a snapshot: of the newest version that has bytes.
+    keep_since = max(log.last_saved(keep_since - 1) + 1, log.kept_since)
     if keep_since > log.version:  # a fork behind a state that was kept, without a commit since
         return CompactReport(keep_since, log.kept, 0, bytes_before, bytes_before, dry_run)
     piece = log.piece_of(keep_since)

@@ -41,7 +41,7 @@ def _names(files: Files) -> set[str]:
 
 
 def _fork(source: Log, version: int, target: Files) -> None:
-    source.check_kept(version)
+    source.check_state(version)
     ids = new_ids(_lineage(source, version))
     tags = {name: tagged for name, tagged in source.tags().items() if tagged <= version}
     copied = [piece for piece in source.pieces if piece.segment.first_version <= version]

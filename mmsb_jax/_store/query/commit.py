@@ -28,6 +28,8 @@ class Commit:
         changed: names of the arrays with a changed byte, sorted.
         changed_bytes: bytes that differ from the version before.
         logged_bytes: bytes that it takes in the log, all its frames together.
+        saved: whether its bytes were logged. Of one that holds digests alone, ``changed`` goes by
+            these, and ``changed_bytes`` is 0; `Bus.checkout` cannot give it.
 
     It can be pickled: what it says, `extra` among it, goes along, and `durable` stays what it was
     then. `patches` are in the log alone.
@@ -41,6 +43,7 @@ class Commit:
     changed: tuple[str, ...]
     changed_bytes: int
     logged_bytes: int
+    saved: bool
     _extra: Callable[[], Any] = field(repr=False)
     _patches: Callable[[], Iterator[Patch]] = field(repr=False)
     _durable_version: Callable[[], int] = field(repr=False)
@@ -200,6 +203,7 @@ def read_commit(log: Log, version: int, durable_version: Callable[[], int]) -> C
         changed=tuple(log.arrays_of(record)),
         changed_bytes=record.changed_bytes,
         logged_bytes=row.logged_bytes,
+        saved=record.is_saved,
         _extra=lambda: read_extra(log, version),
         _patches=lambda: patches_of(log, version),
         _durable_version=durable_version,

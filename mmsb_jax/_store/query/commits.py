@@ -91,6 +91,7 @@ class Commits(Sequence[Commit]):
                 "changed": commit.changed,
                 "changed_bytes": commit.changed_bytes,
                 "logged_bytes": commit.logged_bytes,
+                "saved": commit.saved,
                 **_said_in(commit.note),
             }
             for commit in self
@@ -115,7 +116,7 @@ def cells_of(commit: Commit) -> tuple[object, ...]:
         local_time(commit.time_ns),
         commit.source,
         len(commit.changed),
-        commit.changed_bytes,
+        commit.changed_bytes if commit.saved else None,
         commit.logged_bytes,
         note if len(note) <= _NOTE_WIDTH else note[: _NOTE_WIDTH - 1] + "…",
     )

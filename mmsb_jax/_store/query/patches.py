@@ -38,6 +38,7 @@ _Chunks = list[tuple[np.void, ChunkData]]
 
 def patches_of(log: "Log", version: int) -> Iterator[Patch]:
     """What the commit of ``version`` did, array by array; see `Commit.patches`."""
+    log.check_saved(version)
     found, table = log.find(version), log.table(version)
     made = {op.info.id for op in found.record.ops if op.code is not OpCode.DELETE}
     parts = log.chunks_of(found)
@@ -88,7 +89,7 @@ def _states(log: "Log", version: int, names: set[str]) -> tuple[StoredState | No
     """The states before and after, with the arrays of ``names``; None where that before is gone."""
     after = log.state(version, names.__contains__)
     try:
-        return log.state(version - 1, names.__contains__), after
+        return log.state(log.last_saved(version - 1), names.__contains__), after
     except VersionError:  # the oldest version that the log has
         return None, after
 

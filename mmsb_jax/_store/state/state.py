@@ -96,6 +96,11 @@ class Table:
     lanes: dict[int, Lanes] = field(default_factory=dict)
     bases: dict[int, int] = field(default_factory=dict)
     """Version of the newest record of each array; a delta builds on it."""
+    ahead: dict[int, Lanes] = field(default_factory=dict)
+    """Of the arrays whose bytes are those of an earlier version, what the digest would be: where
+    the newest commits hold no bytes. `lanes` are those of the bytes."""
+    saved_version: int = 0
+    """The newest version whose bytes were logged."""
 
     def apply_ops(self, ops: Iterable[Op]) -> list[tuple[Op, ArrayInfo | None]]:
         """Make the operations of a commit; returns each with the array before it."""
@@ -130,9 +135,8 @@ class Table:
 
     def copied(self) -> "Table":
         """Another one that says the same."""
-        parts = (self.arrays, self.ids, self.values, self.graph, self.lanes, self.bases)
-        names = ("arrays", "ids", "values", "graph", "lanes", "bases")
-        return replace(self, **{name: dict(p) for name, p in zip(names, parts, strict=True)})
+        names = ("arrays", "ids", "values", "graph", "lanes", "bases", "ahead")
+        return replace(self, **{name: dict(getattr(self, name)) for name in names})
 
     def apply_values(self, record: CommitRecord | PlainRecord) -> None:
         """Make the commit's changes of the constants."""
@@ -160,16 +164,37 @@ class Table:
         self.state_digest = record.state_digest
         self.next_id = record.next_id
         self.chain = chain
+        if not record.is_saved:
+            for array_id, lane0, lane1, _ in record.digests.tolist():
+                if array_id not in self.arrays:
+                    raise BadFrameError(f"a digest of array {array_id}, which is not there")
+                self.ahead[array_id] = (lane0, lane1)
+            return
+        self.saved_version = record.version
+        self.ahead.clear()
         for array_id, _, lane0, lane1, _, _, flags in record.rows():
             if array_id != EXTRA_ID and not flags & PAGE_VERSIONS:
                 self.lanes[array_id] = (lane0, lane1)
                 self.bases[array_id] = record.version
 
+    def lanes_now(self, array_id: int) -> Lanes:
+        """The digest of an array as it is at this version, whether its bytes are or not."""
+        return self.ahead.get(array_id) or self.lanes.get(array_id, ZERO)
+
+    def stored_digest(self) -> int:
+        """The digest of the bytes that there are: `state_digest`, but for what they lack."""
+        total = self.state_digest
+        for array_id, lanes in self.ahead.items():
+            schema = self.arrays[array_id].schema()
+            total += state_term(array_id, schema, self.lanes.get(array_id, ZERO))
+            total -= state_term(array_id, schema, lanes)
+        return state_sum(total, 0)
+
     def digest(self) -> int:
         """The digest of the state, from the lanes of its arrays and its constants."""
         total = 0
         for array_id, info in self.arrays.items():
-            term = state_term(array_id, info.schema(), self.lanes.get(array_id, ZERO))
+            term = state_term(array_id, info.schema(), self.lanes_now(array_id))
             total = state_sum(total, term)
         for name, value in (self.values | self.graph).items():
             total = state_sum(total, constant_term(name, value))
@@ -264,7 +289,8 @@ class StoredState:
         self.operate(record.ops)
         table.apply_values(record)
         table.log_id = record.log_id
-        table.version, table.next_id = record.version, record.next_id
+        table.version = table.saved_version = record.version
+        table.next_id = record.next_id
         table.state_digest, table.chain = record.state_digest, record.previous_chain
         for array_id, base, lane0, lane1, _, count, flags in record.rows():
             start, stop = stop, stop + count

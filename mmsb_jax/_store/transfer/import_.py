@@ -12,7 +12,6 @@ import numpy as np
 from mmsb_jax._base.errors import (
     CorruptionError,
     DivergenceError,
-    FormatError,
     StructureError,
     VersionError,
 )
@@ -28,7 +27,7 @@ from mmsb_jax._store.format.chain import opened
 from mmsb_jax._store.format.chunk import ChunkData
 from mmsb_jax._store.format.data import CommitFrames
 from mmsb_jax._store.format.frame import HEADER_BYTES, BadFrameError, Header
-from mmsb_jax._store.format.record import DIGEST_ONLY, EXTRA_ID, FULL, VALUES_REPLACE, CommitRecord
+from mmsb_jax._store.format.record import EXTRA_ID, FULL, VALUES_REPLACE, CommitRecord
 from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.transfer.stream import Stream
 from mmsb_jax._store.writer.lineage import change_ids
@@ -154,12 +153,9 @@ def take(head: Head, commit: CommitFrames, place: str) -> Landed:
     Cost: the bytes that changed, decoded, digested and written; of a dense change, the array.
     """
     record = commit.record
-    if record.flags & DIGEST_ONLY:
-        raise FormatError(
-            f"{place}: version {record.version} holds a digest only, and its bytes were not "
-            f"logged. Import a stream that begins behind it."
-        )
     try:
+        if not record.is_saved:
+            return head.take_digests(commit)
         plan = Plan(head.state, Draft(ops=record.ops))
         changes = _changes(head, plan, commit)
         _check(head, plan, commit.record, changes)

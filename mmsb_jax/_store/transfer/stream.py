@@ -119,7 +119,8 @@ def write_stream(log: "Log", since: int, until: int) -> Iterator[Buffer]:
 def write_joining_stream(log: "Log", until: int, time_ns: int) -> Iterator[Buffer]:
     """A snapshot, its commit, and the commits behind it up to ``until``: for an empty receiver.
 
-    It is the newest snapshot of the log; where there is none, one of version ``until`` is made.
+    It is the newest snapshot of the log; where there is none, one is made of ``until``, or of the
+    newest version before it that has bytes.
 
     Cost: the state, read once; where there is no snapshot, a checkout.
     """
@@ -145,10 +146,10 @@ def _newest_snapshot(log: "Log", until: int, time_ns: int) -> tuple[int, bytes]:
                 carries_extra(log, version, extra) or log.record(version).says_extra
             ):
                 return version, raw
-    files = MemoryFiles()
-    state = log.state(until, page_bytes=log.manifest.page_bytes)
-    write_snapshot(files, state, time_ns, log.find(until).end, extra=stored_extra(log, until))
-    return until, files.read(snapshot_name(until))
+    files, version = MemoryFiles(), log.last_saved(until)
+    state = log.state(version, page_bytes=log.manifest.page_bytes)
+    write_snapshot(files, state, time_ns, log.find(version).end, extra=stored_extra(log, version))
+    return version, files.read(snapshot_name(version))
 
 
 def _head(log: "Log", since: int, last: int, snapshot_bytes: int) -> StreamHead:

@@ -428,7 +428,7 @@ class LogWriter:
         return self._poisoned()
 
     def schedule_snapshot(self, page_bytes: int, sealed: LogSegment | None = None) -> Job:
-        """Fold the newest version into a snapshot, in the background.
+        """Fold the newest version that has bytes into a snapshot, in the background.
 
         One at a time: while one is being made, the next is left out. Where no thread can be begun
         it is made now.
@@ -438,7 +438,7 @@ class LogWriter:
         """
         with self._append_lock:
             if self._snapshot is None or self._snapshot.done():
-                version = self.log.version
+                version = self.log.last_saved(self.log.version)
                 self.snapshots_begun += 1
                 self._snapshot = self._background.submit(
                     self._make_snapshot, version, page_bytes, sealed

@@ -44,7 +44,7 @@ def fork(
         found = find_version(opened, version, step, time_ns)
         if found != 0:
             opened.part_of(found)
-            opened.check_kept(found)
+            opened.check_state(found)
         with new_log(target) as files:
             fork_log(opened, found, files)
     if as_json:

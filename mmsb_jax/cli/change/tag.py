@@ -71,5 +71,5 @@ def _change(
 
 def _taggable(log: Log, version: int) -> int:
     log.part_of(version)
-    log.check_kept(version)
+    log.check_state(version)
     return version

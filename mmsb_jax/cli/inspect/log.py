@@ -100,5 +100,6 @@ def describe_commit(commit: Commit) -> dict[str, Any]:
         "changed": list(commit.changed),
         "changed_bytes": commit.changed_bytes,
         "logged_bytes": commit.logged_bytes,
+        "saved": commit.saved,
         "durable": commit.durable,
     }

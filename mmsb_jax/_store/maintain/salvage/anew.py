@@ -10,10 +10,12 @@ from collections.abc import Iterator, Set
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from mmsb_jax._base.patterns import matcher
 from mmsb_jax._store.commit.draft import Draft
 from mmsb_jax._store.commit.head import Head
-from mmsb_jax._store.format.record import GRAPH_PREFIX, ArrayInfo, CommitRecord, Op, OpCode
+from mmsb_jax._store.format.record import DIGEST, GRAPH_PREFIX, ArrayInfo, CommitRecord, Op, OpCode
 from mmsb_jax._store.state.state import StoredState, Table
 
 _RULE, _LINK, _STALE = (f"{GRAPH_PREFIX}{kind}/" for kind in ("derive", "link", "stale"))
@@ -51,6 +53,9 @@ class Anew:
             absent: those of them to leave out.
         """
         table = state.table
+        if not record.is_saved:
+            self._write_digests(table, record, extra)
+            return
         arrays = {i: info for i, info in table.arrays.items() if i not in absent}
         ops = list(self._ops(arrays))
         made = {op.info.id for op in ops if op.code is OpCode.CREATE}
@@ -73,6 +78,23 @@ class Anew:
             extra_is_json=extra[1],
         )
         self._head.commit(draft)
+
+    def _write_digests(
+        self, table: Table, record: CommitRecord, extra: tuple[bytes | None, bool]
+    ) -> None:
+        """Append a version of which only digests are known."""
+        kept = [row for row in record.digests.tolist() if row[0] in self._ids]
+        rows = sorted((self._ids[array_id], *rest) for array_id, *rest in kept)
+        draft = Draft(
+            values=self._values(table, []),
+            step=record.step,
+            source=record.source,
+            note=record.note,
+            time_ns=record.time_ns,
+            extra=extra[0],
+            extra_is_json=extra[1],
+        )
+        self._head.land_digests(np.array(rows, DIGEST), draft)
 
     def keep_page_versions(self, state: StoredState) -> None:
         """Take over when each page changed, which a version that makes all of a state forgets."""
