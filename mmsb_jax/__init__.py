@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from mmsb_jax._bus.events.kinds import Event
     from mmsb_jax._bus.open import open
     from mmsb_jax._bus.replica.replica import Replica
+    from mmsb_jax._bus.saving.policy import AtMost, Every, Moment, Saved, SavePolicy
     from mmsb_jax._core.delta import Delta, apply, compose, diff, invert
     from mmsb_jax._core.digest import digest, update_digest
     from mmsb_jax._core.layout import Layout
@@ -74,6 +75,7 @@ _MODULES = {
     "_core.delta": ("Delta", "apply", "compose", "diff", "invert"),
     "_core.digest": ("digest", "update_digest"),
     "_bus.engine.session": ("Ref",),
+    "_bus.saving.policy": ("AtMost", "Every", "Moment", "SavePolicy", "Saved"),
     "_core.layout": ("Layout",),
     "_core.pages": ("Pages",),
     "_core.region": ("Region",),
@@ -89,6 +91,7 @@ __version__ = "0.1.0"
 __all__ = [
     "CLEAR",
     "ArrayNotFoundError",
+    "AtMost",
     "Bus",
     "ClosedError",
     "Commit",
@@ -100,6 +103,7 @@ __all__ = [
     "DivergenceError",
     "Event",
     "EventLog",
+    "Every",
     "FormatError",
     "GraphCycleError",
     "InvalidDeltaError",
@@ -108,12 +112,15 @@ __all__ = [
     "LocationError",
     "LockedError",
     "MMSBError",
+    "Moment",
     "PageGraph",
     "Pages",
     "RecomputeError",
     "Ref",
     "Region",
     "Replica",
+    "SavePolicy",
+    "Saved",
     "StructureError",
     "Subscription",
     "TLog",

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import os
+import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -33,6 +34,7 @@ from mmsb_jax._bus.events.kinds import Event
 from mmsb_jax._bus.opening import fork
 from mmsb_jax._bus.query.follow import follow
 from mmsb_jax._bus.query.history import History
+from mmsb_jax._bus.saving.policy import SavePolicy, check_policy
 from mmsb_jax._bus.transfer import export, take_in
 from mmsb_jax._bus.trees import checkout as checkouts
 from mmsb_jax._bus.trees.abstract import abstract_of
@@ -42,14 +44,12 @@ from mmsb_jax._bus.write.array_specs import new_spec
 from mmsb_jax._bus.write.array_writer import ArrayWriter
 from mmsb_jax._bus.write.batch import BatchManager
 from mmsb_jax._bus.write.derived_arrays import DerivedArrays
-from mmsb_jax._bus.write.draft_builder import PendingArrays
 from mmsb_jax._bus.write.going_back import Origin
 from mmsb_jax._bus.write.tree_writer import TreeWriter, done
 from mmsb_jax._core.layout import Layout
 from mmsb_jax._graph.dag.kinds import mask_of
 from mmsb_jax._graph.run.node import COPY_NAME, Equal, Rule, When, copy
 from mmsb_jax._graph.wave.function import DerivedGraph
-from mmsb_jax._store.commit.draft import Draft
 from mmsb_jax._store.files.protocol import Buffer, Files
 from mmsb_jax._store.files.threads import Threads
 from mmsb_jax._store.format.tags import check_tag, no_tag
@@ -95,16 +95,21 @@ class Bus:
         path: Path | None,
         shadow: Shadowing = "auto",
         memory_kind: str | None = None,
+        save: SavePolicy | None = None,
     ) -> None:
         self.path = path
         self.page_bytes: int = log.manifest.page_bytes
         self.recovered: list[str] = list(log.recovered)
-        self._choices: dict[str, Any] = {"shadow": shadow, "memory_kind": memory_kind}
+        self._choices: dict[str, Any] = {
+            "shadow": shadow,
+            "memory_kind": memory_kind,
+            "save": save,
+        }
         self._session = Session(log, engine, files, path, Places(memory_kind))
-        self._arrays = ArrayWriter(self._session, shadow)
+        self._arrays = ArrayWriter(self._session, shadow, save)
         self._derived = DerivedArrays(self._session, self._arrays)
         self._end = weakref.finalize(
-            self, _end, engine, files, self._session.threads, self._arrays.pending
+            self, _end, engine, files, self._session.threads, self._arrays.trees
         )
 
     # ------------------------------------------------------------------------------- its guard
@@ -199,6 +204,7 @@ class Bus:
         note: Any = None,
         extra: Any = None,
         wait: bool = True,
+        save: bool | None = None,
         structure: Literal["same", "new"] = "same",
     ) -> Any:
         """Make ``tree`` the newest version.
@@ -213,6 +219,10 @@ class Bus:
                 None leaves what was said before in force; `mmsb_jax.CLEAR` ends it.
             wait: False returns at once, while the copy is written by a thread. A commit that
                 records a structure (the first one) lands before this returns.
+            save: False logs digests of the arrays alone: the version is there, with all that is
+                said of it, and `Commit.saved` is False; its bytes cannot be had, and nothing but a
+                whole tree can follow. None leaves it to the policy that the bus was opened with.
+                The first commit, and one that changes the structure, always has bytes.
             structure: ``"new"`` records another structure than the one before.
 
         Returns:
@@ -231,16 +241,18 @@ class Bus:
         """
         check_choice("structure", structure, "same", "new")
         check_flag("wait", wait)
+        if save is not None:
+            check_flag("save", save)
         info = CommitInfo(step, source, note, extra)
         with self._events, self._lock:
             trees = self._tree_writer()
             self._refuse_in_batch("commit")
             if not wait:
-                pending = trees.enqueue(tree, info)
+                pending = trees.enqueue(tree, info, save)
                 if pending is not None:
                     return pending
             self._session.settle()
-            commit = trees.commit(tree, info, structure == "new")
+            commit = trees.commit(tree, info, structure == "new", save)
             return commit if wait else done(commit)
 
     @overload
@@ -298,6 +310,9 @@ class Bus:
                 numbers each those of their own kind, or of one further on in this list.
             rename: path that was recorded → path in ``state``, of leaves or of parts of the tree.
 
+        Where the newest commits hold digests only, it is the newest with bytes, with a warning that
+        names the others: they are superseded by the next commit, as with ``at``.
+
         Raises:
             VersionError: no such version, or no bytes of it; no tree was committed by then.
             StructureError: what was committed differs from ``state``; every path is named.
@@ -324,7 +339,12 @@ class Bus:
         with self._events, self._lock:
             log, head = self._session.log, self._session.head()
             chosen = self._session.version_of(at)
-            found = self._session.state_now(chosen, None) if chosen < log.version else head
+            if at is None and not log.is_saved(chosen):
+                chosen = log.last_saved(chosen)
+                _warn_of_unsaved(chosen, log.version)
+                found = head
+            else:
+                found = self._session.state_now(chosen, None)
             if not checkouts.has_tree(found):
                 if at is not None:
                     raise VersionError(
@@ -1117,8 +1137,8 @@ class Bus:
         Args:
             path: a directory for its log; in memory for None.
             version: the last version that both have, or its tag; it goes on at the next.
-            **options: ``durability`` and ``snapshots``, as in `mmsb_jax.open`; ``shadow`` and
-                ``memory_kind``, which are else those of this bus.
+            **options: ``durability`` and ``snapshots``, as in `mmsb_jax.open`; ``shadow``,
+                ``memory_kind`` and ``save``, which are else those of this bus.
 
         Raises:
             VersionError: no such version, or a compaction dropped its data.
@@ -1131,6 +1151,7 @@ class Bus:
             chosen = self._session.version_of(version)
             own = {name: options.pop(name, now) for name, now in self._choices.items()}
             check_shadow(own["shadow"])
+            check_policy(own["save"])
             check_place("memory_kind", own["memory_kind"])
             make = functools.partial(type(self), **own)
             bus = fork(make, self._session.log, chosen, path, **options)
@@ -1306,9 +1327,14 @@ class Bus:
     # ------------------------------------------------------------------------------- the whole log
 
     def snapshot(self) -> None:
-        """Make a full copy of the newest version, so that a checkout has a near start."""
+        """Make a full copy of the newest version, so that a checkout has a near start.
+
+        Raises:
+            VersionError: it holds digests only; the message names the nearest with bytes.
+        """
         with self._events, self._lock:
             engine = self._enter("snapshot")
+            engine.log.check_saved(engine.log.version)
             self._arrays.record_pending()
             engine.snapshot()
 
@@ -1317,7 +1343,8 @@ class Bus:
         with self._events, self._lock:
             engine = self._enter("sync")
             self._tree_writer().give_up()
-            self._arrays.record_pending()
+            if engine.head.is_saved:
+                self._arrays.record_pending()
             return engine.writer.sync()
 
     def compact(self, *, keep_since: Ref, dry_run: bool = False) -> CompactReport:
@@ -1429,18 +1456,22 @@ class Bus:
             with self._events, self._lock:
                 engine.queue.settle()
                 with contextlib.suppress(Exception):  # below it is tried again, and says why
-                    self._arrays.record_pending()
+                    self._finish()
             self._events.drain()  # handlers may use the bus, as long as it is open
         try:
             with self._events, self._lock:
                 if engine is None:
                     session.close_reader()
                 else:
-                    engine.close([self._arrays.record_pending])
+                    engine.close([self._finish])
         finally:
             if engine is None or engine.is_released:
                 self._end.detach()
                 self._events.close()
+
+    def _finish(self) -> None:
+        if self._arrays.trees is not None:
+            self._arrays.trees.finish()
 
     def __enter__(self) -> "Bus":
         return self
@@ -1449,16 +1480,19 @@ class Bus:
         self.close()
 
 
-def _end(engine: Engine | None, files: Files, threads: Threads, pending: PendingArrays) -> None:
+def _warn_of_unsaved(version: int, newest: int) -> None:
+    passed = f"version {newest}" if newest == version + 1 else f"versions {version + 1} to {newest}"
+    warnings.warn(
+        f"resume goes on from version {version}, the newest with bytes: {passed} hold digests only",
+        stacklevel=3,
+    )
+
+
+def _end(engine: Engine | None, files: Files, threads: Threads, trees: TreeWriter | None) -> None:
     """What is left to do for a bus that nobody closed: when it goes, or the process does."""
-    if engine is None:
+    if engine is None or trees is None:
         threads.shutdown()
         files.close()
         return
-
-    def record_pending() -> None:
-        if pending:
-            engine.land(Draft(ops=pending.ops()))
-
     with contextlib.suppress(Exception):
-        engine.close([record_pending])
+        engine.close([trees.finish])

@@ -11,6 +11,7 @@ from mmsb_jax._base.errors import ClosedError
 from mmsb_jax._bus.bus import Bus
 from mmsb_jax._bus.device.policy import Shadowing, check_shadow
 from mmsb_jax._bus.opening import key_of, open_files, open_here, open_to_write, opening
+from mmsb_jax._bus.saving.policy import SavePolicy, check_policy
 from mmsb_jax._bus.trees.places import check_place
 from mmsb_jax._core.layout import DEFAULT_PAGE_BYTES, check_page_bytes
 from mmsb_jax._store.files.disk import DiskFiles
@@ -32,6 +33,7 @@ def open(
     snapshots: bool = True,
     shadow: Shadowing = "auto",
     memory_kind: str | None = None,
+    save: SavePolicy | None = None,
     salvage: bool = False,
 ) -> Bus:
     """A bus: in memory without ``path``, else durable in that directory, made or recovered.
@@ -55,6 +57,10 @@ def open(
         memory_kind: in which memory of the default device the bus puts the arrays of JAX that it
             gives (``"device"``, ``"pinned_host"``, ``"unpinned_host"``), where nothing else says
             so (``like=``, `Bus.move`); None for the device's own.
+        save: which commits of a tree log bytes, and not digests alone: `Every` so many steps or
+            seconds, `AtMost` at a price, several of them joined by ``|``, or a function of a
+            `Moment`; None for all. The first, one that changes the structure, and the newest when
+            the bus is closed always do.
         salvage: with ``mode="r"``, open what is whole before a damage instead of refusing.
 
     Raises:
@@ -75,7 +81,8 @@ def open(
     check_flag("salvage", salvage)
     check_shadow(shadow)
     check_place("memory_kind", memory_kind)
-    make = functools.partial(Bus, shadow=shadow, memory_kind=memory_kind)
+    check_policy(save)
+    make = functools.partial(Bus, shadow=shadow, memory_kind=memory_kind, save=save)
     if salvage and mode != "r":
         raise ValueError("salvage=True needs mode='r': a damaged log is not written to")
     durability_strategy(durability)
@@ -96,6 +103,7 @@ def open(
             _check_same(known, page_bytes, durability)
             _check_choice_of(known, "shadow", shadow, "auto")
             _check_choice_of(known, "memory_kind", memory_kind, None)
+            _check_choice_of(known, "save", save, None)
             return known
         if known is not None:
             _let_go(known)

@@ -101,7 +101,9 @@ def _places(layout: Layout) -> tuple[np.ndarray, np.ndarray]:
     return owner, first
 
 
-def _lanes(words: UInt32[Array, "*n w"], index: UInt32[Array, "*n w"]) -> UInt32[Array, "*n 2"]:
+def lanes_of_lines(
+    words: UInt32[Array, "*n w"], index: UInt32[Array, "*n w"]
+) -> UInt32[Array, "*n 2"]:
     """Lanes of each row of ``words``, which stand at ``index`` of their array."""
     key = mix(index + jnp.uint32(GOLDEN))
     live = words != 0
@@ -117,7 +119,7 @@ def digest_flat(words: UInt32[Array, " n"]) -> UInt32[Array, "2"]:
     """
     lines = jnp.pad(words, (0, -words.size % LINE_WORDS)).reshape(-1, LINE_WORDS)
     index = jnp.arange(lines.size, dtype=jnp.uint32).reshape(lines.shape)
-    return _lanes(lines, index).sum(axis=0, dtype=jnp.uint32)  # zeros add nothing
+    return lanes_of_lines(lines, index).sum(axis=0, dtype=jnp.uint32)  # zeros add nothing
 
 
 @functools.partial(jax.jit, static_argnums=4)
@@ -128,7 +130,7 @@ def _digest(words: Array, owner: Any, first: Any, number: Any, regions: int) -> 
     # By lines: a sum over a longer axis makes XLA write the mixed words out first.
     lines = words.reshape(words.shape[0], words.shape[1] // LINE_WORDS, LINE_WORDS)
     index = first[:, None] + jnp.arange(words.shape[1], dtype=jnp.uint32)
-    lanes = _lanes(lines, index.reshape(lines.shape)).sum(axis=1, dtype=jnp.uint32)
+    lanes = lanes_of_lines(lines, index.reshape(lines.shape)).sum(axis=1, dtype=jnp.uint32)
     return segment_sum(lanes, owner, regions)
 
 
@@ -145,5 +147,5 @@ def _update(before: Array, words: Array, owner: Any, first: Any, delta: Delta) -
     start += (delta.block * delta.block_words).astype(jnp.uint32)
     index = start[:, None] + jnp.arange(delta.block_words, dtype=jnp.uint32)
     region = jnp.asarray(owner).at[page].get(mode="fill", fill_value=before.shape[0])
-    gained = _lanes(new, index) - _lanes(old, index)
+    gained = lanes_of_lines(new, index) - lanes_of_lines(old, index)
     return before + segment_sum(gained, region, before.shape[0])

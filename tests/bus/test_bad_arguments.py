@@ -89,7 +89,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "checkout by time": {"time_ns": 2**62},
     "clone": {"name": "x", "copy": "z", "source": "s"},
     "commit": {"tree": TREE, "step": 1, "source": "s", "note": 1, "extra": 1, "wait": True,
-               "structure": "same"},
+               "save": True, "structure": "same"},
     "compact": {"keep_since": 2, "dry_run": True},
     "create": {"name": "z", "shape": (2,), "dtype": "int8"},
     "create by bytes": {"name": "z", "nbytes": 4},
@@ -126,7 +126,7 @@ WITHOUT_ARGUMENTS = {
     "close", "derived", "reset_stats", "snapshot", "stale", "stats", "sync", "tags", "tree",
 }  # fmt: skip
 OPEN = {"path": None, "mode": "a", "page_bytes": 256, "durability": "os", "snapshots": True,
-        "shadow": "bytes", "memory_kind": "device", "salvage": False}  # fmt: skip
+        "shadow": "bytes", "memory_kind": "device", "save": None, "salvage": False}  # fmt: skip
 
 
 def arguments_of(name: str, bus: mmsb.Bus) -> dict[str, Any]:

@@ -52,6 +52,28 @@ def test_commit_that_is_interrupted_is_before_or_after(bus, where, event):
     assert bus.verify()
 
 
+DIGESTS_AFTER = ["adopt", "apply_head", "count", "_landed", "_announce", "_commit_of", "landed"]
+DIGESTS_BEFORE = ["rows", "_digest_with", "_append_digests", "_write", "build_frame"]
+
+
+@pytest.mark.parametrize("where", [*DIGESTS_BEFORE, *DIGESTS_AFTER])
+@pytest.mark.parametrize("event", ["call", "return"])
+def test_commit_of_digests_that_is_interrupted_is_before_or_after(bus, where, event):
+    bus.commit(_state(1), step=1, save=False)
+    version = bus.version
+    with interrupted_at(where, event):
+        bus.commit(_state(2), step=2, save=False)
+    landed = bus.version - version
+    is_written = event == "return" and where in ("_write", "_append_digests")
+    assert landed == (where in DIGESTS_AFTER or is_written)
+    assert in_another_thread(bus.tree)["w"][0] == 0
+    assert bus.commit(_state(3), step=3, save=False).changed == ("w",)
+    assert bus.commit(_state(3), step=3).changed == ("w",)
+    assert bus.version == version + landed + 2
+    assert [commit.saved for commit in bus.commits] == [True, *[False] * (2 + landed), True]
+    assert bus.verify()
+
+
 def _small(value: float) -> np.ndarray:
     """An array of which few words differ from another one's."""
     return np.where(np.arange(40) == 7, np.float32(value), np.float32(0))

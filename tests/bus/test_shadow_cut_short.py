@@ -1,5 +1,6 @@
 """A shadow is never ahead of the log: commits that fail in the queue, interrupts, new trees."""
 
+import contextlib
 import time
 
 import jax
@@ -83,6 +84,27 @@ def test_interrupt_on_the_way_to_the_queue_leaves_no_shadow_of_what_did_not_land
     assert before.result().version + 1 == after.result().version
     np.testing.assert_array_equal(bus.read("w"), w.at[7].set(2).at[9].set(3))
     assert bus.verify(deep=True)
+
+
+def test_a_commit_that_is_queued_while_one_fails_is_not_behind_it():
+    queue, ran = CommitQueue(lambda: None), []
+
+    def land(landed):
+        ran.append(1)
+        landed("commit")
+
+    def queue_another():
+        with contextlib.suppress(ZeroDivisionError):
+            queue.wait_for_room(9)
+        another.append(queue.submit(land, lambda: None, queue.failures))
+
+    another = []
+    failing = queue.submit(lambda landed: 1 / 0, queue_another, queue.failures)
+    with pytest.raises(ZeroDivisionError):
+        failing.result()
+    assert another[0].result() == "commit"
+    assert ran == [1]
+    queue.stop()
 
 
 def test_commit_made_of_one_that_failed_meanwhile_does_not_land():

@@ -43,7 +43,7 @@ class FoundChanges:
     def contents(self) -> dict[int, ArrayContent]:
         """What the leaves with a change become."""
         try:
-            with _apart():
+            with apart():
                 return self._contents()
         finally:
             self.is_requested.resolve(None)
@@ -107,7 +107,7 @@ class Shadow:
             left_out |= {piece.leaf for piece in _beyond([piece for piece, _ in parts])}
         self._shadows, self._where = [], dict[int, list[tuple[DeviceShadow, int]]]()
         self._shardings: dict[int, Any] = {}
-        with _apart():
+        with apart():
             for device, parts in places.items():
                 kept = [part for part in parts if part[0].leaf not in left_out]
                 if kept:
@@ -158,17 +158,17 @@ class Shadow:
                 asked.setdefault(shadow, {})[k] = without_wide_types(shards[shadow.device])
         # Until it lands, or is in the queue: cut short here, not all of it has followed.
         self.version, self.is_queued = None, False
-        with _apart():
+        with apart():
             scans = [shadow.find(arrays) for shadow, arrays in asked.items()]
         self._newest = FoundChanges(scans, leaves)
         if any(shadow.needs_arrays for shadow in asked):
-            with _apart():
+            with apart():
                 self._newest.request()
         return self._newest
 
 
 @contextmanager
-def _apart() -> Iterator[None]:
+def apart() -> Iterator[None]:
     """Inside, neither the user's settings of JAX nor what is being traced count."""
     with (
         any_settings(),

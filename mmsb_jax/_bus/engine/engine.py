@@ -6,13 +6,19 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from mmsb_jax._base.errors import ClosedError, DeviceMemoryError, MMSBError, RecomputeError
+from mmsb_jax._base.errors import (
+    ClosedError,
+    DeviceMemoryError,
+    MMSBError,
+    RecomputeError,
+    VersionError,
+)
 from mmsb_jax._base.memory_limit import room_for
 from mmsb_jax._bus.derive.quiet import QuietWave
 from mmsb_jax._bus.derive.registry import Derivations
@@ -30,6 +36,7 @@ from mmsb_jax._store.files.lock import WriterLock
 from mmsb_jax._store.files.protocol import Files
 from mmsb_jax._store.files.threads import Threads
 from mmsb_jax._store.format.data import CommitFrames
+from mmsb_jax._store.format.record import DIGEST
 from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.query.commit import Commit, read_extra
 from mmsb_jax._store.query.patches import patches_of
@@ -72,6 +79,14 @@ def of_the_parent(pid: int) -> ClosedError:
     return ClosedError(
         f"this bus belongs to process {pid}, which forked this one. Open it with mode='r' here, or "
         f"pass what is to be written to the parent."
+    )
+
+
+def _behind(version: int) -> VersionError:
+    """The error for a commit that would build on bytes which were not logged."""
+    return VersionError(
+        f"the newest version, {version}, holds digests only: its bytes were not logged, and only "
+        f"a whole tree can follow. Commit the tree with save=True first."
     )
 
 
@@ -204,6 +219,7 @@ class Engine:
         shape: TreeShape | None = None,
         change: GraphEdit | None = None,
         landed: Callable[[Commit], object] = _nothing,
+        is_whole: bool = False,
     ) -> Commit:
         """Commit ``draft`` now; the queue must be empty or this its thread.
 
@@ -213,9 +229,12 @@ class Engine:
             change: what to do to the graph in the same commit.
             landed: called with the commit before anything else is done; where an interrupt comes
                 between, by the next call. It only sets, so that it may be called twice.
+            is_whole: whether it holds the whole tree, so that it needs no bytes before it.
         """
-
         with self.lock:
+            self.settle_landing()
+            if not (is_whole or self.head.is_saved):
+                raise _behind(self.head.state.table.version)
             landing = self._begin(draft, landed)
             try:
                 head, table = self.head, self.head.state.table
@@ -228,6 +247,33 @@ class Engine:
                     changes += head.compare_derived(plan, derived.contents)
                     values = values | derived.entries
                 landing.result = head.land(plan, changes, draft, values)
+            except BaseException as error:
+                self._end_early(landing, error)
+            return self._end(landing)
+
+    def land_digests(
+        self,
+        rows: Mapping[int, tuple[int, int, int]],
+        draft: Draft,
+        landed: Callable[[Commit], object],
+    ) -> Commit:
+        """`land` of digests alone: the bytes, and what is derived from them, stay as they are.
+
+        Args:
+            rows: array → both lanes, and how many of its numbers are not finite.
+            draft: what the caller says of the commit, no more.
+            landed: as in `land`.
+        """
+        with self.lock:
+            landing = self._begin(draft, landed)
+            try:
+                table = self.head.state.table
+                changed = sorted(
+                    (array_id, *row)
+                    for array_id, row in rows.items()
+                    if table.lanes_now(array_id) != row[:2]
+                )
+                landing.result = self.head.land_digests(np.array(changed, DIGEST), draft)
             except BaseException as error:
                 self._end_early(landing, error)
             return self._end(landing)

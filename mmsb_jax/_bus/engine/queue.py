@@ -177,7 +177,7 @@ class CommitQueue:
         self.failures += 1
         self._failure = error
         self._drop_first(error)
-        while self._entries:
+        while self._entries and self._entries[0].since != self.failures:
             self._drop_first(_behind(f": {error!r}"))
 
     def _drop_first(self, error: BaseException) -> None:

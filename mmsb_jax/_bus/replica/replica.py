@@ -90,7 +90,10 @@ class Replica:
 
     @property
     def version(self) -> int:
-        """The version that the arrays are of; 0 before the first update."""
+        """The newest version that was taken; 0 before the first update.
+
+        The arrays are of it, or of the newest before it that has bytes.
+        """
         return 0 if self._arrays is None else self._arrays.table.version
 
     def __repr__(self) -> str:
@@ -172,7 +175,7 @@ class Replica:
             if arrays is not None:
                 self._arrays = arrays
                 return
-        self._arrays = self._load(log.state(newest, self._wanted), log.place)
+        self._arrays = self._load(log.head(wanted=self._wanted), log.place)
 
     def _take(self, stream: Stream) -> None:
         """Take what is new of a stream."""

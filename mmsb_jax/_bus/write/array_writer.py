@@ -13,6 +13,7 @@ from mmsb_jax._bus.device.policy import Shadowing
 from mmsb_jax._bus.engine.commit_info import CommitInfo
 from mmsb_jax._bus.engine.session import Session
 from mmsb_jax._bus.events.events import is_held
+from mmsb_jax._bus.saving.policy import SavePolicy
 from mmsb_jax._bus.trees.tree import TreeShape
 from mmsb_jax._bus.write.array_specs import word_patches_of
 from mmsb_jax._bus.write.batch import Batch
@@ -39,19 +40,19 @@ class ArrayWriter:
 
     Args:
         session: the bus.
-        shadow: as for `mmsb_jax.open`.
+        shadow, save: as for `mmsb_jax.open`.
 
     Attributes:
         trees: what commits its trees; None for a reader.
         pending: arrays that enter the log with the next commit.
     """
 
-    def __init__(self, session: Session, shadow: Shadowing) -> None:
+    def __init__(self, session: Session, shadow: Shadowing, save: SavePolicy | None) -> None:
         self._session = session
         self.pending = PendingArrays()
         self.trees: TreeWriter | None = None
         if session.engine is not None:
-            self.trees = TreeWriter(session.engine, self.pending, shadow)
+            self.trees = TreeWriter(session.engine, self.pending, shadow, save)
         self._known: TreeShape | None = None  # of a reader
         self._rows = RowTable(session.page_bytes)
         self._layout: tuple[TreeShape | None, int, int, Layout] | None = None

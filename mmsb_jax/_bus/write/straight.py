@@ -70,6 +70,8 @@ class StraightLine:
         engine, derivations = self._engine, self._engine.derivations
         if info.says_more or engine.is_heard or not derivations.is_quiet:
             return None
+        if not engine.head.is_saved:
+            return None
         made_for = engine.head.structure, derivations, derivations.flow.epoch
         if made_for != self._made_for:
             self._known.clear()

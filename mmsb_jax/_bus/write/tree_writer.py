@@ -16,6 +16,8 @@ from mmsb_jax._bus.device.transfer import start_fetch
 from mmsb_jax._bus.engine.commit_info import CommitInfo
 from mmsb_jax._bus.engine.engine import Engine
 from mmsb_jax._bus.engine.queue import MOST_WAITING
+from mmsb_jax._bus.saving.digests import Digesting
+from mmsb_jax._bus.saving.policy import Moment, Saved, SavePolicy, Saving
 from mmsb_jax._bus.trees.living import LivingLeaves
 from mmsb_jax._bus.trees.staging import Stager, check_readable, raw_bytes
 from mmsb_jax._bus.trees.tree import Reconciled, TreeShape, differences, reconcile
@@ -23,6 +25,7 @@ from mmsb_jax._bus.write.draft_builder import PendingArrays
 from mmsb_jax._bus.write.going_back import Origin
 from mmsb_jax._core.tree.leaves import is_deleted
 from mmsb_jax._store.commit.draft import ArrayContent, Draft
+from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.query.commit import Commit
 
 _LARGE_BYTES = 256 << 20
@@ -36,17 +39,23 @@ class TreeWriter:
         engine: lands the drafts.
         pending: arrays to record with the next structure.
         shadow: whether what was committed last is kept on devices; as for `mmsb_jax.open`.
+        save: which commits have bytes; as for `mmsb_jax.open`.
 
     Attributes:
         shape: structure of the newest tree; None before the first in this process.
     """
 
-    def __init__(self, engine: Engine, pending: PendingArrays, shadow: Shadowing) -> None:
+    def __init__(
+        self, engine: Engine, pending: PendingArrays, shadow: Shadowing, save: SavePolicy | None
+    ) -> None:
         self.shape: TreeShape | None = None
         self._engine = engine
         self._pending = pending
         self._ids: list[int] = []
-        self._last: LivingLeaves | None = None
+        self._last: LivingLeaves | None = None  # of the newest commit with bytes
+        self._newest: LivingLeaves | None = None
+        self._saving = Saving(save, _last_saved(engine.log))
+        self._unsaved: tuple[Any, int | None] | None = None
         self._expected: TreeShape | None = None
         self._origin: Origin | None = None
         self._stager = Stager()
@@ -57,13 +66,27 @@ class TreeWriter:
         """Programs compiled for commits that do not wait."""
         return self._stager.compiled
 
-    def commit(self, tree: Any, info: CommitInfo, allow_new: bool) -> Commit:
-        """Commit ``tree`` and wait until it has landed; the queue must be empty."""
+    def commit(
+        self, tree: Any, info: CommitInfo, allow_new: bool, save: bool | None = None
+    ) -> Commit:
+        """Commit ``tree`` and wait until it has landed; the queue must be empty.
+
+        Args:
+            tree: the tree.
+            info: what its caller says of it.
+            allow_new: whether it may have another structure than recorded.
+            save: whether its bytes are logged; None leaves it to the policy of the bus.
+        """
+        begun, moment = time.perf_counter_ns(), self._moment(info)
         self.give_up()
         shape, data, change, others = self._match(tree, allow_new)
-        is_audit = self._begin_audit()
-        places = range(len(data)) if is_audit else self._to_read(shape, data, change.ids, others)
         ops = self._pending.ops() + change.ops
+        is_new = bool(ops or change.values or self._origin)
+        if not is_new and not self._saving.wants(save, moment):
+            return self._commit_digests(tree, info, shape, data, change.ids)
+        is_audit = self._begin_audit()
+        ids, last = change.ids, self._last
+        places = range(len(data)) if is_audit else self._to_read(last, shape, data, ids, others)
         if ops:
             self._shadows.drop()  # it is of another structure
         found = None if ops else self._find(shape, data, places)
@@ -87,15 +110,87 @@ class TreeWriter:
             if self.shape is not shape:
                 shape.succeed(self.shape, commit.version)
             self.shape, self._ids = shape, change.ids
-            self._last, leaves.version = leaves, commit.version
-            self._expected = self._origin = None
+            self._last = self._newest = leaves
+            leaves.version = commit.version
+            self._expected = self._origin = self._unsaved = None
+            self._saving.note(commit, time.perf_counter_ns() - begun)
             if found is not None and shadow is not None:
                 shadow.land(found, commit.version)
 
-        commit = self._engine.land(draft, shape, landed=landed)
+        commit = self._engine.land(draft, shape, landed=landed, is_whole=True)
         if found is None and (made := self._seed(shape, data)) is not None:
             made.land(None, commit.version)
         return commit
+
+    def _moment(self, info: CommitInfo) -> Moment:
+        """A commit that is about to be made."""
+        engine = self._engine
+        version = engine.log.version + engine.queue.depth + 1
+        return Moment(info.step, version, time.time_ns(), self._saving.last)
+
+    def _commit_digests(
+        self,
+        tree: Any,
+        info: CommitInfo,
+        shape: TreeShape,
+        data: list[Any],
+        ids: Sequence[int],
+    ) -> Commit:
+        """Commit the digests of a tree, of the structure committed last, and none of its bytes."""
+        places = self._since_newest(shape, data, ids)
+        found = Digesting(data, places, shape.names)
+        leaves = LivingLeaves.of(data, places, self._newest)
+        draft = info.fill(Draft(), info.numbers())
+
+        def landed(commit: Commit) -> None:
+            self.shape, self._ids, self._newest = shape, list(ids), leaves
+            leaves.version = commit.version
+            self._unsaved = tree, info.step
+
+        rows = {ids[i]: row for i, row in found.rows().items()}
+        return self._engine.land_digests(rows, draft, landed)
+
+    def _enqueue_digests(
+        self, tree: Any, info: CommitInfo, shape: TreeShape, data: list[Any], failures: int
+    ) -> "Future[Commit]":
+        """`_commit_digests`, without waiting."""
+        engine, ids, time_ns = self._engine, self._ids, time.time_ns()
+        places = self._since_newest(shape, data, ids)
+        found = Digesting(data, places, shape.names)
+        numbers = self._stager.stage(info.note_arrays, ["note"] * len(info.note_arrays))
+        leaves = LivingLeaves.of(data, places, self._newest)
+
+        def run(landed: Callable[[Commit], None]) -> None:
+            def known(commit: Commit) -> None:
+                leaves.version = commit.version
+                landed(commit)
+
+            said = [numbers.value_of(i).reshape(()) for i in range(len(info.note_arrays))]
+            draft = info.fill(Draft(time_ns=time_ns), said)
+            rows = {ids[i]: row for i, row in found.rows().items()}
+            _deliver(engine, lambda: engine.land_digests(rows, draft, known))
+
+        outcome = engine.queue.submit(run, numbers.release, failures)
+        self._newest, self._unsaved = leaves, (tree, info.step)
+        return outcome
+
+    def _since_newest(self, shape: TreeShape, data: list[Any], ids: Sequence[int]) -> Sequence[int]:
+        """Which leaves may be others than at the newest version."""
+        known = self._newest
+        others = range(len(data)) if known is None else known.others(data)
+        return self._to_read(known, shape, data, ids, others)
+
+    def finish(self) -> None:
+        """Record what would be lost when the bus is closed: a tree without bytes, arrays made."""
+        if self._unsaved is not None and not self._engine.head.is_saved:
+            tree, step = self._unsaved
+            if all(map(_is_there, jax.tree_util.tree_leaves(tree))):
+                self.commit(tree, CommitInfo(step, "", None, None), False, save=True)
+        if self._pending:
+            self._engine.land(Draft(ops=self._pending.ops()), landed=self._recorded)
+
+    def _recorded(self, commit: Commit) -> None:
+        self._pending.specs.clear()
 
     def _find(
         self, shape: TreeShape, data: Sequence[Any], places: Sequence[int]
@@ -205,7 +300,7 @@ class TreeWriter:
         known = self._known(tree)
         self.shape, self._ids = known or (self.shape, self._ids)
         self._expected = None if known else TreeShape(tree, self._engine.page_bytes)
-        self._origin, self._last = origin, None
+        self._origin, self._last, self._newest = origin, None, None
         self._shadows.drop()
 
     def _known(self, tree: Any) -> tuple[TreeShape, list[int]] | None:
@@ -218,7 +313,9 @@ class TreeWriter:
         shape.succeed(self.shape, table.version)
         return shape, change.ids
 
-    def enqueue(self, tree: Any, info: CommitInfo) -> "Future[Commit] | None":
+    def enqueue(
+        self, tree: Any, info: CommitInfo, save: bool | None = None
+    ) -> "Future[Commit] | None":
         """Commit ``tree`` without waiting; None where its structure has to be recorded first."""
         found = self._data_of(tree)
         if found is None or self._pending or self._origin is not None:
@@ -230,9 +327,14 @@ class TreeWriter:
         failures = engine.queue.failures
         for array in info.note_arrays:
             check_readable(array, "note")
-        self._wait_for_room()
-        is_audit = self._begin_audit()
-        places = range(len(data)) if is_audit else self._to_read(shape, data, self._ids, others)
+        moment = self._moment(info)
+        if not self._saving.wants(save, moment):
+            self._wait_for_room(MOST_WAITING)
+            return self._enqueue_digests(tree, info, shape, data, failures)
+        is_large = engine.head.state_bytes > _LARGE_BYTES
+        self._wait_for_room(0 if is_large else MOST_WAITING)
+        is_audit, ids, last = self._begin_audit(), self._ids, self._last
+        places = range(len(data)) if is_audit else self._to_read(last, shape, data, ids, others)
         found = self._find(shape, data, places)
         rest = places if is_audit else _without(places, found)
         names = [*(shape.names[i] for i in rest), *(["note"] * len(info.note_arrays))]
@@ -245,11 +347,14 @@ class TreeWriter:
         if found is None:
             self._seed(shape, data)
         leaves, self._last = LivingLeaves.of(data, places, self._last), None
-        shadow, ids = self._shadows.shadow, self._ids
+        shadow = self._shadows.shadow
 
         def run(landed: Callable[[Commit], None]) -> None:
+            begun = time.perf_counter_ns()
+
             def known(commit: Commit) -> None:
                 leaves.version = commit.version
+                self._saving.note(commit, time.perf_counter_ns() - begun)
                 if shadow is not None:
                     shadow.land(found, commit.version)
                 landed(commit)
@@ -275,16 +380,17 @@ class TreeWriter:
             discard()
             self._shadows.drop()
             raise
-        self._last = leaves
+        self._last = self._newest = leaves
+        self._unsaved = None
+        self._saving.expect(moment)
         if shadow is not None:
             shadow.is_queued = True
         return outcome
 
-    def _wait_for_room(self) -> None:
-        """Wait until there is room for one more copy of the state."""
+    def _wait_for_room(self, most: int) -> None:
+        """Wait until no more than ``most`` commits have not landed."""
         engine, begun = self._engine, time.perf_counter_ns()
-        is_large = engine.head.state_bytes > _LARGE_BYTES
-        if engine.queue.wait_for_room(0 if is_large else MOST_WAITING):
+        if engine.queue.wait_for_room(most):
             engine.meter.count_blocked(time.perf_counter_ns() - begun)
 
     @property
@@ -297,14 +403,26 @@ class TreeWriter:
         self._stager.give_up()
 
     def _to_read(
-        self, shape: TreeShape, data: list[Any], ids: list[int], places: Sequence[int]
+        self,
+        last: LivingLeaves | None,
+        shape: TreeShape,
+        data: list[Any],
+        ids: Sequence[int],
+        places: Sequence[int],
     ) -> Sequence[int]:
-        """Which leaves may have changed: all but the arrays of JAX that the last commit had.
+        """Which leaves may have changed: all but the arrays of JAX that a commit before had.
 
         An array of JAX does not change. It is read again where anything else has written what it
         was committed as, or the commit that had it may not have landed.
+
+        Args:
+            last: the leaves that were committed before.
+            shape: the structure of the tree.
+            data: its data leaves.
+            ids: their arrays.
+            places: the leaves that are not those.
         """
-        last, engine, derivations = self._last, self._engine, self._engine.derivations
+        engine, derivations = self._engine, self._engine.derivations
         if last is None or shape is not self.shape or derivations.flow.gates or derivations.awaited:
             return range(len(data))
         if last.version is None and not engine.queue.depth:
@@ -342,7 +460,7 @@ class TreeWriter:
 
     def forget(self) -> None:
         """Look at the next tree anew: the table has changed without it."""
-        self.shape, self._ids, self._last = None, [], None
+        self.shape, self._ids, self._last, self._newest = None, [], None, None
         self._shadows.drop()
 
 
@@ -357,11 +475,25 @@ def _land_queued(
 ) -> None:
     """Land a commit in the queue's thread."""
     draft = info.fill(Draft(contents=contents, time_ns=time_ns), numbers)
+    _deliver(engine, lambda: engine.land(draft, shape, landed=landed, is_whole=True))
+
+
+def _deliver(engine: Engine, land: Callable[[], Commit]) -> None:
+    """Land a commit in the queue's thread, and let those who listen hear of it."""
     try:
-        engine.land(draft, shape, landed=landed)
+        land()
     finally:
         if (events := engine.events) is not None:
             events.deliver_later()
+
+
+def _last_saved(log: Log) -> Saved | None:
+    """The newest commit with bytes of a log that is opened; None for none."""
+    version = log.last_saved(log.version)
+    if version < log.kept_since:
+        return None
+    row = log.row(version)
+    return Saved(version, row.step, row.time_ns, row.logged_bytes, 0)
 
 
 def _without(places: Sequence[int], found: FoundChanges | None) -> Sequence[int]:
@@ -376,6 +508,10 @@ def _is_plain(leaf: jax.Array) -> bool:
     """Whether one device other than the CPU has all of it, as numbers."""
     is_there = len(leaf.sharding.device_set) == 1 and not _is_on_cpu(leaf)
     return is_there and not jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _is_there(leaf: Any) -> bool:
+    return not (isinstance(leaf, jax.Array) and is_deleted(leaf))
 
 
 def _is_on_cpu(leaf: Any) -> bool:

@@ -62,11 +62,16 @@ class Log(LogContents):
         self.check_saved(version)
         return self._state(version, wanted, page_bytes, check, executor)
 
-    def head(self, page_bytes: int | None = None, executor: Executor | None = None) -> StoredState:
+    def head(
+        self,
+        page_bytes: int | None = None,
+        executor: Executor | None = None,
+        wanted: Callable[[str], bool] | None = None,
+    ) -> StoredState:
         """The state at the newest version; its bytes are those of the newest that has any."""
         if not self.version:
-            return self.state(0, page_bytes=page_bytes)
-        return self._state(self.version, None, page_bytes, True, executor)
+            return self.state(0, wanted, page_bytes)
+        return self._state(self.version, wanted, page_bytes, True, executor)
 
     def _state(
         self,

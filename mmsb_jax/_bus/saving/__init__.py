@@ -1,0 +1,5 @@
+"""What of a run is saved: which commits hold bytes, and what is known of the others.
+
+A `policy` says at each commit whether its bytes are worth logging. Of a commit that holds none,
+`digests` finds what there is to say, where its arrays lie.
+"""

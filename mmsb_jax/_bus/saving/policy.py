@@ -1,0 +1,217 @@
+"""Policies: at which commits of a tree bytes are logged, and not digests alone."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from mmsb_jax._base.arguments import show
+from mmsb_jax._store.query.commit import Commit
+
+_HOUR_NS = 3_600_000_000_000
+_SECOND_NS = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """The newest commit of a tree whose bytes were logged.
+
+    Attributes:
+        version, step, time_ns: as of the commit.
+        logged_bytes: bytes that it took in the log.
+        took_ns: how long it took to make; 0 of one of another process.
+    """
+
+    version: int
+    step: int | None
+    time_ns: int
+    logged_bytes: int
+    took_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A commit that is about to be made, as a policy sees it.
+
+    Attributes:
+        step: its step; None where it is given none.
+        version: the version that it will be, once those that are queued before it have landed.
+        time_ns: now.
+        last_saved: the newest commit with bytes; None before the first.
+    """
+
+    step: int | None
+    version: int
+    time_ns: int
+    last_saved: Saved | None
+
+    @property
+    def first(self) -> bool:
+        """Whether no commit has bytes yet; the first always has."""
+        return self.last_saved is None
+
+
+SavePolicy = Callable[[Moment], bool]
+"""Says of a commit whether its bytes are logged: `Every`, `AtMost`, or any function."""
+
+
+class _Policy:
+    """One that can be joined to others by ``|``: bytes are logged where any of them says so."""
+
+    def __call__(self, moment: Moment) -> bool:
+        raise NotImplementedError
+
+    def __or__(self, other: SavePolicy) -> "Either":
+        return Either(self, other) if callable(other) else NotImplemented
+
+    def __ror__(self, other: SavePolicy) -> "Either":
+        return Either(other, self) if callable(other) else NotImplemented
+
+
+@dataclass(frozen=True)
+class Either(_Policy):
+    """Two policies, of which one is enough; ``a | b`` makes one."""
+
+    left: SavePolicy
+    right: SavePolicy
+
+    def __call__(self, moment: Moment) -> bool:
+        return _said_by(self.left, moment) | _said_by(self.right, moment)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Every(_Policy):
+    """Bytes every so many steps, or seconds.
+
+    Args:
+        steps: at steps that are a multiple of it, and at the first behind one that was passed
+            over. Commits without a step are counted.
+        seconds: where so much time has gone by since the last.
+
+    Raises:
+        ValueError: neither, both, or none that is above 0.
+
+    >>> import mmsb_jax as mmsb
+    >>> bus = mmsb.open(save=mmsb.Every(steps=3))
+    >>> [bus.commit({"w": float(step)}, step=step).saved for step in range(5)]
+    [True, False, False, True, False]
+    """
+
+    steps: int | None = None
+    seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_one("Every", steps=self.steps, seconds=self.seconds)
+        if self.steps is not None and not isinstance(self.steps, int):
+            raise TypeError(f"Every(steps={show(self.steps)}): expected an integer")
+
+    def __call__(self, moment: Moment) -> bool:
+        last = moment.last_saved
+        if last is None:
+            return True
+        if self.seconds is not None:
+            return moment.time_ns - last.time_ns >= self.seconds * _SECOND_NS
+        assert self.steps is not None
+        if moment.step is None or last.step is None:
+            return moment.version - last.version >= self.steps
+        return moment.step % self.steps == 0 or (
+            moment.step // self.steps > last.step // self.steps
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AtMost(_Policy):
+    """Bytes as often as a price allows, by what the last commit with bytes took.
+
+    Args:
+        time_share: the part of all time that commits with bytes may take.
+        bytes_per_hour: what they may add to the log.
+
+    Raises:
+        ValueError: neither, both, or none that is above 0.
+    """
+
+    time_share: float | None = None
+    bytes_per_hour: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_one("AtMost", time_share=self.time_share, bytes_per_hour=self.bytes_per_hour)
+
+    def __call__(self, moment: Moment) -> bool:
+        last = moment.last_saved
+        if last is None:
+            return True
+        elapsed_ns = moment.time_ns - last.time_ns
+        if self.time_share is not None:
+            return last.took_ns <= self.time_share * elapsed_ns
+        assert self.bytes_per_hour is not None
+        return last.logged_bytes * _HOUR_NS <= self.bytes_per_hour * elapsed_ns
+
+
+def _check_one(name: str, **given: Any) -> None:
+    """Refuse all but one of two numbers, and one that is not above 0."""
+    said = {key: value for key, value in given.items() if value is not None}
+    text = ", ".join(f"{key}={show(value)}" for key, value in said.items())
+    if len(said) != 1:
+        raise ValueError(f"{name}({text}): expected one of {' and '.join(given)}")
+    (value,) = said.values()
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name}({text}): expected a number")
+    if not 0 < value < float("inf"):
+        raise ValueError(f"{name}({text}): expected a number above 0")
+
+
+def check_policy(save: Any) -> None:
+    """Refuse what is no policy."""
+    if save is not None and not callable(save):
+        raise TypeError(
+            f"save={show(save)}: expected a policy, such as mmsb_jax.Every(steps=50), a function "
+            f"of a Moment, or None to log the bytes of every commit"
+        )
+
+
+def _said_by(policy: SavePolicy, moment: Moment) -> bool:
+    said = policy(moment)
+    if not isinstance(said, bool):
+        raise TypeError(
+            f"the policy {show(policy)} returned {show(said)}. Expected a bool: whether the bytes "
+            f"of the commit are logged."
+        )
+    return said
+
+
+class Saving:
+    """What a bus logs bytes of.
+
+    Args:
+        policy: as for `mmsb_jax.open`.
+        last: the newest commit with bytes; None for none.
+
+    Attributes:
+        last: the same, as it is now; one that is queued counts.
+    """
+
+    def __init__(self, policy: SavePolicy | None, last: Saved | None) -> None:
+        self._policy = policy
+        self.last = last
+
+    def wants(self, asked: bool | None, moment: Moment) -> bool:
+        """Whether a commit is to have bytes; ``asked`` is what its caller said of it."""
+        if moment.first:
+            return True
+        if asked is None and self._policy is not None:
+            return _said_by(self._policy, moment)
+        return asked is not False
+
+    def expect(self, moment: Moment) -> None:
+        """A commit with bytes is queued."""
+        logged_bytes, took_ns = 0, 0
+        if self.last is not None:
+            logged_bytes, took_ns = self.last.logged_bytes, self.last.took_ns
+        said = moment.version, moment.step, moment.time_ns
+        self.last = Saved(*said, logged_bytes, took_ns)
+
+    def note(self, commit: Commit, took_ns: int) -> None:
+        """A commit with bytes has landed."""
+        if self.last is None or self.last.version <= commit.version:
+            said = commit.version, commit.step, commit.time_ns, commit.logged_bytes
+            self.last = Saved(*said, took_ns)
