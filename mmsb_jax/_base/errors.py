@@ -80,3 +80,27 @@ class DivergenceError(MMSBError, ValueError):
 
 class VersionError(MMSBError, LookupError):
     """A version, step or time that the log does not have; the message names the nearest."""
+
+
+class DigestMismatchError(MMSBError, ValueError):
+    """A step that was taken again, and gives another state than the one that is recorded.
+
+    Attributes:
+        version: the version whose digests it does not give.
+        step: the step of that commit; None where it has none.
+        arrays: the names of the arrays that differ.
+    """
+
+    def __init__(self, version: int, step: int | None, arrays: tuple[str, ...]) -> None:
+        super().__init__(version, step, arrays)
+        self.version, self.step, self.arrays = version, step, arrays
+
+    def __str__(self) -> str:
+        what = f"version {self.version}" if self.step is None else f"step {self.step}"
+        first = ", ".join(self.arrays[:8])
+        more = f" and {len(self.arrays) - 8} more" if len(self.arrays) > 8 else ""
+        return (
+            f"{what} taken again gives other bytes than were recorded (version {self.version}), of "
+            f"{len(self.arrays)} arrays: {first}{more}. The function depends on more than its "
+            f"arguments, or is another than it was; or the machine, JAX or XLA's flags are."
+        )

@@ -20,7 +20,12 @@ from mmsb_jax._base.arguments import (
     path_text,
     show,
 )
-from mmsb_jax._base.errors import ClosedError, LocationError, VersionError
+from mmsb_jax._base.errors import (
+    ClosedError,
+    DigestMismatchError,
+    LocationError,
+    VersionError,
+)
 from mmsb_jax._bus.derive.derived import Derived, Mode
 from mmsb_jax._bus.derive.rules import checked_name, checked_rule, known_name
 from mmsb_jax._bus.derive.transaction import GraphEdit
@@ -34,6 +39,7 @@ from mmsb_jax._bus.events.kinds import Event
 from mmsb_jax._bus.opening import fork
 from mmsb_jax._bus.query.follow import follow
 from mmsb_jax._bus.query.history import History
+from mmsb_jax._bus.query.rerun import ReplayReport, Rerun, origin_of
 from mmsb_jax._bus.saving.policy import SavePolicy, check_policy
 from mmsb_jax._bus.transfer import export, take_in
 from mmsb_jax._bus.trees import checkout as checkouts
@@ -386,6 +392,108 @@ class Bus:
             if not checkouts.has_tree(self._session.head()):
                 return init(), extra
             return self.resume(abstract_of(init), extra)
+
+    def rerun(
+        self,
+        step: Callable[[State, Extra], tuple[State, Extra]],
+        *,
+        like: State,
+        to: Ref,
+        extra: Any = None,
+        check: bool = True,
+    ) -> tuple[State, Extra]:
+        """The state and ``extra`` at a version, by taking its steps again.
+
+        It begins with the newest version with bytes before it, and calls ``step(state, extra)`` for
+        each commit of a tree up to it, in its lineage. So the bytes can be had of a version whose
+        digests alone were logged; and it shows whether a step is what it was.
+
+        Args:
+            step: takes a step: from the state and the ``extra`` that were committed to the next.
+            like: a tree of the structure; classes, functions and shardings are its own.
+            to: the version.
+            extra: what to begin with where no commit has given any.
+            check: whether each state is held against the digests recorded.
+
+        Raises:
+            DigestMismatchError: a step gives other bytes; it names the first, and the arrays.
+            VersionError: no version with bytes is before it.
+            StructureError: a step gives another structure; or arrays were written by name between.
+            whatever ``step`` raises, with a note of the version.
+
+        Cost: the steps, and with ``check`` a digest of the state for each.
+
+        >>> import mmsb_jax as mmsb
+        >>> bus = mmsb.open(save=mmsb.Every(steps=100))
+        >>> def step(state, extra):
+        ...     return {"w": state["w"] * 2}, {"next": extra["next"] + 1}
+        >>> state, extra = {"w": 1.0}, {"next": 0}
+        >>> for number in range(5):
+        ...     _ = bus.commit(state, step=number, extra=extra)
+        ...     state, extra = step(state, extra)
+        >>> bus.rerun(step, like=state, to=bus.at(step=3))
+        ({'w': 8.0}, {'next': 3})
+        """
+        check_flag("check", check)
+        if not callable(step):
+            raise TypeError(f"step={show(step)}: expected a function (state, extra) → the same")
+        with self._events, self._lock:
+            self._session.settle()
+            until = self._session.version_of(to)
+            since = origin_of(self._session.log, until)
+            begun = self._at_version(since, like, extra)
+        return Rerun(self._session.log, step, self.page_bytes).run(*begun, since, until, check)
+
+    def check_replay(
+        self,
+        step: Callable[[State, Extra], tuple[State, Extra]],
+        *,
+        like: State,
+        steps: int,
+        extra: Any = None,
+    ) -> ReplayReport:
+        """Whether a step is deterministic: the newest ``steps`` commits, taken again.
+
+        It begins with the newest version with bytes before them. Arguments as for `rerun`.
+
+        Returns:
+            A report; true where every step gave the digests that were recorded.
+
+        Raises:
+            as `rerun`, but for `DigestMismatchError`.
+
+        >>> import mmsb_jax as mmsb
+        >>> bus = mmsb.open()
+        >>> for number in range(4):
+        ...     _ = bus.commit({"w": 2.0**number}, step=number)
+        >>> report = bus.check_replay(lambda s, e: ({"w": s["w"] * 2}, e), like={"w": 0.0}, steps=2)
+        >>> bool(report), report.steps, report.since
+        (True, 2, 2)
+        """
+        check_number("steps", steps)
+        if not callable(step):
+            raise TypeError(f"step={show(step)}: expected a function (state, extra) → the same")
+        with self._events, self._lock:
+            self._session.settle()
+            log = self._session.log
+            if not log.version:
+                raise log.no_version(0)
+            until = log.version
+            since = origin_of(log, max(2, until - int(steps) + 1))
+            begun = self._at_version(since, like, extra)
+        again = Rerun(log, step, self.page_bytes)
+        try:
+            again.run(*begun, since, until, check=True)
+        except DigestMismatchError as error:
+            return ReplayReport(since, until, again.taken, error)
+        return ReplayReport(since, until, again.taken, None)
+
+    def _at_version(self, version: int, like: Any, extra: Any) -> tuple[Any, Any]:
+        """The tree of a version with bytes, and the ``extra`` in force there."""
+        state = self._session.state_now(version, None)
+        tree = checkouts.build_like(state, like, None, None, "error")
+        known = read_extra_in_force(self._session.log, version)
+        return tree, known.value if known.version else extra
 
     def tree(self) -> Any:
         """The newest version, in the structure last committed here; else a dict by name."""

@@ -112,6 +112,8 @@ CALLS: dict[str, dict[str, Any]] = {
     "read": {"name": "w"},
     "resize": {"name": "x", "shape": (2,), "dtype": "int8", "source": "s"},
     "resize by bytes": {"name": "x", "nbytes": 4},
+    "check_replay": {"step": lambda s, e: (s, e), "like": TREE, "steps": 1, "extra": 1},
+    "rerun": {"step": lambda s, e: (s, e), "like": TREE, "to": 2, "extra": 1, "check": False},
     "resume": {"state": TREE, "extra": 1, "at": 1, "missing": "keep", "cast": True,
                "rename": {"w": "w"}},
     "resume_or_init": {"init": lambda: TREE, "extra": 1},

@@ -107,6 +107,11 @@ def fault_of_name(name: str) -> str | None:
     return None
 
 
+def is_of_graph(entries: Iterable[str]) -> bool:
+    """Whether any of some names of constants is that of a rule, a link or a mark."""
+    return any(name.startswith((_RULE, _LINK, _STALE)) for name in entries)
+
+
 def rules_in(entries: dict[str, str]) -> list[Recorded]:
     """The rules of a table, in the order in which they were made."""
     found = [_rule_of(name, text) for name, text in _named(entries, _RULE)]

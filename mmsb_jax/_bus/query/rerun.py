@@ -1,0 +1,168 @@
+"""Steps of a run that are taken again, and held against what the log says of them."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from mmsb_jax._base.arguments import show
+from mmsb_jax._base.errors import DigestMismatchError, StructureError, VersionError
+from mmsb_jax._bus.derive.log_entries import is_of_graph, rules_in
+from mmsb_jax._bus.saving.digests import Digesting
+from mmsb_jax._bus.trees.tree import TreeShape, differences
+from mmsb_jax._store.format.record import CommitRecord
+from mmsb_jax._store.log.log import Log
+from mmsb_jax._store.query.superseded import superseded_at
+from mmsb_jax._store.state.state import Table
+
+Step = Callable[[Any, Any], tuple[Any, Any]]
+"""A step of a run: (state, extra) → (state, extra)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayReport:
+    """What came of taking steps again; truthy where all are as they were.
+
+    Attributes:
+        since: the version that was begun with.
+        until: the last version that was reached.
+        steps: steps that were taken and are as they were.
+        mismatch: the first that is not; None where all are.
+    """
+
+    since: int
+    until: int
+    steps: int
+    mismatch: DigestMismatchError | None
+
+    def __bool__(self) -> bool:
+        return self.mismatch is None
+
+    def __str__(self) -> str:
+        if self.mismatch is None:
+            return f"{self.steps} steps from version {self.since} on gave the digests recorded"
+        return f"{self.steps} steps from version {self.since} on, and then: {self.mismatch}"
+
+
+def origin_of(log: Log, version: int) -> int:
+    """The newest version with bytes before ``version``, in its lineage.
+
+    Raises:
+        VersionError: there is none.
+    """
+    spans, before = superseded_at(log, version), version - 1
+    while before and (found := log.last_saved(before)):
+        span = next(((a, b) for a, b in spans if a <= found <= b), None)
+        if span is None:
+            return found
+        before = span[0] - 1
+    raise VersionError(
+        f"version {version} has no version with bytes before it, from which to take steps again."
+    )
+
+
+class Rerun:
+    """Steps taken again, one by one, from a version with bytes.
+
+    Args:
+        log: the log.
+        step: takes a step.
+        page_bytes: bytes of a page.
+    """
+
+    def __init__(self, log: Log, step: Step, page_bytes: int) -> None:
+        self._log = log
+        self._step = step
+        self._page_bytes = page_bytes
+        self._shape: TreeShape | None = None
+        self._taken = 0
+
+    @property
+    def taken(self) -> int:
+        """Steps that were taken, and are as they were."""
+        return self._taken
+
+    def run(self, state: Any, extra: Any, since: int, until: int, check: bool) -> tuple[Any, Any]:
+        """The state and the ``extra`` after ``until``, from those after ``since``.
+
+        Raises:
+            DigestMismatchError: a step gives another state than the one recorded.
+            StructureError: a step gives another structure; a commit between is of no tree.
+        """
+        for version, table in self._tables(since, until):
+            try:
+                made = self._step(state, extra)
+            except Exception as error:
+                error.add_note(f"raised by the step to version {version}")
+                raise
+            if not isinstance(made, tuple) or len(made) != 2:
+                raise TypeError(
+                    f"the step to version {version} returned {show(made)}: expected a tuple of the "
+                    f"state and the extra"
+                )
+            state, extra = made
+            if check:
+                self._check(state, table, version)
+            self._taken += 1
+        return state, extra
+
+    def _tables(self, since: int, until: int) -> Iterator[tuple[int, Table]]:
+        """The versions on the way, each with the table after it."""
+        log, table = self._log, self._log.table(since)
+        spans = superseded_at(log, until)
+        for version in range(since + 1, until + 1):
+            if any(first <= version <= last for first, last in spans):
+                continue
+            found = log.find(version)
+            is_step = _is_step(found.record, table, version)
+            table.apply_ops(found.record.ops)
+            table.apply_values(found.record)
+            table.apply_head(found.record, found.chain)
+            if is_step:
+                yield version, table
+
+    def _check(self, state: Any, table: Table, version: int) -> None:
+        found = None if self._shape is None else self._shape.data_of(state)
+        if found is None:
+            self._shape = TreeShape(state, self._page_bytes)
+            differing = differences(table, self._shape)
+            if differing:
+                listed = "\n".join(f"  {line}" for line in differing)
+                raise StructureError(
+                    f"the step to version {version} gives another structure than was committed:\n"
+                    f"{listed}"
+                )
+            data = self._shape.data_leaves(state)
+        else:
+            data, _ = found
+        assert self._shape is not None
+        names = self._shape.names
+        rows = Digesting(data, range(len(data)), names).rows()
+        differing = [
+            name for i, name in enumerate(names) if rows[i][:2] != table.lanes_now(table.ids[name])
+        ]
+        if differing:
+            raise DigestMismatchError(version, self._log.row(version).step, tuple(differing))
+
+
+def _is_step(record: CommitRecord, table: Table, version: int) -> bool:
+    """Whether a commit is one of the tree, which a step makes; not one of the graph.
+
+    Raises:
+        StructureError: it is of arrays by name.
+    """
+    infos = table.arrays | {op.info.id: op.info for op in record.ops}
+    touched = [infos[i] for i in record.touched() if i in infos]
+    if any(info.member for info in (*touched, *(op.info for op in record.ops))):
+        return True
+    derived = {name for rule in rules_in(table.graph | _set_by(record)) for name in rule.arrays}
+    written = [info.name for info in touched if info.name not in derived]
+    if written:
+        raise StructureError(
+            f"version {version} wrote {written[0]!r}, which is no part of the tree: no step makes "
+            f"it again. Take steps from a version behind it."
+        )
+    return not (record.ops or touched or is_of_graph(record.values))
+
+
+def _set_by(record: CommitRecord) -> dict[str, str]:
+    return {name: value for name, value in record.values.items() if value is not None}
