@@ -15,6 +15,7 @@ from mmsb_jax._base.arguments import (
     check_choice,
     check_flag,
     check_function,
+    check_kind,
     check_number,
     check_text,
     path_text,
@@ -37,6 +38,7 @@ from mmsb_jax._bus.engine.stats import Stats
 from mmsb_jax._bus.events.events import Events, Subscription
 from mmsb_jax._bus.events.kinds import Event
 from mmsb_jax._bus.opening import fork
+from mmsb_jax._bus.query.finding import first_divergence, first_nonfinite
 from mmsb_jax._bus.query.follow import follow
 from mmsb_jax._bus.query.history import History
 from mmsb_jax._bus.query.rerun import ReplayReport, Rerun, origin_of
@@ -487,6 +489,72 @@ class Bus:
         except DigestMismatchError as error:
             return ReplayReport(since, until, again.taken, error)
         return ReplayReport(since, until, again.taken, None)
+
+    def first_nonfinite(
+        self, arrays: str | Sequence[str] = "**"
+    ) -> tuple[Commit, tuple[str, ...]] | None:
+        """The first commit behind which a number is infinite or none, and the arrays that have it.
+
+        Commits of a bus with a policy (``save=``) count such numbers, also where no bytes are
+        logged; of others the bytes are looked at, in one replay.
+
+        Args:
+            arrays: a name or patterns, as for `checkout`.
+
+        Returns:
+            The commit and the names; None where all numbers are finite.
+
+        Cost: a header a commit; without a policy, one replay of the arrays selected.
+
+        >>> import numpy as np
+        >>> import mmsb_jax as mmsb
+        >>> bus = mmsb.open(save=mmsb.Every(steps=100))
+        >>> for step in range(5):
+        ...     _ = bus.commit({"w": np.float32([step, np.nan if step > 2 else 0])}, step=step)
+        >>> commit, names = bus.first_nonfinite()
+        >>> commit.step, names
+        (3, ('w',))
+        """
+        patterns = [arrays] if isinstance(arrays, str) else arrays
+        checkouts.check_patterns(patterns)
+        wanted = checkouts.wanted_names(patterns)
+        assert wanted is not None
+        with self._lock:
+            self._session.settle()
+            session = self._session
+            found = first_nonfinite(session.log, wanted, session.threads)
+            return None if found is None else (self._commit_of(found[0]), found[1])
+
+    def first_divergence(self, other: "Bus") -> tuple[Commit, Commit, tuple[str, ...]] | None:
+        """The commits of the first step at which the trees of two runs differ, and the arrays.
+
+        Args:
+            other: another bus, such as of the same run on another machine; its steps are held
+                against those here. Those that one of them alone has are passed over.
+
+        Returns:
+            Both commits and the names of the arrays of the tree that differ, or that one of them
+            alone has; None where no step differs.
+
+        Cost: a header a commit of both, and no bytes of arrays.
+
+        >>> import mmsb_jax as mmsb
+        >>> one, two = mmsb.open(), mmsb.open()
+        >>> for step in range(4):
+        ...     _ = one.commit({"w": float(step)}, step=step)
+        ...     _ = two.commit({"w": float(step) + (step > 1)}, step=step)
+        >>> ours, theirs, names = one.first_divergence(two)
+        >>> ours.step, theirs.step, names
+        (2, 2, ('w',))
+        """
+        check_kind("other", other, Bus)
+        for bus in (self, other):
+            with bus._lock:
+                bus._session.settle()
+        found = first_divergence(self._session.log, other._session.log)
+        if found is None:
+            return None
+        return self._commit_of(found[0]), other._commit_of(found[1]), found[2]
 
     def _at_version(self, version: int, like: Any, extra: Any) -> tuple[Any, Any]:
         """The tree of a version with bytes, and the ``extra`` in force there."""

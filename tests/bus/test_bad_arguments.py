@@ -100,6 +100,8 @@ CALLS: dict[str, dict[str, Any]] = {
     "export": {"since": 1, "path": None},
     "extend": {"log": None, "source": "s", "layout": None},
     "extra": {"version": 1},
+    "first_divergence": {"other": None},
+    "first_nonfinite": {"arrays": ["w"]},
     "follow": {"after": 0, "timeout": 0.0, "poll_s": 0.001},
     "fork": {"path": None, "version": 1},
     "history": {"array": "w"},
@@ -138,6 +140,8 @@ def arguments_of(name: str, bus: mmsb.Bus) -> dict[str, Any]:
         arguments["delta"] = mmsb.Delta.empty()
     if name == "import_":
         arguments["source"] = bus.export(0)
+    if name == "first_divergence":
+        arguments["other"] = bus
     if name == "extend":
         arguments["log"] = mmsb.TLog.empty(2, 2)
     return arguments

@@ -114,9 +114,7 @@ class Rerun:
                 continue
             found = log.find(version)
             is_step = _is_step(found.record, table, version)
-            table.apply_ops(found.record.ops)
-            table.apply_values(found.record)
-            table.apply_head(found.record, found.chain)
+            table.advance(found.record, found.chain)
             if is_step:
                 yield version, table
 

@@ -155,6 +155,11 @@ def _digests_here(leaves: Mapping[int, Any]) -> dict[int, Found]:
     return found
 
 
+def count_not_finite(array: np.ndarray) -> int:
+    """How many of its numbers are infinite or none; a complex one has two."""
+    return _count_here(array, host_words(array.reshape(-1).view(np.uint8)))
+
+
 def _count_here(array: np.ndarray, words: np.ndarray) -> int:
     dtype = array.dtype.name
     if _is_of_bytes(dtype):

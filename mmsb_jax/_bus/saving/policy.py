@@ -194,6 +194,11 @@ class Saving:
         self._policy = policy
         self.last = last
 
+    @property
+    def has_policy(self) -> bool:
+        """Whether there is a policy, and commits without bytes are to be expected."""
+        return self._policy is not None
+
     def wants(self, asked: bool | None, moment: Moment) -> bool:
         """Whether a commit is to have bytes; ``asked`` is what its caller said of it."""
         if moment.first:

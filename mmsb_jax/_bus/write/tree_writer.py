@@ -1,7 +1,7 @@
 """Committing trees: what the caller gives, checked and copied, as a draft for the head."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -101,6 +101,7 @@ class TreeWriter:
             values=change.values,
         )
         info.fill(draft, info.numbers())
+        draft.nonfinite = self._counting(data, places, shape, ids)
         if self._origin is not None:
             self._origin.enter(draft, self._engine.head.state.table.version + 1)
         leaves, shadow = LivingLeaves.of(data, places, self._last), self._shadows.shadow
@@ -121,6 +122,15 @@ class TreeWriter:
         if found is None and (made := self._seed(shape, data)) is not None:
             made.land(None, commit.version)
         return commit
+
+    def _counting(
+        self, data: Sequence[Any], places: Sequence[int], shape: TreeShape, ids: Sequence[int]
+    ) -> Callable[[], Mapping[int, int]] | None:
+        """Begin to count what is not finite, where commits without bytes say it too."""
+        if not self._saving.has_policy:
+            return None
+        found = Digesting(data, places, shape.names)
+        return lambda: {ids[i]: count for i, (*_, count) in found.rows().items()}
 
     def _moment(self, info: CommitInfo) -> Moment:
         """A commit that is about to be made."""
@@ -346,6 +356,7 @@ class TreeWriter:
             raise
         if found is None:
             self._seed(shape, data)
+        nonfinite = self._counting(data, places, shape, ids)
         leaves, self._last = LivingLeaves.of(data, places, self._last), None
         shadow = self._shadows.shadow
 
@@ -367,7 +378,9 @@ class TreeWriter:
                     contents = self._with_found(found, contents, ids, shape.names, is_audit)
             said = [staged.value_of(i).reshape(()) for i in range(len(rest), len(names))]
             in_order = {ids[i]: contents[i] for i in places if i in contents}
-            _land_queued(engine, in_order, info, said, time_ns, shape, known)
+            draft = Draft(contents=in_order, time_ns=time_ns, nonfinite=nonfinite)
+            info.fill(draft, said)
+            _deliver(engine, lambda: engine.land(draft, shape, landed=known, is_whole=True))
 
         def discard() -> None:
             staged.release()
@@ -462,20 +475,6 @@ class TreeWriter:
         """Look at the next tree anew: the table has changed without it."""
         self.shape, self._ids, self._last, self._newest = None, [], None, None
         self._shadows.drop()
-
-
-def _land_queued(
-    engine: Engine,
-    contents: dict[int, ArrayContent],
-    info: CommitInfo,
-    numbers: list[Any],
-    time_ns: int,
-    shape: TreeShape,
-    landed: Callable[[Commit], None],
-) -> None:
-    """Land a commit in the queue's thread."""
-    draft = info.fill(Draft(contents=contents, time_ns=time_ns), numbers)
-    _deliver(engine, lambda: engine.land(draft, shape, landed=landed, is_whole=True))
 
 
 def _deliver(engine: Engine, land: Callable[[], Commit]) -> None:

@@ -1,6 +1,6 @@
 """Drafts: what a commit is asked to do."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -26,6 +26,8 @@ class Draft:
         step, source, note, time_ns: what the caller says of it (`CommitRecord`).
         extra: the caller's blob.
         extra_is_json: whether the blob is JSON.
+        nonfinite: gives array id → how many of its numbers are infinite or none; None where these
+            were not counted.
     """
 
     ops: list[Op] = field(default_factory=list)
@@ -38,3 +40,4 @@ class Draft:
     time_ns: int | None = None
     extra: bytes | None = None
     extra_is_json: bool = False
+    nonfinite: Callable[[], Mapping[int, int]] | None = None

@@ -30,6 +30,7 @@ from mmsb_jax._store.files.protocol import Buffer
 from mmsb_jax._store.format.data import CommitFrames, NewCommit
 from mmsb_jax._store.format.frame import BadFrameError
 from mmsb_jax._store.format.record import (
+    DIGEST,
     DIGEST_ONLY,
     DIGESTS,
     EXTRA_ID,
@@ -293,7 +294,8 @@ class Head:
         values: Mapping[str, str | None],
     ) -> Landed:
         """Encode what was compared, append it, and make the state that after it."""
-        if not (draft.ops or values or draft.note or draft.extra is not None):
+        says_more = draft.ops or values or draft.note or draft.extra is not None
+        if not (says_more or draft.nonfinite):
             few = plain_of(self.state, changes, self.tally, self.page_bytes)
             if few is not None:
                 return self.land_plain(few, draft)
@@ -415,6 +417,8 @@ class Head:
         extra_chunks = [] if draft.extra is None else compress_blob(draft.extra)
         if draft.extra is not None and draft.extra_is_json:
             record.flags |= EXTRA_IS_JSON
+        if draft.nonfinite is not None:
+            record.flags |= DIGESTS
         return EncodedCommit(
             record,
             [*chunks, *extra_chunks],
@@ -423,6 +427,7 @@ class Head:
             changes=recorded,
             waiting=waiting,
             extra_chunks=None if draft.extra is None else len(extra_chunks),
+            nonfinite=draft.nonfinite,
         )
 
     def append(
@@ -513,6 +518,7 @@ class EncodedCommit(NewCommit):
 
     Attributes:
         extra_chunks: how many of the chunks are the caller's ``extra``; None without any.
+        nonfinite: as of the draft.
     """
 
     head: Head = field(kw_only=True)
@@ -520,6 +526,7 @@ class EncodedCommit(NewCommit):
     changes: Sequence[Recorded] = field(kw_only=True)
     waiting: Sequence[Future[None]] = field(kw_only=True)
     extra_chunks: int | None = field(kw_only=True)
+    nonfinite: Callable[[], Mapping[int, int]] | None = field(kw_only=True)
 
     def wait(self) -> None:
         """Return once no thread works on it."""
@@ -530,6 +537,8 @@ class EncodedCommit(NewCommit):
         """Enter the digests, once they are known."""
         self.wait()
         self.head.describe(self.record, self.plan, self.changes)
+        if self.nonfinite is not None:
+            self.record.digests = _digests_of(self.record.records, self.nonfinite())
         if self.extra_chunks is not None:
             extra = records_of([_extra_row(self.extra_chunks)])
             self.record.records = np.concatenate([self.record.records, extra])
@@ -549,6 +558,16 @@ def _said(draft: Draft, values: Mapping[str, str | None], next_id: int) -> Commi
         values=dict(values),
         next_id=next_id,
     )
+
+
+def _digests_of(records: np.ndarray, nonfinite: Mapping[int, int]) -> np.ndarray:
+    """The digests of the arrays of some records that have a number which is not finite."""
+    rows = [
+        (array_id, lane0, lane1, nonfinite[array_id])
+        for array_id, _, lane0, lane1, *_ in records.tolist()
+        if nonfinite.get(array_id)
+    ]
+    return np.array(sorted(rows), DIGEST)
 
 
 def _extra_row(chunks: int) -> Row:

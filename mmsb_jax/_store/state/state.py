@@ -181,6 +181,12 @@ class Table:
         """The digest of an array as it is at this version, whether its bytes are or not."""
         return self.ahead.get(array_id) or self.lanes.get(array_id, ZERO)
 
+    def advance(self, record: CommitRecord, chain: bytes) -> None:
+        """Bring the table forward by one commit; ``chain`` is that after it."""
+        self.apply_ops(record.ops)
+        self.apply_values(record)
+        self.apply_head(record, chain)
+
     def stored_digest(self) -> int:
         """The digest of the bytes that there are: `state_digest`, but for what they lack."""
         total = self.state_digest

@@ -1,0 +1,96 @@
+"""Finding the first version at which something holds: mostly from what commits say."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+
+from mmsb_jax._base.dtypes import parse_dtype
+from mmsb_jax._bus.saving.digests import count_not_finite
+from mmsb_jax._store.encoding.digest import Lanes
+from mmsb_jax._store.format.record import DIGESTS
+from mmsb_jax._store.log.log import Log
+from mmsb_jax._store.query.superseded import superseded_at
+from mmsb_jax._store.state.state import StoredState, Table
+
+
+def first_nonfinite(
+    log: Log, wanted: Callable[[str], bool], executor: Executor
+) -> tuple[int, tuple[str, ...]] | None:
+    """The first version with a number that is infinite or none, and the arrays that have one.
+
+    Commits that counted such numbers are believed; of the others the bytes are looked at, in one
+    replay that begins with the first of them.
+    """
+    state: StoredState | None = None
+    for version in range(log.first_version, log.version + 1):
+        record = log.record(version)
+        if record.flags & DIGESTS:
+            bad = record.digests["id"][record.digests["nonfinite"] > 0].tolist()
+            names = [name for name in map(log.name_of, bad) if wanted(name)]
+        elif version < log.kept_since or not record.is_saved:
+            continue
+        else:
+            if state is None:
+                state = log.state(version, wanted, executor=executor)
+                ids = list(state.words)
+            else:
+                log.advance(state, version)
+                ids = [i for i in record.touched() if i in state.words]
+            names = [state.table.arrays[i].name for i in ids if _is_not_finite(state, i)]
+        if names:
+            return version, tuple(sorted(names))
+    return None
+
+
+def _is_not_finite(state: StoredState, array_id: int) -> bool:
+    dtype = parse_dtype(state.table.arrays[array_id].dtype)
+    return count_not_finite(state.bytes_of(array_id).view(dtype)) > 0
+
+
+def first_divergence(ours: Log, theirs: Log) -> tuple[int, int, tuple[str, ...]] | None:
+    """The versions of the first step at which the trees of two runs differ, and in which arrays.
+
+    Steps that only one of them has, or whose data were compacted away, are passed over.
+
+    Cost: the headers of both, and no bytes of arrays.
+    """
+    steps = {step: version for version, step in _steps(theirs)}
+    mine, other = _Walk(ours), _Walk(theirs)
+    for version, step in _steps(ours):
+        if step in steps and version == ours.last_with(step, without=mine.passed):
+            left, right = mine.lanes(version), other.lanes(steps[step])
+            differing = {n for n in left.keys() | right.keys() if left.get(n) != right.get(n)}
+            if differing:
+                return version, steps[step], tuple(sorted(differing))
+    return None
+
+
+def _steps(log: Log) -> Iterator[tuple[int, int]]:
+    """The versions of the living lineage that have a step, and can be looked at, with it."""
+    passed = superseded_at(log, log.version)
+    for version in range(max(1, log.kept_since), log.version + 1):
+        step = log.row(version).step
+        if step is not None and not any(first <= version <= last for first, last in passed):
+            yield version, step
+
+
+class _Walk:
+    """The digests of the tree along a log, forward where it can."""
+
+    def __init__(self, log: Log) -> None:
+        self.passed = superseded_at(log, log.version)
+        self._log = log
+        self._table: Table | None = None
+
+    def lanes(self, version: int) -> dict[str, Lanes]:
+        """Array of the tree → its digest at a version."""
+        table = self._table
+        if table is None or table.version > version:
+            table = self._table = self._log.table(version)
+        for number in range(table.version + 1, version + 1):
+            found = self._log.find(number)
+            table.advance(found.record, found.chain)
+        return {
+            info.name: table.lanes_now(array_id)
+            for array_id, info in table.arrays.items()
+            if info.member
+        }
