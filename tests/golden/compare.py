@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from mmsb_jax._store.files.disk import DiskFiles
+from mmsb_jax._store.format.record import DIGESTS
 from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.maintain.verify import verify
 from mmsb_jax._store.query.commit import read_commit
@@ -71,6 +72,8 @@ def _versions(log: reader.ReadLog, states: States) -> list[Version]:
         versions.append(_said(commit, names))
         if commit.version in states:
             versions[-1] |= _held(states[commit.version], log.extra(commit))
+        elif commit.flags & reader.DIGEST_ONLY:
+            versions[-1]["extra"] = encode(log.extra(commit))
     return versions
 
 
@@ -82,13 +85,16 @@ def _names(commits: Iterable[reader.Commit], states: Iterable[reader.State]) -> 
 
 def _said(commit: reader.Commit, names: dict[int, str]) -> Version:
     """What a commit says of itself."""
-    return {
+    digests = {names[i]: list(row) for i, row in commit.digests.items()}
+    changed = sorted(names[r.id] for r in commit.records if r.id and r.changed)
+    said = {"digests": digests} if commit.flags & reader.DIGESTS else {}
+    return said | {
         "version": commit.version,
         "step": commit.step,
         "time_ns": commit.time_ns,
         "source": commit.source,
         "note": commit.note,
-        "changed": sorted(names[r.id] for r in commit.records if r.id and r.changed),
+        "changed": sorted(digests) if commit.flags & reader.DIGEST_ONLY else changed,
         "chain": commit.chain.hex(),
         "state_digest": f"{commit.state_digest:032x}",
     }
@@ -145,7 +151,10 @@ def _check_index(log: reader.ReadLog, place: int) -> None:
     assert index["ids"] == [array_id for ids in touched for array_id in ids]
     assert columns["touched_end"] == np.cumsum([len(ids) for ids in touched]).tolist()
     flags = [(c.step is not None) + 2 * bool(c.operations) for c in commits]
-    says_extra = [8 + 4 * any(r.id == 0 for r in c.records) for c in commits]
+    says_extra = [
+        8 + 4 * any(r.id == 0 for r in c.records) + 16 * bool(c.flags & reader.DIGEST_ONLY)
+        for c in commits
+    ]
     assert [flag & 3 for flag in columns["flags"]] == flags
     # An index of an older log does not know which commits say an extra.
     assert [flag & ~3 for flag in columns["flags"]] in (says_extra, [0] * len(commits))
@@ -173,6 +182,11 @@ def read_by_library(log: Log, version: int) -> Version:
         "chain": log.chain_after(version).hex(),
         "state_digest": f"{record.state_digest:032x}",
     }
+    if record.flags & DIGESTS:
+        rows = record.digests.tolist()
+        said["digests"] = {log.name_of(i): numbers for i, *numbers in rows}
+    if not record.is_saved:
+        return said | {"extra": encode(log.extra(version)[0])}
     if version < log.kept_since and version not in log.kept:
         return said
     state = log.state(version, page_bytes=PAGE_BYTES)

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.random  # here, not when a log is made: it asks for random bytes
 
 from mmsb_jax._store.files.disk import DiskFiles
+from mmsb_jax._store.format.record import DIGESTS, CommitRecord
 from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.maintain.compact import compact
 from mmsb_jax._store.maintain.fork import fork_log
@@ -57,6 +58,16 @@ def said_of(version: Version) -> Version:
 
 def _describe(scribe: Scribe, version: int, expected: Expected) -> Version:
     record = scribe.log.record(version)
+    described = _described(scribe, version, expected, record)
+    if record.flags & DIGESTS:
+        rows = record.digests.tolist()
+        described["digests"] = {scribe.log.name_of(i): numbers for i, *numbers in rows}
+    if expected.saved:
+        return described
+    return said_of(described) | {"extra": described["extra"]}
+
+
+def _described(scribe: Scribe, version: int, expected: Expected, record: CommitRecord) -> Version:
     return {
         "version": version,
         "step": expected.step,
@@ -319,6 +330,27 @@ def write_groups(root: Path) -> Scribe:
     return scribe.close()
 
 
+def write_unsaved(root: Path) -> Scribe:
+    """A log of which some commits hold digests alone, and which went back once; closed."""
+    w, b = np.linspace(-1, 1, 300, dtype=np.float32), np.arange(5).astype(ml_dtypes.bfloat16)
+    scribe = Scribe(DiskFiles(root))
+    scribe.create("params/w", (300,)).create("params/b", (5,), ml_dtypes.bfloat16)
+    scribe.create("step", (), np.int64, "int").create("still", (3,), np.uint8)
+    scribe.write("params/w", w).write("params/b", b).commit(0, "train", extra=b"zero")
+    scribe.digests({"params/w": w + 1, "step": np.array(1)}, 1, note='{"loss":2}', extra=b"one")
+    with_nan = np.where(np.arange(300) % 100 == 7, np.nan, w).astype(np.float32)
+    scribe.digests({"params/w": with_nan, "params/b": b + b, "step": np.array(2)}, 2)
+    scribe.write("params/w", with_nan).write("step", np.array(3))
+    scribe.commit(3, "train", nonfinite={"params/w": 3, "step": 0})
+    scribe.digests({"params/w": w, "params/b": b + b, "step": np.array(4)}, 4)
+    scribe.write("params/w", w + 2).write("step", np.array(1))  # on from version 1
+    scribe.constant("\0lineage", "[[2,5]]").commit(1, extra=b"zero", nonfinite={})
+    scribe.snapshot()
+    scribe.digests({}, 2)
+    scribe.patch("params/w", {17: 99}).commit(3, extra=b"three", nonfinite={})
+    return scribe.close()
+
+
 def _entry(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"))
 
@@ -351,6 +383,10 @@ def _make_groups(root: Path) -> dict[str, Any]:
     return {"groups": describe(write_groups(root / "groups"))}
 
 
+def _make_unsaved(root: Path) -> dict[str, Any]:
+    return {"unsaved": describe(write_unsaved(root / "unsaved"))}
+
+
 def _make_streams(root: Path) -> dict[str, Any]:
     """All of a log; a snapshot of its fork and what is behind it; and what is behind that."""
     whole, branch = (Log(DiskFiles(root / name), name) for name in ("whole", "fork"))
@@ -376,6 +412,7 @@ MAKERS = {
     "streams": (_make_streams, 6),
     "trees": (_make_trees, 7),
     "groups": (_make_groups, 8),
+    "unsaved": (_make_unsaved, 9),
 }
 """What makes logs or streams, and returns what ``NAME.json`` says of them; the first log's id."""
 
@@ -398,7 +435,7 @@ def read_golden(folder: Path) -> dict[str, list[Version]]:
     """What the logs of a golden folder hold, by version."""
     contents = read_contents(folder, "contents")
     whole, own = contents["whole"], contents["fork"]
-    names = ("compacted", "graph", "trees", "groups")
+    names = ("compacted", "graph", "trees", "groups", "unsaved")
     later = {name: read_contents(folder, name)[name] for name in names}
     return {"whole": whole, "fork": whole[: own[0]["version"] - 1] + own} | later
 

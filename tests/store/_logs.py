@@ -218,6 +218,7 @@ class Scribe:
         note: str = "",
         extra: bytes | None = None,
         time_ns: int | None = None,
+        nonfinite: dict[str, int] | None = None,
     ) -> Landed:
         """Append what was asked for; where that fails, the model is as before."""
         version = len(self.history)
@@ -226,6 +227,9 @@ class Scribe:
         self._next.saved = True
         draft.step, draft.source, draft.note, draft.extra = step, source, note, extra
         draft.time_ns = FIRST_TIME_NS + version * 10**9 if time_ns is None else time_ns
+        if nonfinite is not None:
+            counts = {expected.arrays[name].id: count for name, count in nonfinite.items()}
+            draft.nonfinite = lambda: counts
         expected.step, expected.source, expected.note = step, source, note
         expected.extra, expected.time_ns = extra, draft.time_ns
         self._landing = expected
