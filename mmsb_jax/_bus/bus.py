@@ -6,6 +6,7 @@ import os
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
@@ -203,6 +204,52 @@ class Bus:
 
     # --------------------------------------------------------------------------------------- trees
 
+    @overload
+    def commit(
+        self,
+        tree: Any,
+        *,
+        step: int | None = None,
+        source: str = "",
+        note: Any = None,
+        extra: Any = None,
+        wait: Literal[True] = True,
+        busy: Literal["wait", "skip"] = "wait",
+        save: bool | None = None,
+        structure: Literal["same", "new"] = "same",
+    ) -> Commit: ...
+
+    @overload
+    def commit(
+        self,
+        tree: Any,
+        *,
+        step: int | None = None,
+        source: str = "",
+        note: Any = None,
+        extra: Any = None,
+        wait: Literal[False],
+        busy: Literal["wait"] = "wait",
+        save: bool | None = None,
+        structure: Literal["same", "new"] = "same",
+    ) -> Future[Commit]: ...
+
+    @overload
+    def commit(
+        self,
+        tree: Any,
+        *,
+        step: int | None = None,
+        source: str = "",
+        note: Any = None,
+        extra: Any = None,
+        wait: Literal[False],
+        busy: Literal["skip"],
+        save: bool | None = None,
+        structure: Literal["same", "new"] = "same",
+    ) -> Future[Commit] | None: ...
+
+    @overload
     def commit(
         self,
         tree: Any,
@@ -212,6 +259,21 @@ class Bus:
         note: Any = None,
         extra: Any = None,
         wait: bool = True,
+        busy: Literal["wait", "skip"] = "wait",
+        save: bool | None = None,
+        structure: Literal["same", "new"] = "same",
+    ) -> Any: ...
+
+    def commit(
+        self,
+        tree: Any,
+        *,
+        step: int | None = None,
+        source: str = "",
+        note: Any = None,
+        extra: Any = None,
+        wait: bool = True,
+        busy: Literal["wait", "skip"] = "wait",
         save: bool | None = None,
         structure: Literal["same", "new"] = "same",
     ) -> Any:
@@ -227,6 +289,9 @@ class Bus:
                 None leaves what was said before in force; `mmsb_jax.CLEAR` ends it.
             wait: False returns at once, while the copy is written by a thread. A commit that
                 records a structure (the first one) lands before this returns.
+            busy: what ``wait=False`` does while two commits, or one of a state above 256 MB, have
+                not landed yet: wait until one has (`stats().blocked_ms`), or ``"skip"`` this one
+                and return None.
             save: False logs digests of the arrays alone: the version is there, with all that is
                 said of it, and `Commit.saved` is False; its bytes cannot be had, and nothing but a
                 whole tree can follow. None leaves it to the policy that the bus was opened with.
@@ -234,7 +299,8 @@ class Bus:
             structure: ``"new"`` records another structure than the one before.
 
         Returns:
-            The `Commit`; with ``wait=False`` a future of it (``.result()``).
+            The `Commit`; with ``wait=False`` a future of it (``.result()``), behind which `version`
+            lags.
 
         Raises:
             StructureError: another structure, shape or dtype than recorded (every path is named);
@@ -249,6 +315,7 @@ class Bus:
         """
         check_choice("structure", structure, "same", "new")
         check_flag("wait", wait)
+        check_choice("busy", busy, "wait", "skip")
         if save is not None:
             check_flag("save", save)
         info = CommitInfo(step, source, note, extra)
@@ -256,6 +323,8 @@ class Bus:
             trees = self._tree_writer()
             self._refuse_in_batch("commit")
             if not wait:
+                if busy == "skip" and trees.is_busy:
+                    return None
                 pending = trees.enqueue(tree, info, save)
                 if pending is not None:
                     return pending

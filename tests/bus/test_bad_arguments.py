@@ -88,7 +88,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "checkout by step": {"step": 1, "lineage": "living"},
     "checkout by time": {"time_ns": 2**62},
     "clone": {"name": "x", "copy": "z", "source": "s"},
-    "commit": {"tree": TREE, "step": 1, "source": "s", "note": 1, "extra": 1, "wait": True,
+    "commit": {"tree": TREE, "step": 1, "source": "s", "note": 1, "extra": 1, "wait": True, "busy": "skip",
                "save": True, "structure": "same"},
     "compact": {"keep_since": 2, "dry_run": True},
     "create": {"name": "z", "shape": (2,), "dtype": "int8"},

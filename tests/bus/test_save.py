@@ -2,6 +2,7 @@
 
 import math
 import shutil
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -272,6 +273,29 @@ def test_sharded_arrays_have_the_digest_of_the_whole():
         print("done")
     """
     assert run_script(code, XLA_FLAGS="--xla_force_host_platform_device_count=8") == "done"
+
+
+def test_a_commit_that_would_have_to_wait_is_skipped_where_that_was_asked(bus, monkeypatch):
+    bus.commit(tree(0))
+    engine, gate, moments = bus._session.engine, threading.Event(), []
+    land = engine.land
+
+    def slow(*said, **more):
+        gate.wait(60)
+        return land(*said, **more)
+
+    monkeypatch.setattr(engine, "land", slow)
+    handles = [bus.commit(tree(n), wait=False, busy="skip") for n in range(1, 6)]
+    assert [handle is None for handle in handles] == [False] * 3 + [True] * 2
+    gate.set()
+    assert [handle.result().version for handle in handles[:3]] == [2, 3, 4]
+    assert bus.commit(tree(6), wait=False, busy="skip").result().version == 5
+    assert_same_tree(bus.tree(), tree(6))
+    assert bus.commit(tree(7), busy="skip").version == 6
+    with mmsb.open(save=lambda moment: moments.append(moment) or True) as other:
+        other.commit(tree(0))
+        other.commit(tree(1), step=5)
+    assert [(m.version, m.step, m.busy, m.first) for m in moments] == [(2, 5, False, False)]
 
 
 # What has bytes all the same.

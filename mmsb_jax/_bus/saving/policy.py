@@ -37,12 +37,14 @@ class Moment:
         version: the version that it will be, once those that are queued before it have landed.
         time_ns: now.
         last_saved: the newest commit with bytes; None before the first.
+        busy: whether so many commits are queued that one with ``wait=False`` waits.
     """
 
     step: int | None
     version: int
     time_ns: int
     last_saved: Saved | None
+    busy: bool = False
 
     @property
     def first(self) -> bool:

@@ -136,7 +136,7 @@ class TreeWriter:
         """A commit that is about to be made."""
         engine = self._engine
         version = engine.log.version + engine.queue.depth + 1
-        return Moment(info.step, version, time.time_ns(), self._saving.last)
+        return Moment(info.step, version, time.time_ns(), self._saving.last, self.is_busy)
 
     def _commit_digests(
         self,
@@ -341,8 +341,7 @@ class TreeWriter:
         if not self._saving.wants(save, moment):
             self._wait_for_room(MOST_WAITING)
             return self._enqueue_digests(tree, info, shape, data, failures)
-        is_large = engine.head.state_bytes > _LARGE_BYTES
-        self._wait_for_room(0 if is_large else MOST_WAITING)
+        self._wait_for_room(self._most_waiting)
         is_audit, ids, last = self._begin_audit(), self._ids, self._last
         places = range(len(data)) if is_audit else self._to_read(last, shape, data, ids, others)
         found = self._find(shape, data, places)
@@ -399,6 +398,16 @@ class TreeWriter:
         if shadow is not None:
             shadow.is_queued = True
         return outcome
+
+    @property
+    def _most_waiting(self) -> int:
+        """How many commits may wait in front of one that does not wait, and copies."""
+        return 0 if self._engine.head.state_bytes > _LARGE_BYTES else MOST_WAITING
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a commit that does not wait would have to."""
+        return self._engine.queue.depth > self._most_waiting
 
     def _wait_for_room(self, most: int) -> None:
         """Wait until no more than ``most`` commits have not landed."""
