@@ -295,7 +295,8 @@ class Bus:
             save: False logs digests of the arrays alone: the version is there, with all that is
                 said of it, and `Commit.saved` is False; its bytes cannot be had, and nothing but a
                 whole tree can follow. None leaves it to the policy that the bus was opened with.
-                The first commit, and one that changes the structure, always has bytes.
+                The first commit, and one that changes the structure (a string, a weak type), always
+                has bytes. Its arrays are kept until the next commit, for `close` to log them.
             structure: ``"new"`` records another structure than the one before.
 
         Returns:
@@ -1162,7 +1163,7 @@ class Bus:
         """Commits, oldest first; reads none of their bytes.
 
         Args:
-            array: those that changed it.
+            array: those that changed it, and logged its bytes.
             source: those of one source.
             since, until: versions, both included.
             start_ns, end_ns: times; the first included, the second not.
@@ -1726,9 +1727,11 @@ class Bus:
 
 
 def _warn_of_unsaved(version: int, newest: int) -> None:
-    passed = f"version {newest}" if newest == version + 1 else f"versions {version + 1} to {newest}"
+    passed = f"version {newest} holds"
+    if newest > version + 1:
+        passed = f"versions {version + 1} to {newest} hold"
     warnings.warn(
-        f"resume goes on from version {version}, the newest with bytes: {passed} hold digests only",
+        f"resume goes on from version {version}, the newest with bytes: {passed} digests only",
         stacklevel=3,
     )
 

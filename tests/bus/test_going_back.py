@@ -163,6 +163,14 @@ def test_extra_that_was_said_later_is_not_in_force_any_more(bus):
     assert bus.extra() is None
 
 
+def test_where_no_extra_was_ever_given_none_is_written(bus):
+    for step in range(3):
+        bus.commit(tree(step))
+    bus.resume(tree(0), {"next": 0}, at=2)
+    assert bus.commit(tree(5)).extra is None
+    assert bus.resume(tree(0), {"next": 0})[1] == {"next": 0}
+
+
 @pytest.mark.parametrize("wait", [True, False])
 def test_the_next_commit_of_a_tree_goes_on_from_there(bus, wait):
     bus.create("loss", (), "float32")

@@ -83,6 +83,9 @@ def test_what_is_no_leaf_and_weak_types_are_renamed_too():
         ({"a": "b"}, mmsb.StructureError, "two leaves would be at 'b'"),
         ({"a": 3}, TypeError, "rename="),
         (["a"], TypeError, "rename="),
+        ({"": "c"}, TypeError, "rename="),
+        ({"a": ""}, TypeError, "rename="),
+        ({"a/": "c"}, TypeError, "rename="),
     ],
 )
 def test_a_rename_that_cannot_be_is_refused(rename, error, message):

@@ -54,6 +54,7 @@ def test_every_so_many_steps_is_at_their_multiples_and_behind_what_was_passed_ov
     assert saved_at(mmsb.Every(steps=3), *[None] * 8) == [1, 4, 7]
     assert saved_at(mmsb.Every(steps=1), 5, 5, 6) == [5, 5, 6]
     assert saved_at(mmsb.Every(steps=10), 5, 7, 3, 12) == [5, 12]
+    assert saved_at(mmsb.Every(steps=50), None, *range(20, 121)) == [1, 50, 100]
 
 
 def test_every_so_many_seconds_goes_by_the_clock():
@@ -309,8 +310,9 @@ def test_another_structure_has_bytes(wait):
         assert land(bus, {"a": 3.0, "s": "y"}, wait=wait).saved
         assert land(bus, {"a": 3.0, "b": 1.0, "s": "y"}, structure="new", wait=wait).saved
         assert not land(bus, {"a": 4.0, "b": 1.0, "s": "y"}, wait=wait).saved
+        assert land(bus, {"a": 4.0, "b": jnp.ones(()), "s": "y"}, wait=wait).saved
         bus.create("x", ())
-        assert land(bus, {"a": 4.0, "b": 1.0, "s": "y"}, wait=wait).saved
+        assert land(bus, {"a": 5.0, "b": jnp.ones(()), "s": "y"}, wait=wait).saved
         assert bus.verify()
 
 
@@ -332,6 +334,60 @@ def test_what_was_donated_meanwhile_has_none(tmp_path):
         value["w"].delete()
     with mmsb.open(tmp_path, mode="r") as bus:
         assert [commit.saved for commit in bus.commits] == [True, False, False]
+
+
+@waits
+@pytest.mark.parametrize("change", ["dict", "key", "numpy", "none"])
+def test_bytes_at_the_end_are_those_that_were_committed(tmp_path, wait, change):
+    value = {"w": jnp.zeros(3), "here": np.zeros(3)}
+    with mmsb.open(tmp_path, save=NEVER) as bus:
+        land(bus, value, step=0, wait=wait)
+        value |= {"w": jnp.ones(3), "here": np.ones(3)}
+        land(bus, value, step=1, wait=wait)
+        if change == "dict":
+            value["w"] = jnp.full(3, 99.0)
+        if change == "key":
+            value["other"] = 1
+        if change == "numpy":
+            value["here"][1] = 99
+    with mmsb.open(tmp_path, mode="r") as bus:
+        assert bus.version == (2 if change == "numpy" else 3)
+        number = 0.0 if change == "numpy" else 1.0
+        assert_same_tree(bus.tree(), {"w": jnp.full(3, number), "here": np.full(3, number)})
+
+
+@pytest.mark.parametrize("rename", [None, {"w": "v"}])
+def test_what_was_given_up_by_resuming_has_none(tmp_path, rename):
+    with mmsb.open(tmp_path, save=NEVER) as bus:
+        run(bus, range(3))
+        wanted = tree(0)
+        if rename:
+            wanted["v"] = wanted.pop("w")
+        with pytest.warns(UserWarning, match="versions 2 to 3 hold digests only"):
+            bus.resume(wanted, rename=rename)
+    with mmsb.open(tmp_path, mode="r") as bus:
+        assert [commit.saved for commit in bus.commits] == [True, False, False]
+
+
+def test_a_commit_that_failed_is_not_made_good_at_the_end(tmp_path, monkeypatch):
+    with mmsb.open(tmp_path, save=mmsb.Every(steps=10)) as bus:
+        run(bus, range(2))
+        with monkeypatch.context() as patch:
+            patch.setattr(bus._session.engine.writer, "append", lambda commit: 1 / 0)
+            for step in (2, 10):
+                with pytest.raises(ZeroDivisionError):
+                    land(bus, tree(step), step=step, wait=False)
+                with pytest.raises(ZeroDivisionError):
+                    bus.sync()
+        assert land(bus, tree(11), step=11, wait=False).saved  # step 10 has not landed
+        run(bus, range(12, 14))
+        with monkeypatch.context() as patch:
+            patch.setattr(bus._session.engine.writer, "append", lambda commit: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                bus.commit(tree(20), step=20)
+    with mmsb.open(tmp_path, mode="r") as bus:
+        assert [commit.step for commit in bus.commits] == [0, 1, 11, 12, 13, 13]
+        assert_same_tree(bus.tree(), tree(13))
 
 
 def test_the_first_commit_of_a_process_goes_by_what_the_log_has(tmp_path):
@@ -390,6 +446,7 @@ def test_nothing_but_a_whole_tree_builds_on_digests(bus):
     version = bus.version
     delta = mmsb.Delta.empty()
     calls = {
+        "create": lambda: bus.create("z", ()),
         "write": lambda: bus.write("x", np.ones(3, np.float32)),
         "apply": lambda: bus.apply(delta),
         "extend": lambda: bus.extend(mmsb.TLog.empty(2, 2).append(delta)),
@@ -439,6 +496,16 @@ def test_a_version_without_bytes_is_refused_by_all_that_would_give_them(bus):
     assert bus.history("w").versions == [1, 2, 3, 5, 6]
     assert bus.compact(keep_since=5).keep_since == 4
     assert bus.verify()
+
+
+def test_nearest_versions_are_those_that_a_compaction_kept(bus):
+    for step in range(17):
+        land(bus, tree(step), step=step, save=step % 4 == 0)
+    bus.tag("kept", 5)
+    assert bus.compact(keep_since=13).kept == (5, 9)
+    for version, nearest in ((2, ": 5"), (7, ": 5 and 9"), (11, ": 9 and 13"), (14, ": 13 and 17")):
+        with pytest.raises(mmsb.VersionError, match=f"digest only.*{nearest}"):
+            bus.checkout(version=version)
 
 
 def test_subscribers_followers_and_replicas_pass_over_it(bus):

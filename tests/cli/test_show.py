@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
+from mmsb_jax._store.commit.draft import Draft
 from mmsb_jax._store.encoding.digest import digest_words
+from mmsb_jax._store.format.record import DIGEST
 from mmsb_jax._store.maintain.compact import compact
 
 
@@ -125,3 +127,15 @@ def test_show_of_no_version_of_a_compacted_log_exits_3(mmsb, recorder, small, ve
     ran = mmsb("show", small, version, "--json")
     assert (ran.code, ran.error["error"]) == (3, "VersionError")
     assert "does not exist" in ran.error["message"]
+
+
+def test_show_of_a_version_without_bytes_says_so(mmsb, recorder):
+    recorder.commit({"w": np.zeros(8, np.float32)})
+    for number in (1, 2):
+        recorder.head.land_digests(np.array([(1, number, number, 0)], DIGEST), Draft())
+    shown = [mmsb("show", recorder.path, version, "--json").json for version in (1, 2, 3)]
+    assert [found["saved"] for found in shown] == [True, False, False]
+    assert [found["arrays"][0]["digest"] for found in shown] == [
+        f"{number:08x}" * 2 for number in range(3)
+    ]
+    assert "not logged: digests only" in mmsb("show", recorder.path, 3).out

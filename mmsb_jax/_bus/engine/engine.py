@@ -82,14 +82,6 @@ def of_the_parent(pid: int) -> ClosedError:
     )
 
 
-def _behind(version: int) -> VersionError:
-    """The error for a commit that would build on bytes which were not logged."""
-    return VersionError(
-        f"the newest version, {version}, holds digests only: its bytes were not logged, and only "
-        f"a whole tree can follow. Commit the tree with save=True first."
-    )
-
-
 def _nothing(commit: Commit) -> None:
     """Nobody needs to know of the commit."""
 
@@ -233,8 +225,8 @@ class Engine:
         """
         with self.lock:
             self.settle_landing()
-            if not (is_whole or self.head.is_saved):
-                raise _behind(self.head.state.table.version)
+            if not is_whole:
+                self.check_saved()
             landing = self._begin(draft, landed)
             try:
                 head, table = self.head, self.head.state.table
@@ -250,6 +242,15 @@ class Engine:
             except BaseException as error:
                 self._end_early(landing, error)
             return self._end(landing)
+
+    def check_saved(self) -> None:
+        """Refuse what would build on the bytes of a version that were not logged."""
+        if not self.head.is_saved:
+            raise VersionError(
+                f"the newest version, {self.head.state.table.version}, holds digests only: its "
+                f"bytes were not logged, and only a whole tree can follow. Commit the tree with "
+                f"save=True first."
+            )
 
     def land_digests(
         self,

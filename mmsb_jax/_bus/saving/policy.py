@@ -113,11 +113,11 @@ class Every(_Policy):
         if self.seconds is not None:
             return moment.time_ns - last.time_ns >= self.seconds * _SECOND_NS
         assert self.steps is not None
+        if moment.step is not None and moment.step % self.steps == 0:
+            return True
         if moment.step is None or last.step is None:
             return moment.version - last.version >= self.steps
-        return moment.step % self.steps == 0 or (
-            moment.step // self.steps > last.step // self.steps
-        )
+        return moment.step // self.steps > last.step // self.steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,19 +187,27 @@ class Saving:
     Args:
         policy: as for `mmsb_jax.open`.
         last: the newest commit with bytes; None for none.
-
-    Attributes:
-        last: the same, as it is now; one that is queued counts.
     """
 
     def __init__(self, policy: SavePolicy | None, last: Saved | None) -> None:
         self._policy = policy
-        self.last = last
+        self._landed = last
+        self._queued: tuple[Saved, int] | None = None
 
     @property
     def has_policy(self) -> bool:
         """Whether there is a policy, and commits without bytes are to be expected."""
         return self._policy is not None
+
+    def last(self, failures: int) -> Saved | None:
+        """The newest commit with bytes; one that is queued counts, unless it has failed.
+
+        Args:
+            failures: of the queue, up to now.
+        """
+        if self._queued is not None and self._queued[1] == failures:
+            return self._queued[0]
+        return self._landed
 
     def wants(self, asked: bool | None, moment: Moment) -> bool:
         """Whether a commit is to have bytes; ``asked`` is what its caller said of it."""
@@ -209,16 +217,17 @@ class Saving:
             return _said_by(self._policy, moment)
         return asked is not False
 
-    def expect(self, moment: Moment) -> None:
-        """A commit with bytes is queued."""
+    def expect(self, moment: Moment, failures: int) -> None:
+        """A commit with bytes is queued; ``failures`` of the queue when it was."""
         logged_bytes, took_ns = 0, 0
-        if self.last is not None:
-            logged_bytes, took_ns = self.last.logged_bytes, self.last.took_ns
-        said = moment.version, moment.step, moment.time_ns
-        self.last = Saved(*said, logged_bytes, took_ns)
+        if self._landed is not None:
+            logged_bytes, took_ns = self._landed.logged_bytes, self._landed.took_ns
+        saved = Saved(moment.version, moment.step, moment.time_ns, logged_bytes, took_ns)
+        self._queued = saved, failures
 
     def note(self, commit: Commit, took_ns: int) -> None:
         """A commit with bytes has landed."""
-        if self.last is None or self.last.version <= commit.version:
-            said = commit.version, commit.step, commit.time_ns, commit.logged_bytes
-            self.last = Saved(*said, took_ns)
+        said = commit.version, commit.step, commit.time_ns, commit.logged_bytes
+        self._landed = Saved(*said, took_ns)
+        if self._queued is not None and self._queued[0].version <= commit.version:
+            self._queued = None

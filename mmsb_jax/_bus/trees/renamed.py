@@ -13,7 +13,9 @@ from mmsb_jax._store.state.state import StoredState
 def check_rename(rename: object) -> None:
     """Refuse what is no table of paths."""
     if not isinstance(rename, Mapping) or not all(
-        isinstance(path, str) for item in rename.items() for path in item
+        isinstance(path, str) and path.strip("/") == path != ""
+        for item in rename.items()
+        for path in item
     ):
         raise TypeError(
             f"rename={show(rename)}: expected a dict from paths that were recorded to paths in the "

@@ -98,6 +98,7 @@ class ArrayWriter:
         table = engine.head.state.table
         if not engine.is_settled:
             self._session.settle()
+        engine.check_saved()
         if self.batch is not None:
             self.batch.create(name, spec)
             return

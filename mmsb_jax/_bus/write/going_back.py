@@ -21,6 +21,7 @@ class Origin:
         step: the step in force there.
         extra: the ``extra`` in force there; None where there is none.
         extra_is_json: whether that is JSON.
+        ends_extra: whether there is none, and one was given later, which is in force no more.
     """
 
     version: int
@@ -28,20 +29,23 @@ class Origin:
     step: int | None
     extra: bytes | None
     extra_is_json: bool
+    ends_extra: bool
 
     @classmethod
     def of(cls, log: Log, version: int) -> Self:
         """A version of a log, which has newer ones."""
         known = extra_in_force(log, version)
         step = log.retry_if_compacted(lambda: step_in_force(log, version))
-        return cls(version, superseded_at(log, version), step, known.blob, known.is_json)
+        ends_extra = known.blob is None and extra_in_force(log, log.version).blob is not None
+        spans = superseded_at(log, version)
+        return cls(version, spans, step, known.blob, known.is_json, ends_extra)
 
     def enter(self, draft: Draft, version: int) -> None:
         """Let the draft of ``version`` say that it goes on from here, and what is in force then."""
         draft.values |= entry_of(self.superseded, self.version, version)
         if draft.step is None:
             draft.step = self.step
-        if draft.extra is None:
-            has_extra = self.extra is not None
-            draft.extra = self.extra if has_extra else _NOTHING
-            draft.extra_is_json = self.extra_is_json if has_extra else True
+        if draft.extra is None and self.ends_extra:
+            draft.extra, draft.extra_is_json = _NOTHING, True
+        elif draft.extra is None:
+            draft.extra, draft.extra_is_json = self.extra, self.extra_is_json

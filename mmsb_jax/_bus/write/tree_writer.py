@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -32,6 +33,16 @@ _LARGE_BYTES = 256 << 20
 """A state of more is copied once at a time for commits that do not wait."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Unsaved:
+    """The newest tree, of which digests alone were logged; kept until another is committed."""
+
+    commit: Commit
+    shape: TreeShape
+    data: Sequence[Any]
+    ids: Sequence[int]
+
+
 class TreeWriter:
     """Commits trees; knows the structure that was committed last.
 
@@ -55,7 +66,7 @@ class TreeWriter:
         self._last: LivingLeaves | None = None  # of the newest commit with bytes
         self._newest: LivingLeaves | None = None
         self._saving = Saving(save, _last_saved(engine.log))
-        self._unsaved: tuple[Any, int | None] | None = None
+        self._unsaved: _Unsaved | None = None
         self._expected: TreeShape | None = None
         self._origin: Origin | None = None
         self._stager = Stager()
@@ -83,7 +94,7 @@ class TreeWriter:
         ops = self._pending.ops() + change.ops
         is_new = bool(ops or change.values or self._origin)
         if not is_new and not self._saving.wants(save, moment):
-            return self._commit_digests(tree, info, shape, data, change.ids)
+            return self._commit_digests(info, shape, data, change.ids)
         is_audit = self._begin_audit()
         ids, last = change.ids, self._last
         places = range(len(data)) if is_audit else self._to_read(last, shape, data, ids, others)
@@ -135,12 +146,11 @@ class TreeWriter:
     def _moment(self, info: CommitInfo) -> Moment:
         """A commit that is about to be made."""
         engine = self._engine
-        version = engine.log.version + engine.queue.depth + 1
-        return Moment(info.step, version, time.time_ns(), self._saving.last, self.is_busy)
+        version, last = engine.log.version + engine.queue.depth + 1, self._saving.last
+        return Moment(info.step, version, time.time_ns(), last(engine.queue.failures), self.is_busy)
 
     def _commit_digests(
         self,
-        tree: Any,
         info: CommitInfo,
         shape: TreeShape,
         data: list[Any],
@@ -155,13 +165,13 @@ class TreeWriter:
         def landed(commit: Commit) -> None:
             self.shape, self._ids, self._newest = shape, list(ids), leaves
             leaves.version = commit.version
-            self._unsaved = tree, info.step
+            self._unsaved = _Unsaved(commit, shape, data, ids)
 
         rows = {ids[i]: row for i, row in found.rows().items()}
         return self._engine.land_digests(rows, draft, landed)
 
     def _enqueue_digests(
-        self, tree: Any, info: CommitInfo, shape: TreeShape, data: list[Any], failures: int
+        self, info: CommitInfo, shape: TreeShape, data: list[Any], failures: int
     ) -> "Future[Commit]":
         """`_commit_digests`, without waiting."""
         engine, ids, time_ns = self._engine, self._ids, time.time_ns()
@@ -173,6 +183,7 @@ class TreeWriter:
         def run(landed: Callable[[Commit], None]) -> None:
             def known(commit: Commit) -> None:
                 leaves.version = commit.version
+                self._unsaved = _Unsaved(commit, shape, data, ids)
                 landed(commit)
 
             said = [numbers.value_of(i).reshape(()) for i in range(len(info.note_arrays))]
@@ -181,7 +192,7 @@ class TreeWriter:
             _deliver(engine, lambda: engine.land_digests(rows, draft, known))
 
         outcome = engine.queue.submit(run, numbers.release, failures)
-        self._newest, self._unsaved = leaves, (tree, info.step)
+        self._newest = leaves
         return outcome
 
     def _since_newest(self, shape: TreeShape, data: list[Any], ids: Sequence[int]) -> Sequence[int]:
@@ -192,12 +203,25 @@ class TreeWriter:
 
     def finish(self) -> None:
         """Record what would be lost when the bus is closed: a tree without bytes, arrays made."""
-        if self._unsaved is not None and not self._engine.head.is_saved:
-            tree, step = self._unsaved
-            if all(map(_is_there, jax.tree_util.tree_leaves(tree))):
-                self.commit(tree, CommitInfo(step, "", None, None), False, save=True)
+        if (unsaved := self._unsaved) is not None:
+            self._save_now(unsaved)
         if self._pending:
             self._engine.land(Draft(ops=self._pending.ops()), landed=self._recorded)
+
+    def _save_now(self, unsaved: "_Unsaved") -> None:
+        """Log the bytes of the newest tree, if its arrays are what they were."""
+        table, shape, ids = self._engine.head.state.table, unsaved.shape, unsaved.ids
+        if table.version != unsaved.commit.version or not all(map(_is_there, unsaved.data)):
+            return
+        rows = Digesting(unsaved.data, range(len(ids)), shape.names).rows()
+        if any(rows[i][:2] != table.lanes_now(array_id) for i, array_id in enumerate(ids)):
+            return  # arrays of NumPy that were changed since
+        contents = self._read(unsaved.data, shape.names, range(len(ids)))
+        draft = Draft(contents=dict(zip(ids, contents.values(), strict=True)))
+        draft.step = unsaved.commit.step
+        draft.nonfinite = lambda: {ids[i]: count for i, (*_, count) in rows.items()}
+        self._engine.land(draft, shape, is_whole=True)
+        self._unsaved = None
 
     def _recorded(self, commit: Commit) -> None:
         self._pending.specs.clear()
@@ -279,7 +303,7 @@ class TreeWriter:
         return contents
 
     def _read(
-        self, data: list[Any], names: list[str], places: Sequence[int]
+        self, data: Sequence[Any], names: list[str], places: Sequence[int]
     ) -> dict[int, ArrayContent]:
         """The bytes of the leaves at ``places``; those on other devices travel side by side."""
         started: dict[int, Any] = {}
@@ -310,7 +334,7 @@ class TreeWriter:
         known = self._known(tree)
         self.shape, self._ids = known or (self.shape, self._ids)
         self._expected = None if known else TreeShape(tree, self._engine.page_bytes)
-        self._origin, self._last, self._newest = origin, None, None
+        self._origin, self._last, self._newest, self._unsaved = origin, None, None, None
         self._shadows.drop()
 
     def _known(self, tree: Any) -> tuple[TreeShape, list[int]] | None:
@@ -340,7 +364,7 @@ class TreeWriter:
         moment = self._moment(info)
         if not self._saving.wants(save, moment):
             self._wait_for_room(MOST_WAITING)
-            return self._enqueue_digests(tree, info, shape, data, failures)
+            return self._enqueue_digests(info, shape, data, failures)
         self._wait_for_room(self._most_waiting)
         is_audit, ids, last = self._begin_audit(), self._ids, self._last
         places = range(len(data)) if is_audit else self._to_read(last, shape, data, ids, others)
@@ -364,6 +388,7 @@ class TreeWriter:
 
             def known(commit: Commit) -> None:
                 leaves.version = commit.version
+                self._unsaved = None
                 self._saving.note(commit, time.perf_counter_ns() - begun)
                 if shadow is not None:
                     shadow.land(found, commit.version)
@@ -393,8 +418,7 @@ class TreeWriter:
             self._shadows.drop()
             raise
         self._last = self._newest = leaves
-        self._unsaved = None
-        self._saving.expect(moment)
+        self._saving.expect(moment, failures)
         if shadow is not None:
             shadow.is_queued = True
         return outcome

@@ -164,7 +164,7 @@ class LogContents(OpenedLog):
         def find() -> int:
             indexes = map(self.index_of, reversed(self.pieces))
             found = next((v for index in indexes if (v := index.last_saved(version))), 0)
-            return found or max((kept for kept in self.kept if kept <= version), default=0)
+            return max(found, *(kept for kept in self.kept if kept <= version), 0)
 
         return self.retry_if_compacted(find)
 
@@ -173,7 +173,9 @@ class LogContents(OpenedLog):
 
         def find() -> int | None:
             indexes = map(self.index_of, self.pieces)
-            return next((v for index in indexes if (v := index.first_saved(version))), None)
+            found = next((v for index in indexes if (v := index.first_saved(version))), None)
+            later = [kept for kept in self.kept if kept >= version]
+            return min(later + ([] if found is None else [found]), default=None)
 
         return self.retry_if_compacted(find)
 

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from mmsb_jax._display.times import local_time
-from mmsb_jax._store.encoding.digest import ZERO, Lanes
+from mmsb_jax._store.encoding.digest import Lanes
 from mmsb_jax._store.format.record import EXTRA_ID, EXTRA_IS_JSON, CommitRecord
 from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.query.commit import Commit, read_commit
@@ -156,7 +156,7 @@ def _arrays(record: CommitRecord, table: Table) -> list[dict[str, Any]]:
             "shape": list(info.shape),
             "bytes": info.nbytes,
             "changed_bytes": changed.get(info.id, 0),
-            "digest": _show_lanes(table.lanes.get(info.id, ZERO)),
+            "digest": _show_lanes(table.lanes_now(info.id)),
         }
         for info in sorted(table.arrays.values(), key=lambda info: info.name)
     ]
@@ -184,7 +184,8 @@ def _print_commit(commit: Commit, record: CommitRecord, chain: bytes) -> None:
             "source": commit.source or None,
             "note": show_note(commit.note) or None,
             "extra": None if extra is None else f"{extra['kind']}, {extra['bytes']:,} bytes",
-            "changed": f"{commit.changed_bytes:,} bytes of {changed}",
+            "changed": f"{commit.changed_bytes:,} bytes of {changed}" if commit.saved else changed,
+            "bytes": None if commit.saved else "not logged: digests only",
             "logged": f"{commit.logged_bytes:,} bytes",
             "durable": "yes" if commit.durable else "not known to be",
             "digest": f"{record.state_digest:032x}",
