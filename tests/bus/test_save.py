@@ -115,6 +115,8 @@ def test_bytes_are_logged_when_the_policy_says_so(wait):
         assert [commit.saved for commit in bus.commits] == [s % 3 == 0 for s in range(8)]
         assert_same_tree(bus.checkout(step=6), tree(6))
         assert_same_tree(bus.tree(), tree(6))
+        stats = bus.stats()
+        assert (stats.commits, stats.unsaved_commits, stats.unchanged_commits) == (8, 5, 0)
         assert bus.version == 8
         assert bus.step == 7
         assert bus.extra() == {"next": 8}

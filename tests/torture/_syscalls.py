@@ -158,7 +158,7 @@ class Failing(Session):
         `close` says at last that all before was synced; `compact` tidies up when it is in force.
         """
         met = [kind for kind in self._calls if kind in self._way.kinds]
-        last = max(place for place, kind in enumerate(met) if kind in SYNCS)
+        last = max((place for place, kind in enumerate(met) if kind in SYNCS), default=-1)
         return (self.name == "close" and number == last) or self.name == "compact"
 
     def _is_told_next(self, world: World) -> bool:

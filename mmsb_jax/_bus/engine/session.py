@@ -223,6 +223,7 @@ class Session:
             programs=programs,
             commits=meter.commits,
             unchanged_commits=meter.unchanged,
+            unsaved_commits=meter.unsaved,
             changed_bytes=meter.changed_bytes,
             logged_bytes=meter.logged_bytes,
             moved_bytes=meter.moved_bytes,

@@ -35,6 +35,7 @@ class Stats:
         programs: programs compiled for commits that do not wait.
         commits: commits since the counters were reset; so are the following.
         unchanged_commits: those in which no byte differed.
+        unsaved_commits: those of which digests alone were logged.
         changed_bytes: bytes that differed.
         logged_bytes: bytes written to the log.
         moved_bytes: bytes of arrays of JAX that commits have brought to the host, which on a CPU is
@@ -65,6 +66,7 @@ class Stats:
     programs: int
     commits: int
     unchanged_commits: int
+    unsaved_commits: int
     changed_bytes: int
     logged_bytes: int
     moved_bytes: int
@@ -112,7 +114,8 @@ class Meter:
     def reset(self) -> None:
         """Begin again at zero."""
         with self._lock:
-            self.commits = self.unchanged = self.changed_bytes = self.logged_bytes = 0
+            self.commits = self.unchanged = self.unsaved = 0
+            self.changed_bytes = self.logged_bytes = 0
             self.waves = self.functions_run = self.blocked_ns = self.moved_bytes = 0
             self._commits_ns: deque[int] = deque(maxlen=_LATENCIES_KEPT)
             self._waves_ns: deque[int] = deque(maxlen=_LATENCIES_KEPT)
@@ -121,7 +124,8 @@ class Meter:
         """Count one commit."""
         with self._lock:
             self.commits += 1
-            self.unchanged += landed.changed_bytes == 0
+            self.unchanged += landed.is_saved and landed.changed_bytes == 0
+            self.unsaved += not landed.is_saved
             self.changed_bytes += landed.changed_bytes
             self.logged_bytes += landed.logged_bytes
             self._commits_ns.append(elapsed_ns)
