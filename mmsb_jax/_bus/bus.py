@@ -430,7 +430,9 @@ class Bus:
                     )
                 return state, extra
             found = renamed(found, rename) if rename else found
-            tree = checkouts.build_like(found, state, None, None, missing, cast=cast)
+            tree = checkouts.build_like(
+                found, state, None, None, missing, cast=cast, called="state"
+            )
             origin = Origin.of(log, chosen) if chosen < log.version else None
             self._arrays.know(tree, origin)
             known = read_extra_in_force(log, chosen)

@@ -58,8 +58,10 @@ def test_search_by_step_sees_what_the_newest_version_came_from(seen_by):
     assert seen_by.at(step=11, lineage="all").version == 32
     with pytest.raises(mmsb.VersionError, match=r"step 30 .* version 31, which is superseded"):
         seen_by.checkout(step=30)
-    with pytest.raises(mmsb.VersionError, match="nearest step is 30"):
+    with pytest.raises(mmsb.VersionError, match="nearest step is 25"):
         seen_by.at(step=99)
+    with pytest.raises(mmsb.VersionError, match="nearest step is 30"):
+        seen_by.at(step=99, lineage="all")
 
 
 def test_search_by_time_passes_over_what_is_superseded(seen_by):

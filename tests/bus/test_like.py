@@ -93,7 +93,7 @@ def test_template_without_a_value_cannot_stand_for_what_is_missing(bus):
 def test_template_with_an_array_made_by_name_says_so(bus):
     bus.commit({"a": jnp.ones(2)})
     bus.derive("s", ["a"], jnp.sum)
-    with pytest.raises(mmsb.StructureError, match=r"s: .* in `like`, made by name"):
+    with pytest.raises(mmsb.StructureError, match=r"s: .* in `state`, made by name"):
         bus.resume(bus.checkout() | {"s": jnp.zeros(())})
 
 

@@ -187,7 +187,7 @@ def test_static_that_differs_from_that_recorded_is_refused_by_like(tmp_path, nam
             lambda: mmsb.Replica(tmp_path / "run", like={"s": Data(jnp.ones(1), after)}).update(),
         ):
             with pytest.raises(
-                mmsb.StructureError, match=r"1 paths:\n  s/epoch: static .* in `like`"
+                mmsb.StructureError, match=r"1 paths:\n  s/epoch: static .* in `(like|state)`"
             ):
                 call()
         assert bus.resume({"s": Data(jnp.ones(1), before)})[0]["s"].epoch is before
@@ -222,7 +222,7 @@ def test_resume_with_another_static_names_path_and_values(tmp_path):
     with mmsb.open(tmp_path / "run") as bus:
         bus.commit(State(jnp.ones(1), 7))
     with mmsb.open(tmp_path / "run") as bus:
-        with pytest.raises(mmsb.StructureError, match="epoch: static 0 in `like`, 7 recorded"):
+        with pytest.raises(mmsb.StructureError, match="epoch: static 0 in `state`, 7 recorded"):
             bus.resume(State(jnp.zeros(1), 0))
         assert sorted(bus.checkout()) == ["w"]
         assert_same_tree(bus.resume(State(jnp.zeros(1), 7))[0], State(jnp.ones(1), 7))
@@ -354,7 +354,7 @@ def test_log_without_statics_takes_them_at_its_next_commit(tmp_path, monkeypatch
             bus.commit({"s": State(jnp.zeros(1), 2), "e": []})
         assert bus.verify()
     with mmsb.open(tmp_path / "run") as bus:
-        with pytest.raises(mmsb.StructureError, match="s/epoch: static 7 in `like`, 0 recorded"):
+        with pytest.raises(mmsb.StructureError, match="s/epoch: static 7 in `state`, 0 recorded"):
             bus.resume({"s": State(jnp.zeros(1), 7), "e": []})
         assert_same_tree(bus.checkout(version=1, like=found), found)
 

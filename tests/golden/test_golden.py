@@ -219,7 +219,7 @@ def test_golden_trees_come_back_with_what_is_no_leaf_and_weak_types(folder: Path
     table = np.array([0.5, -1], np.float32)
     with mmsb.open(shutil.copytree(folder / "trees", tmp_path / "log")) as bus:
         with pytest.raises(
-            mmsb.StructureError, match="model/depth: static 2 in `like`, 3 recorded"
+            mmsb.StructureError, match="model/depth: static 2 in `state`, 3 recorded"
         ):
             bus.resume(_golden_tree(table))
         for version, is_weak in ((1, False), (2, True), (3, False)):

@@ -143,6 +143,7 @@ def build_like(
     missing: str,
     advice: str = "",
     cast: bool = False,
+    called: str = "like",
 ) -> Any:
     """A tree with the classes, functions and shardings of ``like``.
 
@@ -153,8 +154,10 @@ def build_like(
         missing: ``"keep"`` takes what is not recorded from ``like``.
         advice: how errors end.
         cast: whether arrays get the dtypes of ``like``.
+        called: how the caller calls ``like``.
     """
     check_references(like)
+    version = state.table.saved_version
     names, leaves, treedef = flatten_with_names(like)
     recorded = recorded_in(state.table, wanted)
     prefix = prefix_of(names, recorded, arrays)
@@ -176,29 +179,29 @@ def build_like(
             fault, value = _one_like(state, path, recorded[path], leaf, expected[path])
             faults += [f"{path}: {fault}"] if fault else []
             built.append(value)
-    faults += [_fault_of(found, state.table) for found in differing.values()]
+    faults += [_fault_of(found, state.table, called) for found in differing.values()]
     root, keeps = nodes_of(like, treedef), missing == "keep"
-    static_faults, uncompared = _statics_like(state.table, root, prefix, wanted, keeps)
+    static_faults, uncompared = _statics_like(state.table, root, prefix, wanted, keeps, called)
     faults += static_faults
     if faults:
         listed = "\n".join(f"  {fault}" for fault in sorted(faults))
         raise StructureError(
-            f"`like` differs from version {state.table.version} at {len(faults)} paths:\n{listed}\n"
+            f"`{called}` differs from version {version} at {len(faults)} paths:\n{listed}\n"
             f"Give a tree of that structure{advice}."
         )
     if kept:
         warnings.warn(
-            f"{len(kept)} paths are not recorded at version {state.table.version} and were taken "
-            f"from `like`: {', '.join(kept)}",
+            f"{len(kept)} paths are not recorded at version {version} and were taken from "
+            f"`{called}`: {', '.join(kept)}",
             stacklevel=3,
         )
     if uncompared:
         warnings.warn(
-            f"what {len(uncompared)} static values of `like` were at version {state.table.version} "
-            f"is not recorded but for their types, and was not compared: {', '.join(uncompared)}",
+            f"what {len(uncompared)} static values of `{called}` were at version {version} is not "
+            f"recorded but for their types, and was not compared: {', '.join(uncompared)}",
             stacklevel=3,
         )
-    return put_together(treedef, built, "`like`")
+    return put_together(treedef, built, f"`{called}`")
 
 
 def _leaves(recorded: Mapping[str, ArrayInfo | Constant]) -> dict[str, LeafSpec | Constant]:
@@ -209,15 +212,15 @@ def _leaves(recorded: Mapping[str, ArrayInfo | Constant]) -> dict[str, LeafSpec 
     }
 
 
-def _fault_of(found: Difference, table: Table) -> str:
-    """How a leaf of `like` differs from what is recorded, in words."""
+def _fault_of(found: Difference, table: Table, called: str) -> str:
+    """How a leaf of a tree differs from what is recorded, in words."""
     path, was, now = found
     if now is None:
-        return f"{path}: recorded, not in `like`"
+        return f"{path}: recorded, not in `{called}`"
     if was is None:
         where = "made by name" if path in table.ids else "not recorded"
-        return f"{path}: {now} in `like`, {where}"
-    return f"{path}: {now} in `like`, {was} recorded"
+        return f"{path}: {now} in `{called}`, {where}"
+    return f"{path}: {now} in `{called}`, {was} recorded"
 
 
 def _statics_like(
@@ -226,6 +229,7 @@ def _statics_like(
     prefix: str,
     wanted: Callable[[str], bool] | None,
     keeps: bool,
+    called: str,
 ) -> tuple[list[str], list[str]]:
     """(how what is no leaf differs, paths at which it cannot be compared)."""
     recorded = statics_in(table)
@@ -238,11 +242,12 @@ def _statics_like(
     for path, was, now in differing_statics(recorded, statics):
         same -= {path}
         if now is None and (wanted is None or wanted(path)):
-            faults.append(f"{path}: static {was} recorded, not in `like`")
+            faults.append(f"{path}: static {was} recorded, not in `{called}`")
         elif was is None and not keeps:
-            faults.append(f"{path}: static {now} in `like`, not recorded")
+            faults.append(f"{path}: static {now} in `{called}`, not recorded")
         elif was is not None and now is not None:
-            faults.append("{}: static {} in `like`, {} recorded".format(path, *show_pair(now, was)))
+            pair = show_pair(now, was)
+            faults.append(f"{path}: static {pair[0]} in `{called}`, {pair[1]} recorded")
     opaque = [path for path in paths if path in same and statics[path].opaque]
     return faults, [f"{path} ({statics[path].text})" for path in opaque]
 

@@ -218,9 +218,7 @@ class SegmentIndex:
             keep &= rows.column("flags")[:count] & _HAS_STEP > 0
         else:
             keep = rows.column("time_ns")[:count] <= time_ns
-        for first, last in without:
-            keep[max(0, first - self.first_version) : max(0, last + 1 - self.first_version)] = False
-        found = np.flatnonzero(keep)
+        found = np.flatnonzero(keep & self._outside(count, without))
         return self.first_version + int(found[-1]) if found.size else None
 
     def newest_step(self, version: int) -> int | None:
@@ -269,11 +267,19 @@ class SegmentIndex:
         rows = min(len(self), version - self.first_version + 1)
         return self._rows.column("flags")[: max(0, rows)]
 
-    def steps(self) -> np.ndarray:
-        """Every step that a commit here has."""
+    def steps(self, without: Iterable[tuple[int, int]] = ()) -> np.ndarray:
+        """Every step that a commit here has, but for spans of versions."""
         rows = self._rows
         count = len(rows)
-        return rows.column("step")[:count][rows.column("flags")[:count] & _HAS_STEP > 0]
+        keep = self._outside(count, without) & (rows.column("flags")[:count] & _HAS_STEP > 0)
+        return rows.column("step")[:count][keep]
+
+    def _outside(self, count: int, spans: Iterable[tuple[int, int]]) -> np.ndarray:
+        """Which of the first ``count`` rows are in none of some spans of versions."""
+        keep = np.ones(count, bool)
+        for first, last in spans:
+            keep[max(0, first - self.first_version) : max(0, last + 1 - self.first_version)] = False
+        return keep
 
     def earliest_ns(self) -> int:
         """The earliest time that a commit here has; there must be one."""

@@ -423,7 +423,7 @@ class LogContents(OpenedLog):
         if not any(len(self.index_of(part)) for part in self.parts):
             raise VersionError("the log is empty: there is no version to find")
         if step is not None:
-            steps = np.concatenate([self.index_of(part).steps() for part in self.parts])
+            steps = np.concatenate([self.index_of(part).steps(without) for part in self.parts])
             if not steps.size:
                 raise VersionError(f"no commit has a step; step={step} does not exist")
             nearest = min(steps.tolist(), key=lambda known: abs(known - step))
