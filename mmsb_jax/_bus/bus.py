@@ -80,6 +80,10 @@ if TYPE_CHECKING:
 State = TypeVar("State")
 Extra = TypeVar("Extra")
 
+_RESUMED = (
+    "; missing='keep' takes from `state` what is not recorded, rename= moves paths, cast=True "
+)
+_RESUMED += "changes dtypes"
 _PARTS = "; arrays=[…] selects a part, missing='keep' takes from `like` what is not recorded"
 
 
@@ -431,14 +435,21 @@ class Bus:
                 return state, extra
             found = renamed(found, rename) if rename else found
             tree = checkouts.build_like(
-                found, state, None, None, missing, cast=cast, called="state"
+                found, state, None, None, missing, _RESUMED, cast=cast, called="state"
             )
             origin = Origin.of(log, chosen) if chosen < log.version else None
             self._arrays.know(tree, origin)
             known = read_extra_in_force(log, chosen)
             return tree, known.value if known.version else extra
 
-    def resume_or_init(self, init: Callable[[], State], extra: Any = None) -> tuple[State, Any]:
+    def resume_or_init(
+        self,
+        init: Callable[[], State],
+        extra: Any = None,
+        *,
+        cast: bool = False,
+        rename: Mapping[str, str] | None = None,
+    ) -> tuple[State, Any]:
         """`resume`, or ``(init(), extra)`` where no tree was committed yet.
 
         The tree to go on with is made before the arrays of ``init`` are: no state but the one that
@@ -446,8 +457,10 @@ class Bus:
 
         Args:
             init: makes the state to begin with. Where it is jitted with ``out_shardings``, what
-                was committed comes back under these.
+                was committed comes back under these. One that makes a module with functions in it
+                is jitted by `equinox.filter_jit`, or not at all.
             extra: what to begin with where nothing was said.
+            cast, rename: as for `resume`.
 
         Raises:
             StructureError: what was committed differs from what ``init`` makes.
@@ -465,7 +478,7 @@ class Bus:
         with self._events, self._lock:
             if not checkouts.has_tree(self._session.head()):
                 return init(), extra
-            return self.resume(abstract_of(init), extra)
+            return self.resume(abstract_of(init), extra, cast=cast, rename=rename)
 
     def rerun(
         self,
@@ -576,6 +589,9 @@ class Bus:
         Returns:
             The commit and the names; None where all numbers are finite.
 
+        Raises:
+            ArrayNotFoundError: a pattern that selects nothing.
+
         Cost: a header a commit; without a policy, one replay of the arrays selected.
 
         >>> import numpy as np
@@ -594,6 +610,8 @@ class Bus:
         with self._lock:
             self._session.settle()
             session = self._session
+            if session.log.version:
+                checkouts.check_selection(session.head(), patterns)
             found = first_nonfinite(session.log, wanted, session.threads)
             return None if found is None else (self._commit_of(found[0]), found[1])
 

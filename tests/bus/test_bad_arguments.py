@@ -118,7 +118,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "rerun": {"step": lambda s, e: (s, e), "like": TREE, "to": 2, "extra": 1, "check": False},
     "resume": {"state": TREE, "extra": 1, "at": 1, "missing": "keep", "cast": True,
                "rename": {"w": "w"}},
-    "resume_or_init": {"init": lambda: TREE, "extra": 1},
+    "resume_or_init": {"init": lambda: TREE, "extra": 1, "cast": True, "rename": {"w": "w"}},
     "subscribe": {"kind": "commit", "handler": print, "where": "w"},
     "tag": {"name": "there", "version": 1},
     "unlink": {"parent": "x", "child": "y", "kind": "device_sync", "source": "s"},

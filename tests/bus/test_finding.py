@@ -35,6 +35,8 @@ def test_the_first_number_that_is_none_is_found_at_its_step(save, wait, bad):
         assert bus.first_nonfinite("params/**")[0].step == bad
         with pytest.raises((TypeError, ValueError), match="arrays="):
             bus.first_nonfinite(3)
+        with pytest.raises(mmsb.ArrayNotFoundError, match="weight"):
+            bus.first_nonfinite("params/weight")
 
 
 @with_policies

@@ -219,6 +219,19 @@ def test_resume_or_init_takes_modules_and_refuses_another_structure(bus):
         bus.resume_or_init({"w": 1})
 
 
+def test_errors_name_what_would_help():
+    with committed({"enc": {"w": jnp.ones(3)}}) as bus:
+        with pytest.raises(mmsb.StructureError, match=r"missing='keep' .*rename="):
+            bus.resume({"encoder": {"w": jnp.ones(3)}})
+        with pytest.raises(mmsb.ArrayNotFoundError, match="Did you mean 'enc'"):
+            bus.resume({"encoder": {"w": jnp.ones(3)}}, rename={"encc": "encoder"})
+        init = lambda: {"encoder": {"w": jnp.ones(3, jnp.bfloat16)}}  # noqa: E731
+        state, _ = bus.resume_or_init(init, cast=True, rename={"enc": "encoder"})
+        assert state["encoder"]["w"].dtype == jnp.bfloat16
+        with pytest.raises(TypeError, match="extra holds"):
+            bus.commit(state, extra={"key": jax.random.key(0)})
+
+
 def test_nothing_is_said_where_nothing_is_missing():
     with committed({"x": jnp.ones(2)}) as bus, warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -328,6 +328,19 @@ def test_the_newest_has_bytes_when_the_bus_is_closed(tmp_path):
         assert bus.extra() == {"next": 5}
 
 
+@waits
+def test_the_commit_at_the_end_says_what_the_one_before_it_said(tmp_path, wait):
+    with mmsb.open(tmp_path, save=NEVER) as bus:
+        for step in range(3):
+            said = {"extra": {"next": step + 1}, "note": {"loss": jnp.float32(step)}, "source": "t"}
+            land(bus, tree(step), step=step, wait=wait, **said)
+    with mmsb.open(tmp_path, mode="r") as bus:
+        last = bus.latest
+        assert (last.version, last.step, last.source) == (4, 2, "t")
+        assert last.extra == {"next": 3}
+        assert last.note == {"loss": 2.0}
+
+
 def test_what_was_donated_meanwhile_has_none(tmp_path):
     with mmsb.open(tmp_path, save=NEVER) as bus:
         run(bus, range(2))

@@ -1,8 +1,7 @@
 """Policies: at which commits of a tree bytes are logged, and not digests alone."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from mmsb_jax._base.arguments import show
 from mmsb_jax._store.query.commit import Commit
@@ -52,8 +51,20 @@ class Moment:
         return self.last_saved is None
 
 
-SavePolicy = Callable[[Moment], bool]
-"""Says of a commit whether its bytes are logged: `Every`, `AtMost`, or any function."""
+class SavePolicy(Protocol):
+    """Says of a commit whether its bytes are logged: `Every`, `AtMost`, or any function.
+
+    >>> import mmsb_jax as mmsb
+    >>> def when_it_is_better(moment: mmsb.Moment) -> bool:
+    ...     return moment.step in (3, 4)
+    >>> bus = mmsb.open(save=when_it_is_better)
+    >>> [bus.commit({"w": float(step)}, step=step).saved for step in range(5)]
+    [True, False, False, True, True]
+    """
+
+    def __call__(self, moment: Moment, /) -> bool:
+        """Whether its bytes are logged."""
+        ...
 
 
 class _Policy:

@@ -38,7 +38,8 @@ def renamed(state: StoredState, rename: Mapping[str, str]) -> StoredState:
     known = [*table.ids, *table.values]
     for old in rename:
         if not any(_is_at(name, old) for name in known):
-            raise array_not_found(old, known)
+            parts = {name[:i] for name in known for i, c in enumerate(name) if c == "/"}
+            raise array_not_found(old, [*parts, *known])
     names = {name: _renamed(name, rename) for name in known}
     if len(set(names.values())) < len(names):
         twice = [new for old, new in names.items() if old != new and _is_taken(names, old, new)]

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -35,9 +35,18 @@ _LARGE_BYTES = 256 << 20
 
 @dataclass(frozen=True, slots=True)
 class _Unsaved:
-    """The newest tree, of which digests alone were logged; kept until another is committed."""
+    """The newest tree, of which digests alone were logged; kept until another is committed.
 
-    commit: Commit
+    Attributes:
+        said: what its caller said of it.
+        version: of its commit.
+        shape: its structure.
+        data: its data leaves.
+        ids: their arrays.
+    """
+
+    said: Draft
+    version: int
     shape: TreeShape
     data: Sequence[Any]
     ids: Sequence[int]
@@ -165,7 +174,7 @@ class TreeWriter:
         def landed(commit: Commit) -> None:
             self.shape, self._ids, self._newest = shape, list(ids), leaves
             leaves.version = commit.version
-            self._unsaved = _Unsaved(commit, shape, data, ids)
+            self._unsaved = _Unsaved(draft, commit.version, shape, data, ids)
 
         rows = {ids[i]: row for i, row in found.rows().items()}
         return self._engine.land_digests(rows, draft, landed)
@@ -183,7 +192,7 @@ class TreeWriter:
         def run(landed: Callable[[Commit], None]) -> None:
             def known(commit: Commit) -> None:
                 leaves.version = commit.version
-                self._unsaved = _Unsaved(commit, shape, data, ids)
+                self._unsaved = _Unsaved(draft, commit.version, shape, data, ids)
                 landed(commit)
 
             said = [numbers.value_of(i).reshape(()) for i in range(len(info.note_arrays))]
@@ -211,15 +220,18 @@ class TreeWriter:
     def _save_now(self, unsaved: "_Unsaved") -> None:
         """Log the bytes of the newest tree, if its arrays are what they were."""
         table, shape, ids = self._engine.head.state.table, unsaved.shape, unsaved.ids
-        if table.version != unsaved.commit.version or not all(map(_is_there, unsaved.data)):
+        if table.version != unsaved.version or not all(map(_is_there, unsaved.data)):
             return
         rows = Digesting(unsaved.data, range(len(ids)), shape.names).rows()
         if any(rows[i][:2] != table.lanes_now(array_id) for i, array_id in enumerate(ids)):
             return  # arrays of NumPy that were changed since
         contents = self._read(unsaved.data, shape.names, range(len(ids)))
-        draft = Draft(contents=dict(zip(ids, contents.values(), strict=True)))
-        draft.step = unsaved.commit.step
-        draft.nonfinite = lambda: {ids[i]: count for i, (*_, count) in rows.items()}
+        draft = replace(
+            unsaved.said,
+            contents=dict(zip(ids, contents.values(), strict=True)),
+            time_ns=None,
+            nonfinite=lambda: {ids[i]: count for i, (*_, count) in rows.items()},
+        )
         self._engine.land(draft, shape, is_whole=True)
         self._unsaved = None
 

@@ -192,7 +192,7 @@ class LogContents(OpenedLog):
         )
         raise VersionError(
             f"version {version} holds a digest only: its bytes were not logged, as a policy or "
-            f"save=False said; {nearest}."
+            f"save=False said; {nearest}. `Bus.rerun` takes its steps again."
         )
 
     def check_kept(self, version: int) -> None:

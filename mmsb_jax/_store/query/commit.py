@@ -28,7 +28,8 @@ class Commit:
         changed: names of the arrays with a changed byte, sorted.
         changed_bytes: bytes that differ from the version before.
         logged_bytes: bytes that it takes in the log, all its frames together.
-        saved: whether its bytes were logged. Of one that holds digests alone, ``changed`` goes by
+        saved: whether its bytes were logged (a compaction may have dropped them since). Of one that
+            holds digests alone, ``changed`` goes by
             these, and ``changed_bytes`` is 0; `Bus.checkout` cannot give it.
 
     It can be pickled: what it says, `extra` among it, goes along, and `durable` stays what it was
@@ -143,7 +144,10 @@ def encode_json(value: Any, name: str) -> str:
 
     def number(item: Any) -> Any:
         if getattr(item, "shape", None) == () and hasattr(item, "item"):
-            return item.item()
+            try:
+                return item.item()
+            except (NotImplementedError, TypeError):  # a key of JAX has a shape, and is no number
+                pass
         raise _no_json(name, f"a {type(item).__name__}")
 
     _check(value, name, MAX_JSON_DEPTH)

@@ -102,7 +102,7 @@ class Commits(Sequence[Commit]):
 
 def _row(commit: Commit) -> list[str]:
     return [
-        "" if cell is None else f"{cell:,}" if isinstance(cell, int) else printable(str(cell))
+        "–" if cell is None else f"{cell:,}" if isinstance(cell, int) else printable(str(cell))
         for cell in cells_of(commit)
     ]
 
