@@ -28,6 +28,7 @@ from mmsb_jax._base.errors import (
     LocationError,
     VersionError,
 )
+from mmsb_jax._base.patterns import matcher
 from mmsb_jax._bus.derive.derived import Derived, Mode
 from mmsb_jax._bus.derive.rules import checked_name, checked_rule, known_name
 from mmsb_jax._bus.derive.transaction import GraphEdit
@@ -70,6 +71,7 @@ from mmsb_jax._store.query.commit import Commit, read_commit, read_extra_in_forc
 from mmsb_jax._store.query.commits import Commits
 from mmsb_jax._store.query.diff import diff_versions
 from mmsb_jax._store.query.follow import Follower
+from mmsb_jax._store.query.notes import Series, notes_of
 from mmsb_jax._store.state.state import StoredState
 
 if TYPE_CHECKING:
@@ -574,6 +576,69 @@ class Bus:
         except DigestMismatchError as error:
             return ReplayReport(since, until, again.taken, error)
         return ReplayReport(since, until, again.taken, None)
+
+    def first(
+        self,
+        where: str | Sequence[str] | Callable[[Commit], Any],
+        *,
+        lineage: Lineage = "living",
+    ) -> Commit | None:
+        """The first commit for which something holds; None for none.
+
+        Args:
+            where: a function of a commit, or patterns: the first that changed such an array.
+            lineage: ``"all"`` looks at superseded commits too (`resume`).
+
+        Cost: a header for each commit up to it.
+
+        >>> import mmsb_jax as mmsb
+        >>> bus = mmsb.open()
+        >>> for step in range(5):
+        ...     _ = bus.commit({"w": float(step)}, step=step, note={"loss": 10 - step})
+        >>> bus.first(lambda commit: commit.note["loss"] < 8).step
+        3
+        """
+        if not callable(where):
+            patterns = [where] if isinstance(where, str) else where
+            checkouts.check_patterns(patterns)
+            wanted = matcher(patterns)
+            where = lambda commit: any(map(wanted.fullmatch, commit.changed))  # noqa: E731
+        return next(filter(where, self._commits_in(lineage)), None)
+
+    def notes(self, name: str, *, lineage: Lineage = "living") -> Series:
+        """What the notes of the commits say of one thing, as a series that prints and plots.
+
+        Args:
+            name: an entry of the notes (``"loss"``), or one within another (``"eval/loss"``).
+            lineage: ``"all"`` looks at superseded commits too (`resume`).
+
+        Raises:
+            ArrayNotFoundError: no note says it; the message names what they say.
+
+        Cost: a header a commit.
+
+        >>> import mmsb_jax as mmsb
+        >>> bus = mmsb.open()
+        >>> for step in range(3):
+        ...     _ = bus.commit({"w": float(step)}, step=step, note={"loss": 1 / (1 + step)})
+        >>> bus.notes("loss").steps, min(bus.notes("loss"))
+        ([0, 1, 2], 0.3333333333333333)
+        """
+        check_text("name", name, "an entry of the notes")
+        return notes_of(self._commits_in(lineage), name)
+
+    def _commits_in(self, lineage: Lineage) -> Iterator[Commit]:
+        """The commits of a lineage, oldest first."""
+        check_choice("lineage", lineage, "living", "all")
+        with self._lock:
+            self._session.settle()
+            passed, log = self._session.passed_over(lineage), self._session.log
+            versions = range(log.first_version, log.version + 1)
+        return (
+            self._commit_of(version)
+            for version in versions
+            if not any(first <= version <= last for first, last in passed)
+        )
 
     def first_nonfinite(
         self, arrays: str | Sequence[str] = "**"

@@ -71,7 +71,7 @@ def begin() -> mmsb.Bus:
     bus = mmsb.open()
     bus.create("x", (4,))
     bus.create("y", (4,))
-    bus.commit(TREE, step=1)
+    bus.commit(TREE, step=1, note={"loss": 1.0})
     bus.commit(TREE | {"w": np.zeros(3, np.float32)}, step=2, extra={"next": 2})
     bus.derive("twice", ["w"], double, when="read")
     bus.link("x", "y", kind="device_sync")
@@ -100,6 +100,8 @@ CALLS: dict[str, dict[str, Any]] = {
     "export": {"since": 1, "path": None},
     "extend": {"log": None, "source": "s", "layout": None},
     "extra": {"version": 1},
+    "first": {"where": ["w"], "lineage": "all"},
+    "notes": {"name": "loss", "lineage": "all"},
     "first_divergence": {"other": None},
     "first_nonfinite": {"arrays": ["w"]},
     "follow": {"after": 0, "timeout": 0.0, "poll_s": 0.001},

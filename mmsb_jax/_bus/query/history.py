@@ -5,9 +5,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from mmsb_jax._base.errors import CorruptionError, VersionError
+import numpy as np
+
+from mmsb_jax._base.errors import CorruptionError, StructureError, VersionError
 from mmsb_jax._bus.trees.checkout import read_array
 from mmsb_jax._bus.trees.places import PlaceOf
+from mmsb_jax._core.tree.leaves import host_array
 from mmsb_jax._store.format.frame import BadFrameError
 from mmsb_jax._store.log.log import Log
 
@@ -97,6 +100,38 @@ class History:
         if earlier[-1] not in self._shown_in:
             raise self._log.dropped(version)
         return self._read(earlier[-1])
+
+    def stack(self) -> np.ndarray:
+        """All its values as one array, with an axis of `versions` in front.
+
+        Raises:
+            StructureError: it had several shapes or dtypes, or was deleted meanwhile.
+
+        Cost: one replay of the array; all of its values in memory.
+
+        >>> import numpy as np
+        >>> import mmsb_jax as mmsb
+        >>> bus = mmsb.open()
+        >>> for step in range(3):
+        ...     _ = bus.commit({"w": np.full(2, step)})
+        >>> bus.history("w").stack()
+        array([[0, 0],
+               [1, 1],
+               [2, 2]])
+        """
+        kinds, values = dict[str, int](), []
+        for entry in self:
+            if entry.value is None:
+                raise StructureError(f"{self.name!r} was deleted at version {entry.version}.")
+            values.append(host_array(entry.value))
+            kinds.setdefault(f"{values[-1].dtype}{list(values[-1].shape)}", entry.version)
+        if len(kinds) > 1:
+            told = ", ".join(f"{kind} since version {since}" for kind, since in kinds.items())
+            raise StructureError(
+                f"{self.name!r} has values that do not stand in one array: {told}. Take those of "
+                f"one kind: history.at(version)."
+            )
+        return np.stack(values)
 
     def _read(self, version: int) -> ArrayVersion:
         return self._entry(version, self._log.state(self._shown_in[version], wanted=self._is_mine))
