@@ -1,7 +1,9 @@
 """The bus: versioned state behind one object, composed of parts that do the work."""
 
 import contextlib
+import dataclasses
 import functools
+import json
 import os
 import warnings
 import weakref
@@ -67,6 +69,7 @@ from mmsb_jax._store.log.in_force import step_in_force
 from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.maintain.compact import CompactReport, compact
 from mmsb_jax._store.maintain.verify import VerifyReport, verify
+from mmsb_jax._store.query.annotations import annotation_in, entry_of
 from mmsb_jax._store.query.commit import Commit, read_commit, read_extra_in_force
 from mmsb_jax._store.query.commits import Commits
 from mmsb_jax._store.query.diff import diff_versions
@@ -576,6 +579,42 @@ class Bus:
         except DigestMismatchError as error:
             return ReplayReport(since, until, again.taken, error)
         return ReplayReport(since, until, again.taken, None)
+
+    def annotate(self, ref: Ref, note: dict[str, Any]) -> Commit:
+        """Say more of a version: an evaluation that ended later. A commit of its own.
+
+        What is said stands in the ``note`` of that version from now on, wherever it is read.
+
+        Args:
+            ref: which version.
+            note: entries to add to its note, or to say anew: JSON and 0-d arrays.
+
+        Raises:
+            VersionError: no such version.
+            TypeError: no dict; or the version has a note that is none.
+
+        >>> import mmsb_jax as mmsb
+        >>> bus = mmsb.open()
+        >>> commit = bus.commit({"w": 1.0}, step=10, note={"loss": 0.5})
+        >>> _ = bus.annotate(commit, {"accuracy": 0.75})
+        >>> bus.at(step=10).note
+        {'loss': 0.5, 'accuracy': 0.75}
+        """
+        check_kind("note", note, dict)
+        info = CommitInfo(None, "", note, None)
+        with self._events, self._lock:
+            engine = self._enter("annotate")
+            version = self._session.version_of(ref)
+            if not version:
+                raise self._session.log.no_version(0)
+            known = self._commit_of(version).note
+            if known is not None and not isinstance(known, dict):
+                raise TypeError(
+                    f"version {version} has the note {show(known)}, to which no entries can be "
+                    f"added: expected a dict, or none"
+                )
+            said = json.loads(info.note_text(info.numbers()))
+            return engine.say(entry_of(version, self._session.entries, said))
 
     def first(
         self,
@@ -1331,7 +1370,9 @@ class Bus:
 
     def _commit_of(self, version: int) -> Commit:
         """A commit, which keeps this bus as long as it is there: it reads from its log."""
-        return read_commit(self._session.log, version, lambda: self.durable_version)
+        commit = read_commit(self._session.log, version, lambda: self.durable_version)
+        later = annotation_in(self._session.entries, version)
+        return dataclasses.replace(commit, note=(commit.note or {}) | later) if later else commit
 
     def diff(self, old: Ref, new: Ref) -> "VersionDiff":
         """What differs between two versions, array by array; prints as a table.

@@ -100,6 +100,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "export": {"since": 1, "path": None},
     "extend": {"log": None, "source": "s", "layout": None},
     "extra": {"version": 1},
+    "annotate": {"ref": 1, "note": {"accuracy": 1}},
     "first": {"where": ["w"], "lineage": "all"},
     "notes": {"name": "loss", "lineage": "all"},
     "first_divergence": {"other": None},

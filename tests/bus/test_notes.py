@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import mmsb_jax as mmsb
+from mmsb_jax._store.log.log import Log
 
 
 @pytest.fixture
@@ -90,3 +91,80 @@ def test_values_of_an_array_are_stacked(noted):
     noted.delete("x")
     with pytest.raises(mmsb.StructureError, match="was deleted"):
         noted.history("x").stack()
+
+
+def test_what_is_said_later_stands_in_the_note(noted, tmp_path):
+    said = noted.annotate(noted.at(step=10), {"accuracy": jnp.float32(0.5), "eval": 7})
+    assert (said.version, said.changed, said.note) == (31, (), None)
+    noted.annotate(11, {"accuracy": 0.75})
+    expected = {"loss": 20, "eval": 7, "accuracy": 0.75}
+    assert noted.at(step=10).note == noted.commits[10].note == expected
+    assert noted.notes("accuracy").versions.tolist() == [11]
+    assert noted.first(lambda commit: "accuracy" in commit.note).step == 10
+    assert next(noted.log(since=11)).note == expected
+    assert noted.at(step=11).note == {"loss": 19}
+    with noted.fork(tmp_path / "fork") as fork:
+        fork.compact(keep_since=20)
+        assert fork.at(step=10).note == expected
+        with mmsb.open(fork.path, mode="r") as reader:
+            assert reader.at(step=10).note == expected
+            with mmsb.open() as other:
+                other.import_(noted.export(since=0))
+                assert other.at(step=10).note == expected
+    with noted.fork(version=20) as earlier:
+        assert "accuracy" not in earlier.at(step=10).note
+    assert noted.verify()
+
+
+def test_a_version_without_bytes_or_a_note_is_annotated_too():
+    with mmsb.open(save=mmsb.Every(steps=10)) as bus:
+        for step in range(5):
+            bus.commit({"w": jnp.full(2, float(step))}, step=step)
+        assert not bus.annotate(3, {"accuracy": 1}).saved
+        assert bus.at(step=2).note == {"accuracy": 1}
+        assert bus.commit({"w": jnp.zeros(2)}, step=5, save=True).saved
+        assert bus.annotate(3, {"late": 2}).saved
+        assert bus.at(step=2).note == {"accuracy": 1, "late": 2}
+        assert bus.verify()
+
+
+def test_a_reader_looks_at_each_header_once(tmp_path, monkeypatch):
+    tables, table = [], Log.table
+    monkeypatch.setattr(Log, "table", lambda log, version: tables.append(1) or table(log, version))
+    with mmsb.open(tmp_path) as bus, mmsb.open(tmp_path, mode="r") as reader:
+        bus.commit({"w": 0.0}, step=0, note={})
+        followed = reader.follow(after=0, timeout=0)
+        assert next(followed).note == {}
+        for step in range(1, 20):
+            bus.commit({"w": float(step)}, step=step)
+            bus.annotate(1, {"step": step})
+            assert reader.at(step=0).note == {"step": step}
+            assert reader.latest.note is None
+        assert len(tables) == 1
+        bus.compact(keep_since=30)
+        bus.annotate(1, {"step": 77})
+        assert reader.at(step=0).note == {"step": 77}
+        with mmsb.open(tmp_path, mode="r") as another:
+            assert another.at(step=0).note == {"step": 77}
+
+
+def test_an_annotation_is_no_step(bus):
+    for step in range(4):
+        bus.commit({"w": 2.0**step}, step=step)
+        bus.annotate(bus.latest, {"step": step})
+    report = bus.check_replay(lambda s, e: ({"w": s["w"] * 2}, e), like={"w": 0.0}, steps=6)
+    assert report
+    assert report.steps == 3
+
+
+@pytest.mark.parametrize(("note", "message"), [(3, "note="), ({"a": {1}}, "note holds")])
+def test_what_is_no_annotation_is_refused(bus, note, message):
+    bus.commit({"w": 1.0}, note="word")
+    bus.commit({"w": 2.0})
+    with pytest.raises(TypeError, match=message):
+        bus.annotate(2, note)
+    with pytest.raises(TypeError, match="has the note 'word'"):
+        bus.annotate(1, {"a": 1})
+    with pytest.raises(mmsb.VersionError):
+        bus.annotate(9, {"a": 1})
+    assert bus.version == 2

@@ -279,6 +279,14 @@ class Engine:
                 self._end_early(landing, error)
             return self._end(landing)
 
+    def say(self, values: dict[str, str | None]) -> Commit:
+        """Land entries among the constants, which need no bytes before them."""
+        with self.lock:
+            self.settle_landing()
+            if self.head.is_saved:
+                return self.land(Draft(values=values))
+            return self.land_digests({}, Draft(values=values), _nothing)
+
     def land_small(
         self, array: SmallArray, new: np.ndarray, wave: QuietWave | None, draft: Draft
     ) -> Commit:

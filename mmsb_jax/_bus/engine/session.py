@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,13 +17,16 @@ from mmsb_jax._store.files.protocol import Files
 from mmsb_jax._store.files.threads import Threads
 from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.query.commit import Commit
-from mmsb_jax._store.query.superseded import Spans, superseded_at, superseded_in
-from mmsb_jax._store.state.state import StoredState
+from mmsb_jax._store.query.superseded import Spans, superseded_in
+from mmsb_jax._store.state.state import StoredState, Table
 
 Ref = int | str | Commit
 """A version: its number, a tag of it, or its commit."""
 
 Lineage = Literal["living", "all"]
+
+_MOST_HEADERS = 1000
+"""So many behind, a reader begins anew at the newest snapshot."""
 
 
 class Session:
@@ -62,7 +65,7 @@ class Session:
         self.threads = engine.threads if engine is not None else Threads()
         self._pid = os.getpid()
         self._reader_closed = False
-        self._superseded: tuple[bytes, Spans] | None = None  # of a reader
+        self._table: Table | None = None  # of a reader
         if engine is not None:
             engine.tell(self.events)
 
@@ -180,14 +183,31 @@ class Session:
 
     def passed_over(self, lineage: Lineage) -> Spans:
         """The versions that do not count in a search."""
-        if lineage == "all" or not self.log.version:
-            return ()
+        return () if lineage == "all" else superseded_in(self.entries)
+
+    @property
+    def entries(self) -> Mapping[str, str]:
+        """What is recorded of the graph, and of earlier versions, at the newest; not to be changed.
+
+        Cost: for a reader, a look at the headers behind those that were looked at before.
+        """
         if self.engine is not None:
-            return superseded_in(self.engine.head.state.table.graph)
-        chain = self.log.scan.chain
-        if self._superseded is None or self._superseded[0] != chain:
-            self._superseded = chain, superseded_at(self.log, self.log.version)
-        return self._superseded[1]
+            return self.engine.head.state.table.graph
+        known, self._table = self._table, None
+        self._table = self._newest_table(known)
+        return self._table.graph
+
+    def _newest_table(self, known: Table | None) -> Table:
+        """The table of the newest version; ``known``, an earlier one, is brought forward to it."""
+        log, newest = self.log, self.log.version
+        if known is None or not log.kept_since - 1 <= known.version <= newest:
+            return log.table(newest)
+        if newest - known.version > _MOST_HEADERS or log.chain_at(known.version) != known.chain:
+            return log.table(newest)
+        for version in range(known.version + 1, newest + 1):
+            found = log.find(version)
+            known.advance(found.record, found.chain)
+        return known
 
     def close_reader(self) -> None:
         """Let go of the files of a reader."""

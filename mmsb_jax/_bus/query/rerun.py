@@ -11,6 +11,7 @@ from mmsb_jax._bus.saving.digests import Digesting
 from mmsb_jax._bus.trees.tree import TreeShape, differences
 from mmsb_jax._store.format.record import CommitRecord
 from mmsb_jax._store.log.log import Log
+from mmsb_jax._store.query.annotations import are_annotations
 from mmsb_jax._store.query.superseded import superseded_at
 from mmsb_jax._store.state.state import Table
 
@@ -159,7 +160,8 @@ def _is_step(record: CommitRecord, table: Table, version: int) -> bool:
             f"version {version} wrote {written[0]!r}, which is no part of the tree: no step makes "
             f"it again. Take steps from a version behind it."
         )
-    return not (record.ops or touched or is_of_graph(record.values))
+    is_said_later = are_annotations(record.values)
+    return not (record.ops or touched or is_said_later or is_of_graph(record.values))
 
 
 def _set_by(record: CommitRecord) -> dict[str, str]:
