@@ -56,12 +56,14 @@ from mmsb_jax._bus.write.array_specs import new_spec
 from mmsb_jax._bus.write.array_writer import ArrayWriter
 from mmsb_jax._bus.write.batch import BatchManager
 from mmsb_jax._bus.write.derived_arrays import DerivedArrays
+from mmsb_jax._bus.write.draft_builder import PendingArrays
 from mmsb_jax._bus.write.going_back import Origin
 from mmsb_jax._bus.write.tree_writer import TreeWriter, done
 from mmsb_jax._core.layout import Layout
 from mmsb_jax._graph.dag.kinds import mask_of
 from mmsb_jax._graph.run.node import COPY_NAME, Equal, Rule, When, copy
 from mmsb_jax._graph.wave.function import DerivedGraph
+from mmsb_jax._store.commit.draft import Draft
 from mmsb_jax._store.files.protocol import Buffer, Files
 from mmsb_jax._store.files.threads import Threads
 from mmsb_jax._store.format.tags import check_tag, no_tag
@@ -127,7 +129,7 @@ class Bus:
         self._arrays = ArrayWriter(self._session, shadow, save)
         self._derived = DerivedArrays(self._session, self._arrays)
         self._end = weakref.finalize(
-            self, _end, engine, files, self._session.threads, self._arrays.trees
+            self, _end, engine, files, self._session.threads, self._arrays.pending
         )
 
     # ------------------------------------------------------------------------------- its guard
@@ -1862,11 +1864,20 @@ def _warn_of_unsaved(version: int, newest: int) -> None:
     )
 
 
-def _end(engine: Engine | None, files: Files, threads: Threads, trees: TreeWriter | None) -> None:
-    """What is left to do for a bus that nobody closed: when it goes, or the process does."""
-    if engine is None or trees is None:
+def _end(engine: Engine | None, files: Files, threads: Threads, pending: PendingArrays) -> None:
+    """What is left to do for a bus that nobody closed: when it goes, or the process does.
+
+    Any thread may be the one that collects it, in the middle of anything: so no program of JAX is
+    run, and a tree of which digests alone were logged is left so.
+    """
+    if engine is None:
         threads.shutdown()
         files.close()
         return
+
+    def record_pending() -> None:
+        if pending:
+            engine.land(Draft(ops=pending.ops()))
+
     with contextlib.suppress(Exception):
-        engine.close([trees.finish])
+        engine.close([record_pending])
