@@ -65,7 +65,7 @@ from mmsb_jax._graph.run.node import COPY_NAME, Equal, Rule, When, copy
 from mmsb_jax._graph.wave.function import DerivedGraph
 from mmsb_jax._store.commit.draft import Draft
 from mmsb_jax._store.files.protocol import Buffer, Files
-from mmsb_jax._store.files.threads import Threads
+from mmsb_jax._store.files.threads import Threads, start_thread
 from mmsb_jax._store.format.tags import check_tag, no_tag
 from mmsb_jax._store.log.in_force import step_in_force
 from mmsb_jax._store.log.log import Log
@@ -1874,6 +1874,11 @@ def _end(engine: Engine | None, files: Files, threads: Threads, pending: Pending
         threads.shutdown()
         files.close()
         return
+
+    if engine.queue.is_run_here and start_thread(
+        lambda: _end(engine, files, threads, pending), "mmsb-close"
+    ):
+        return  # collected at one of its own commits, for which it has to wait
 
     def record_pending() -> None:
         if pending:

@@ -453,3 +453,17 @@ def test_future_of_a_commit_that_had_not_landed_is_refused_in_a_forked_child(bus
 def test_commit_can_be_pickled_beside_a_bus(bus):
     commit = bus.commit(_state(1), extra={"a": 1})
     assert pickle.loads(pickle.dumps(commit)) == commit
+
+
+def test_a_bus_that_its_own_commit_collects_is_closed_behind_it():
+    """The collector may run anywhere, also in the thread of the queue."""
+    bus = mmsb.open()
+    bus.commit(_state(0))
+    end, queue, engine = bus._end, bus._session.engine.queue, bus._session.engine
+    outcome = queue.submit(lambda landed: (end(), landed("done")), lambda: None, queue.failures)
+    assert outcome.result() == "done"
+    ends = time.monotonic() + PATIENCE_S
+    while not engine.is_released and time.monotonic() < ends:
+        time.sleep(0.001)
+    assert engine.is_released
+    assert bus.closed

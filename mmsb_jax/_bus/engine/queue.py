@@ -58,6 +58,12 @@ class CommitQueue:
         self._wake: SimpleQueue[None] = SimpleQueue()
         self._turn = threading.RLock()
         self._worker: object | None = None
+        self._runner: int | None = None
+
+    @property
+    def is_run_here(self) -> bool:
+        """Whether this very thread is at one of its commits, for which it cannot wait."""
+        return self._runner == threading.get_ident()
 
     @property
     def depth(self) -> int:
@@ -145,23 +151,30 @@ class CommitQueue:
     def _run_next(self) -> None:
         """Run the first entry, and tell how it ended; nothing where there is none."""
         with self._turn:
-            if not self._entries:
-                return
-            entry = self._entries[0]
-            if entry.since != self.failures and not entry.is_begun:
-                self._drop_first(_behind())
-                return
+            before, self._runner = self._runner, threading.get_ident()
             try:
-                self._land(entry)
-            except BaseException as error:
-                self._fail(error)
-                if self._worker is None and not isinstance(error, Exception):
-                    self._failure = None  # an interrupt of the caller's, who runs it himself
-                    raise
-                return
-            self._entries.popleft()
-            entry.discard()
-            entry.outcome.resolve(entry.commit)
+                self._run_first()
+            finally:
+                self._runner = before
+
+    def _run_first(self) -> None:
+        if not self._entries:
+            return
+        entry = self._entries[0]
+        if entry.since != self.failures and not entry.is_begun:
+            self._drop_first(_behind())
+            return
+        try:
+            self._land(entry)
+        except BaseException as error:
+            self._fail(error)
+            if self._worker is None and not isinstance(error, Exception):
+                self._failure = None  # an interrupt of the caller's, who runs it himself
+                raise
+            return
+        self._entries.popleft()
+        entry.discard()
+        entry.outcome.resolve(entry.commit)
 
     def _land(self, entry: _Entry) -> None:
         if entry.is_begun:  # an interrupt cut it short
