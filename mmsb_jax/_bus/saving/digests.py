@@ -105,12 +105,13 @@ def _digest_one(array: Array, dtype: str) -> Array:
     words = to_words(array)
     lines = jnp.pad(words, (0, -words.size % LINE_WORDS)).reshape(-1, LINE_WORDS)
     index = jnp.arange(lines.size, dtype=jnp.uint32).reshape(lines.shape)
-    lanes = lanes_of_lines(lines, index).sum(axis=0, dtype=jnp.uint32)
+    lanes = lanes_of_lines(lines, index)
     if _is_of_bytes(dtype):
         count = (~jnp.isfinite(array)).sum(dtype=jnp.uint32)
-    else:
-        count = _not_finite(lines, index, dtype).sum(axis=-1, dtype=jnp.uint32).sum()
-    return jnp.concatenate([lanes, count[None].astype(jnp.uint32)])
+        return jnp.append(lanes.sum(axis=0, dtype=jnp.uint32), count)
+    # By lines, beside the lanes: one pass over the words finds all three.
+    counts = _not_finite(lines, index, dtype).sum(axis=-1, dtype=jnp.uint32)
+    return jnp.concatenate([lanes, counts[:, None]], axis=-1).sum(axis=0, dtype=jnp.uint32)
 
 
 def _is_of_bytes(dtype: str) -> bool:
