@@ -45,7 +45,7 @@ from mmsb_jax._bus.opening import fork
 from mmsb_jax._bus.query.finding import first_divergence, first_nonfinite
 from mmsb_jax._bus.query.follow import follow
 from mmsb_jax._bus.query.history import History
-from mmsb_jax._bus.query.rerun import ReplayReport, Rerun, origin_of
+from mmsb_jax._bus.query.rerun import ReplayReport, Rerun, check_step, origin_of
 from mmsb_jax._bus.saving.policy import SavePolicy, check_policy
 from mmsb_jax._bus.transfer import export, take_in
 from mmsb_jax._bus.trees import checkout as checkouts
@@ -77,6 +77,7 @@ from mmsb_jax._store.query.commits import Commits
 from mmsb_jax._store.query.diff import diff_versions
 from mmsb_jax._store.query.follow import Follower
 from mmsb_jax._store.query.notes import Series, notes_of
+from mmsb_jax._store.query.superseded import is_in, superseded_in
 from mmsb_jax._store.state.state import StoredState
 
 if TYPE_CHECKING:
@@ -89,8 +90,8 @@ Extra = TypeVar("Extra")
 
 _RESUMED = (
     "; missing='keep' takes from `state` what is not recorded, rename= moves paths, cast=True "
+    "changes dtypes"
 )
-_RESUMED += "changes dtypes"
 _PARTS = "; arrays=[…] selects a part, missing='keep' takes from `like` what is not recorded"
 
 
@@ -444,7 +445,8 @@ class Bus:
             tree = checkouts.build_like(
                 found, state, None, None, missing, _RESUMED, cast=cast, called="state"
             )
-            origin = Origin.of(log, chosen) if chosen < log.version else None
+            spans = superseded_in(found.table.graph)
+            origin = Origin.of(log, chosen, spans) if chosen < log.version else None
             self._arrays.know(tree, origin)
             known = read_extra_in_force(log, chosen)
             return tree, known.value if known.version else extra
@@ -529,8 +531,7 @@ class Bus:
         ({'w': 8.0}, {'next': 3})
         """
         check_flag("check", check)
-        if not callable(step):
-            raise TypeError(f"step={show(step)}: expected a function (state, extra) → the same")
+        check_step(step)
         with self._events, self._lock:
             self._session.settle()
             until = self._session.version_of(to)
@@ -565,8 +566,7 @@ class Bus:
         (True, 2, 2)
         """
         check_number("steps", steps)
-        if not callable(step):
-            raise TypeError(f"step={show(step)}: expected a function (state, extra) → the same")
+        check_step(step)
         with self._events, self._lock:
             self._session.settle()
             log = self._session.log
@@ -675,11 +675,7 @@ class Bus:
             self._session.settle()
             passed, log = self._session.passed_over(lineage), self._session.log
             versions = range(log.first_version, log.version + 1)
-        return (
-            self._commit_of(version)
-            for version in versions
-            if not any(first <= version <= last for first, last in passed)
-        )
+        return (self._commit_of(version) for version in versions if not is_in(passed, version))
 
     def first_nonfinite(
         self, arrays: str | Sequence[str] = "**"
@@ -1830,22 +1826,18 @@ class Bus:
             with self._events, self._lock:
                 engine.queue.settle()
                 with contextlib.suppress(Exception):  # below it is tried again, and says why
-                    self._finish()
+                    self._arrays.finish()
             self._events.drain()  # handlers may use the bus, as long as it is open
         try:
             with self._events, self._lock:
                 if engine is None:
                     session.close_reader()
                 else:
-                    engine.close([self._finish])
+                    engine.close([self._arrays.finish])
         finally:
             if engine is None or engine.is_released:
                 self._end.detach()
                 self._events.close()
-
-    def _finish(self) -> None:
-        if self._arrays.trees is not None:
-            self._arrays.trees.finish()
 
     def __enter__(self) -> "Bus":
         return self

@@ -112,14 +112,20 @@ def lanes_of_lines(
     return jnp.stack([first, second.sum(axis=-1, dtype=jnp.uint32)], axis=-1)
 
 
+def lines_of_words(
+    words: UInt32[Array, " n"],
+) -> tuple[UInt32[Array, "lines w"], UInt32[Array, "lines w"]]:
+    """The words of one array in lines, the last filled with zeros, and where each word stands."""
+    lines = jnp.pad(words, (0, -words.size % LINE_WORDS)).reshape(-1, LINE_WORDS)
+    return lines, jnp.arange(lines.size, dtype=jnp.uint32).reshape(lines.shape)
+
+
 def digest_flat(words: UInt32[Array, " n"]) -> UInt32[Array, "2"]:
     """The digest of one array, from all of its words.
 
     Cost: one pass over them.
     """
-    lines = jnp.pad(words, (0, -words.size % LINE_WORDS)).reshape(-1, LINE_WORDS)
-    index = jnp.arange(lines.size, dtype=jnp.uint32).reshape(lines.shape)
-    return lanes_of_lines(lines, index).sum(axis=0, dtype=jnp.uint32)  # zeros add nothing
+    return lanes_of_lines(*lines_of_words(words)).sum(axis=0, dtype=jnp.uint32)  # zeros add nothing
 
 
 @functools.partial(jax.jit, static_argnums=4)

@@ -16,6 +16,13 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def cell(value: object) -> str:
+    """A value in a table: thousands apart, a dash for None, nothing that a terminal acts on."""
+    if value is None:
+        return "–"
+    return f"{value:,}" if isinstance(value, int) else printable(str(value))
+
+
 def aligned(rows: Iterable[Sequence[str]], is_right: Sequence[bool] = ()) -> list[str]:
     """A line a row, with the cells of each column below each other.
 

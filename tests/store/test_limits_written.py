@@ -146,6 +146,12 @@ def record_with(field: str, value: Any) -> CommitRecord:
     return CommitRecord(**fields)
 
 
+def encoded_unchecked(record: CommitRecord) -> bytes:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CommitRecord, "check", lambda record: None)
+        return record.encode()
+
+
 def record_making(field: str, value: Any) -> CommitRecord:
     return record_with("ops", [Op(OpCode.CREATE, replace(INFO, **{field: value}))])
 
@@ -200,9 +206,7 @@ def test_digests_out_of_order_are_refused(rows):
     record.flags = DIGESTS
     with pytest.raises(StructureError, match="order of their arrays"):
         record.encode()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(CommitRecord, "check", lambda record: None)
-        raw = record.encode()
+    raw = encoded_unchecked(record)
     with pytest.raises(BadFrameError, match="order of their arrays"):
         CommitRecord.decode(raw)
 
@@ -222,9 +226,7 @@ def test_a_commit_without_bytes_has_neither_records_nor_operations(field):
     record.flags = DIGEST_ONLY | DIGESTS
     with pytest.raises(StructureError, match="without bytes"):
         record.encode()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(CommitRecord, "check", lambda record: None)
-        raw = record.encode()
+    raw = encoded_unchecked(record)
     with pytest.raises(BadFrameError, match="without bytes"):
         CommitRecord.decode(raw)
 

@@ -204,9 +204,7 @@ class Session:
             return log.table(newest)
         if newest - known.version > _MOST_HEADERS or log.chain_at(known.version) != known.chain:
             return log.table(newest)
-        for version in range(known.version + 1, newest + 1):
-            found = log.find(version)
-            known.advance(found.record, found.chain)
+        log.advance_table(known, newest)
         return known
 
     def close_reader(self) -> None:

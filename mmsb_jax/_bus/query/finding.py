@@ -1,6 +1,6 @@
 """Finding the first version at which something holds: mostly from what commits say."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Executor
 
 from mmsb_jax._base.dtypes import parse_dtype
@@ -8,7 +8,7 @@ from mmsb_jax._bus.saving.digests import count_not_finite
 from mmsb_jax._store.encoding.digest import Lanes
 from mmsb_jax._store.format.record import DIGESTS
 from mmsb_jax._store.log.log import Log
-from mmsb_jax._store.query.superseded import superseded_at
+from mmsb_jax._store.query.superseded import is_in, superseded_at
 from mmsb_jax._store.state.state import StoredState, Table
 
 
@@ -53,31 +53,30 @@ def first_divergence(ours: Log, theirs: Log) -> tuple[int, int, tuple[str, ...]]
 
     Cost: the headers of both, and no bytes of arrays.
     """
-    steps = {step: version for version, step in _steps(theirs)}
-    mine, other = _Walk(ours), _Walk(theirs)
-    for version, step in _steps(ours):
-        if step in steps and version == ours.last_with(step, without=mine.passed):
-            left, right = mine.lanes(version), other.lanes(steps[step])
-            differing = {n for n in left.keys() | right.keys() if left.get(n) != right.get(n)}
-            if differing:
-                return version, steps[step], tuple(sorted(differing))
+    mine, others = _versions_by_step(ours), _versions_by_step(theirs)
+    here, there = _Walk(ours), _Walk(theirs)
+    for step in sorted(mine.keys() & others.keys(), key=mine.__getitem__):
+        left, right = here.lanes(mine[step]), there.lanes(others[step])
+        differing = {n for n in left.keys() | right.keys() if left.get(n) != right.get(n)}
+        if differing:
+            return mine[step], others[step], tuple(sorted(differing))
     return None
 
 
-def _steps(log: Log) -> Iterator[tuple[int, int]]:
-    """The versions of the living lineage that have a step, and can be looked at, with it."""
-    passed = superseded_at(log, log.version)
+def _versions_by_step(log: Log) -> dict[int, int]:
+    """Step → its newest version of the living lineage, of those that can be looked at."""
+    passed, found = superseded_at(log, log.version), dict[int, int]()
     for version in range(max(1, log.kept_since), log.version + 1):
         step = log.row(version).step
-        if step is not None and not any(first <= version <= last for first, last in passed):
-            yield version, step
+        if step is not None and not is_in(passed, version):
+            found[step] = version
+    return found
 
 
 class _Walk:
     """The digests of the tree along a log, forward where it can."""
 
     def __init__(self, log: Log) -> None:
-        self.passed = superseded_at(log, log.version)
         self._log = log
         self._table: Table | None = None
 
@@ -86,9 +85,7 @@ class _Walk:
         table = self._table
         if table is None or table.version > version:
             table = self._table = self._log.table(version)
-        for number in range(table.version + 1, version + 1):
-            found = self._log.find(number)
-            table.advance(found.record, found.chain)
+        self._log.advance_table(table, version)
         return {
             info.name: table.lanes_now(array_id)
             for array_id, info in table.arrays.items()

@@ -12,11 +12,17 @@ from mmsb_jax._bus.trees.tree import TreeShape, differences
 from mmsb_jax._store.format.record import CommitRecord
 from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.query.annotations import are_annotations
-from mmsb_jax._store.query.superseded import superseded_at
+from mmsb_jax._store.query.superseded import is_in, superseded_at
 from mmsb_jax._store.state.state import Table
 
 Step = Callable[[Any, Any], tuple[Any, Any]]
 """A step of a run: (state, extra) → (state, extra)."""
+
+
+def check_step(step: Any) -> None:
+    """Refuse what is no function."""
+    if not callable(step):
+        raise TypeError(f"step={show(step)}: expected a function (state, extra) → the same")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +117,7 @@ class Rerun:
         log, table = self._log, self._log.table(since)
         spans = superseded_at(log, until)
         for version in range(since + 1, until + 1):
-            if any(first <= version <= last for first, last in spans):
+            if is_in(spans, version):
                 continue
             found = log.find(version)
             is_step = _is_step(found.record, table, version)

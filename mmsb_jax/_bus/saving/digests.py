@@ -14,11 +14,10 @@ from mmsb_jax._bus.device.device_shadow import groups_of
 from mmsb_jax._bus.device.programs import without_wide_types
 from mmsb_jax._bus.device.shadow import apart
 from mmsb_jax._bus.trees.staging import check_readable, held_here
-from mmsb_jax._core.digest import lanes_of_lines
+from mmsb_jax._core.digest import lanes_of_lines, lines_of_words
 from mmsb_jax._core.tree.leaves import host_array
 from mmsb_jax._core.tree.words import to_words
 from mmsb_jax._store.encoding.digest import digest_each, digest_words
-from mmsb_jax.kernels import LINE_WORDS
 
 Found = tuple[int, int, int]
 """Both lanes of an array, and how many of its numbers are infinite or none."""
@@ -102,9 +101,7 @@ def _digest(arrays: Sequence[Array], dtype: str) -> Array:
 
 
 def _digest_one(array: Array, dtype: str) -> Array:
-    words = to_words(array)
-    lines = jnp.pad(words, (0, -words.size % LINE_WORDS)).reshape(-1, LINE_WORDS)
-    index = jnp.arange(lines.size, dtype=jnp.uint32).reshape(lines.shape)
+    lines, index = lines_of_words(to_words(array))
     lanes = lanes_of_lines(lines, index)
     if _is_of_bytes(dtype):
         count = (~jnp.isfinite(array)).sum(dtype=jnp.uint32)

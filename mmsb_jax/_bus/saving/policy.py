@@ -1,5 +1,6 @@
 """Policies: at which commits of a tree bytes are logged, and not digests alone."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -67,11 +68,12 @@ class SavePolicy(Protocol):
         ...
 
 
-class _Policy:
+class _Policy(ABC):
     """One that can be joined to others by ``|``: bytes are logged where any of them says so."""
 
+    @abstractmethod
     def __call__(self, moment: Moment) -> bool:
-        raise NotImplementedError
+        """Whether the bytes of a commit are logged."""
 
     def __or__(self, other: SavePolicy) -> "Either":
         return Either(self, other) if callable(other) else NotImplemented

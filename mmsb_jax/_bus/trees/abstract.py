@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
-import jax
 
 
 def abstract_of(init: Callable[[], Any]) -> Any:
@@ -14,8 +13,3 @@ def abstract_of(init: Callable[[], Any]) -> Any:
     """
     shapes = getattr(init, "eval_shape", None)  # a jitted one says where its results go
     return eqx.filter_eval_shape(init) if shapes is None else shapes()
-
-
-def is_abstract(leaf: Any) -> bool:
-    """Whether a leaf has a shape and a dtype, and no values."""
-    return isinstance(leaf, jax.ShapeDtypeStruct)

@@ -13,7 +13,6 @@ from mmsb_jax._base.dtypes import parse_dtype
 from mmsb_jax._base.errors import ArrayNotFoundError, CorruptionError, StructureError
 from mmsb_jax._base.memory_limit import room_for
 from mmsb_jax._base.patterns import matcher
-from mmsb_jax._bus.trees.abstract import is_abstract
 from mmsb_jax._bus.trees.compare import Difference, differing_leaves, differing_statics
 from mmsb_jax._bus.trees.places import PlaceOf
 from mmsb_jax._bus.trees.recorded import is_weak, show_pair, statics_in
@@ -89,10 +88,7 @@ def build_flat(
 
 def fits(state: StoredState, shape: TreeShape) -> bool:
     """Whether the committed tree of ``state`` had the structure ``shape``, by what is recorded."""
-    recorded, statics = recorded_leaves(state.table), statics_in(state.table)
-    if any(differing_leaves(recorded, shape.leaves)):
-        return False
-    return statics is None or not any(differing_statics(statics, shape.statics))
+    return shape.fits(recorded_leaves(state.table), statics_in(state.table))
 
 
 def known_shape(state: StoredState, shape: TreeShape | None) -> TreeShape | None:
@@ -171,7 +167,7 @@ def build_like(
     built, faults, kept = [], [], []
     for path, leaf in zip(paths, leaves, strict=True):
         is_new = path in differing and differing[path].was is None
-        if is_new and missing == "keep" and not is_abstract(leaf):
+        if is_new and missing == "keep" and not isinstance(leaf, jax.ShapeDtypeStruct):
             kept.append(path)
             del differing[path]
             built.append(leaf)

@@ -111,7 +111,7 @@ class TreeShape:
     @property
     def entries(self) -> dict[str, str]:
         """What is recorded of it beside its leaves."""
-        return entries_of({path: s.text for path, s in self.statics.items()}, self.weak)
+        return entries_of(self.texts, self.weak)
 
     @property
     def leaves(self) -> "Leaves":
@@ -119,11 +119,21 @@ class TreeShape:
         arriving: Leaves = {region.name: region.spec for region in self.layout.regions}
         return arriving | {name: constant_of(value) for name, value in self.constants.items()}
 
-    def is_as(self, other: "TreeShape") -> bool:
-        """Whether a tree of this structure may take the place of one of the other."""
-        texts = {path: static.text for path, static in other.statics.items()}
-        is_other = any(differing_leaves(other.leaves, self.leaves))
-        return not is_other and not any(differing_statics(texts, self.statics))
+    @property
+    def texts(self) -> dict[str, str]:
+        """What is recorded of that which is no leaf, by path."""
+        return {path: static.text for path, static in self.statics.items()}
+
+    def fits(self, leaves: "Leaves", texts: Mapping[str, str] | None) -> bool:
+        """Whether a tree of this structure may take the place of one of these leaves and statics.
+
+        Args:
+            leaves: what each leaf is, by name.
+            texts: what is no leaf, by path; None where that is not known.
+        """
+        if any(differing_leaves(leaves, self.leaves)):
+            return False
+        return texts is None or not any(differing_statics(texts, self.statics))
 
     def succeed(self, before: "TreeShape | None", version: int) -> None:
         """Take the place of the structure ``before``, from ``version`` on."""

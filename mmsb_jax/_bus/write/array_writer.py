@@ -166,6 +166,12 @@ class ArrayWriter:
     def _recorded(self, commit: Commit) -> None:
         self.pending.specs.clear()
 
+    def finish(self) -> None:
+        """Record what would be lost when the bus is closed: a tree without bytes, arrays made."""
+        if self.trees is not None:
+            self.trees.save_last()
+        self.record_pending()
+
     def record_pending(self, source: str = "") -> None:
         """Commit the arrays that were made, if there are any."""
         if self.pending:

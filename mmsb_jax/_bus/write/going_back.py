@@ -6,7 +6,7 @@ from typing import Self
 from mmsb_jax._store.commit.draft import Draft
 from mmsb_jax._store.log.in_force import extra_in_force, step_in_force
 from mmsb_jax._store.log.log import Log
-from mmsb_jax._store.query.superseded import Spans, entry_of, superseded_at
+from mmsb_jax._store.query.superseded import Spans, entry_of
 
 _NOTHING = b"null"
 
@@ -32,13 +32,12 @@ class Origin:
     ends_extra: bool
 
     @classmethod
-    def of(cls, log: Log, version: int) -> Self:
-        """A version of a log, which has newer ones."""
+    def of(cls, log: Log, version: int, superseded: Spans) -> Self:
+        """A version of a log, which has newer ones; it sees some versions as superseded."""
         known = extra_in_force(log, version)
         step = log.retry_if_compacted(lambda: step_in_force(log, version))
         ends_extra = known.blob is None and extra_in_force(log, log.version).blob is not None
-        spans = superseded_at(log, version)
-        return cls(version, spans, step, known.blob, known.is_json, ends_extra)
+        return cls(version, superseded, step, known.blob, known.is_json, ends_extra)
 
     def enter(self, draft: Draft, version: int) -> None:
         """Let the draft of ``version`` say that it goes on from here, and what is in force then."""

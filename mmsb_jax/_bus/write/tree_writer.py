@@ -97,12 +97,12 @@ class TreeWriter:
             allow_new: whether it may have another structure than recorded.
             save: whether its bytes are logged; None leaves it to the policy of the bus.
         """
-        begun, moment = time.perf_counter_ns(), self._moment(info)
+        begun, moment = time.perf_counter_ns(), self._moment(info, save)
         self.give_up()
         shape, data, change, others = self._match(tree, allow_new)
         ops = self._pending.ops() + change.ops
         is_new = bool(ops or change.values or self._origin)
-        if not is_new and not self._saving.wants(save, moment):
+        if moment is not None and not is_new and not self._saving.wants(save, moment):
             return self._commit_digests(info, shape, data, change.ids)
         is_audit = self._begin_audit()
         ids, last = change.ids, self._last
@@ -152,11 +152,13 @@ class TreeWriter:
         found = Digesting(data, places, shape.names)
         return lambda: {ids[i]: count for i, (*_, count) in found.rows().items()}
 
-    def _moment(self, info: CommitInfo) -> Moment:
-        """A commit that is about to be made."""
-        engine = self._engine
-        version, last = engine.log.version + engine.queue.depth + 1, self._saving.last
-        return Moment(info.step, version, time.time_ns(), last(engine.queue.failures), self.is_busy)
+    def _moment(self, info: CommitInfo, save: bool | None) -> Moment | None:
+        """A commit that is about to be made; None where it has bytes in any case."""
+        if save is None and not self._saving.has_policy:
+            return None
+        queue, last = self._engine.queue, self._saving.last(self._engine.queue.failures)
+        version = self._engine.log.version + queue.depth + 1
+        return Moment(info.step, version, time.time_ns(), last, self.is_busy)
 
     def _commit_digests(
         self,
@@ -166,9 +168,7 @@ class TreeWriter:
         ids: Sequence[int],
     ) -> Commit:
         """Commit the digests of a tree, of the structure committed last, and none of its bytes."""
-        places = self._since_newest(shape, data, ids)
-        found = Digesting(data, places, shape.names)
-        leaves = LivingLeaves.of(data, places, self._newest)
+        found, leaves = self._begin_digests(shape, data, ids)
         draft = info.fill(Draft(), info.numbers())
 
         def landed(commit: Commit) -> None:
@@ -184,10 +184,8 @@ class TreeWriter:
     ) -> "Future[Commit]":
         """`_commit_digests`, without waiting."""
         engine, ids, time_ns = self._engine, self._ids, time.time_ns()
-        places = self._since_newest(shape, data, ids)
-        found = Digesting(data, places, shape.names)
+        found, leaves = self._begin_digests(shape, data, ids)
         numbers = self._stager.stage(info.note_arrays, ["note"] * len(info.note_arrays))
-        leaves = LivingLeaves.of(data, places, self._newest)
 
         def run(landed: Callable[[Commit], None]) -> None:
             def known(commit: Commit) -> None:
@@ -204,21 +202,19 @@ class TreeWriter:
         self._newest = leaves
         return outcome
 
-    def _since_newest(self, shape: TreeShape, data: list[Any], ids: Sequence[int]) -> Sequence[int]:
-        """Which leaves may be others than at the newest version."""
+    def _begin_digests(
+        self, shape: TreeShape, data: list[Any], ids: Sequence[int]
+    ) -> tuple[Digesting, LivingLeaves]:
+        """The digests of the leaves that may be others than at the newest version; all leaves."""
         known = self._newest
         others = range(len(data)) if known is None else known.others(data)
-        return self._to_read(known, shape, data, ids, others)
+        places = self._to_read(known, shape, data, ids, others)
+        return Digesting(data, places, shape.names), LivingLeaves.of(data, places, known)
 
-    def finish(self) -> None:
-        """Record what would be lost when the bus is closed: a tree without bytes, arrays made."""
-        if (unsaved := self._unsaved) is not None:
-            self._save_now(unsaved)
-        if self._pending:
-            self._engine.land(Draft(ops=self._pending.ops()), landed=self._recorded)
-
-    def _save_now(self, unsaved: "_Unsaved") -> None:
-        """Log the bytes of the newest tree, if its arrays are what they were."""
+    def save_last(self) -> None:
+        """Log the bytes of the newest tree, where only its digests were and it is as it was."""
+        if (unsaved := self._unsaved) is None:
+            return
         table, shape, ids = self._engine.head.state.table, unsaved.shape, unsaved.ids
         if table.version != unsaved.version or not all(map(_is_there, unsaved.data)):
             return
@@ -234,9 +230,6 @@ class TreeWriter:
         )
         self._engine.land(draft, shape, is_whole=True)
         self._unsaved = None
-
-    def _recorded(self, commit: Commit) -> None:
-        self._pending.specs.clear()
 
     def _find(
         self, shape: TreeShape, data: Sequence[Any], places: Sequence[int]
@@ -373,8 +366,8 @@ class TreeWriter:
         failures = engine.queue.failures
         for array in info.note_arrays:
             check_readable(array, "note")
-        moment = self._moment(info)
-        if not self._saving.wants(save, moment):
+        moment = self._moment(info, save)
+        if moment is not None and not self._saving.wants(save, moment):
             self._wait_for_room(MOST_WAITING)
             return self._enqueue_digests(info, shape, data, failures)
         self._wait_for_room(self._most_waiting)
@@ -430,7 +423,8 @@ class TreeWriter:
             self._shadows.drop()
             raise
         self._last = self._newest = leaves
-        self._saving.expect(moment, failures)
+        if moment is not None:
+            self._saving.expect(moment, failures)
         if shadow is not None:
             shadow.is_queued = True
         return outcome
@@ -511,7 +505,9 @@ class TreeWriter:
             return self.shape, data, Reconciled(ids=self._ids), others
         shape = TreeShape(tree, self._engine.page_bytes)
         table, expected = self._engine.head.state.table, self._expected
-        allow_new = allow_new or (expected is not None and shape.is_as(expected))
+        allow_new = allow_new or (
+            expected is not None and shape.fits(expected.leaves, expected.texts)
+        )
         change = reconcile(table, shape, allow_new, self._pending.specs.keys(), self.shape)
         data = shape.data_leaves(tree)
         return shape, data, change, range(len(data))

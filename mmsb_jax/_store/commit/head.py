@@ -356,7 +356,6 @@ class Head:
         record.state_digest = self._digest_with(record)
         chunks = [] if draft.extra is None else compress_blob(draft.extra)
         if draft.extra is not None:
-            record.flags |= EXTRA_IS_JSON * draft.extra_is_json
             record.records = records_of([_extra_row(len(chunks))])
         record.check_said()
         return self._append_digests(NewCommit(record, chunks), record)
@@ -415,8 +414,6 @@ class Head:
         )
         chunks = [chunk for change in recorded for chunk in change.chunks]
         extra_chunks = [] if draft.extra is None else compress_blob(draft.extra)
-        if draft.extra is not None and draft.extra_is_json:
-            record.flags |= EXTRA_IS_JSON
         if draft.nonfinite is not None:
             record.flags |= DIGESTS
         return EncodedCommit(
@@ -557,6 +554,7 @@ def _said(draft: Draft, values: Mapping[str, str | None], next_id: int) -> Commi
         note=draft.note,
         values=dict(values),
         next_id=next_id,
+        flags=EXTRA_IS_JSON if draft.extra is not None and draft.extra_is_json else 0,
     )
 
 

@@ -37,6 +37,12 @@ class Log(LogContents):
         nothing = functools.partial(replay, self, version, lambda _: False, None, with_data=False)
         return self.retry_if_compacted(nothing)[0].table
 
+    def advance_table(self, table: Table, version: int) -> None:
+        """Bring ``table`` forward to ``version``; reads headers. It is spent where this raises."""
+        for number in range(table.version + 1, version + 1):
+            found = self.find(number)
+            table.advance(found.record, found.chain)
+
     def state(
         self,
         version: int,

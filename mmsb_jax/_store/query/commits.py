@@ -6,7 +6,7 @@ from typing import Any, overload
 
 from mmsb_jax._base.arguments import show
 from mmsb_jax._display.html import html_table, html_text
-from mmsb_jax._display.text import aligned, printable
+from mmsb_jax._display.text import aligned, cell
 from mmsb_jax._display.times import local_time
 from mmsb_jax._store.query.commit import Commit
 
@@ -101,10 +101,7 @@ class Commits(Sequence[Commit]):
 
 
 def _row(commit: Commit) -> list[str]:
-    return [
-        "–" if cell is None else f"{cell:,}" if isinstance(cell, int) else printable(str(cell))
-        for cell in cells_of(commit)
-    ]
+    return list(map(cell, cells_of(commit)))
 
 
 def cells_of(commit: Commit) -> tuple[object, ...]:

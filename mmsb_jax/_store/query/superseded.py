@@ -45,6 +45,11 @@ def _ascend(ends: list[Any]) -> bool:
     )
 
 
+def is_in(spans: Spans, version: int) -> bool:
+    """Whether a version is one of the superseded ones."""
+    return any(first <= version <= last for first, last in spans)
+
+
 def superseded_at(log: Log, version: int) -> Spans:
     """The versions that are superseded as seen from ``version``.
 

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterable, Sequence
 
-from mmsb_jax._display.text import aligned, printable
+from mmsb_jax._display.text import aligned, cell
 from mmsb_jax.cli.common.command import printing, say
 
 _FOLDED = {"array", "constant", "note", "source", "value"}
@@ -17,7 +17,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
     """
     rows = list(rows)
     is_number = [any(isinstance(row[i], int) for row in rows) for i in range(len(columns))]
-    cells = [tuple(map(_cell, row)) for row in rows]
+    cells = [tuple(map(cell, row)) for row in rows]
     if sys.stdout.isatty():
         _print_folded(columns, cells, is_number)
         return
@@ -58,10 +58,4 @@ def print_facts(facts: dict[str, object]) -> None:
     facts = {name: value for name, value in facts.items() if value is not None}
     width = max(map(len, facts))
     for name, value in facts.items():
-        say(f"{name:<{width}}  {_cell(value)}")
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return "–"
-    return f"{value:,}" if isinstance(value, int) else printable(str(value))
+        say(f"{name:<{width}}  {cell(value)}")

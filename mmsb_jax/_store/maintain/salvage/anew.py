@@ -62,7 +62,8 @@ class Anew:
         # What is shown to be right again may have come from a snapshot.
         touched = {*record.touched(), *self._unproven}
         self._unproven = frozenset(unproven)
-        draft = Draft(
+        draft = replace(
+            _said(record, extra),
             ops=ops,
             contents={
                 self._ids[i]: state.bytes_of(i)
@@ -70,12 +71,6 @@ class Anew:
                 if i in touched or self._ids[i] in made
             },
             values=self._values(table, [table.arrays[i].name for i in absent]),
-            step=record.step,
-            source=record.source,
-            note=record.note,
-            time_ns=record.time_ns,
-            extra=extra[0],
-            extra_is_json=extra[1],
         )
         self._head.commit(draft)
 
@@ -85,15 +80,7 @@ class Anew:
         """Append a version of which only digests are known."""
         kept = [row for row in record.digests.tolist() if row[0] in self._ids]
         rows = sorted((self._ids[array_id], *rest) for array_id, *rest in kept)
-        draft = Draft(
-            values=self._values(table, []),
-            step=record.step,
-            source=record.source,
-            note=record.note,
-            time_ns=record.time_ns,
-            extra=extra[0],
-            extra_is_json=extra[1],
-        )
+        draft = replace(_said(record, extra), values=self._values(table, []))
         self._head.land_digests(np.array(rows, DIGEST), draft)
 
     def keep_page_versions(self, state: StoredState) -> None:
@@ -122,6 +109,18 @@ class Anew:
         after = table.values | _graph_without(table.graph, absent)
         gone = dict.fromkeys(before.keys() - after.keys())
         return gone | {name: v for name, v in after.items() if before.get(name) != v}
+
+
+def _said(record: CommitRecord, extra: tuple[bytes | None, bool]) -> Draft:
+    """A draft that says what a commit said."""
+    return Draft(
+        step=record.step,
+        source=record.source,
+        note=record.note,
+        time_ns=record.time_ns,
+        extra=extra[0],
+        extra_is_json=extra[1],
+    )
 
 
 def _graph_without(graph: dict[str, str], absent: list[str]) -> dict[str, str]:
