@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from mmsb_jax._bus.events.kinds import Event
     from mmsb_jax._bus.open import open
     from mmsb_jax._bus.replica.replica import Replica
+    from mmsb_jax._bus.saving.keep import Best, Keep, KeepPolicy
     from mmsb_jax._bus.saving.policy import AtMost, Every, Moment, Saved, SavePolicy
     from mmsb_jax._core.delta import Delta, apply, compose, diff, invert
     from mmsb_jax._core.digest import digest, update_digest
@@ -77,6 +78,7 @@ _MODULES = {
     "_core.delta": ("Delta", "apply", "compose", "diff", "invert"),
     "_core.digest": ("digest", "update_digest"),
     "_bus.engine.session": ("Ref",),
+    "_bus.saving.keep": ("Best", "Keep", "KeepPolicy"),
     "_bus.saving.policy": ("AtMost", "Every", "Moment", "SavePolicy", "Saved"),
     "_core.layout": ("Layout",),
     "_core.pages": ("Pages",),
@@ -94,6 +96,7 @@ __all__ = [
     "CLEAR",
     "ArrayNotFoundError",
     "AtMost",
+    "Best",
     "Bus",
     "ClosedError",
     "Commit",
@@ -110,6 +113,8 @@ __all__ = [
     "FormatError",
     "GraphCycleError",
     "InvalidDeltaError",
+    "Keep",
+    "KeepPolicy",
     "KernelUnavailableError",
     "Layout",
     "LocationError",

@@ -193,6 +193,15 @@ MUTATIONS = [
     Mutation("_bus/saving/digests.py", "is_upper = index & 1 == 1", "is_upper = index & 1 == 0",
              "bus/test_save.py"),
     Mutation("_bus/trees/checkout.py", "old <= new", "True", "bus/test_resume.py"),
+    Mutation("_store/maintain/compact.py", "if self.kept != self._states_to_keep():",
+             "if False:", "store/test_compact.py"),
+    Mutation("_store/maintain/compact.py", "if versions > dropped:", "if True:",
+             "store/test_compact.py"),
+    Mutation("_store/maintain/cut.py", "freed - len(missing) * state_bytes", "freed",
+             "store/test_compact.py"),
+    Mutation("_bus/saving/keep.py", "math.isnan(value)", "False", "bus/test_keep.py"),
+    Mutation("_bus/saving/keeper.py", "if not is_in(spans, version) and",
+             "if True and", "bus/test_keep.py"),
 ]  # fmt: skip
 
 

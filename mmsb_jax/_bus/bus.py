@@ -1,7 +1,6 @@
 """The bus: versioned state behind one object, composed of parts that do the work."""
 
 import contextlib
-import dataclasses
 import functools
 import json
 import os
@@ -46,6 +45,7 @@ from mmsb_jax._bus.query.finding import first_divergence, first_nonfinite
 from mmsb_jax._bus.query.follow import follow
 from mmsb_jax._bus.query.history import History
 from mmsb_jax._bus.query.rerun import ReplayReport, Rerun, check_step, origin_of
+from mmsb_jax._bus.saving.keep import KeepPolicy, check_keep
 from mmsb_jax._bus.saving.policy import SavePolicy, check_policy
 from mmsb_jax._bus.transfer import export, take_in
 from mmsb_jax._bus.trees import checkout as checkouts
@@ -71,7 +71,7 @@ from mmsb_jax._store.log.in_force import step_in_force
 from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.maintain.compact import CompactReport, compact
 from mmsb_jax._store.maintain.verify import VerifyReport, verify
-from mmsb_jax._store.query.annotations import annotation_in, entry_of
+from mmsb_jax._store.query.annotations import annotated, entry_of
 from mmsb_jax._store.query.commit import Commit, read_commit, read_extra_in_force
 from mmsb_jax._store.query.commits import Commits
 from mmsb_jax._store.query.diff import diff_versions
@@ -117,6 +117,7 @@ class Bus:
         shadow: Shadowing = "auto",
         memory_kind: str | None = None,
         save: SavePolicy | None = None,
+        keep: KeepPolicy | None = None,
     ) -> None:
         self.path = path
         self.page_bytes: int = log.manifest.page_bytes
@@ -125,10 +126,13 @@ class Bus:
             "shadow": shadow,
             "memory_kind": memory_kind,
             "save": save,
+            "keep": keep,
         }
         self._session = Session(log, engine, files, path, Places(memory_kind))
         self._arrays = ArrayWriter(self._session, shadow, save)
         self._derived = DerivedArrays(self._session, self._arrays)
+        if engine is not None and keep is not None:
+            engine.keep(keep)
         self._end = weakref.finalize(
             self, _end, engine, files, self._session.threads, self._arrays.pending
         )
@@ -1369,8 +1373,7 @@ class Bus:
     def _commit_of(self, version: int) -> Commit:
         """A commit, which keeps this bus as long as it is there: it reads from its log."""
         commit = read_commit(self._session.log, version, lambda: self.durable_version)
-        later = annotation_in(self._session.entries, version)
-        return dataclasses.replace(commit, note=(commit.note or {}) | later) if later else commit
+        return annotated(commit, self._session.entries)
 
     def diff(self, old: Ref, new: Ref) -> "VersionDiff":
         """What differs between two versions, array by array; prints as a table.
@@ -1428,13 +1431,15 @@ class Bus:
 
         Args:
             name: 1 to 255 bytes of text that can be printed, not digits alone.
-            version: a version, or another name of one; the newest for None.
+            version: a version, or another name of one; the newest for None. Where that holds
+                digests only, its bytes are logged first, in a commit that says the same: as when
+                the bus is closed, its arrays must be as they were.
 
         Returns:
             The version.
 
         Raises:
-            VersionError: no such version, or its data were dropped.
+            VersionError: no such version, or it has no bytes.
             TypeError, ValueError: a name that cannot be one.
             LocationError, ClosedError: as a commit.
 
@@ -1454,12 +1459,13 @@ class Bus:
         check_tag(name)
         with self._events, self._lock:
             engine = self._enter("tag")
+            if version is None and self._arrays.trees is not None:
+                self._arrays.trees.save_last()
             chosen, log = self._session.version_of(version), self._session.log
             if chosen == 0:
                 raise log.no_version(0)
             log.part_of(chosen)
-            log.check_state(chosen)
-            engine.writer.append_tags({name: chosen})
+            engine.writer.append_tags({name: chosen}, lambda: log.check_state(chosen))
             return chosen
 
     def untag(self, name: str) -> None:
@@ -1508,7 +1514,7 @@ class Bus:
             path: a directory for its log; in memory for None.
             version: the last version that both have, or its tag; it goes on at the next.
             **options: ``durability`` and ``snapshots``, as in `mmsb_jax.open`; ``shadow``,
-                ``memory_kind`` and ``save``, which are else those of this bus.
+                ``memory_kind``, ``save`` and ``keep``, which are else those of this bus.
 
         Raises:
             VersionError: no such version, or a compaction dropped its data.
@@ -1522,6 +1528,7 @@ class Bus:
             own = {name: options.pop(name, now) for name, now in self._choices.items()}
             check_shadow(own["shadow"])
             check_policy(own["save"])
+            check_keep(own["keep"])
             check_place("memory_kind", own["memory_kind"])
             make = functools.partial(type(self), **own)
             bus = fork(make, self._session.log, chosen, path, **options)
@@ -1720,6 +1727,8 @@ class Bus:
     def compact(self, *, keep_since: Ref, dry_run: bool = False) -> CompactReport:
         """Give up the bytes of old versions: keep from ``keep_since`` on, and what is tagged.
 
+        `mmsb_jax.open` has ``keep=`` to do so by itself; what that policy keeps is kept here too.
+
         The state right before ``keep_since`` is kept as a snapshot, and so is that of each tagged
         version, with its ``extra``. Of the others stays what their commits say: `log` lists them,
         the chain through them can be verified, and `checkout` raises `VersionError`, which names
@@ -1764,6 +1773,7 @@ class Bus:
                 return compact(
                     engine.writer,
                     chosen,
+                    also=() if engine.keeper is None else engine.keeper.choose(),
                     dry_run=dry_run,
                     executor=self._session.threads,
                     began_segment=engine.head.begin_segment,

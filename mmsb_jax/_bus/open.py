@@ -11,6 +11,7 @@ from mmsb_jax._base.errors import ClosedError
 from mmsb_jax._bus.bus import Bus
 from mmsb_jax._bus.device.policy import Shadowing, check_shadow
 from mmsb_jax._bus.opening import key_of, open_files, open_here, open_to_write, opening
+from mmsb_jax._bus.saving.keep import KeepPolicy, check_keep
 from mmsb_jax._bus.saving.policy import SavePolicy, check_policy
 from mmsb_jax._bus.trees.places import check_place
 from mmsb_jax._core.layout import DEFAULT_PAGE_BYTES, check_page_bytes
@@ -34,6 +35,7 @@ def open(
     shadow: Shadowing = "auto",
     memory_kind: str | None = None,
     save: SavePolicy | None = None,
+    keep: KeepPolicy | None = None,
     salvage: bool = False,
 ) -> Bus:
     """A bus: in memory without ``path``, else durable in that directory, made or recovered.
@@ -61,6 +63,11 @@ def open(
             seconds, `AtMost` at a price, several of them joined by ``|``, or a function of a
             `Moment`; None for all. The first, one that changes the structure, and the newest when
             the bus is closed always do.
+        keep: which versions keep their bytes: `Keep` the newest, some of the older ones, the
+            `Best`, or a function from the commits that have bytes to those that are to have them
+            on; None for all. The newest is always kept, and what a tag names. The others are given
+            up by whole segments of the log, in the background, as it grows; what their commits say
+            stays.
         salvage: with ``mode="r"``, open what is whole before a damage instead of refusing.
 
     Raises:
@@ -82,7 +89,8 @@ def open(
     check_shadow(shadow)
     check_place("memory_kind", memory_kind)
     check_policy(save)
-    make = functools.partial(Bus, shadow=shadow, memory_kind=memory_kind, save=save)
+    check_keep(keep)
+    make = functools.partial(Bus, shadow=shadow, memory_kind=memory_kind, save=save, keep=keep)
     if salvage and mode != "r":
         raise ValueError("salvage=True needs mode='r': a damaged log is not written to")
     durability_strategy(durability)
@@ -104,6 +112,7 @@ def open(
             _check_choice_of(known, "shadow", shadow, "auto")
             _check_choice_of(known, "memory_kind", memory_kind, None)
             _check_choice_of(known, "save", save, None)
+            _check_choice_of(known, "keep", keep, None)
             return known
         if known is not None:
             _let_go(known)

@@ -15,7 +15,8 @@ from mmsb_jax._store.files.disk import DiskFiles
 from mmsb_jax._store.files.memory import MemoryFiles
 from mmsb_jax._store.format.manifest import MANIFEST_NAME as MANIFEST
 from mmsb_jax._store.log.log import Log
-from mmsb_jax._store.maintain.compact import compact
+from mmsb_jax._store.maintain.compact import compact, compact_beside
+from mmsb_jax._store.maintain.cut import best_cut
 from mmsb_jax._store.maintain.fork import fork_log
 from mmsb_jax._store.maintain.verify import verify
 from mmsb_jax._store.writer.cleanup import leftovers
@@ -102,10 +103,78 @@ def test_compact_again_keeps_every_commit_in_an_archive(files):
         assert verify(Log(files, PLACE))
     assert scribe.log.manifest.compaction is not None
     ranges = [(e.first_version, e.last_version) for e in scribe.log.manifest.compaction.archives]
-    assert ranges == [(1, 2), (3, 3), (4, 8), (9, 11), (12, VERSIONS - 1)]
+    assert ranges == [(1, 8), (9, VERSIONS - 1)]
     assert list(scribe.log.select()) == list(ALL)
     assert list(scribe.log.select(array="gone")) == list(scribe.log.select(array="gone", until=5))
     assert scribe.log.last_with(step=20) == 3
+
+
+def test_archives_of_many_compactions_are_few(files):
+    scribe = Scribe(files)
+    scribe.create("w", (4,))
+    for number in range(1, 65):
+        scribe.write("w", np.full(4, number, np.float32)).commit(number)
+        if number > 1:
+            compact(scribe.writer, number)
+    compaction = scribe.log.manifest.compaction
+    assert compaction is not None
+    sizes = [e.last_version + 1 - e.first_version for e in compaction.archives]
+    assert sizes == [32, 16, 8, 4, 2, 1]
+    assert [record.step for record in map(scribe.log.record, range(1, 65))] == [*range(1, 65)]
+    assert len([name for name in files.names("log") if name.endswith(".arc")]) == len(sizes)
+    assert verify(Log(files, PLACE))
+
+
+def test_compact_beside_a_writer_that_goes_on(files, monkeypatch):
+    scribe = write_story(files)
+    writer = scribe.writer
+    at_rest = writer.at_rest
+
+    def later(work):
+        scribe.patch("w", {0: 7}).commit()
+        scribe.snapshot(rotate=True)
+        scribe.patch("w", {1: 8}).commit()
+        return at_rest(work)
+
+    monkeypatch.setattr(writer, "at_rest", later)
+    assert compact_beside(writer, 8, [3, 12])
+    check_compacted(scribe.log, scribe.history, 8, (2, 3, 5, 7))
+    check_compacted(Log(files, PLACE), scribe.history, 8, (2, 3, 5, 7))
+    assert leftovers(files, scribe.log.manifest) == []
+    assert not compact_beside(writer, 8, [2, 3, 5])
+    assert compact_beside(writer, 8, [])
+    check_compacted(Log(files, PLACE), scribe.history, 8, (2, 5, 7))
+    assert verify(Log(files, PLACE))
+
+
+def test_compact_beside_gives_up_where_a_version_is_tagged_meanwhile(files, monkeypatch):
+    scribe = write_story(files)
+    writer, before = scribe.writer, set(files.names("log"))
+    at_rest = writer.at_rest
+
+    def later(work):
+        writer.append_tags({"late": 6})
+        return at_rest(work)
+
+    monkeypatch.setattr(writer, "at_rest", later)
+    assert not compact_beside(writer, 8, [3])
+    assert scribe.log.manifest.compaction is None
+    assert set(files.names("log")) == before
+    check_log(scribe.log, scribe.history)
+    monkeypatch.undo()
+    assert compact_beside(writer, 8, [3])
+    check_compacted(Log(files, PLACE), scribe.history, 8, (2, 3, 5, 6, 7))
+
+
+def test_best_cut_frees_the_most(files):
+    scribe = write_story(files)
+    log = scribe.log
+    starts = [piece.segment.first_version for piece in log.pieces]
+    assert starts == [1, 8, 13]
+    assert best_cut(log, {16}, 400).keep_since == 13
+    assert best_cut(log, {1, 2, 3, 6, 16}, 10_000) is None
+    assert best_cut(log, {9, 10, 11, 16}, 2_000).keep_since == 8
+    assert best_cut(log, {16}, 10_000_000) is None
 
 
 def test_compact_to_an_older_version_than_before_does_nothing(files):

@@ -8,7 +8,7 @@ import pytest
 
 from mmsb_jax._store.files.disk import DiskFiles
 from mmsb_jax._store.log.log import Log
-from mmsb_jax._store.maintain.compact import compact
+from mmsb_jax._store.maintain.compact import compact, compact_beside
 from mmsb_jax._store.maintain.verify import verify
 from mmsb_jax._store.writer.cleanup import leftovers
 from mmsb_jax.testing._disk import Disk
@@ -17,11 +17,13 @@ from tests.store._compacted import TAGS, check_compacted, total_bytes, write_sto
 from tests.store._logs import PLACE, Expected, Scribe, check_log
 
 RUN = Path("/run")
-KEPT = {9: (2, 5, 8), 16: (2, 5, 15)}
+KEPT = {8: (2, 3, 5, 7), 9: (2, 5, 8), 16: (2, 5, 15)}
 SEEDS = 2
 
 
-def story_compacted(keep_since: int, again: bool) -> tuple[Disk, int, list[Expected]]:
+def story_compacted(
+    keep_since: int, again: bool, beside: bool = False
+) -> tuple[Disk, int, list[Expected]]:
     """A disk on which the story was compacted; where in its journal that began."""
     disk = Disk()
     scribe = write_story(DiskFiles(RUN, disk))
@@ -29,7 +31,10 @@ def story_compacted(keep_since: int, again: bool) -> tuple[Disk, int, list[Expec
         compact(scribe.writer, 4)
     scribe.writer.sync()
     start = len(disk.journal)
-    compact(scribe.writer, keep_since)
+    if beside:
+        assert compact_beside(scribe.writer, keep_since, [3])
+    else:
+        compact(scribe.writer, keep_since)
     return disk, start, scribe.history
 
 
@@ -75,6 +80,21 @@ def test_compaction_that_dies_at_any_moment_is_done_or_not(keep_since: int, agai
         scribe.close()
         check_compacted(Log(files, PLACE), scribe.history, keep_since, KEPT[keep_since])
     print(f"{sum(done)} deaths: {done[0]} left the log as it was, {done[1]} as it is to be")
+    assert min(done) > 10 // step
+
+
+@stepped(4)
+def test_compaction_beside_that_dies_at_any_moment_is_done_or_not(step: int):
+    disk, start, history = story_compacted(8, again=False, beside=True)
+    done = [0, 0]
+    for until, left in deaths(disk, start, step):
+        files = DiskFiles(RUN, left)
+        done[check_either(Log(files, PLACE), history, 8, again=False)] += 1
+        scribe = Scribe(files, history=list(history))
+        assert leftovers(files, scribe.log.manifest) == []
+        scribe.patch("w", {0: until % 200 + 1}).commit()
+        compact_beside(scribe.writer, 8, [3])
+        check_compacted(Log(files, PLACE), scribe.history, 8, KEPT[8])
     assert min(done) > 10 // step
 
 

@@ -27,6 +27,8 @@ from mmsb_jax._bus.engine.queue import CommitQueue
 from mmsb_jax._bus.engine.stats import Meter
 from mmsb_jax._bus.events.events import Events, is_held
 from mmsb_jax._bus.events.kinds import CommitOutcome
+from mmsb_jax._bus.saving.keep import KeepPolicy
+from mmsb_jax._bus.saving.keeper import Keeper
 from mmsb_jax._bus.trees.tree import TreeShape
 from mmsb_jax._store.commit.draft import Draft
 from mmsb_jax._store.commit.head import Head, Landed
@@ -43,6 +45,9 @@ from mmsb_jax._store.query.patches import patches_of
 from mmsb_jax._store.transfer.import_ import Intake, join, take
 from mmsb_jax._store.writer.durability.base import Durability
 from mmsb_jax._store.writer.writer import LogWriter, disk_error
+
+_STATES_KEPT_APART = 2
+"""States in a segment, where old ones are to go: whole segments go."""
 
 
 @dataclass(slots=True)
@@ -129,6 +134,12 @@ class Engine:
         state = log.head(page_bytes, self.threads)
         self.head = Head(state, self.writer, page_bytes, lambda: self.threads)
         self.derivations = Derivations(state.table)
+        self.keeper: Keeper | None = None
+
+    def keep(self, policy: KeepPolicy) -> None:
+        """Give up, from now on, the bytes of versions that ``policy`` does not keep."""
+        self.keeper = Keeper(policy, self.writer, self.head, self.threads)
+        self.head.segment_states = _STATES_KEPT_APART
 
     def tell(self, events: Events) -> None:
         """Post what commits do to ``events``. Not held: its handlers may hold the bus."""
@@ -369,7 +380,7 @@ class Engine:
         """Do what follows from a commit that has landed."""
         self._deriving = None
         commit = landing.commit or self._finish(landing)
-        if self._snapshots and self.head.snapshot_is_due:
+        if (self._snapshots or self.keeper is not None) and self.head.snapshot_is_due:
             self._begin_snapshot()
         return commit
 
@@ -441,6 +452,8 @@ class Engine:
             sealed = self.writer.rotate()
             self.head.begin_segment()
             self.writer.schedule_snapshot(self.page_bytes, sealed)
+            if self.keeper is not None:
+                self.writer.schedule_upkeep(self.keeper.run)
         except MMSBError as error:
             self.writer.snapshot_fault = str(error)
 

@@ -225,6 +225,7 @@ class Session:
         state, engine = self.head(), self.engine
         meter = engine.meter if engine is not None else Meter()
         derivations = engine.derivations if engine is not None else Derivations(state.table)
+        keeper = None if engine is None else engine.keeper
         sizes = [info.nbytes for info in state.table.arrays.values()]
         return Stats(
             version=self.log.version,
@@ -237,6 +238,9 @@ class Session:
             segments=len(self.log.pieces),
             snapshots=len(self.log.snapshots()),
             snapshot_fault=engine.writer.snapshot_fault if engine is not None else None,
+            keep_fault=None if keeper is None else keeper.fault,
+            keep_runs=0 if keeper is None else keeper.runs,
+            unranked=0 if keeper is None else keeper.unranked,
             queued=engine.queue.depth if engine is not None else 0,
             programs=programs,
             commits=meter.commits,

@@ -31,6 +31,11 @@ class Stats:
             ``shadow=`` keeps it there.
         segments, snapshots: files of the log.
         snapshot_fault: why the last snapshot was not made; None when all is well.
+        keep_fault: why the last giving up of bytes, by ``keep=``, came to nothing; None when all
+            is well.
+        keep_runs: how often bytes were given up by it, since the bus was opened.
+        unranked: versions that could not be ranked as `Best` at its last look: their notes do not
+            say it, or say NaN.
         queued: commits that have not landed yet.
         programs: programs compiled for commits that do not wait.
         commits: commits since the counters were reset; so are the following.
@@ -62,6 +67,9 @@ class Stats:
     segments: int
     snapshots: int
     snapshot_fault: str | None
+    keep_fault: str | None
+    keep_runs: int
+    unranked: int
     queued: int
     programs: int
     commits: int

@@ -1,5 +1,6 @@
 """What of a run is saved: which commits hold bytes, and what is known of the others.
 
 A `policy` says at each commit whether its bytes are worth logging. Of a commit that holds none,
-`digests` finds what there is to say, where its arrays lie.
+`digests` finds what there is to say, where its arrays lie. `keep` says which versions keep theirs,
+and a `keeper` gives up the others.
 """

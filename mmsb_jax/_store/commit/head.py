@@ -153,6 +153,7 @@ class Head:
 
     Attributes:
         tally: what the records so far decide about the next ones.
+        segment_states: how many states of anything are logged before a snapshot is due.
         landed: what became of the newest commit made here; kept, since an interrupt may lose what
             was returned.
         structure: version of the newest commit made here that changed the table of arrays.
@@ -170,6 +171,7 @@ class Head:
         self.page_bytes = page_bytes
         self.executor = executor
         self.tally = Tally()
+        self.segment_states = 8
         self._terms: dict[int, int] = {}
         self._state_bytes = state.nbytes
         self.structure = state.table.version
@@ -252,7 +254,7 @@ class Head:
     @property
     def snapshot_is_due(self) -> bool:
         """Whether so much has been logged that a snapshot is worth it, and there is one to make."""
-        return self.is_saved and self.tally.snapshot_is_due(self._state_bytes)
+        return self.is_saved and self.tally.snapshot_is_due(self._state_bytes, self.segment_states)
 
     def begin_segment(self) -> None:
         """Start the tally anew: a snapshot of the newest version is on its way."""

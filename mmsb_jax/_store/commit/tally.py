@@ -44,10 +44,10 @@ class Tally:
         known = self._delta_bytes
         return np.array([known.get(info.id, 0) > info.nbytes for info in infos], bool)
 
-    def snapshot_is_due(self, state_bytes: int) -> bool:
-        """By logged bytes: deltas as large as the state, or eight states of anything."""
+    def snapshot_is_due(self, state_bytes: int, states: int) -> bool:
+        """By logged bytes: deltas as large as the state, or so many ``states`` of anything."""
         return self._sparse_bytes > max(state_bytes, LEAST_SPARSE_BYTES) or (
-            self._total_bytes > max(8 * state_bytes, LEAST_TOTAL_BYTES)
+            self._total_bytes > max(states * state_bytes, LEAST_TOTAL_BYTES)
         )
 
     def begin(self) -> None:

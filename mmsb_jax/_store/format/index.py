@@ -243,6 +243,11 @@ class SegmentIndex:
         found = np.flatnonzero(self._flags_until(self.last_version)[start:] & _IS_UNSAVED == 0)
         return self.first_version + start + int(found[0]) if found.size else None
 
+    def saved(self) -> list[int]:
+        """The versions whose bytes were logged."""
+        found = np.flatnonzero(self._flags_until(self.last_version) & _IS_UNSAVED == 0)
+        return (found + self.first_version).tolist()
+
     def is_saved(self, version: int) -> bool:
         """Whether the bytes of ``version`` were logged."""
         return not self._rows.columns["flags"][version - self.first_version] & _IS_UNSAVED

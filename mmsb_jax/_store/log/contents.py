@@ -179,6 +179,15 @@ class LogContents(OpenedLog):
 
         return self.retry_if_compacted(find)
 
+    def with_bytes(self) -> list[int]:
+        """The versions whose bytes can be had, ascending."""
+
+        def find() -> list[int]:
+            indexes = map(self.index_of, list(self.pieces))
+            return [*self.kept, *(v for index in indexes for v in index.saved())]
+
+        return self.retry_if_compacted(find)
+
     def check_saved(self, version: int) -> None:
         """Refuse a version of which only a digest was logged, with the nearest on both sides."""
         if self.is_saved(version):

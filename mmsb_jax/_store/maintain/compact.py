@@ -8,7 +8,7 @@ that the next writer removes.
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 
@@ -41,7 +41,8 @@ class CompactReport:
 
     Attributes:
         keep_since: the oldest version that is kept in full.
-        kept: versions before it whose state is kept: the one right before it, and tagged ones.
+        kept: versions before it whose state is kept: the one right before it, tagged ones, and
+            those that were asked for.
         dropped: versions whose data went; what their commits say is kept.
         bytes_before, bytes_after: bytes of the log's files; 0 after it where the disk does not say.
         dry_run: whether nothing was changed.
@@ -68,6 +69,7 @@ def compact(
     writer: LogWriter,
     keep_since: int,
     *,
+    also: Collection[int] = (),
     dry_run: bool = False,
     executor: Executor | None = None,
     began_segment: Callable[[], object] = lambda: None,
@@ -78,6 +80,7 @@ def compact(
         writer: the log's writer; nothing is appended meanwhile.
         keep_since: the oldest version to keep in full; older ones are kept up to where one has
             bytes.
+        also: earlier versions whose state is to be kept too, beside tagged ones.
         dry_run: find out the sizes, and change nothing.
         executor: where to decode and digest side by side.
         began_segment: called once a new segment was begun; the cut goes through sealed ones only.
@@ -102,7 +105,7 @@ def compact(
         writer.sync()
 
     def work() -> CompactReport:
-        work = _Work(writer, keep_since, executor)
+        work = _Work(writer, keep_since, executor, also)
         kept = work.kept
         if work.is_needed:
             bytes_after = work.rehearse() if dry_run else work.run()
@@ -111,6 +114,26 @@ def compact(
         return CompactReport(keep_since, kept, work.dropped, bytes_before, bytes_after, dry_run)
 
     return writer.while_still(work)
+
+
+def compact_beside(
+    writer: LogWriter, keep_since: int, also: Collection[int], executor: Executor | None = None
+) -> bool:
+    """`compact`, while commits go on: they wait only for the manifest to be replaced.
+
+    Args:
+        writer: the log's writer.
+        keep_since: the first version of a segment, right behind one with bytes.
+        also: earlier versions whose state is to be kept.
+        executor: where to decode and digest side by side.
+
+    Returns:
+        Whether it was done: it is not where there is nothing to do, or a version that would be
+        dropped was tagged meanwhile.
+    """
+    writer.sync()
+    work = _Work(writer, keep_since, executor, also)
+    return work.is_needed and work.run_beside()
 
 
 def _sizes(files: Files) -> dict[str, int]:
@@ -122,7 +145,13 @@ def _sizes(files: Files) -> dict[str, int]:
 class _Work:
     """One compaction: what there is to make, and the making of it."""
 
-    def __init__(self, writer: LogWriter, keep_since: int, executor: Executor | None) -> None:
+    def __init__(
+        self,
+        writer: LogWriter,
+        keep_since: int,
+        executor: Executor | None,
+        also: Collection[int],
+    ) -> None:
         log = writer.log
         self._writer, self._log, self._files = writer, log, log.files
         self._executor = executor
@@ -130,9 +159,12 @@ class _Work:
         self._old = log.manifest
         self._before = log.manifest.compaction
         self._tags = log.tags()
+        self._also = set(also)
         self._piece = log.piece_of(keep_since)
         self._is_cut = keep_since > self._piece.segment.first_version
         self._made: list[str] = []
+        self._archives: list[Archive] = []
+        self._first_piece: LogSegment | None = None
         self.keep_since = keep_since
         self.dropped = keep_since - log.kept_since
         self.kept = self._states_to_keep()
@@ -148,8 +180,8 @@ class _Work:
         log, base = self._log, self.keep_since - 1
         if not self.dropped and self._before is None:
             return ()
-        tagged = {version for version in self._tags.values() if version < base}
-        there = {version for version in tagged if version >= log.kept_since or version in log.kept}
+        named = {version for version in self._also.union(self._tags.values()) if version < base}
+        there = {version for version in named if version >= log.kept_since or version in log.kept}
         return tuple(sorted(there | ({base} - {0})))
 
     # What is made: each as it is, or its size alone
@@ -186,54 +218,92 @@ class _Work:
 
     def run(self) -> int:
         """Make it all, make it the log, remove the old; returns the bytes of the log's files."""
+        with self._all_or_nothing():
+            self._make()
+            view = self._put_in_force()
+        # It is done: what fails from here on only leaves files that the next writer removes.
+        with contextlib.suppress(OSError):
+            if self._is_cut:
+                self._log.write_index(view.pieces[0])
+        with contextlib.suppress(OSError):
+            remove_leftovers(self._files, self._log.manifest)
+        try:
+            return sum(_sizes(self._files).values())
+        except OSError:
+            return 0
+
+    def run_beside(self) -> bool:
+        """The same without a cut, beside a writer that goes on; whether it could be done."""
+        with self._all_or_nothing():
+            self._make()
+            left = self._writer.at_rest(self._switch)
+            if left is None:
+                self._take_back()
+                return False
+        for name in left:
+            with contextlib.suppress(OSError):
+                self._files.remove(name)
+        return True
+
+    def _switch(self) -> list[str] | None:
+        """Make it the log; returns the files that go. None where a tag has come in its way."""
+        self._old, self._tags = self._log.manifest, self._log.tags()
+        if self.kept != self._states_to_keep():
+            return None
+        self._piece = self._log.piece_of(self.keep_since)
+        self._put_in_force()
+        return leftovers(self._files, self._log.manifest)
+
+    @contextlib.contextmanager
+    def _all_or_nothing(self) -> Iterator[None]:
+        """Take back what was made where it does not become the log."""
         log = self._log
         try:
-            view, manifest = self._make()
-            self._writer.change_manifest(
-                lambda: log.replace_manifest(manifest, self._writer.poison, view)
-            )
+            yield
         except BaseException as error:
             if log.is_in_force(self._old):  # else the new files may be the log's
                 self._take_back()
             if isinstance(error, OSError):
                 raise disk_error(error, log.place) from error
             raise
-        # It is done: what fails from here on only leaves files that the next writer removes.
-        with contextlib.suppress(OSError):
-            if self._is_cut:
-                log.write_index(view.pieces[0])
-        with contextlib.suppress(OSError):
-            remove_leftovers(self._files, manifest)
-        try:
-            return sum(_sizes(self._files).values())
-        except OSError:
-            return 0
 
-    def _make(self) -> tuple[LogView, Manifest]:
+    def _make(self) -> None:
+        """The files of what is to be the log, where nobody reads them yet."""
         log, segment = self._log, self._cut_segment()
         for version in self._snapshots_to_write():
             state = log.state(version, page_bytes=self._page_bytes, executor=self._executor)
             extra, end = stored_extra(log, version), log.end_of(version)
             write_snapshot(self._files, state, time.time_ns(), end, extra=extra)
         manifest = self._manifest(segment)
-        archives = list(log.view.archives)
+        self._archives = list(log.view.archives)[: self._archives_that_stay()]
         for entry in self._new_archives(manifest):
             self._write(entry.name, self._archive_frames(entry))
-            archives.append(Archive(self._files, log.place, entry))
-            archives[-1].check(None, manifest.ids)
-        pieces = log.pieces[log.pieces.index(self._piece) :]
+            self._archives.append(Archive(self._files, log.place, entry))
+            self._archives[-1].check(None, manifest.ids)
         if self._is_cut:
-            pieces[0] = self._write_cut(segment)
-        return LogView(manifest.compaction, tuple(archives), pieces), manifest
+            self._first_piece = self._write_cut(segment)
+
+    def _put_in_force(self) -> LogView:
+        """Make what was made the log, by its manifest."""
+        log, manifest = self._log, self._manifest(self._cut_segment())
+        pieces = log.pieces[log.pieces.index(self._piece) :]
+        if self._first_piece is not None:
+            pieces[0] = self._first_piece
+        view = LogView(manifest.compaction, tuple(self._archives), pieces)
+        self._writer.change_manifest(
+            lambda: log.replace_manifest(manifest, self._writer.poison, view)
+        )
+        return view
 
     def _manifest(self, segment: Segment) -> Manifest:
         """The manifest of the log that begins with ``segment``."""
         log = self._log
         archives = () if self._before is None else self._before.archives
         if self.dropped:
-            base = self.keep_since - 1
-            entry = ArchiveEntry(log.kept_since, base, log.end_of(base), log.chain_after(base))
-            archives = (*archives, entry)
+            base, stay = self.keep_since - 1, self._archives_that_stay()
+            first = archives[stay].first_version if stay < len(archives) else log.kept_since
+            entry = ArchiveEntry(first, base, log.end_of(base), log.chain_after(base))
+            archives = (*archives[:stay], entry)
         compaction = Compaction(
             number=segment.number,
             first_version=segment.first_version,
@@ -262,6 +332,23 @@ class _Work:
 
     # Archives
 
+    def _archives_that_stay(self) -> int:
+        """How many of the oldest archives are left as they are.
+
+        Those behind are joined with the new one: each holds more versions than all behind it, so
+        that a month of compactions leaves a few, and no commit is written again more often than
+        there are archives.
+        """
+        before, dropped = self._before, self.dropped
+        stay = 0 if before is None else len(before.archives)
+        while before is not None and dropped and stay:
+            entry = before.archives[stay - 1]
+            versions = entry.last_version + 1 - entry.first_version
+            if versions > dropped:
+                break
+            stay, dropped = stay - 1, dropped + versions
+        return stay
+
     def _new_archives(self, manifest: Manifest) -> tuple[ArchiveEntry, ...]:
         assert manifest.compaction is not None
         return manifest.compaction.archives[-1:] if self.dropped else ()
@@ -271,6 +358,9 @@ class _Work:
         return archive_frames(entry.first_version, map(self._archived, versions))
 
     def _archived(self, version: int) -> Archived:
+        part = self._log.part_of(version)
+        if isinstance(part, Archive):
+            return part.commit(version)
         found, row = self._log.find(version), self._log.row(version)
         position = found.piece.segment.base + found.offset
         return Archived(found.meta, found.data_hash, position, row.logged_bytes)

@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from mmsb_jax._base.errors import CorruptionError
 from mmsb_jax._base.strict_json import parse_json
 from mmsb_jax._store.format.record import GRAPH_PREFIX
+from mmsb_jax._store.query.commit import Commit
 
 _ENTRY = f"{GRAPH_PREFIX}note/"
 
@@ -34,6 +36,12 @@ def annotation_in(entries: Mapping[str, str], version: int) -> dict[str, Any]:
     if not isinstance(said, dict):
         raise CorruptionError(f"{text[:80]!r} is recorded as an annotation, and is no JSON object")
     return said
+
+
+def annotated(commit: Commit, entries: Mapping[str, str]) -> Commit:
+    """A commit, with what was said of it later in its note."""
+    later = annotation_in(entries, commit.version)
+    return replace(commit, note=(commit.note or {}) | later) if later else commit
 
 
 def are_annotations(entries: Iterable[str]) -> bool:

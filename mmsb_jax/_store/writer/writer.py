@@ -78,6 +78,7 @@ class LogWriter:
         self._unsynced: list[AppendFile] = []
         self._background = Threads(1)
         self._snapshot: Job | None = None
+        self._upkeep: Job | None = None
         self._file_name = log.pieces[-1].segment.name
         self._file = log.files.reopen(self._file_name)
         try:
@@ -172,12 +173,19 @@ class LogWriter:
         self._durability.appended()
         return written.logged_bytes
 
-    def append_tags(self, changes: TagChanges) -> None:
-        """Give names to versions, or take them away: a frame without a version of its own."""
+    def append_tags(self, changes: TagChanges, check: Callable[[], None] | None = None) -> None:
+        """Give names to versions, or take them away: a frame without a version of its own.
+
+        Args:
+            changes: the names.
+            check: called first, while nothing is dropped; refuses what cannot be named.
+        """
         meta = encode_tags(changes)
         with self._append_lock:
             self._check_usable()
             self._check_place()
+            if check is not None:
+                check()
             log, scan, index = self.log, self.log.scan, self.log.pieces[-1].index
             self.is_at_work, start = True, scan.offset
             header, buffers = build_frame(
@@ -402,9 +410,14 @@ class LogWriter:
             return sealed
 
     def while_still(self, work: Callable[[], Result]) -> Result:
-        """What ``work`` returns; meanwhile nothing is appended and no snapshot is made."""
-        if self._snapshot is not None:
-            self._snapshot.run()
+        """What ``work`` returns; meanwhile nothing is appended, and nothing done beside it."""
+        for job in (self._snapshot, self._upkeep):
+            if job is not None:
+                job.run()
+        return self.at_rest(work)
+
+    def at_rest(self, work: Callable[[], Result]) -> Result:
+        """What ``work`` returns, which is short; meanwhile nothing is appended."""
         with self._sync_lock, self._append_lock:
             self._check_usable()
             self._check_place()
@@ -450,6 +463,15 @@ class LogWriter:
             snapshot.run()
         return snapshot
 
+    def schedule_upkeep(self, work: Callable[[], object]) -> None:
+        """Do ``work`` in the background, behind the snapshots; one at a time, as with these."""
+        with self._append_lock:
+            if self._upkeep is not None and not self._upkeep.done():
+                return
+            self._upkeep = upkeep = self._background.submit(work)
+        if self._background.are_none:
+            upkeep.run()
+
     def _make_snapshot(
         self, version: int, page_bytes: int, sealed: LogSegment | None
     ) -> int | None:
@@ -481,8 +503,9 @@ class LogWriter:
             self._close_files()
             return
         self._durability.stop()
-        if self._snapshot is not None:
-            self._snapshot.run()
+        for job in (self._snapshot, self._upkeep):
+            if job is not None:
+                job.run()
         self._background.shutdown()
         try:
             if self._poison is None:
