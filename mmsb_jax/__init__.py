@@ -36,7 +36,15 @@ if TYPE_CHECKING:
     from mmsb_jax._bus.open import open
     from mmsb_jax._bus.replica.replica import Replica
     from mmsb_jax._bus.saving.keep import Best, Keep, KeepPolicy
-    from mmsb_jax._bus.saving.policy import AtMost, Every, Moment, Saved, SavePolicy
+    from mmsb_jax._bus.saving.policy import (
+        AtMost,
+        Every,
+        Moment,
+        OnPreemption,
+        OnSignal,
+        Saved,
+        SavePolicy,
+    )
     from mmsb_jax._core.delta import Delta, apply, compose, diff, invert
     from mmsb_jax._core.digest import digest, update_digest
     from mmsb_jax._core.layout import Layout
@@ -79,7 +87,15 @@ _MODULES = {
     "_core.digest": ("digest", "update_digest"),
     "_bus.engine.session": ("Ref",),
     "_bus.saving.keep": ("Best", "Keep", "KeepPolicy"),
-    "_bus.saving.policy": ("AtMost", "Every", "Moment", "SavePolicy", "Saved"),
+    "_bus.saving.policy": (
+        "AtMost",
+        "Every",
+        "Moment",
+        "OnPreemption",
+        "OnSignal",
+        "SavePolicy",
+        "Saved",
+    ),
     "_core.layout": ("Layout",),
     "_core.pages": ("Pages",),
     "_core.region": ("Region",),
@@ -121,6 +137,8 @@ __all__ = [
     "LockedError",
     "MMSBError",
     "Moment",
+    "OnPreemption",
+    "OnSignal",
     "PageGraph",
     "Pages",
     "RecomputeError",

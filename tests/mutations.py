@@ -200,6 +200,12 @@ MUTATIONS = [
     Mutation("_store/maintain/cut.py", "freed - len(missing) * state_bytes", "freed",
              "store/test_compact.py"),
     Mutation("_bus/saving/keep.py", "math.isnan(value)", "False", "bus/test_keep.py"),
+    Mutation("_bus/saving/signals.py", "self._sent_again.add(number)", "pass",
+             "bus/test_preempted.py"),
+    Mutation("_bus/saving/signals.py", "max(min(ends) - time.monotonic(), 0.001) if ends else None",
+             "None", "bus/test_preempted.py"),
+    Mutation("_bus/write/array_writer.py", "if self.preemption.is_due and self._save_now():",
+             "if False:", "bus/test_preempted.py"),
     Mutation("_bus/saving/keeper.py", "if not is_in(spans, version) and",
              "if True and", "bus/test_keep.py"),
 ]  # fmt: skip

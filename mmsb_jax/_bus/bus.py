@@ -47,6 +47,7 @@ from mmsb_jax._bus.query.history import History
 from mmsb_jax._bus.query.rerun import ReplayReport, Rerun, check_step, origin_of
 from mmsb_jax._bus.saving.keep import KeepPolicy, check_keep
 from mmsb_jax._bus.saving.policy import SavePolicy, check_policy
+from mmsb_jax._bus.saving.preemption import Preemption
 from mmsb_jax._bus.transfer import export, take_in
 from mmsb_jax._bus.trees import checkout as checkouts
 from mmsb_jax._bus.trees.abstract import abstract_of
@@ -134,8 +135,16 @@ class Bus:
         if engine is not None and keep is not None:
             engine.keep(keep)
         self._end = weakref.finalize(
-            self, _end, engine, files, self._session.threads, self._arrays.pending
+            self,
+            _end,
+            engine,
+            files,
+            self._session.threads,
+            self._arrays.pending,
+            self._arrays.preemption,
         )
+        if engine is not None:
+            self._arrays.preemption.begin()
 
     # ------------------------------------------------------------------------------- its guard
     # Around everything stands ``with self._events, self._lock``: a lock that is C code, which no
@@ -194,6 +203,14 @@ class Bus:
             self._session.settle()
             log = self._session.log
             return log.retry_if_compacted(lambda: step_in_force(log, log.version))
+
+    @property
+    def preempted(self) -> bool:
+        """Whether a signal of ``save=`` has come: `OnSignal`, `OnPreemption`.
+
+        By then the newest tree is durable, or the next commit is.
+        """
+        return self._arrays.preemption.was_told
 
     @property
     def durability(self) -> Any:
@@ -340,13 +357,15 @@ class Bus:
             trees = self._tree_writer()
             self._refuse_in_batch("commit")
             if not wait:
-                if busy == "skip" and trees.is_busy:
+                if busy == "skip" and trees.is_busy and not self._arrays.preemption.is_due:
                     return None
                 pending = trees.enqueue(tree, info, save)
                 if pending is not None:
+                    self._arrays.answer_preemption()
                     return pending
             self._session.settle()
             commit = trees.commit(tree, info, structure == "new", save)
+            self._arrays.answer_preemption()
             return commit if wait else done(commit)
 
     @overload
@@ -1846,6 +1865,7 @@ class Bus:
                     engine.close([self._arrays.finish])
         finally:
             if engine is None or engine.is_released:
+                self._arrays.preemption.end()
                 self._end.detach()
                 self._events.close()
 
@@ -1866,7 +1886,13 @@ def _warn_of_unsaved(version: int, newest: int) -> None:
     )
 
 
-def _end(engine: Engine | None, files: Files, threads: Threads, pending: PendingArrays) -> None:
+def _end(
+    engine: Engine | None,
+    files: Files,
+    threads: Threads,
+    pending: PendingArrays,
+    preemption: Preemption,
+) -> None:
     """What is left to do for a bus that nobody closed: when it goes, or the process does.
 
     Any thread may be the one that collects it, in the middle of anything: so no program of JAX is
@@ -1878,9 +1904,11 @@ def _end(engine: Engine | None, files: Files, threads: Threads, pending: Pending
         return
 
     if engine.queue.is_run_here and start_thread(
-        lambda: _end(engine, files, threads, pending), "mmsb-close"
+        lambda: _end(engine, files, threads, pending, preemption), "mmsb-close"
     ):
         return  # collected at one of its own commits, for which it has to wait
+
+    preemption.end()
 
     def record_pending() -> None:
         if pending:

@@ -1,6 +1,9 @@
 """Policies: at which commits of a tree bytes are logged, and not digests alone."""
 
+import signal
+import threading
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -38,6 +41,8 @@ class Moment:
         time_ns: now.
         last_saved: the newest commit with bytes; None before the first.
         busy: whether so many commits are queued that one with ``wait=False`` waits.
+        preempted: whether a signal of `OnSignal` or `OnPreemption` has come, and no bytes were
+            logged since.
     """
 
     step: int | None
@@ -45,6 +50,7 @@ class Moment:
     time_ns: int
     last_saved: Saved | None
     busy: bool = False
+    preempted: bool = False
 
     @property
     def first(self) -> bool:
@@ -162,6 +168,78 @@ class AtMost(_Policy):
         return last.logged_bytes * _HOUR_NS <= self.bytes_per_hour * elapsed_ns
 
 
+class OnSignal(_Policy):
+    """Bytes when the process is sent a signal, at once.
+
+    The newest tree is logged by a thread, also while the main thread is in an evaluation or a
+    compilation. Where its arrays were donated by then, the next commit has the bytes, and waits
+    until they are durable. Then the handler is called that was there before: where there was none,
+    the process ends as it would have. `Bus.preempted` tells the loop.
+
+    Args:
+        signals: such as ``signal.SIGTERM``.
+        grace: seconds that the handler before waits for the next commit, where one is needed; what
+            was committed since the last bytes is lost where none comes.
+
+    Raises:
+        ValueError: no signal, or one that cannot be caught. `mmsb_jax.open` raises it outside the
+            main thread, where Python sets no handlers.
+
+    Handlers that are set after the bus was opened take the place of this; set them before. For a
+    signal whose default is to end the process, and that is only to log, ignore it before:
+    ``signal.signal(signal.SIGUSR1, signal.SIG_IGN)``.
+    """
+
+    def __init__(self, *signals: int, grace: float = 25.0) -> None:
+        if not signals:
+            raise ValueError(f"{type(self).__name__}(): expected signals, as signal.SIGTERM")
+        known = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
+        for number in signals:
+            if isinstance(number, bool) or not isinstance(number, int):
+                raise TypeError(f"OnSignal({show(number)}): expected a signal, as signal.SIGTERM")
+            if number not in known:
+                raise ValueError(f"OnSignal({show(number)}): no process can be told of it")
+        _check_one(type(self).__name__, grace=grace)
+        self.signals = tuple(map(int, signals))
+        self.grace = grace
+
+    def __call__(self, moment: Moment) -> bool:
+        return moment.preempted
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and vars(self) == vars(other)
+
+    def __hash__(self) -> int:
+        return hash((self.signals, self.grace))
+
+    def __repr__(self) -> str:
+        names = ", ".join(signal.Signals(number).name for number in self.signals)
+        return f"{type(self).__name__}({names}, grace={self.grace})"
+
+
+class OnPreemption(OnSignal):
+    """Bytes when the machine is taken away: as `OnSignal` of SIGTERM.
+
+    In a job of several processes of JAX (`jax.distributed`, with its preemption service) all of
+    them log the same step, the one that JAX names: commit every step in every process then.
+
+    Args:
+        grace: as for `OnSignal`.
+    """
+
+    def __init__(self, *, grace: float = 25.0) -> None:
+        super().__init__(signal.SIGTERM, grace=grace)
+
+
+def members_of(policy: Any) -> Iterator[Any]:
+    """The policies that one is joined of."""
+    if isinstance(policy, Either):
+        yield from members_of(policy.left)
+        yield from members_of(policy.right)
+    elif policy is not None:
+        yield policy
+
+
 def _check_one(name: str, **given: Any) -> None:
     """Refuse all but one of two numbers, and one that is not above 0."""
     said = {key: value for key, value in given.items() if value is not None}
@@ -181,6 +259,12 @@ def check_policy(save: Any) -> None:
         raise TypeError(
             f"save={show(save)}: expected a policy, such as mmsb_jax.Every(steps=50), a function "
             f"of a Moment, or None to log the bytes of every commit"
+        )
+    hears = any(isinstance(member, OnSignal) for member in members_of(save))
+    if hears and threading.current_thread() is not threading.main_thread():
+        raise ValueError(
+            f"save={show(save)} is told by signals, whose handlers Python sets in the main thread "
+            f"alone: open the bus there"
         )
 
 

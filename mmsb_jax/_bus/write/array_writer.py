@@ -14,6 +14,7 @@ from mmsb_jax._bus.engine.commit_info import CommitInfo
 from mmsb_jax._bus.engine.session import Session
 from mmsb_jax._bus.events.events import is_held
 from mmsb_jax._bus.saving.policy import SavePolicy
+from mmsb_jax._bus.saving.preemption import Preemption
 from mmsb_jax._bus.trees.tree import TreeShape
 from mmsb_jax._bus.write.array_specs import word_patches_of
 from mmsb_jax._bus.write.batch import Batch
@@ -44,6 +45,7 @@ class ArrayWriter:
 
     Attributes:
         trees: what commits its trees; None for a reader.
+        preemption: what is done about signals that announce the end.
         pending: arrays that enter the log with the next commit.
     """
 
@@ -51,8 +53,9 @@ class ArrayWriter:
         self._session = session
         self.pending = PendingArrays()
         self.trees: TreeWriter | None = None
+        self.preemption = Preemption(save, self._save_now)
         if session.engine is not None:
-            self.trees = TreeWriter(session.engine, self.pending, shadow, save)
+            self.trees = TreeWriter(session.engine, self.pending, shadow, save, self.preemption)
         self._known: TreeShape | None = None  # of a reader
         self._rows = RowTable(session.page_bytes)
         self._layout: tuple[TreeShape | None, int, int, Layout] | None = None
@@ -171,6 +174,22 @@ class ArrayWriter:
         if self.trees is not None:
             self.trees.save_last()
         self.record_pending()
+
+    def _save_now(self) -> bool:
+        """Log the newest tree, durably, in whatever thread; whether its bytes are there now."""
+        session, engine = self._session, self._session.engine
+        assert engine is not None
+        with session.events, session.lock:
+            session.settle()
+            if self.trees is not None:
+                self.trees.save_last()
+            engine.writer.sync()
+            return engine.head.is_saved
+
+    def answer_preemption(self) -> None:
+        """Behind a commit: where the end is announced, see that its bytes are durable."""
+        if self.preemption.is_due and self._save_now():
+            self.preemption.saved()
 
     def record_pending(self, source: str = "") -> None:
         """Commit the arrays that were made, if there are any."""

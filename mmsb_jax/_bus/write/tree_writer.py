@@ -19,6 +19,7 @@ from mmsb_jax._bus.engine.engine import Engine
 from mmsb_jax._bus.engine.queue import MOST_WAITING
 from mmsb_jax._bus.saving.digests import Digesting
 from mmsb_jax._bus.saving.policy import Moment, Saved, SavePolicy, Saving
+from mmsb_jax._bus.saving.preemption import Preemption
 from mmsb_jax._bus.trees.living import LivingLeaves
 from mmsb_jax._bus.trees.staging import Stager, check_readable, raw_bytes
 from mmsb_jax._bus.trees.tree import Reconciled, TreeShape, differences, reconcile
@@ -60,13 +61,19 @@ class TreeWriter:
         pending: arrays to record with the next structure.
         shadow: whether what was committed last is kept on devices; as for `mmsb_jax.open`.
         save: which commits have bytes; as for `mmsb_jax.open`.
+        preemption: what is done about signals.
 
     Attributes:
         shape: structure of the newest tree; None before the first in this process.
     """
 
     def __init__(
-        self, engine: Engine, pending: PendingArrays, shadow: Shadowing, save: SavePolicy | None
+        self,
+        engine: Engine,
+        pending: PendingArrays,
+        shadow: Shadowing,
+        save: SavePolicy | None,
+        preemption: Preemption,
     ) -> None:
         self.shape: TreeShape | None = None
         self._engine = engine
@@ -75,6 +82,7 @@ class TreeWriter:
         self._last: LivingLeaves | None = None  # of the newest commit with bytes
         self._newest: LivingLeaves | None = None
         self._saving = Saving(save, _last_saved(engine.log))
+        self._preemption = preemption
         self._unsaved: _Unsaved | None = None
         self._expected: TreeShape | None = None
         self._origin: Origin | None = None
@@ -158,7 +166,8 @@ class TreeWriter:
             return None
         queue, last = self._engine.queue, self._saving.last(self._engine.queue.failures)
         version = self._engine.log.version + queue.depth + 1
-        return Moment(info.step, version, time.time_ns(), last, self.is_busy)
+        is_announced = self._preemption.is_announced(version if info.step is None else info.step)
+        return Moment(info.step, version, time.time_ns(), last, self.is_busy, is_announced)
 
     def _commit_digests(
         self,
