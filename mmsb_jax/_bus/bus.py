@@ -368,6 +368,33 @@ class Bus:
             self._arrays.answer_preemption()
             return commit if wait else done(commit)
 
+    def warmup(self, like: Any) -> None:
+        """Compile what the commits of a run execute, before its first step.
+
+        That is, the copies of commits with ``wait=False``, and the digests of those without bytes.
+        Where ``shadow=`` keeps the state on the devices, and ``like`` is the newest version, as
+        behind `resume`, it is kept from now on, so that the first commit moves what changed alone.
+
+        Args:
+            like: the state of the run, or one of its structure; arrays may be
+                `jax.ShapeDtypeStruct`, keys may not.
+
+        Raises:
+            StructureError: a leaf that cannot be committed.
+            DeviceMemoryError: no room for a copy.
+
+        Cost: the compilation, and a copy of the state, whose buffers the commits fill again. What
+        is abstract takes memory for a moment.
+
+        >>> import jax, jax.numpy as jnp
+        >>> import mmsb_jax as mmsb
+        >>> bus = mmsb.open()
+        >>> bus.warmup({"w": jax.ShapeDtypeStruct((1000,), jnp.bfloat16)})
+        """
+        with self._events, self._lock:
+            self._enter("warmup")
+            self._tree_writer().warm_up(like)
+
     @overload
     def resume(
         self,

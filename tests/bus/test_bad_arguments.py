@@ -122,6 +122,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "resume": {"state": TREE, "extra": 1, "at": 1, "missing": "keep", "cast": True,
                "rename": {"w": "w"}},
     "resume_or_init": {"init": lambda: TREE, "extra": 1, "cast": True, "rename": {"w": "w"}},
+    "warmup": {"like": TREE},
     "subscribe": {"kind": "commit", "handler": print, "where": "w"},
     "tag": {"name": "there", "version": 1},
     "unlink": {"parent": "x", "child": "y", "kind": "device_sync", "source": "s"},

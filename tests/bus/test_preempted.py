@@ -32,7 +32,8 @@ LOOP = """
     told = []
     if way == "handler":
         signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
-    save = mmsb.Every(steps=1000) | mmsb.OnSignal(signal.SIGTERM, signal.SIGUSR1, grace=2.0)
+    grace = 2.0 if way == "never" else 600.0
+    save = mmsb.Every(steps=1000) | mmsb.OnSignal(signal.SIGTERM, signal.SIGUSR1, grace=grace)
     bus = mmsb.open(path, save=save)
     step = jax.jit(lambda s: {"w": s["w"] + 1}, donate_argnums=(0,) if donates else ())
     state = {"w": jnp.arange(1000.0)}

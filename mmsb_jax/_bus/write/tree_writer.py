@@ -20,6 +20,7 @@ from mmsb_jax._bus.engine.queue import MOST_WAITING
 from mmsb_jax._bus.saving.digests import Digesting
 from mmsb_jax._bus.saving.policy import Moment, Saved, SavePolicy, Saving
 from mmsb_jax._bus.saving.preemption import Preemption
+from mmsb_jax._bus.trees.abstract import zeros_for
 from mmsb_jax._bus.trees.living import LivingLeaves
 from mmsb_jax._bus.trees.staging import Stager, check_readable, raw_bytes
 from mmsb_jax._bus.trees.tree import Reconciled, TreeShape, differences, reconcile
@@ -239,6 +240,27 @@ class TreeWriter:
         )
         self._engine.land(draft, shape, is_whole=True)
         self._unsaved = None
+
+    def warm_up(self, tree: Any) -> None:
+        """Compile what commits of such a tree run, and keep on the devices what is committed of it.
+
+        Args:
+            tree: arrays of it may be `jax.ShapeDtypeStruct`; zeros stand for them meanwhile.
+        """
+        shape = TreeShape(tree, self._engine.page_bytes)
+        leaves = shape.data_leaves(tree)
+        data = list(map(zeros_for, leaves, shape.names))
+        with room_for("arrays like those of the commits to come"):
+            self._stager.stage(data, shape.names).release()
+            rows = Digesting(data, range(len(data)), shape.names).rows()
+        known = self._data_of(tree)
+        if known is None or self.shape is None or not self._engine.head.is_saved:
+            return
+        table, version = self._engine.head.state.table, self._engine.head.state.table.version
+        if all(rows[i][:2] == table.lanes_now(array_id) for i, array_id in enumerate(self._ids)):
+            made = self._seed(self.shape, data)
+            if made is not None:
+                made.land(None, version)
 
     def _find(
         self, shape: TreeShape, data: Sequence[Any], places: Sequence[int]
