@@ -65,6 +65,7 @@ from mmsb_jax._graph.dag.kinds import mask_of
 from mmsb_jax._graph.run.node import COPY_NAME, Equal, Rule, When, copy
 from mmsb_jax._graph.wave.function import DerivedGraph
 from mmsb_jax._store.commit.draft import Draft
+from mmsb_jax._store.files.disk import DiskFiles
 from mmsb_jax._store.files.protocol import Buffer, Files
 from mmsb_jax._store.files.threads import Threads, start_thread
 from mmsb_jax._store.format.tags import check_tag, no_tag
@@ -119,6 +120,7 @@ class Bus:
         memory_kind: str | None = None,
         save: SavePolicy | None = None,
         keep: KeepPolicy | None = None,
+        copy_to: Path | None = None,
     ) -> None:
         self.path = path
         self.page_bytes: int = log.manifest.page_bytes
@@ -128,12 +130,15 @@ class Bus:
             "memory_kind": memory_kind,
             "save": save,
             "keep": keep,
+            "copy_to": copy_to,
         }
         self._session = Session(log, engine, files, path, Places(memory_kind))
         self._arrays = ArrayWriter(self._session, shadow, save)
         self._derived = DerivedArrays(self._session, self._arrays)
         if engine is not None and keep is not None:
             engine.keep(keep)
+        if engine is not None and copy_to is not None:
+            engine.copy_to(DiskFiles(copy_to), str(copy_to))
         self._end = weakref.finalize(
             self,
             _end,
@@ -1571,7 +1576,8 @@ class Bus:
         with self._events, self._lock:
             self._session.settle()
             chosen = self._session.version_of(version)
-            own = {name: options.pop(name, now) for name, now in self._choices.items()}
+            choices = self._choices | {"copy_to": None}  # that of this bus is its own
+            own = {name: options.pop(name, now) for name, now in choices.items()}
             check_shadow(own["shadow"])
             check_policy(own["save"])
             check_keep(own["keep"])
@@ -1816,6 +1822,7 @@ class Bus:
             engine = self._enter("compact")
             chosen = self._session.version_of(keep_since)
             with engine.lock:
+                engine.copy_all()  # it is to have what goes
                 return compact(
                     engine.writer,
                     chosen,

@@ -6,11 +6,11 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from mmsb_jax._base.arguments import check_choice, check_flag
+from mmsb_jax._base.arguments import check_choice, check_flag, path_text
 from mmsb_jax._base.errors import ClosedError
 from mmsb_jax._bus.bus import Bus
 from mmsb_jax._bus.device.policy import Shadowing, check_shadow
-from mmsb_jax._bus.opening import key_of, open_files, open_here, open_to_write, opening
+from mmsb_jax._bus.opening import key_of, open_files, open_here, open_to_write, opening, restore_log
 from mmsb_jax._bus.saving.keep import KeepPolicy, check_keep
 from mmsb_jax._bus.saving.policy import SavePolicy, check_policy
 from mmsb_jax._bus.trees.places import check_place
@@ -36,6 +36,8 @@ def open(
     memory_kind: str | None = None,
     save: SavePolicy | None = None,
     keep: KeepPolicy | None = None,
+    copy_to: str | os.PathLike[str] | None = None,
+    restore_from: str | os.PathLike[str] | None = None,
     salvage: bool = False,
 ) -> Bus:
     """A bus: in memory without ``path``, else durable in that directory, made or recovered.
@@ -68,11 +70,18 @@ def open(
             on; None for all. The newest is always kept, and what a tag names. The others are given
             up by whole segments of the log, in the background, as it grows; what their commits say
             stays.
+        copy_to: a directory, also on a network file system, in which a copy of the log is kept: its
+            files are copied there in the background as they are sealed, and the rest when the bus
+            is closed, or a signal of ``save=`` comes. It is a log, and whole at every moment.
+        restore_from: a directory of such a copy, from which the log at ``path`` is made where there
+            is none. Where there is no copy either, the log begins empty: so the same call serves
+            every start of a run.
         salvage: with ``mode="r"``, open what is whole before a damage instead of refusing.
 
     Raises:
         LocationError: a URL, a network file system, no permission, a directory that is no log.
         LockedError: another live process writes it.
+        DivergenceError: the copy is ahead of the log, or went another way.
         CorruptionError: what was durable does not read back.
         FormatError: a newer format wrote it.
 
@@ -96,6 +105,10 @@ def open(
     durability_strategy(durability)
     if page_bytes is not None:
         check_page_bytes(page_bytes)
+    if path is None and (copy_to is not None or restore_from is not None):
+        raise ValueError("copy_to= and restore_from= are of a log on disk: give its path")
+    if mode == "r" and (copy_to is not None or restore_from is not None):
+        raise ValueError("mode='r' writes no files: open for writing to copy or to restore")
     if path is None and mode == "r":
         raise ValueError("mode='r' reads the log of another bus: give the path of its directory")
     if path is None:
@@ -113,10 +126,19 @@ def open(
             _check_choice_of(known, "memory_kind", memory_kind, None)
             _check_choice_of(known, "save", save, None)
             _check_choice_of(known, "keep", keep, None)
+            _check_choice_of(known, "copy_to", _place_of("copy_to", copy_to), None)
             return known
         if known is not None:
             _let_go(known)
+        if (copy := _place_of("restore_from", restore_from)) is not None:
+            restore_log(place, copy)
+        make = functools.partial(make, copy_to=_place_of("copy_to", copy_to))
         return open_to_write(make, place, page_bytes, durability, snapshots)
+
+
+def _place_of(name: str, path: Any) -> Path | None:
+    """A directory on whatever file system."""
+    return None if path is None else Path(path_text(name, path)).expanduser().absolute()
 
 
 def _is_dead(bus: Bus) -> bool:

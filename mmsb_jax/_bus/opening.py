@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mmsb_jax._base.errors import LocationError
+from mmsb_jax._base.errors import DivergenceError, LocationError
 from mmsb_jax._bus.engine.engine import Engine
 from mmsb_jax._core.layout import DEFAULT_PAGE_BYTES
 from mmsb_jax._store.files.disk import DiskFiles
@@ -16,6 +16,7 @@ from mmsb_jax._store.files.lock import WriterLock
 from mmsb_jax._store.files.memory import MemoryFiles
 from mmsb_jax._store.files.protocol import Files
 from mmsb_jax._store.log.log import Log
+from mmsb_jax._store.maintain.copy import restore
 from mmsb_jax._store.maintain.fork import fork_log
 from mmsb_jax._store.writer.create import (
     all_or_nothing,
@@ -85,6 +86,41 @@ def open_to_write(
         lock.release()
         raise
     return bus
+
+
+def restore_log(place: Path, copy: Path) -> None:
+    """Make the log at ``place`` from a copy, where there is no log, and a copy is there.
+
+    Raises:
+        DivergenceError: there is a log that ends before its copy does.
+    """
+    if not is_log(there := DiskFiles(copy)):
+        return
+    try:
+        if is_log(files := DiskFiles(place)):
+            _refuse_behind(Log(files, str(place)), Log(there, str(copy)))
+            return
+        make_directory(place)
+        lock = WriterLock(place)
+        try:
+            with all_or_nothing(files):
+                restore(there, str(copy), files)
+        finally:
+            lock.release()
+    except OSError as error:
+        if isinstance(error, LocationError):
+            raise
+        raise disk_error(error, str(place)) from error
+
+
+def _refuse_behind(log: Log, copy: Log) -> None:
+    is_same = log.manifest.ids.own == copy.manifest.ids.own
+    if is_same and log.version < copy.version:
+        raise DivergenceError(
+            f"{log.place} ends at version {log.version}, and its copy {copy.place} at "
+            f"{copy.version}: the run has gone on elsewhere. Take this directory away to go on "
+            f"from the copy, or open it without restore_from= and copy_to=."
+        )
 
 
 def open_files(

@@ -27,6 +27,7 @@ from mmsb_jax._bus.engine.queue import CommitQueue
 from mmsb_jax._bus.engine.stats import Meter
 from mmsb_jax._bus.events.events import Events, is_held
 from mmsb_jax._bus.events.kinds import CommitOutcome
+from mmsb_jax._bus.saving.copier import Copier
 from mmsb_jax._bus.saving.keep import KeepPolicy
 from mmsb_jax._bus.saving.keeper import Keeper
 from mmsb_jax._bus.trees.tree import TreeShape
@@ -47,7 +48,7 @@ from mmsb_jax._store.writer.durability.base import Durability
 from mmsb_jax._store.writer.writer import LogWriter, disk_error
 
 _STATES_KEPT_APART = 2
-"""States in a segment, where old ones are to go: whole segments go."""
+"""States in a segment, where old ones are to go, or new ones to be copied: whole segments are."""
 
 
 @dataclass(slots=True)
@@ -135,6 +136,12 @@ class Engine:
         self.head = Head(state, self.writer, page_bytes, lambda: self.threads)
         self.derivations = Derivations(state.table)
         self.keeper: Keeper | None = None
+        self.copier: Copier | None = None
+
+    def copy_to(self, target: Files, place: str) -> None:
+        """Keep a copy of the log in the directory ``target``, called ``place``, from now on."""
+        self.copier = Copier(self.writer, target, place)
+        self.head.segment_states = _STATES_KEPT_APART
 
     def keep(self, policy: KeepPolicy) -> None:
         """Give up, from now on, the bytes of versions that ``policy`` does not keep."""
@@ -380,7 +387,7 @@ class Engine:
         """Do what follows from a commit that has landed."""
         self._deriving = None
         commit = landing.commit or self._finish(landing)
-        if (self._snapshots or self.keeper is not None) and self.head.snapshot_is_due:
+        if (self._snapshots or self._has_upkeep) and self.head.snapshot_is_due:
             self._begin_snapshot()
         return commit
 
@@ -452,10 +459,26 @@ class Engine:
             sealed = self.writer.rotate()
             self.head.begin_segment()
             self.writer.schedule_snapshot(self.page_bytes, sealed)
-            if self.keeper is not None:
-                self.writer.schedule_upkeep(self.keeper.run)
+            if self._has_upkeep:
+                self.writer.schedule_upkeep(self._keep_up)
         except MMSBError as error:
             self.writer.snapshot_fault = str(error)
+
+    @property
+    def _has_upkeep(self) -> bool:
+        return self.keeper is not None or self.copier is not None
+
+    def _keep_up(self) -> None:
+        """Copy what is new, and give up what is old; in the background, behind a snapshot."""
+        is_copied = self.copier is None or self.copier.run()
+        if self.keeper is not None and is_copied:
+            self.keeper.run()
+
+    def copy_all(self) -> None:
+        """Bring the copy forward to the newest version, now."""
+        if (copier := self.copier) is not None:
+            self.writer.while_still(lambda: None)
+            copier.run(whole=True)
 
     def snapshot(self) -> None:
         """Make a snapshot of the newest version that has bytes, and wait for it."""
@@ -489,6 +512,8 @@ class Engine:
             except Exception as error:
                 failure = failure or error
         self.queue.stop()
+        with contextlib.suppress(Exception):  # what hinders a sync here is told of below
+            self.copy_all()
         self.closed = "it was closed"
         try:
             self.writer.close()

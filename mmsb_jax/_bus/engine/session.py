@@ -226,6 +226,7 @@ class Session:
         meter = engine.meter if engine is not None else Meter()
         derivations = engine.derivations if engine is not None else Derivations(state.table)
         keeper = None if engine is None else engine.keeper
+        copier = None if engine is None else engine.copier
         sizes = [info.nbytes for info in state.table.arrays.values()]
         return Stats(
             version=self.log.version,
@@ -241,6 +242,8 @@ class Session:
             keep_fault=None if keeper is None else keeper.fault,
             keep_runs=0 if keeper is None else keeper.runs,
             unranked=0 if keeper is None else keeper.unranked,
+            copied_version=None if copier is None else copier.version,
+            copy_fault=None if copier is None else copier.fault,
             queued=engine.queue.depth if engine is not None else 0,
             programs=programs,
             commits=meter.commits,

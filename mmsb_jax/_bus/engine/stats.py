@@ -36,6 +36,8 @@ class Stats:
         keep_runs: how often bytes were given up by it, since the bus was opened.
         unranked: versions that could not be ranked as `Best` at its last look: their notes do not
             say it, or say NaN.
+        copied_version: the newest version that the copy of ``copy_to=`` has; None without one.
+        copy_fault: why the copy was not brought forward at the last try; None when all is well.
         queued: commits that have not landed yet.
         programs: programs compiled for commits that do not wait.
         commits: commits since the counters were reset; so are the following.
@@ -70,6 +72,8 @@ class Stats:
     keep_fault: str | None
     keep_runs: int
     unranked: int
+    copied_version: int | None
+    copy_fault: str | None
     queued: int
     programs: int
     commits: int

@@ -184,6 +184,7 @@ class ArrayWriter:
             if self.trees is not None:
                 self.trees.save_last()
             engine.writer.sync()
+            engine.copy_all()
             return engine.head.is_saved
 
     def answer_preemption(self) -> None:

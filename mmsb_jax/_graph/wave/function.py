@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from mmsb_jax._base.arguments import check_kind
+from mmsb_jax._base.arguments import check_kind, check_text
 from mmsb_jax._base.errors import ArrayNotFoundError, RecomputeError, StructureError
 from mmsb_jax._compile.body import Body, Slot, put_together
 from mmsb_jax._core.layout import Layout
@@ -129,6 +129,7 @@ class DerivedGraph(PageGraph):
         return CompiledWave(layout, nodes)
 
     def _node(self, name: str) -> Node:
+        check_text("also", name, "a name")
         for node in self._makers.values():
             if name in (node.name, *node.outputs):
                 return node
