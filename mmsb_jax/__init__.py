@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from mmsb_jax._core.pages import Pages
     from mmsb_jax._core.region import Region
     from mmsb_jax._core.replay import replay
+    from mmsb_jax._core.table.page_table import PageTable
     from mmsb_jax._core.tlog import TLog
     from mmsb_jax._graph.dag.graph import PageGraph
     from mmsb_jax._graph.wave.compiled import CompiledWave, WaveResult
@@ -100,6 +101,7 @@ _MODULES = {
     "_core.pages": ("Pages",),
     "_core.region": ("Region",),
     "_core.replay": ("replay",),
+    "_core.table.page_table": ("PageTable",),
     "_core.tlog": ("TLog",),
     "_graph.dag.graph": ("PageGraph",),
     "_graph.wave.compiled": ("CompiledWave", "WaveResult"),
@@ -140,6 +142,7 @@ __all__ = [
     "OnPreemption",
     "OnSignal",
     "PageGraph",
+    "PageTable",
     "Pages",
     "RecomputeError",
     "Ref",

@@ -63,10 +63,35 @@ def of_core() -> list[Call]:
             mmsb.Delta.from_bytes,
             {"region": layout.region("w"), **raw, "capacity": 2, "block_words": 32},
         ),
+        Call(
+            mmsb.Delta.from_slice,
+            {"region": layout.region("w"), "values": x[:2], "start": (1,), "block_words": 32},
+        ),
+        Call(layout.capacity, {"names": ["w"], "block_words": 32}),
         Call(mmsb.TLog.empty, {"commits": 2, "blocks": 2, "block_words": 32, "version": 0}),
         Call(log.append, {"delta": delta}),
         Call(log.delta, {"entry": 0, "capacity": 2}),
         Call(log.slice, {"start": 0, "stop": 1}),
+    ]
+
+
+def of_page_tables() -> list[Call]:
+    layout = mmsb.Layout.of({"w": np.ones(3, np.float32)}, 256)
+    state = layout.pack({"w": np.ones(3, np.float32)})
+    table, room = mmsb.PageTable.of(state, 3, 4), {"branches": 3, "pages": 4}
+    words = np.ones((2, 64), np.uint32)
+    return [
+        Call(mmsb.PageTable.empty, {"layout": layout, **room}),
+        Call(mmsb.PageTable.of, {"state": state, **room}),
+        Call(table.fork, {"source": 0, "into": [1, 2]}),
+        Call(table.release, {"branch": [1, 2]}),
+        Call(table.grow, {"pages": 2}),
+        Call(table.gather, {"branch": [0, 1], "page": 0}),
+        Call(table.read, {"branch": 0}),
+        Call(table.get, {"branch": 0, "region": layout.region("w")}),
+        Call(table.scatter, {"branch": [0, 1], "page": 0, "words": words}),
+        Call(table.write, {"branch": 1, "state": state}),
+        Call(table.apply, {"branch": [0, 1], "delta": mmsb.Delta.empty(2)}),
     ]
 
 
@@ -178,7 +203,7 @@ def of_algebra() -> list[Call]:
     return made + [Call(each, paths) for each in special]
 
 
-ALL = of_core() + of_waves() + of_graphs() + of_algebra()
+ALL = of_core() + of_page_tables() + of_waves() + of_graphs() + of_algebra()
 CALLS = {call.function.__qualname__: call for call in ALL}
 
 

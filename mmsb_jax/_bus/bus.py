@@ -48,6 +48,7 @@ from mmsb_jax._bus.query.rerun import ReplayReport, Rerun, check_step, origin_of
 from mmsb_jax._bus.saving.keep import KeepPolicy, check_keep
 from mmsb_jax._bus.saving.policy import SavePolicy, check_policy
 from mmsb_jax._bus.saving.preemption import Preemption
+from mmsb_jax._bus.stacked import StackedStates, infos_of
 from mmsb_jax._bus.transfer import export, take_in
 from mmsb_jax._bus.trees import checkout as checkouts
 from mmsb_jax._bus.trees.abstract import abstract_of
@@ -1050,28 +1051,103 @@ class Bus:
             return self._arrays.apply(delta, layout, info)
 
     def extend(
-        self, log: "TLog", *, source: str = "", layout: Layout | None = None
+        self,
+        log: "TLog",
+        *,
+        steps: Sequence[int] | None = None,
+        notes: Any = None,
+        source: str = "",
+        layout: Layout | None = None,
     ) -> list[Commit]:
         """Commit the entries of a log of the device, one commit each.
 
+        All of it is looked at before the first commit: what is refused is refused whole. An
+        interrupt leaves the commits that have landed.
+
         Args:
             log: entries, of one branch (of a batch, pick one first).
+            steps: an integer for each entry, such as a range or an array of one axis.
+            notes: a list with a note for each entry; or a tree of arrays of one axis, such as what
+                a ``scan`` has stacked, with a number for each.
             source: who commits.
             layout: the layout that the entries were made with; ``bus.layout`` for None. Its arrays
                 are found here by name.
 
         Raises:
             InvalidDeltaError: the log overflowed, has a batch, or writes outside of the arrays.
-                Nothing was committed.
+            TypeError, ValueError: steps or notes that are none, or not as many as the entries.
+
+        >>> import jax.numpy as jnp
+        >>> import mmsb_jax as mmsb
+        >>> bus = mmsb.open()
+        >>> _ = bus.commit({"w": jnp.zeros(3)})
+        >>> log = mmsb.TLog.empty(commits=2, blocks=2)
+        >>> for value in (1, 2):
+        ...     region = bus.layout.region("w")
+        ...     log = log.append(mmsb.Delta.from_slice(region, jnp.full(1, 1.0 * value), (value,)))
+        >>> commits = bus.extend(log, steps=[10, 11], notes={"loss": jnp.array([0.5, 0.25])})
+        >>> [(commit.step, commit.note) for commit in commits], bus.read("w").tolist()
+        ([(10, {'loss': 0.5}), (11, {'loss': 0.25})], [0.0, 1.0, 2.0])
         """
         from mmsb_jax._core.tlog import TLog
 
         if not isinstance(log, TLog):
             raise TypeError(f"log={show(log)}: expected a TLog")
-        info = CommitInfo(None, source, None, None)
+        CommitInfo(None, source, None, None)  # refuse it also where there are no entries
         with self._events, self._lock:
             self._refuse_in_batch("extend")
-            return self._arrays.extend(log, layout, info)
+            said = lambda count: infos_of(count, steps, notes, None, source)  # noqa: E731
+            return self._arrays.extend(log, layout, said)
+
+    def extend_stacked(
+        self,
+        states: Any,
+        *,
+        steps: Sequence[int] | None = None,
+        notes: Any = None,
+        extras: Any = None,
+        source: str = "",
+    ) -> list[Commit]:
+        """Commit the trees that a ``scan`` has stacked, one commit each.
+
+        Each is committed as `commit` does it: what it recorded of the first tree holds for all, and
+        a policy (``save=`` of `mmsb_jax.open`) is asked for each. All that is passed is looked at
+        before the first commit: what is refused is refused whole. An interrupt leaves the commits
+        that have landed.
+
+        Args:
+            states: a tree whose arrays have a leading axis of one length, a place for each commit.
+                Strings, functions and None are the same in each.
+            steps: an integer for each commit, such as a range or an array of one axis.
+            notes, extras: a list with one for each commit; or a tree of arrays of one axis, with a
+                number for each.
+            source: who commits.
+
+        Raises:
+            StructureError: a leaf without an axis, axes of two lengths, another structure than
+                recorded, an array that was donated.
+            TypeError, ValueError: steps, notes or extras that are none, or not as many as commits.
+
+        Cost: a commit each, and one program that picks its tree.
+
+        >>> import jax, jax.numpy as jnp
+        >>> import mmsb_jax as mmsb
+        >>> step = lambda w, _: (w * 2, {"w": w * 2})
+        >>> _, states = jax.lax.scan(step, jnp.ones(2), length=3)
+        >>> bus = mmsb.open()
+        >>> commits = bus.extend_stacked(states, steps=range(3), notes={"sum": states["w"].sum(1)})
+        >>> [(commit.step, commit.note["sum"]) for commit in commits], bus.checkout(step=1)["w"]
+        ([(0, 4.0), (1, 8.0), (2, 16.0)], Array([4., 4.], dtype=float32))
+        """
+        stacked = StackedStates(states)
+        infos = infos_of(stacked.count, steps, notes, extras, source)
+        with self._events, self._lock:
+            trees = self._tree_writer()
+            self._refuse_in_batch("extend_stacked")
+            self._session.settle()
+            return [
+                trees.commit(stacked.tree(number), info, False) for number, info in enumerate(infos)
+            ]
 
     def batch(
         self, *, step: int | None = None, source: str = "", note: Any = None

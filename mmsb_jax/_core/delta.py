@@ -23,9 +23,12 @@ from jaxtyping import Array, Bool, Int32, UInt32
 
 from mmsb_jax._base.arguments import MOST, check_kind, check_size, show
 from mmsb_jax._base.errors import InvalidDeltaError
-from mmsb_jax._core.pages import Pages, as_version, is_one_integer
+from mmsb_jax._core.pages import Pages, as_version, clipped, is_one_integer
 from mmsb_jax._core.region import Region
 from mmsb_jax._core.settings import any_settings, is_traced
+from mmsb_jax._core.tree.leaves import LeafSpec, describe, host_array
+from mmsb_jax._core.tree.slices import SliceGrid, slice_blocks
+from mmsb_jax._core.tree.words import host_units, to_units
 from mmsb_jax.kernels import LINE_WORDS
 
 NO_PAGE = np.int32(2**31 - 1)
@@ -104,7 +107,7 @@ class Delta(eqx.Module):
         Cost: one pass over the array's bytes.
         """
         check_kind("region", region, Region, "; layout.region(name) is one")
-        _check_blocks(region.page_bytes // 4, block_words)
+        check_blocks(region.page_bytes // 4, block_words)
         _check_capacity(capacity)
         for name, value, dtype in (("mask", mask, np.bool_), ("data", data, np.uint8)):
             shape, found = np.shape(value), getattr(value, "dtype", None)
@@ -125,6 +128,60 @@ class Delta(eqx.Module):
                 region.page_bytes,
                 block_words,
             )
+
+    @classmethod
+    def from_slice(
+        cls, region: Region, values: Any, start: Any, block_words: int = LINE_WORDS
+    ) -> "Delta":
+        """The delta that writes a slice of one array, as ``jax.lax.dynamic_update_slice`` does.
+
+        It has room for the blocks that a slice of this shape can lie in, wherever it begins.
+
+        Args:
+            region: the array; its place is where the delta writes.
+            values: the slice, of the array's dtype and number of axes, and no longer on any.
+            start: where it begins: an integer for each axis, which may be traced; of an array
+                of one axis also the integer alone.
+            block_words: words of a block.
+
+        Raises:
+            InvalidDeltaError: values of another dtype or number of axes; a slice that does not lie
+                within the array (where ``start`` is traced the delta overflows, and is empty:
+                nothing is clamped); a block size that does not divide the page.
+
+        Cost: the bytes of the slice, and of the blocks that it lies in.
+
+        >>> import jax, jax.numpy as jnp
+        >>> import mmsb_jax as mmsb
+        >>> layout = mmsb.Layout.of({"cache": jnp.zeros((100, 8))})
+        >>> row = lambda i: mmsb.Delta.from_slice(layout.region("cache"), jnp.ones((1, 8)), (i, 0))
+        >>> pages = mmsb.apply(layout.pack({"cache": jnp.zeros((100, 8))}), jax.jit(row)(41))
+        >>> layout.get(pages, "cache").sum(axis=1).nonzero()[0].tolist()
+        [41]
+        """
+        check_kind("region", region, Region, "; layout.region(name) is one")
+        check_blocks(region.page_bytes // 4, block_words)
+        spec = _slice_spec(region, values)
+        begin = _slice_start(region, spec.shape, start)
+        if not spec.nbytes:
+            return cls.empty(0, block_words)
+        with any_settings():
+            on_device = isinstance(values, jax.Array)
+            units = to_units(values) if on_device else host_units(host_array(values))
+            more = units.shape[len(spec.shape) :] or (1,)
+            grid = SliceGrid.of(
+                (*region.shape, *more),
+                (*spec.shape, *more),
+                4 * block_words // units.dtype.itemsize,
+            )
+            if not grid.is_countable:
+                raise InvalidDeltaError(
+                    f"{region.name!r} has {region.nbytes} bytes, more than from_slice can count. "
+                    f"Keep it as several arrays."
+                )
+            begin = (*begin, *[np.int32(0)] * len(more))
+            first, blocks = np.int32(region.page), region.page_bytes // (4 * block_words)
+            return _from_slice(grid, units.reshape(grid.lengths), begin, first, blocks)
 
     @property
     def changed_bytes(self) -> Int32[Array, ""]:
@@ -168,7 +225,7 @@ def diff(
             f"diff of pools of {list(old.words.shape)} and {list(new.words.shape)} words; "
             f"expected pages of one layout"
         )
-    _check_blocks(old.words.shape[1], block_words)
+    check_blocks(old.words.shape[1], block_words)
     if old.words.size // block_words > _MOST_BLOCKS:
         raise InvalidDeltaError(
             f"a pool of {old.words.size // block_words} blocks; at most {_MOST_BLOCKS} can be "
@@ -262,11 +319,14 @@ def check_whole(delta: Delta) -> None:
     if is_traced(delta):
         return
     with any_settings():
-        has_overflowed = bool(np.any(np.asarray(delta.overflow)))
-    if has_overflowed:
+        overflow = np.asarray(delta.overflow)
+    if overflow.any():
+        which = np.argwhere(overflow)[0].tolist()
+        name = f"delta {', '.join(map(str, which))} of the batch" if which else "the delta"
         raise InvalidDeltaError(
-            f"the delta overflowed: more blocks changed than its capacity of {delta.capacity}. "
-            f"Make it again with a larger capacity."
+            f"{name} overflowed: more blocks changed than its capacity of {delta.capacity}, or a "
+            f"slice did not lie within its array. Make it again with a larger capacity: "
+            f"Layout.capacity(names) is always enough."
         )
 
 
@@ -302,7 +362,50 @@ def check_pages_and_delta(pages: Any, delta: Any) -> None:
     """Refuse what are no pages, no delta, or not made for each other."""
     check_kind("pages", pages, Pages)
     check_kind("delta", delta, Delta)
-    _check_blocks(pages.words.shape[1], delta.block_words)
+    check_fits(pages.words.shape[1], delta)
+
+
+def check_fits(page_words: int, delta: Delta) -> None:
+    """Refuse a delta whose blocks do not divide a page."""
+    check_blocks(page_words, delta.block_words)
+
+
+def _slice_spec(region: Region, values: Any) -> LeafSpec:
+    """What a slice of an array is; refuses what is none."""
+    spec = None if isinstance(values, jax.ShapeDtypeStruct) else describe(values, "values")
+    is_alike = isinstance(spec, LeafSpec) and spec.dtype == region.dtype
+    if (
+        not isinstance(spec, LeafSpec)
+        or not is_alike
+        or len(spec.shape) != len(region.shape)
+        or any(n > most for n, most in zip(spec.shape, region.shape, strict=True))
+    ):
+        arrived = show(values) if spec is None else spec
+        raise InvalidDeltaError(
+            f"values: {arrived} arrived; a slice of {region.name!r}, {region.spec}, was expected, "
+            f"of its dtype and number of axes. Cast or reshape it first."
+        )
+    return spec
+
+
+def _slice_start(region: Region, lengths: tuple[int, ...], start: Any) -> tuple[Any, ...]:
+    """Where a slice begins, as ``int32``; those that are known lie within the array."""
+    if is_one_integer(start):
+        start = (start,)
+    places = tuple(start) if isinstance(start, tuple | list | np.ndarray | jax.Array) else ()
+    if len(places) != len(lengths) or not all(map(is_one_integer, places)):
+        raise TypeError(
+            f"start={show(start)}: expected an integer for each of the {len(lengths)} axes of "
+            f"{region.name!r}"
+        )
+    for place, length, end in zip(places, lengths, region.shape, strict=True):
+        if not isinstance(place, jax.Array) and not 0 <= place <= end - length:
+            raise InvalidDeltaError(
+                f"start={show(start)}: a slice of {list(lengths)} from there does not lie within "
+                f"{region.name!r} of {list(region.shape)}"
+            )
+    with any_settings():
+        return tuple(clipped(p) if isinstance(p, jax.Array) else np.int32(p) for p in places)
 
 
 def _check_capacity(capacity: Any) -> None:
@@ -310,7 +413,8 @@ def _check_capacity(capacity: Any) -> None:
         check_size("capacity", capacity)
 
 
-def _check_blocks(page_words: int, block_words: int) -> None:
+def check_blocks(page_words: int, block_words: int) -> None:
+    """Refuse blocks that do not divide a page."""
     check_block_words(block_words)
     if page_words % block_words:
         raise InvalidDeltaError(
@@ -448,6 +552,24 @@ def _from_bytes(
     return Delta(page, block, taken, written, count, overflow, block_words)
 
 
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def _from_slice(
+    grid: SliceGrid, units: Any, start: tuple[Any, ...], first_page: Any, page_blocks: int
+) -> Delta:
+    found = slice_blocks(grid, jnp.asarray(units), tuple(map(jnp.asarray, start)))
+    is_live = jnp.arange(grid.capacity, dtype=jnp.int32) < found.in_use
+    page = first_page + (found.block // page_blocks).astype(jnp.int32)
+    return Delta(
+        jnp.where(is_live, page, NO_PAGE),
+        (found.block % page_blocks).astype(jnp.int32),
+        found.mask,
+        found.data,
+        found.in_use,
+        ~found.is_inside,
+        found.mask.shape[-1],
+    )
+
+
 @custom_vmap
 def _apply_words(
     words: Array, versions: Array, page: Array, block: Array, mask: Array, data: Array, number: Any
@@ -506,6 +628,19 @@ def _apply_jit(
     first: Any,
 ) -> tuple[Array, Array]:
     return _apply_words(words, versions, shifted(page, -first), block, mask, data, number)
+
+
+def write_blocks(
+    words: UInt32[Array, "p w"],
+    page: Int32[Array, " n"],
+    block: Int32[Array, " n"],
+    mask: UInt32[Array, "n b"],
+    data: UInt32[Array, "n b"],
+) -> UInt32[Array, "p w"]:
+    """The words with the bytes under ``mask`` written; blocks outside of the pool are left out."""
+    none = jnp.zeros(words.shape[0], jnp.uint32)
+    written, _ = _apply_words(words, none, page, block, mask, data, jnp.uint32(1))
+    return written
 
 
 def mark_written(

@@ -1,7 +1,7 @@
 """Layout: which array lives where in the pool. Static and hashable; it holds no bytes."""
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from mmsb_jax._base.arguments import check_kind, check_text, show
 from mmsb_jax._base.errors import ArrayNotFoundError, StructureError
-from mmsb_jax._core.delta import LINE_WORDS
+from mmsb_jax._core.delta import LINE_WORDS, check_blocks
 from mmsb_jax._core.pack import leaf_of, put, put_donated, put_versioned, rows_source
 from mmsb_jax._core.pages import Pages, as_version
 from mmsb_jax._core.region import Region
@@ -83,6 +83,36 @@ class Layout:
     def page_words(self) -> int:
         """Words of a page."""
         return self.page_bytes // WORD_BYTES
+
+    def capacity(
+        self, names: str | Iterable[str] | None = None, block_words: int = LINE_WORDS
+    ) -> int:
+        """Blocks that a delta over some arrays has at most: a capacity that never overflows.
+
+        Args:
+            names: an array, or several; all for None.
+            block_words: words of a block.
+
+        Raises:
+            ArrayNotFoundError: no array has that name.
+            InvalidDeltaError: blocks that do not divide a page.
+
+        >>> import jax.numpy as jnp
+        >>> import mmsb_jax as mmsb
+        >>> layout = mmsb.Layout.of({"w": jnp.zeros(1000), "b": jnp.zeros(10)})
+        >>> layout.capacity("b"), layout.capacity(["w", "b"]), layout.capacity()
+        (1, 33, 33)
+        """
+        check_blocks(self.page_words, block_words)
+        if names is None:
+            regions = self.regions
+        elif isinstance(names, str):
+            regions = (self.region(names),)
+        elif isinstance(names, Iterable):
+            regions = tuple(dict.fromkeys(map(self.region, names)))
+        else:
+            raise TypeError(f"names={show(names)}: expected a name, or several")
+        return sum(-(-region.nbytes // (WORD_BYTES * block_words)) for region in regions)
 
     @functools.cached_property
     def _by_name(self) -> dict[str, Region]:

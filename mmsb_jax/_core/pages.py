@@ -5,9 +5,9 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, UInt32
+from jaxtyping import Array, Int32, UInt32
 
-from mmsb_jax._base.arguments import is_integer, show
+from mmsb_jax._base.arguments import MOST, is_integer, show
 from mmsb_jax._base.errors import VersionError
 
 
@@ -32,6 +32,15 @@ def is_one_integer(value: Any) -> bool:
         return is_integer(value)
     dtype = getattr(value, "dtype", np.dtype(object))
     return getattr(value, "shape", None) == () and jnp.issubdtype(dtype, np.integer)
+
+
+def clipped(numbers: Any) -> Int32[Array, "..."]:
+    """Integers of the device as ``int32``; one beyond that is the nearest."""
+    ends = jnp.iinfo(numbers.dtype)
+    low, high = (
+        np.array(end, numbers.dtype) for end in (max(ends.min, -MOST), min(ends.max, MOST))
+    )
+    return jnp.clip(numbers, low, high).astype(jnp.int32)
 
 
 def as_version(version: Any) -> UInt32[Array, ""]:

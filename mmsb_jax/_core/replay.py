@@ -14,10 +14,10 @@ from mmsb_jax._base.arguments import check_kind, check_size, show
 from mmsb_jax._base.errors import InvalidDeltaError
 from mmsb_jax._core.delta import (
     NO_PAGE,
-    _check_blocks,
     as_page_number,
     batch_all,
     bucket,
+    check_blocks,
     fold_rows,
     most_of_branches,
     rows_inside,
@@ -67,7 +67,7 @@ def replay(
     """
     check_kind("base", base, Pages)
     check_kind("log", log, TLog)
-    _check_blocks(base.words.shape[1], log.block_words)
+    check_blocks(base.words.shape[1], log.block_words)
     if log.count.ndim:
         raise InvalidDeltaError(
             f"a batch of {'×'.join(map(str, log.count.shape))} logs arrived. Replay each: "

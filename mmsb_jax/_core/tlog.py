@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Int32, UInt32
 from mmsb_jax._base.arguments import MOST, check_kind, check_size, show
 from mmsb_jax._base.errors import InvalidDeltaError
 from mmsb_jax._core.delta import LINE_WORDS, NO_PAGE, Delta, bucket, check_block_words
-from mmsb_jax._core.pages import as_version, is_one_integer
+from mmsb_jax._core.pages import as_version, clipped, is_one_integer
 from mmsb_jax._core.settings import any_settings, is_traced
 
 
@@ -23,11 +23,7 @@ def as_number(name: str, value: Any) -> Int32[Array, ""] | np.int32:
     if not isinstance(value, jax.Array):
         return np.int32(min(max(int(value), -MOST), MOST))
     with any_settings():
-        ends = jnp.iinfo(value.dtype)
-        low, high = (
-            np.array(end, value.dtype) for end in (max(ends.min, -MOST), min(ends.max, MOST))
-        )
-        return jnp.clip(value, low, high).astype(jnp.int32)
+        return clipped(value)
 
 
 class TLog(eqx.Module):

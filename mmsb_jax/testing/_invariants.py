@@ -83,6 +83,26 @@ def check_log(log: Any) -> None:
     _check_unused(page[last:], block[last:], mask[last:], data[last:])
 
 
+def check_page_table(table: Any) -> None:
+    """Each page of the pool is counted as often as branches hold it, and free where none does.
+
+    Raises:
+        AssertionError: it is not; the message names the pages.
+    """
+    held, counts = np.asarray(table.table), np.asarray(table.ref_count)
+    pages, free = len(counts), np.asarray(table.free)[: int(table.free_count)]
+    inside = held[held != NO_PAGE]
+    _expect(bool(((inside >= 0) & (inside < pages)).all()), f"branches hold pages {inside}")
+    expected = np.bincount(inside, minlength=pages)
+    wrong = np.flatnonzero(counts != expected)
+    _expect(not len(wrong), f"pages {wrong.tolist()} are counted {counts[wrong].tolist()} times")
+    unheld = np.flatnonzero(expected == 0)
+    _expect(
+        sorted(free.tolist()) == unheld.tolist(),
+        f"free are {sorted(free.tolist())}, and nobody holds {unheld.tolist()}",
+    )
+
+
 def _check_rows(
     page: np.ndarray, block: np.ndarray, mask: np.ndarray, data: np.ndarray, where: str
 ) -> None:

@@ -11,7 +11,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmsb_jax import Delta, Layout, Pages, Region, TLog, apply, diff, digest, replay, update_digest
+from mmsb_jax import (
+    Delta,
+    Layout,
+    Pages,
+    PageTable,
+    Region,
+    TLog,
+    apply,
+    diff,
+    digest,
+    replay,
+    update_digest,
+)
 from mmsb_jax._core.tree.leaves import LeafSpec
 from mmsb_jax.testing import oracle, strategies
 from tests.core._compare import stack
@@ -165,3 +177,61 @@ def test_an_empty_delta_leaves_a_donated_pool_where_it_is():
     pointer = pool.words.unsafe_buffer_pointer()
     program = compiled(apply, pool, Delta.empty(0), donate=0)
     assert program(pool, Delta.empty(0)).words.unsafe_buffer_pointer() == pointer
+
+
+# Page tables
+
+
+def a_table(branches=64):
+    """A pool of which a state takes the half, held by all branches."""
+    pages = POOL_BYTES // 4096
+    state = a_pool(1024, POOL_BYTES // 2)
+    return PageTable.of(state, branches, pages).fork(0, into=np.arange(1, branches))
+
+
+def delta_of_slice(start):
+    spec = LeafSpec("jax", "float32", (2**20,))
+    return Delta.from_slice(Region("x", spec, 0, 1024, 4096), jnp.ones(100), (start,))
+
+
+TABLE_WRITES = {
+    "apply": lambda table, n: table.apply(n, delta_of_slice(3000 * n)),
+    "apply to many": lambda table, n: table.apply(n + jnp.arange(40), delta_of_slice(5000)),
+    "scatter": lambda table, n: table.scatter(n, n, jnp.ones(1024, jnp.uint32)),
+    "fork": lambda table, n: table.fork(0, into=n),
+    "fork of each": lambda table, n: table.fork(n + jnp.arange(40), into=jnp.arange(40)),
+    "release": lambda table, n: table.release(n + jnp.arange(40)),
+}
+
+
+@pytest.mark.parametrize("name", TABLE_WRITES)
+@pytest.mark.parametrize("where", ["alone", "scan"])
+def test_operation_of_a_donated_page_table_copies_pages_and_not_the_pool(name, where):
+    operation, table = TABLE_WRITES[name], a_table()
+
+    def loop(table, n):
+        return jax.lax.scan(lambda t, i: (operation(t, n + i), None), table, jnp.arange(3))[0]
+
+    program = compiled(operation if where == "alone" else loop, table, jnp.int32(7), donate=0)
+    assert not copies_of_the_pool(program, table)
+    memory = program.memory_analysis()
+    assert memory.alias_size_in_bytes >= table.words.nbytes + table.table.nbytes
+    assert memory.temp_size_in_bytes < 2 * MOST_TEMPORARY  # rows of the table
+    pointers = [x.unsafe_buffer_pointer() for x in (table.words, table.table)]
+    after = program(table, jnp.int32(7))
+    assert [x.unsafe_buffer_pointer() for x in (after.words, after.table)] == pointers
+    assert not after.overflow
+
+
+def test_fork_that_is_not_compiled_leaves_the_pool_where_it_is():
+    table = a_table()
+    forked = table.fork(0, into=3)
+    assert forked.words.unsafe_buffer_pointer() == table.words.unsafe_buffer_pointer()
+
+
+def test_vmap_over_donated_page_tables_is_in_place():
+    tables = jax.tree.map(lambda x: jnp.stack([x] * 4), a_table())
+    program = compiled(jax.vmap(TABLE_WRITES["apply"]), tables, jnp.arange(4), donate=0)
+    assert not copies_of_the_pool(program, tables)
+    pointer = tables.words.unsafe_buffer_pointer()
+    assert program(tables, jnp.arange(4)).words.unsafe_buffer_pointer() == pointer

@@ -170,10 +170,7 @@ def word_patches_of(
             f"jax.tree.map(lambda x: x[i], delta)."
         )
     if overflow:
-        raise InvalidDeltaError(
-            "the delta overflowed: more blocks changed than its capacity. Make it again with a "
-            "larger capacity."
-        )
+        raise _overflowed(page[: int(count)], page.size, layout, delta.block_words)
     block_words, page_words = delta.block_words, layout.page_words
     if page_words % block_words:
         raise InvalidDeltaError(
@@ -191,6 +188,24 @@ def word_patches_of(
         patch = _patch_of(region, place.reshape(-1), mask[rows].reshape(-1), data[rows].reshape(-1))
         found[_same_array(region, find).id] = patch
     return found
+
+
+def _overflowed(
+    pages: np.ndarray, capacity: int, layout: Layout, block_words: int
+) -> InvalidDeltaError:
+    """The error for a delta that overflowed, whose blocks are in ``pages``."""
+    regions, firsts, _ = layout.by_row
+    if pages.size < capacity:
+        what = "a slice that did not lie within its array"
+    elif capacity and (owner := np.searchsorted(firsts, pages[-1], side="right")):
+        what = f"what changed behind the block {capacity - 1}, of {regions[owner - 1].name!r}"
+    else:
+        what = "all that changed"
+    enough = "" if layout.page_words % block_words else f", {layout.capacity(None, block_words)}"
+    return InvalidDeltaError(
+        f"the delta overflowed its capacity of {capacity} blocks: left out is {what}. Make it "
+        f"again with more: Layout.capacity(names) is always enough (for all arrays{enough})."
+    )
 
 
 def _rows_by_region(pages: np.ndarray, layout: Layout) -> Iterator[tuple[Region, np.ndarray]]:

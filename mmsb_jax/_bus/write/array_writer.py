@@ -204,25 +204,31 @@ class ArrayWriter:
         changes = self.batch or self.changes()
         return word_patches_of(delta, self.layout() if layout is None else layout, changes.find)
 
-    def extend(self, log: "TLog", layout: Layout | None, info: CommitInfo) -> list[Commit]:
-        """Commit the entries of a log of the device, all of which are looked at first."""
+    def extend(
+        self, log: "TLog", layout: Layout | None, said: Callable[[int], list[CommitInfo]]
+    ) -> list[Commit]:
+        """Commit the entries of a log of the device, all of which are looked at first.
+
+        Args:
+            log: the log.
+            layout: as for `patches_of`.
+            said: what the caller says of so many entries.
+        """
         host = jax.device_get(log)
         if np.ndim(host.count):
             raise InvalidDeltaError(
                 f"the log has a batch of shape {np.shape(host.count)}. Pick one of it first: "
                 f"jax.tree.map(lambda x: x[i], log)."
             )
+        newest = self._session.writing().head.state.table.version
         if host.overflow:
-            raise InvalidDeltaError(
-                f"the log overflowed after {int(host.count)} entries: the next found no room "
-                f"in {host.ends.size} commits and {host.page.size} blocks. Make a larger one."
-            )
-        self._session.writing()
+            raise _overflowed(host, newest, self.layout() if layout is None else layout)
+        infos = said(int(host.count))
         self._session.settle()
         place = self.layout() if layout is None else layout
         patches = [self.patches_of(host[i], place) for i in range(int(host.count))]
         commits = []
-        for patch in patches:
+        for patch, info in zip(patches, infos, strict=True):
             changes = self.changes()
             changes.patch(patch)
             commits.append(self.land(changes, info))
@@ -265,3 +271,20 @@ class ArrayWriter:
         if is_held(self._turn):
             self._session.own_lock.release()
         batch.is_open = False
+
+
+def _overflowed(log: "TLog", newest: int, layout: Layout) -> InvalidDeltaError:
+    """The error for a log, on the host, that overflowed."""
+    count, commits, blocks = int(log.count), log.ends.size, log.page.size
+    left = blocks - (int(log.ends[count - 1]) if count else 0)
+    is_divided = not layout.page_words % log.block_words
+    most = f" of at most {layout.capacity(None, log.block_words)}" * is_divided
+    why = (
+        f"there is room for {commits} commits"
+        if count == commits
+        else f"{left} of {blocks} blocks were left for a delta{most}, or its own capacity was short"
+    )
+    return InvalidDeltaError(
+        f"the log overflowed after {count} entries: the next, entry {count}, which would be "
+        f"version {newest + count + 1}, found no room: {why}. Make a larger one."
+    )

@@ -5,11 +5,13 @@ of its own with the high bits zero, a bool is 0 or 1, a complex number its two p
 integers are moved: a typed ``where`` or ``pad`` may change the payload of a NaN.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Shaped, UInt32
+from jaxtyping import Array, Shaped, UInt, UInt32
 
 from mmsb_jax._core.tree.leaves import LeafSpec
 
@@ -59,6 +61,22 @@ def from_words(words: UInt32[Array, " words"], spec: LeafSpec) -> Shaped[Array, 
     if unsigned != storage:
         elements = elements.astype(unsigned)
     return lax.bitcast_convert_type(elements, dtype)
+
+
+def to_units(array: Shaped[Array | np.ndarray, "..."]) -> UInt[Array, "..."]:
+    """The bytes of ``array`` as its elements, unsigned; those of more than a word along an axis."""
+    elements = _to_unsigned(jnp.asarray(array))
+    if _bits(elements.dtype) > _BITS_PER_WORD:
+        return lax.bitcast_convert_type(elements, jnp.uint32)
+    return elements
+
+
+def host_units(array: np.ndarray) -> np.ndarray:
+    """`to_units` of what JAX cannot hold: as many bytes together as divide an element."""
+    itemsize = array.dtype.itemsize
+    unit = np.dtype(f"uint{8 * math.gcd(itemsize, 4)}")
+    raw = np.ascontiguousarray(array).reshape(-1).view(np.uint8).view(unit)
+    return raw.reshape(*array.shape, itemsize // unit.itemsize)
 
 
 def _to_unsigned(array: Array) -> Array:
