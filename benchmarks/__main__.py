@@ -31,6 +31,7 @@ GROUPS = (
     "checkout",
     "restart",
     "replay",
+    "table",
     "semiring",
     "propagation",
     "graph",
