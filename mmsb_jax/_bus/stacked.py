@@ -38,20 +38,24 @@ class StackedStates:
                 f"gives back"
             )
         self.count = next(iter(lengths.values()))
-        self._pick = jax.jit(lambda arrays, i: [array[i] for array in arrays])
 
     def tree(self, number: int) -> Any:
         """The tree of one place."""
         leaves = list(self._leaves)
         of_jax = [i for i in self._places if isinstance(leaves[i], jax.Array)]
-        with any_settings():
-            picked = self._pick([leaves[i] for i in of_jax], np.int32(number))
+        with any_settings(), jax.enable_x64(True), jax.disable_jit(False):
+            picked = _pick([leaves[i] for i in of_jax], np.int32(number))
         for i in self._places:
             if not isinstance(leaves[i], jax.Array):
                 leaves[i] = leaves[i][number, ...]
         for i, array in zip(of_jax, picked, strict=True):
             leaves[i] = array
         return jax.tree_util.tree_unflatten(self._treedef, leaves)
+
+
+@jax.jit
+def _pick(arrays: list[jax.Array], number: jax.Array) -> list[jax.Array]:
+    return [array[number] for array in arrays]
 
 
 def _has_no_bytes(leaf: Any) -> bool:

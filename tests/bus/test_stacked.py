@@ -106,6 +106,15 @@ def test_what_is_refused_of_a_stack_is_refused_whole(any_bus, states, said, erro
     assert any_bus.commit(tree_of(stacked(), 1)).version == 2
 
 
+def test_stack_of_64_bit_arrays_keeps_its_dtypes(any_bus):
+    with jax.enable_x64(True):
+        states = {"x": jnp.arange(2**40, 2**40 + 3), "y": jnp.ones((3, 2), "float64")}
+    any_bus.extend_stacked(states)
+    for i in range(3):
+        tree = any_bus.checkout(version=i + 1)
+        assert (int(tree["x"]), tree["x"].dtype, tree["y"].dtype) == (2**40 + i, "int64", "float64")
+
+
 def test_stack_that_was_donated_is_refused_whole(any_bus):
     states = stacked()
     states["w"].delete()

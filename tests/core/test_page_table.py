@@ -178,6 +178,13 @@ def test_beams_are_drawn_anew_by_one_fork():
     check_page_table(table)
 
 
+def test_branch_that_is_written_twice_at_once_has_the_later_state():
+    table, layout, tree = a_table(pages=30)
+    other = layout.pack({"w": tree["w"] + 1, "n": tree["n"]})
+    table = table.write([0, 0], stacked([other, layout.pack(tree)]))
+    assert_same_tree(layout.unpack(table.read(0)), tree)
+
+
 def test_many_branches_are_forked_and_released_in_parts():
     table, layout, tree = a_table(branches=101, pages=8)
     table = table.fork(0, into=np.arange(1, 101))
@@ -287,6 +294,18 @@ def test_traced_delta_that_overflowed_overflows_the_table():
     assert_same(after.grow(0), table)
 
 
+def test_overflowed_delta_counts_also_without_room_and_not_for_a_branch_that_is_none():
+    table, layout, tree = a_table()
+    old, new = layout.pack(tree), layout.pack({"w": tree["w"] + 1, "n": tree["n"]})
+
+    def after(branch, capacity):
+        return jax.jit(lambda t: t.apply(branch, diff(old, new, capacity=capacity)))(table)
+
+    assert after(0, 0).overflow
+    assert not after(jnp.int32(-1), 1).overflow
+    assert not after(jnp.int32(-1), 0).overflow
+
+
 # What is no branch, page, or state
 
 
@@ -324,6 +343,7 @@ def test_number_of_the_device_that_is_none_is_left_out(branch):
         (lambda t, p: t.write([0, 1], p), StructureError, "Use the layout"),
         (lambda t, _: t.apply(0, Delta.empty(1, 5)), InvalidDeltaError, "does not divide"),
         (lambda t, _: t.apply([0], stacked([Delta.empty(1)] * 2)), ValueError, "one for each"),
+        (lambda t, p: PageTable.of(stacked([p]), 1, 9), StructureError, "of one state"),
         (lambda t, p: PageTable.of(p, 1, 2), ValueError, "pages=2: the state has 5"),
         (lambda t, p: PageTable.of(p, 0, 9), ValueError, "branches=0: expected at least 1"),
         (

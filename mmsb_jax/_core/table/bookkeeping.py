@@ -108,7 +108,7 @@ def fork(books: Bookkeeping, source: Int32[Array, "..."], into: Int32[Array, " n
     """Let each branch of ``into`` hold the pages of its ``source``: of one for all, or of each."""
     branches = books.table.shape[0]
     known = (source >= 0) & (source < branches) & ~books.overflow
-    into = _last_of_each(jnp.where(known, into, NO_PAGE), branches)
+    into = last_of_each(jnp.where(known, into, NO_PAGE), branches)
     rows = books.table.at[jnp.where(known, source, NO_PAGE)].get(mode="fill", fill_value=NO_PAGE)
     rows = lax.optimization_barrier(rows)
     is_one = (into != NO_PAGE).astype(jnp.int32)
@@ -123,7 +123,7 @@ def fork(books: Bookkeeping, source: Int32[Array, "..."], into: Int32[Array, " n
 def release(books: Bookkeeping, branch: Int32[Array, " n"]) -> Bookkeeping:
     """Let branches hold nothing."""
     branches, length = books.table.shape
-    branch = _last_of_each(jnp.where(books.overflow, NO_PAGE, branch), branches)
+    branch = last_of_each(jnp.where(books.overflow, NO_PAGE, branch), branches)
     return _assign(books, branch, jnp.full(length, NO_PAGE))
 
 
@@ -176,7 +176,7 @@ def _begins(column: Array) -> Array:
     return jnp.append(jnp.ones(1, bool), column[1:] != column[:-1])[: column.size]
 
 
-def _last_of_each(branch: Int32[Array, " n"], branches: int) -> Int32[Array, " n"]:
+def last_of_each(branch: Int32[Array, " n"], branches: int) -> Int32[Array, " n"]:
     """``branch``, and `NO_PAGE` for what is none, or stands once more behind."""
     branch = jnp.where((branch >= 0) & (branch < branches), branch, NO_PAGE)
     order = jnp.arange(branch.size, dtype=jnp.int32)

@@ -30,6 +30,7 @@ from mmsb_jax._core.table.bookkeeping import (
     Claim,
     claim,
     fork,
+    last_of_each,
     rank_among_equals,
     release,
 )
@@ -114,6 +115,11 @@ class PageTable(eqx.Module):
         Cost: as `empty`, and one pass over the state.
         """
         check_kind("state", state, Pages)
+        if state.words.ndim != 2 or state.words.dtype != jnp.uint32:
+            raise StructureError(
+                f"pages of {state.words.dtype}{list(state.words.shape)} arrived; expected those of "
+                f"one state, uint32[length, page_words], as Layout.pack makes them"
+            )
         length = state.words.shape[0]
         made = cls._with_room(state.words.shape, branches, pages)
         if pages < length:
@@ -290,7 +296,7 @@ class PageTable(eqx.Module):
         """Make ``state`` that of a branch; pages that are equal stay shared.
 
         Args:
-            branch: one, or ``int32[n]``, each a branch of its own.
+            branch: one, or ``int32[n]``. Of two that are the same the later one counts.
             state: pages, as `Layout.pack` makes them: of the one branch, or with a leading axis of
                 ``n`` under ``jax.vmap`` of it.
 
@@ -379,18 +385,15 @@ class PageTable(eqx.Module):
 
 def _numbers(name: str, value: Any, end: int, most_axes: int = 32) -> Int32[Array, "..."]:
     """Numbers below ``end``, as ``int32``; those of the device are not looked at."""
-    if isinstance(value, jax.Array):
-        found = value
-    else:
+    found = value
+    if not isinstance(value, jax.Array):
         try:
-            found = np.asarray(value)
+            found = np.asarray(value) if np.size(value) else np.zeros(np.shape(value), np.int32)
         except Exception:  # what NumPy makes nothing of
             found = np.asarray(None)
-        if not found.size:
-            found = found.astype(np.int32) if found.dtype != object else found
     if not jnp.issubdtype(found.dtype, jnp.integer) or found.ndim > most_axes:
-        expected = "an integer" if most_axes else "one integer"
-        raise TypeError(f"{name}={show(value)}: expected {expected}, or an array of integers")
+        axes = " of one axis" if most_axes == 1 else ""
+        raise TypeError(f"{name}={show(value)}: expected an integer, or an array{axes} of them")
     if isinstance(found, np.ndarray) and found.size and not 0 <= found.min() <= found.max() < end:
         raise ValueError(f"{name}={show(value)}: expected 0 to {end - 1}")
     with any_settings():
@@ -441,6 +444,7 @@ def _scatter(table: PageTable, branch: Array, page: Array, rows: Array) -> PageT
 @jax.jit
 def _write(table: PageTable, branch: Array, words: Array) -> PageTable:
     pages = jnp.arange(table.length, dtype=jnp.int32)
+    branch = last_of_each(branch, table.branches)
     before = _gather(table.words, table.table, branch[:, None], pages[None])
     changed = jnp.any(before != words, axis=-1)
     where = jnp.where(changed, branch[:, None], NO_PAGE).reshape(-1)
@@ -449,8 +453,10 @@ def _write(table: PageTable, branch: Array, words: Array) -> PageTable:
 
 @jax.jit
 def _apply(table: PageTable, branch: Array, delta: Delta) -> PageTable:
+    is_branch = (branch >= 0) & (branch < table.branches)
+    overflow = table.overflow | jnp.any(delta.overflow & is_branch)
     if not delta.page.size or not table.table.size or not branch.size:
-        return table
+        return PageTable(table.words, *table._books._replace(overflow=overflow))
     shape = (branch.size, delta.capacity)
     page, block = (jnp.broadcast_to(x, shape).reshape(-1) for x in (delta.page, delta.block))
     mask, data = (
@@ -458,8 +464,7 @@ def _apply(table: PageTable, branch: Array, delta: Delta) -> PageTable:
         for x in (delta.mask, delta.data)
     )
     owner = jnp.broadcast_to(branch[:, None], shape).reshape(-1)
-    books = table._books._replace(overflow=table.overflow | jnp.any(delta.overflow))
-    books, claimed = claim(books, owner, page)
+    books, claimed = claim(table._books._replace(overflow=overflow), owner, page)
     words = _copy_pages(table.words, claimed)
     turn = jnp.repeat(rank_among_equals(branch), delta.capacity)
 
