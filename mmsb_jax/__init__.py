@@ -45,6 +45,8 @@ if TYPE_CHECKING:
         Saved,
         SavePolicy,
     )
+    from mmsb_jax._bus.weights.load import from_safetensors
+    from mmsb_jax._bus.weights.publisher import Published, Publisher
     from mmsb_jax._core.delta import Delta, apply, compose, diff, invert
     from mmsb_jax._core.digest import digest, update_digest
     from mmsb_jax._core.layout import Layout
@@ -84,6 +86,8 @@ _MODULES = {
     "_bus.events.kinds": ("Event",),
     "_bus.open": ("open",),
     "_bus.replica.replica": ("Replica",),
+    "_bus.weights.load": ("from_safetensors",),
+    "_bus.weights.publisher": ("Published", "Publisher"),
     "_core.delta": ("Delta", "apply", "compose", "diff", "invert"),
     "_core.digest": ("digest", "update_digest"),
     "_bus.engine.session": ("Ref",),
@@ -144,6 +148,8 @@ __all__ = [
     "PageGraph",
     "PageTable",
     "Pages",
+    "Published",
+    "Publisher",
     "RecomputeError",
     "Ref",
     "Region",
@@ -159,6 +165,7 @@ __all__ = [
     "compose",
     "diff",
     "digest",
+    "from_safetensors",
     "invert",
     "open",
     "replay",

@@ -54,6 +54,11 @@ from mmsb_jax._bus.trees import checkout as checkouts
 from mmsb_jax._bus.trees.abstract import abstract_of
 from mmsb_jax._bus.trees.places import Places, check_place
 from mmsb_jax._bus.trees.renamed import check_rename, renamed
+from mmsb_jax._bus.weights.delta import Encoding
+from mmsb_jax._bus.weights.directory import WeightDirectory
+from mmsb_jax._bus.weights.publisher import Publisher, check_publishing
+from mmsb_jax._bus.weights.save import to_safetensors
+from mmsb_jax._bus.weights.tensors import Rename, Selection
 from mmsb_jax._bus.write.array_specs import new_spec
 from mmsb_jax._bus.write.array_writer import ArrayWriter
 from mmsb_jax._bus.write.batch import BatchManager
@@ -1819,6 +1824,117 @@ class Bus:
         with self._events, self._lock:
             self._enter("import_")
             return take_in(self._session, self._arrays, source, self._commit_of)
+
+    def to_safetensors(
+        self,
+        path: str | os.PathLike[str],
+        ref: Ref | None = None,
+        *,
+        arrays: str | Sequence[str] = "**",
+        rename: Rename | None = None,
+    ) -> Path:
+        """Write arrays of a version as one file of safetensors, put in place as a whole.
+
+        Strings, functions and integers beyond 64 bits are left out; Python numbers are arrays
+        without dimensions, keys of JAX their data. What the file says of itself (``__metadata__``)
+        has the log's id, the version, its chain and digest (``mmsb_log_id`` and so on).
+        `from_safetensors` reads it.
+
+        Args:
+            path: the file.
+            ref: which version; the newest that has bytes for None.
+            arrays: a name or patterns, as for `checkout`.
+            rename: path in the bus → name in the file: a dict, of which a key is the path of an
+                array or of a whole part; or a function of the path, such as
+                ``lambda path: path.replace("/", ".")``.
+
+        Returns:
+            The path.
+
+        Raises:
+            VersionError: no such version, or its bytes were not logged or were dropped.
+            ArrayNotFoundError: a pattern, or a path to be renamed, that is not there.
+            StructureError: an array of a dtype that safetensors does not have (it has float8 and
+                float4, and no integers of 4 bits), or that is stale; two with one name.
+            LocationError: the file cannot be written.
+
+        Cost: one write of what is selected; of the newest version, a copy of it in memory.
+
+        >>> import os, tempfile
+        >>> import jax.numpy as jnp
+        >>> import mmsb_jax as mmsb
+        >>> bus = mmsb.open()
+        >>> _ = bus.commit({"params": {"w": jnp.ones(2)}, "step": 1})
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = bus.to_safetensors(os.path.join(folder, "w.safetensors"), arrays="params")
+        ...     mmsb.from_safetensors(path)
+        {'params/w': array([1., 1.], dtype=float32)}
+        """
+        selection, place = Selection(arrays, rename), Path(path_text("path", path))
+        if not place.name:
+            raise LocationError(f"path={show(path)} is a directory. Give the path of a file.")
+        with self._lock:
+            self._session.settle()
+            log = self._session.log
+            chosen = log.last_saved(log.version) if ref is None else self._session.version_of(ref)
+            return to_safetensors(self._session, place, chosen, selection)
+
+    def publish(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        arrays: str | Sequence[str] = "**",
+        rename: Rename | None = None,
+        anchor_every: int = 50,
+        encoding: Encoding = "xor",
+        config: str | os.PathLike[str] | None = None,
+    ) -> Publisher:
+        """Weights for inference servers, version by version, in the form in which they pull them.
+
+        `Publisher.push` puts a directory ``weight_v000001``, ``weight_v000002``, … in place: a
+        checkpoint of safetensors, or what changed of one, as SGLang's ``/pull_weights`` reads it.
+        Where the directory has versions already, they must be of this log, and it goes on behind
+        them.
+
+        Args:
+            path: the directory; made where it is not there. It may be on a network.
+            arrays, rename: what goes out, and what it is called there, as for `to_safetensors`.
+                What servers want otherwise (transposed, cast, packed) is a derived array.
+            anchor_every: after so many versions one is full again, from which a server can begin.
+            encoding: how a version says what changed: ``"xor"``, or ``"overwrite"``, which takes
+                more bytes, and may be applied twice.
+            config: a directory whose files that are no weights (``config.json``, a tokenizer) go
+                into every full version: servers have nothing but that.
+
+        Raises:
+            DivergenceError: what is there was published from another log, or from commits that
+                this log does not have.
+            LocationError: the directory cannot be made or read.
+
+        >>> import tempfile
+        >>> import jax.numpy as jnp
+        >>> import mmsb_jax as mmsb
+        >>> bus = mmsb.open()
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     publisher = bus.publish(folder, arrays="params/**")
+        ...     for step in range(2):
+        ...         _ = bus.commit({"params": {"w": jnp.arange(1000) + (jnp.arange(1000) < step)}})
+        ...         pushed = publisher.push()
+        ...         print(pushed.number, pushed.version, pushed.full, pushed.path.name)
+        1 1 True weight_v000001
+        2 2 False weight_v000002
+        """
+        selection = Selection(arrays, rename)
+        check_publishing(anchor_every, encoding, config)
+        return Publisher(
+            self._session,
+            self._durable_now,
+            WeightDirectory(Path(path_text("path", path)).absolute()),
+            selection,
+            anchor_every,
+            encoding,
+            None if config is None else Path(path_text("config", config)),
+        )
 
     def _durable_now(self) -> int:
         """The newest durable version; where this bus writes, that is the newest."""

@@ -299,6 +299,18 @@ class Disk:
             self._may_fail("unlink")
             self._record(_Unlink(folder, name, node))
 
+    def rmdir(self, path: Any) -> None:
+        """Remove an empty folder."""
+        with self._lock:
+            folder, name = self._place(path)
+            node = self._now.folders[folder].get(name)
+            if node not in self._now.folders:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+            if self._now.folders[node]:
+                raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(path))
+            self._may_fail("rmdir")
+            self._record(_Unlink(folder, name, node))
+
     @contextmanager
     def scandir(self, path: Any) -> Iterator[Iterator[Any]]:
         """The names in a folder."""
@@ -364,7 +376,10 @@ class Disk:
 
 
 CALLS = frozenset(
-    {"create", "writev", "pwrite", "fdatasync", "fsync", "ftruncate", "mkdir", "replace", "unlink"}
+    {
+        *("create", "writev", "pwrite", "fdatasync", "fsync", "ftruncate"),
+        *("mkdir", "replace", "unlink", "rmdir"),
+    }
 )
 """The calls that change the disk, by which `Faults` counts."""
 READ_CALLS = frozenset({"open", "fstat", "pread", "scandir"})

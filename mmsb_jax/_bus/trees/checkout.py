@@ -140,6 +140,7 @@ def build_like(
     advice: str = "",
     cast: bool = False,
     called: str = "like",
+    against: str = "",
 ) -> Any:
     """A tree with the classes, functions and shardings of ``like``.
 
@@ -151,9 +152,10 @@ def build_like(
         advice: how errors end.
         cast: whether arrays get the dtypes of ``like``.
         called: how the caller calls ``like``.
+        against: what ``like`` is held against; the version of the state where nothing is said.
     """
     check_references(like)
-    version = state.table.saved_version
+    against = against or f"version {state.table.saved_version}"
     names, leaves, treedef = flatten_with_names(like)
     recorded = recorded_in(state.table, wanted)
     prefix = prefix_of(names, recorded, arrays)
@@ -182,18 +184,18 @@ def build_like(
     if faults:
         listed = "\n".join(f"  {fault}" for fault in sorted(faults))
         raise StructureError(
-            f"`{called}` differs from version {version} at {len(faults)} paths:\n{listed}\n"
+            f"`{called}` differs from {against} at {len(faults)} paths:\n{listed}\n"
             f"Give a tree of that structure{advice}."
         )
     if kept:
         warnings.warn(
-            f"{len(kept)} paths are not recorded at version {version} and were taken from "
+            f"{len(kept)} paths are not recorded at {against} and were taken from "
             f"`{called}`: {', '.join(kept)}",
             stacklevel=3,
         )
     if uncompared:
         warnings.warn(
-            f"what {len(uncompared)} static values of `{called}` were at version {version} is not "
+            f"what {len(uncompared)} static values of `{called}` were at {against} is not "
             f"recorded but for their types, and was not compared: {', '.join(uncompared)}",
             stacklevel=3,
         )

@@ -37,10 +37,10 @@ def renamed(state: StoredState, rename: Mapping[str, str]) -> StoredState:
     table = state.table
     known = [*table.ids, *table.values]
     for old in rename:
-        if not any(_is_at(name, old) for name in known):
+        if not any(is_at(name, old) for name in known):
             parts = {name[:i] for name in known for i, c in enumerate(name) if c == "/"}
             raise array_not_found(old, [*parts, *known])
-    names = {name: _renamed(name, rename) for name in known}
+    names = {name: path_renamed(name, rename) for name in known}
     if len(set(names.values())) < len(names):
         twice = [new for old, new in names.items() if old != new and _is_taken(names, old, new)]
         raise StructureError(f"rename={dict(rename)}: two leaves would be at {twice[0]!r}")
@@ -56,7 +56,8 @@ def renamed(state: StoredState, rename: Mapping[str, str]) -> StoredState:
     return other
 
 
-def _is_at(name: str, path: str) -> bool:
+def is_at(name: str, path: str) -> bool:
+    """Whether a name is that of a path, or of what lies below it."""
     return name == path or name.startswith(f"{path}/")
 
 
@@ -64,14 +65,14 @@ def _is_taken(names: Mapping[str, str], old: str, new: str) -> bool:
     return any(other != old and then == new for other, then in names.items())
 
 
-def _renamed(name: str, rename: Mapping[str, str]) -> str:
-    """The longest path that leads to a name counts."""
+def path_renamed(name: str, rename: Mapping[str, str]) -> str:
+    """A name by a table of paths, of which the longest that leads to it counts."""
     for old in sorted(rename, key=len, reverse=True):
-        if _is_at(name, old):
+        if is_at(name, old):
             return rename[old] + name[len(old) :]
     return name
 
 
 def _entry_renamed(entry: str, rename: Mapping[str, str]) -> str:
     path = path_in_entry(entry)
-    return entry if path is None else entry[: len(entry) - len(path)] + _renamed(path, rename)
+    return entry if path is None else entry[: len(entry) - len(path)] + path_renamed(path, rename)

@@ -129,7 +129,7 @@ class DiskFiles:
     def create(self, name: str) -> AppendFile:
         path = self.root / name
         self.made.add(name)
-        self._make_folder(path.parent)
+        make_folder(self._os, path.parent)
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL
         return self._append_file(path, flags, [path.parent])
 
@@ -166,16 +166,6 @@ class DiskFiles:
                 descriptor.close()
             raise
         return descriptor
-
-    def _make_folder(self, folder: Path) -> None:
-        try:
-            self._os.mkdir(folder)
-        except FileExistsError:
-            return
-        except FileNotFoundError:
-            self._make_folder(folder.parent)
-            self._os.mkdir(folder)
-        sync_folder(self._os, folder.parent)
 
     def _reader(self, name: str) -> Descriptor:
         if "/" not in name:  # the manifest: another process may put a new one in its place
@@ -283,7 +273,7 @@ class DiskFiles:
     def copy(self, source: Files, name: str, size: int) -> None:
         path = self.root / name
         self.made.add(name)
-        self._make_folder(path.parent)
+        make_folder(self._os, path.parent)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL  # O_APPEND forbids sharing
         handle = self._append_file(path, flags, [path.parent])
         try:
@@ -332,6 +322,18 @@ class DiskFiles:
     def close(self) -> None:
         with self._readers_lock:
             self._readers.clear()
+
+
+def make_folder(system: Any, folder: Path) -> None:
+    """Make a folder, and what is missing above it, durably; it may be there."""
+    try:
+        system.mkdir(folder)
+    except FileExistsError:
+        return
+    except FileNotFoundError:
+        make_folder(system, folder.parent)
+        system.mkdir(folder)
+    sync_folder(system, folder.parent)
 
 
 def sync_folder(system: Any, folder: Path) -> None:
