@@ -18,7 +18,7 @@ from mmsb_jax._base.arguments import is_integer
 from mmsb_jax._base.errors import CorruptionError, DivergenceError, LocationError, LockedError
 from mmsb_jax._base.strict_json import parse_json
 from mmsb_jax._bus.weights.version_index import INDEX_NAME, VersionIndex, text_of
-from mmsb_jax._store.files.disk import DiskFiles, make_folder, sync_folder
+from mmsb_jax._store.files.disk import DiskFiles, make_folder, new_file, sync_folder
 from mmsb_jax._store.files.protocol import Buffer
 
 _VERSION = re.compile(r"weight_v(\d{6,18})")
@@ -153,10 +153,10 @@ class WeightDirectory:
 
     def _write(self, draft: Path, files: Iterable[tuple[str, Iterable[Buffer]]]) -> int:
         """Write the files of a version under another name, and see that they are durable."""
-        nbytes, store = 0, self._files()
+        nbytes = 0
         make_folder(self._os, draft)
         for name, buffers in files:
-            file = store.create(f"{draft.name}/{name}")
+            file = new_file(self._os, draft / name)
             try:
                 for buffer in buffers:
                     file.append((buffer,))

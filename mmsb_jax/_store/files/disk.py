@@ -130,8 +130,7 @@ class DiskFiles:
         path = self.root / name
         self.made.add(name)
         make_folder(self._os, path.parent)
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL
-        return self._append_file(path, flags, [path.parent])
+        return new_file(self._os, path)
 
     def reopen(self, name: str) -> AppendFile:
         path = self.root / name
@@ -322,6 +321,12 @@ class DiskFiles:
     def close(self) -> None:
         with self._readers_lock:
             self._readers.clear()
+
+
+def new_file(system: Any, path: Path) -> AppendFile:
+    """A new file in a folder that is there; the first sync enters it in that, durably."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL
+    return _DiskAppendFile(system, Descriptor(system, path, flags), [path.parent])
 
 
 def make_folder(system: Any, folder: Path) -> None:
