@@ -2,7 +2,9 @@
 
 import functools
 import inspect
+import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -203,7 +205,23 @@ def of_algebra() -> list[Call]:
     return made + [Call(each, paths) for each in special]
 
 
-ALL = of_core() + of_page_tables() + of_waves() + of_graphs() + of_algebra()
+def of_weights() -> list[Call]:
+    bus = mmsb.open()
+    bus.commit({"w": np.ones(3, np.float32)})
+    folder = Path(tempfile.mkdtemp())
+    path = bus.to_safetensors(folder / "w.safetensors")
+    publisher = bus.publish(folder / "versions")
+    options = {"arrays": ["w"], "rename": {"w": "x"}, "missing": "keep", "cast": True}
+    return [
+        Call(
+            mmsb.from_safetensors, {"path": path, "like": {"x": np.ones(3, np.float32)}, **options}
+        ),
+        Call(publisher.push, {"ref": 1}),
+        Call(publisher.prune, {"keep": 1}),
+    ]
+
+
+ALL = of_core() + of_page_tables() + of_waves() + of_graphs() + of_algebra() + of_weights()
 CALLS = {call.function.__qualname__: call for call in ALL}
 
 

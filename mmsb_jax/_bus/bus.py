@@ -1873,11 +1873,7 @@ class Bus:
         selection, place = Selection(arrays, rename), Path(path_text("path", path))
         if not place.name:
             raise LocationError(f"path={show(path)} is a directory. Give the path of a file.")
-        with self._lock:
-            self._session.settle()
-            log = self._session.log
-            chosen = log.last_saved(log.version) if ref is None else self._session.version_of(ref)
-            return to_safetensors(self._session, place, chosen, selection)
+        return to_safetensors(self._session, place, ref, selection)
 
     def publish(
         self,

@@ -126,6 +126,10 @@ CALLS: dict[str, dict[str, Any]] = {
                "rename": {"w": "w"}},
     "resume_or_init": {"init": lambda: TREE, "extra": 1, "cast": True, "rename": {"w": "w"}},
     "warmup": {"like": TREE},
+    "publish": {"path": "weights", "arrays": "w", "rename": {"w": "weight"}, "anchor_every": 2,
+                "encoding": "xor", "config": "."},
+    "to_safetensors": {"path": "w.safetensors", "ref": 1, "arrays": ["w"],
+                       "rename": {"w": "weight"}},
     "subscribe": {"kind": "commit", "handler": print, "where": "w"},
     "tag": {"name": "there", "version": 1},
     "unlink": {"parent": "x", "child": "y", "kind": "device_sync", "source": "s"},
@@ -190,7 +194,8 @@ def test_table_has_every_public_call_and_parameter():
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_call_is_fine(name):
+def test_call_is_fine(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     bus = begin()
     getattr(bus, name.split(" ")[0])(**arguments_of(name, bus))
 

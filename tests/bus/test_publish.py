@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 
 import jax.numpy as jnp
 import ml_dtypes
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mmsb_jax as mmsb
+from mmsb_jax._bus.weights.directory import WeightDirectory
 from tests.bus._pull import Server, folder_of, read_file
 
 
@@ -84,6 +86,23 @@ def test_index_says_where_a_version_is_from(tmp_path):
     assert fork.publish(publisher.path).push().number == 2  # it has that version too
 
 
+def test_commits_go_on_while_a_version_is_written(tmp_path, monkeypatch):
+    bus, publisher, known = history(tmp_path, 2)
+    put, was = WeightDirectory.put, bus.tree()
+    bus.commit(was | {"one": np.asarray(5.0)})
+
+    def late(self, index, files):
+        thread = threading.Thread(target=bus.commit, args=(was | {"one": np.asarray(6.0)},))
+        thread.start()
+        thread.join()  # the bus is not held
+        return put(self, index, files)
+
+    monkeypatch.setattr(WeightDirectory, "put", late)
+    assert (publisher.push().version, bus.version) == (3, 4)
+    expected = known[2] | bytes_of({"one": np.asarray(5.0)})
+    assert Server().pull(publisher.path, 3).arrays() == expected
+
+
 def test_what_did_not_change_is_left_out(tmp_path):
     bus, publisher, known = history(tmp_path, 2)
     folder = folder_of(publisher.path, 2)
@@ -122,6 +141,17 @@ def test_other_names_shapes_or_dtypes_are_a_full_version(tmp_path):
         pushed = publisher.push()
         assert pushed.full
         assert Server().pull(publisher.path, pushed.number).arrays() == bytes_of(tree)
+
+
+def test_what_was_published_otherwise_than_now_is_followed_by_a_full_version(tmp_path):
+    bus = mmsb.open()
+    for value in (0, 1):
+        bus.commit({"a": np.full(1000, value), "b": np.full(1000, 7)})
+        names = {"a": "x", "b": "y"} if value == 0 else {"a": "y", "b": "x"}
+        pushed = bus.publish(tmp_path, rename=names).push()
+    assert pushed.full
+    expected = bytes_of({"x": np.full(1000, 7), "y": np.full(1000, 1)})
+    assert Server().pull(tmp_path, 1).pull(tmp_path, 2).arrays() == expected
 
 
 def test_change_of_all_is_a_full_version_where_that_is_smaller(tmp_path):
@@ -205,6 +235,7 @@ def test_index_that_is_damaged_is_refused(tmp_path, text):
 
 def test_log_that_is_opened_again_goes_on(tmp_path):
     bus, publisher, _ = history(tmp_path, 2)
+    bus.snapshot()
     bus.close()
     with pytest.raises(mmsb.ClosedError):
         publisher.push()

@@ -209,6 +209,24 @@ def test_draft_that_another_cleared_away_is_not_put_in_place(tmp_path, call):
     assert Server().pull(tmp_path, number).arrays() == bytes_of(state(1))
 
 
+def test_draft_that_another_began_to_clear_away_is_not_put_in_place(tmp_path):
+    disk, bus = Interrupted(), mmsb.open()
+    publisher = publisher_on(bus, disk)
+    bus.commit(state(1))
+
+    def clear_a_part():
+        disk.faults.kinds = frozenset({"unlink"})
+        disk.faults.arm(1)
+        with pytest.raises(mmsb.LocationError):
+            WeightDirectory(ROOT, disk).remove([])
+        disk.faults.disarm()
+
+    disk.before["rename"] = clear_a_part
+    with pytest.raises(mmsb.LocationError):
+        publisher.push()
+    assert copied(disk, tmp_path) == []
+
+
 @pytest.mark.parametrize("system", ["a full folder", "an empty folder"])
 def test_real_disk_refuses_a_number_that_was_taken(tmp_path, monkeypatch, system):
     """What the second look does not see, the renaming itself does."""

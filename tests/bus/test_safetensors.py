@@ -3,6 +3,7 @@
 import contextlib
 import json
 import struct
+import threading
 from typing import NamedTuple
 
 import jax
@@ -283,9 +284,12 @@ def test_file_is_that_of_the_version_whatever_is_committed_meanwhile(tmp_path, m
     bus.commit({"w": np.zeros(100)})
 
     def late(path, buffers):
-        bus.commit({"w": np.ones(100)})
+        thread = threading.Thread(target=bus.commit, args=({"w": np.ones(100)},))
+        thread.start()
+        thread.join()  # the bus is not held
         return write(path, buffers)
 
     monkeypatch.setattr(save, "write_file", late)
     path = bus.to_safetensors(tmp_path / "w.safetensors")
+    assert bus.version == 2
     assert not mmsb.from_safetensors(path)["w"].any()

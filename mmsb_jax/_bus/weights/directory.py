@@ -139,32 +139,30 @@ class WeightDirectory:
         return nbytes
 
     def remove(self, numbers: Iterable[int]) -> None:
-        """Take versions away, each at once: no reader finds a part of one.
+        """Take versions away, the newest first: what is there of them can be pulled until it goes.
 
-        Cost: their files, deleted.
+        Cost: a sync each, and their files, deleted.
         """
         with self._naming():
-            for number in numbers:
-                self._os.replace(
-                    self.path_of(number), self._other_name(self.path_of(number), "removed")
-                )
-            sync_folder(self._os, self.root)
+            for number in sorted(numbers, reverse=True):
+                path = self.path_of(number)
+                self._os.replace(path, self._other_name(path, "removed"))
+                sync_folder(self._os, self.root)
             self._clear()
 
     def _write(self, draft: Path, files: Iterable[tuple[str, Iterable[Buffer]]]) -> int:
         """Write the files of a version under another name, and see that they are durable."""
         nbytes = 0
-        make_folder(self._os, draft)
+        self._os.mkdir(draft)
         for name, buffers in files:
             file = new_file(self._os, draft / name)
             try:
                 for buffer in buffers:
                     file.append((buffer,))
                     nbytes += len(buffer)
-                file.sync()
+                file.sync()  # and its entry in the draft
             finally:
                 file.close()
-        sync_folder(self._os, draft)
         return nbytes
 
     def _rename(self, draft: Path, final: Path) -> None:

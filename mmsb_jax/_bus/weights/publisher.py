@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from mmsb_jax._base.arguments import check_choice, is_integer, show
+from mmsb_jax._base.arguments import check_choice, is_integer, path_text, show
 from mmsb_jax._base.errors import (
     ArrayNotFoundError,
     CorruptionError,
@@ -126,8 +126,8 @@ class Publisher:
         self._config = config
         self._turn = threading.Lock()
         self._held: tuple[int, _Weights] | None = None
-        with self._session.lock:
-            self._newest()
+        session.refresh()
+        self._newest()
 
     def push(self, ref: Ref | None = None) -> Published:
         """Publish a version: what changed since the one published last, or all of it.
@@ -160,10 +160,10 @@ class Publisher:
         """
         with self._turn:
             until = self._durable_now()
+            newest = self._newest()
+            base = self._base(newest)
             with self._session.lock:
-                version = self._version_of(ref, until)
-                newest = self._newest()
-                push = self._taken(version, newest)
+                push = self._taken(self._version_of(ref, until), base)
             return self._put(push, newest)
 
     def prune(self, keep: int = 1) -> list[int]:
@@ -185,8 +185,8 @@ class Publisher:
         if not is_integer(keep) or keep < 1:
             raise ValueError(f"keep={show(keep)}: expected 1 or more")
         with self._turn:
-            with self._session.lock:
-                newest = self._newest()
+            self._session.refresh()
+            newest = self._newest()
             if newest is None:
                 return []
             numbers = self._directory.numbers()
@@ -203,7 +203,6 @@ class Publisher:
 
     def _newest(self) -> VersionIndex | None:
         """The newest version in the directory, which must be of this log."""
-        self._session.settle()
         numbers = self._directory.numbers()
         if numbers:
             index = self._directory.index_of(numbers[-1])
@@ -246,13 +245,17 @@ class Publisher:
 
     # --------------------------------------------------------------------- what goes there
 
-    def _taken(self, version: int, newest: VersionIndex | None) -> _Push:
-        """What is to be published, in bytes of its own; the lock of the bus is held."""
+    def _taken(self, version: int, base: _Weights | None) -> _Push:
+        """What is to be published, in bytes of its own; the lock of the bus is held.
+
+        Args:
+            version: which version.
+            base: the weights that were published last.
+        """
         session = self._session
         state = state_at(session, version, self._selection)
         tensors = self._selection.tensors(state)
         provenance = provenance_of(session.log, state.table)
-        base = self._base(newest)
         if base is not None and base.fits(tensors):
             jobs = [(tensor, base.tensors[tensor.name]) for tensor in tensors]
             found = session.threads.map(_mixed, *zip(*jobs, strict=True))
@@ -419,5 +422,5 @@ def check_publishing(anchor_every: Any, encoding: Any, config: Any) -> None:
     check_choice("encoding", encoding, "xor", "overwrite")
     if not is_integer(anchor_every) or anchor_every < 1:
         raise ValueError(f"anchor_every={show(anchor_every)}: expected 1 or more")
-    if config is not None and not os.path.isdir(config):
+    if config is not None and not os.path.isdir(path_text("config", config)):
         raise LocationError(f"config={show(config)} is no directory. Give that of a checkpoint.")

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mmsb_jax._bus.engine.session import Session
+from mmsb_jax._bus.engine.session import Ref, Session
 from mmsb_jax._bus.weights.tensor_file import file_buffers
 from mmsb_jax._bus.weights.tensors import Selection, Tensor
 from mmsb_jax._bus.weights.version_index import PREFIX, Provenance
@@ -11,9 +11,12 @@ from mmsb_jax._store.state.state import StoredState, Table
 from mmsb_jax._store.transfer.stream import write_file
 
 
-def to_safetensors(session: Session, path: Path, version: int, selection: Selection) -> Path:
-    """Write what is chosen of a version; the lock of the bus is held while it is copied only."""
+def to_safetensors(session: Session, path: Path, ref: Ref | None, selection: Selection) -> Path:
+    """Write what is chosen of a version; the bus is held while that is taken, and not longer."""
     with session.lock:
+        session.settle()
+        log = session.log
+        version = log.last_saved(log.version) if ref is None else session.number_of("ref", ref)
         state = state_at(session, version, selection)
         tensors = selection.tensors(state)
         if is_living(session, state):
@@ -21,7 +24,7 @@ def to_safetensors(session: Session, path: Path, version: int, selection: Select
                 Tensor(tensor.name, tensor.dtype, tensor.shape, tensor.data.copy())
                 for tensor in tensors
             ]
-        provenance = provenance_of(session.log, state.table)
+        provenance = provenance_of(log, state.table)
     # What readers of PyTorch ask a file for; the bytes of a tensor are the same to all.
     metadata = {"format": "pt"} | {
         f"{PREFIX}{key}": str(said) for key, said in provenance._asdict().items()
