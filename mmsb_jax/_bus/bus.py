@@ -1150,9 +1150,11 @@ class Bus:
             trees = self._tree_writer()
             self._refuse_in_batch("extend_stacked")
             self._session.settle()
-            return [
+            commits = [
                 trees.commit(stacked.tree(number), info, False) for number, info in enumerate(infos)
             ]
+            self._arrays.answer_preemption()
+            return commits
 
     def batch(
         self, *, step: int | None = None, source: str = "", note: Any = None

@@ -79,7 +79,7 @@ def replay(
     if wave is None:
         with any_settings():
             return _replay_until(base, log, stop, first)
-    if not callable(wave):
+    if isinstance(wave, type) or not hasattr(wave, "start"):  # a CompiledWave has it
         raise TypeError(f"wave={show(wave)}: expected what graph.compile(layout) gives")
     if capacity is None:
         if is_traced((base, log, until)):
