@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from mmsb_jax._graph.dag.graph import PageGraph
     from mmsb_jax._graph.wave.compiled import CompiledWave, WaveResult
     from mmsb_jax._store.query.commit import Commit
+    from mmsb_jax.orbax._intake import from_orbax
 
 _MODULES = {
     "_base.errors": (
@@ -110,6 +111,7 @@ _MODULES = {
     "_graph.dag.graph": ("PageGraph",),
     "_graph.wave.compiled": ("CompiledWave", "WaveResult"),
     "_store.query.commit": ("Commit",),
+    "orbax._intake": ("from_orbax",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
@@ -165,6 +167,7 @@ __all__ = [
     "compose",
     "diff",
     "digest",
+    "from_orbax",
     "from_safetensors",
     "invert",
     "open",
@@ -173,7 +176,7 @@ __all__ = [
 ]
 
 
-_PACKAGES = ("algebra", "kernels", "testing")
+_PACKAGES = ("algebra", "kernels", "orbax", "testing")
 
 
 def __getattr__(name: str) -> Any:

@@ -221,7 +221,24 @@ def of_weights() -> list[Call]:
     ]
 
 
-ALL = of_core() + of_page_tables() + of_waves() + of_graphs() + of_algebra() + of_weights()
+def of_orbax() -> list[Call]:
+    src = Path(tempfile.mkdtemp())
+    with mmsb.open() as bus:
+        bus.commit({"w": np.ones(3)}, step=1)
+        bus.to_orbax(src / "run")
+    options = {"items": "default", "steps": [1], "like": {"w": np.ones(3)}}
+    return [Call(mmsb.from_orbax, {"src": src / "run", "dst": None, **options})]
+
+
+ALL = (
+    of_core()
+    + of_page_tables()
+    + of_waves()
+    + of_graphs()
+    + of_algebra()
+    + of_weights()
+    + of_orbax()
+)
 CALLS = {call.function.__qualname__: call for call in ALL}
 
 

@@ -41,6 +41,7 @@ from mmsb_jax._bus.engine.stats import Stats
 from mmsb_jax._bus.events.events import Events, Subscription
 from mmsb_jax._bus.events.kinds import Event
 from mmsb_jax._bus.opening import fork
+from mmsb_jax._bus.orbax.write import to_orbax
 from mmsb_jax._bus.query.finding import first_divergence, first_nonfinite
 from mmsb_jax._bus.query.follow import follow
 from mmsb_jax._bus.query.history import History
@@ -1933,6 +1934,45 @@ class Bus:
             encoding,
             None if config is None else Path(path_text("config", config)),
         )
+
+    def to_orbax(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        refs: Ref | Iterable[Ref] | None = None,
+        steps: int | Iterable[int] | None = None,
+        arrays: Sequence[str] | None = None,
+        like: Any = None,
+    ) -> list[Path]:
+        """Write versions as checkpoints of Orbax, which its ``CheckpointManager`` restores.
+
+        Each is a directory in ``path`` that is called by its step (by the version, where no step
+        was given), and is put in place as a whole. The numbers of the note are its metrics. What
+        `from_orbax` read goes out again as the items that it was; else the tree has no name, or is
+        the item ``state`` beside one called ``extra``, where a version has an ``extra`` in force.
+
+        Args:
+            path: a directory, made where it is not there.
+            refs: which versions; one or several.
+            steps: which steps, instead: the newest version of each. The newest version for neither.
+            arrays: patterns of leaves (``params/**``), as for `checkout`; all of the tree for None.
+            like: a tree that gives classes and shardings, as for `checkout`. Without it Orbax gets
+                nested dicts and lists, which it makes of any class.
+
+        Returns:
+            The directories.
+
+        Raises:
+            StructureError: leaves that Orbax cannot save (functions, arrays without elements, whole
+                numbers beyond 64 bits, some dtypes), or tells apart by nothing; all are named, and
+                nothing was written.
+            VersionError: no such version or step, or its bytes are not there.
+            LocationError: a step is there already. Nothing was written.
+            ImportError: Orbax is not installed.
+
+        Cost: for each version a checkout, and Orbax's save. One state is in memory at a time.
+        """
+        return to_orbax(self._session, self._commit_of, path, refs, steps, arrays, like)
 
     def _durable_now(self) -> int:
         """The newest durable version; where this bus writes, that is the newest."""

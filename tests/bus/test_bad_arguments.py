@@ -7,6 +7,7 @@ of the exception tree, `TypeError` or `ValueError`, that the library raised on p
 import functools
 import inspect
 import linecache
+import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -132,6 +133,8 @@ CALLS: dict[str, dict[str, Any]] = {
                        "rename": {"w": "weight"}},
     "subscribe": {"kind": "commit", "handler": print, "where": "w"},
     "tag": {"name": "there", "version": 1},
+    "to_orbax": {"path": None, "refs": [1], "arrays": ["w"], "like": {"w": TREE["w"]}},
+    "to_orbax by step": {"path": None, "steps": [1]},
     "unlink": {"parent": "x", "child": "y", "kind": "device_sync", "source": "s"},
     "untag": {"name": "here"},
     "verify": {"progress": None, "deep": False, "derive": False},
@@ -151,6 +154,8 @@ def arguments_of(name: str, bus: mmsb.Bus) -> dict[str, Any]:
         arguments["delta"] = mmsb.Delta.empty()
     if name == "import_":
         arguments["source"] = bus.export(0)
+    if name.startswith("to_orbax"):
+        arguments["path"] = tempfile.mkdtemp()
     if name == "first_divergence":
         arguments["other"] = bus
     if name == "extend":

@@ -43,6 +43,11 @@ def name_of_key(key: Any) -> str:
             return "~k" + _escape(_own_repr(getattr(key, "key", key)))
 
 
+def key_in_name(text: str) -> str:
+    """The key of a dict, or the field, that stands in a name as ``text``."""
+    return text.removeprefix("~s").removeprefix("~k").replace("~1", "/").replace("~0", "~")
+
+
 def _own_repr(key: Any) -> str:
     text = repr(key)
     if _ADDRESS.search(text):
