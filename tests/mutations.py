@@ -30,6 +30,21 @@ class Mutation(NamedTuple):
 
 
 MUTATIONS = [
+    Mutation("_bus/orbax/files.py", "not begun or about.get(", "True or about.get(",
+             "orbax/test_refusals.py"),
+    Mutation("_bus/orbax/read.py", 'kind == "jax.Array" and not _is_wide(leaf.dtype)',
+             'kind == "jax.Array"', "orbax/test_from_orbax.py"),
+    Mutation("_bus/orbax/notes.py", "_CUSTOM: self.custom or None", "_CUSTOM: None",
+             "orbax/test_from_orbax.py"),
+    Mutation("_bus/orbax/write.py", "joined[_name_in_orbax(name)] > 1", "False",
+             "orbax/test_refusals.py"),
+    Mutation("_bus/orbax/nested.py", "node.keys() == set(numbers)",
+             "False", "orbax/test_to_orbax.py"),
+    Mutation("orbax/_intake.py", "plans[done:]", "plans", "orbax/test_from_orbax.py"),
+    Mutation("orbax/_manager.py", "if extra is None and self._says_extra:", "if False:",
+             "orbax/test_manager.py"),
+    Mutation("orbax/_manager.py", "self.bus.resume(tree, at=self._restored)", "pass",
+             "orbax/test_manager.py"),
     Mutation("_base/patterns.py", 'rstrip("/")) + r"(?:/.*)?"', 'rstrip("/"))',
              "cli/test_globs.py"),
     Mutation("_base/memory_limit.py", "if nbytes > _machine_bytes():", "if nbytes < 0:",

@@ -161,6 +161,20 @@ def test_names_that_are_one_in_orbax_are_refused(bus, tmp_path):
         bus.to_orbax(tmp_path / "out")
 
 
+def test_text_at_a_key_that_orbax_looks_up_as_another_is_refused(bus, tmp_path):
+    bus.commit({"a~b": "x", "e/f": {"g": "y"}, "h~i": 1})
+    with pytest.raises(
+        mmsb.StructureError, match=r"cannot save 2 leaves:\n  a~0b: a text.*\n  e~1f/g: a"
+    ):
+        bus.to_orbax(tmp_path / "out")
+
+
+def test_tree_without_leaves_is_refused(bus, tmp_path):
+    bus.commit({})
+    with pytest.raises(mmsb.StructureError, match="the tree has no leaves"):
+        bus.to_orbax(tmp_path / "out")
+
+
 def test_tree_that_is_one_leaf_is_refused(bus, tmp_path):
     bus.commit(np.ones(2))
     with pytest.raises(

@@ -143,7 +143,7 @@ def check_savable(tables: Sequence[tuple[int, Table]], wanted: Wanted) -> None:
     """Refuse versions with leaves that Orbax cannot save; every one is named."""
     faults: dict[str, int] = {}
     for number, table in tables:
-        for fault in _faults(recorded_in(table, wanted)):
+        for fault in _faults(table, wanted):
             faults.setdefault(fault, number)
     if faults:
         listed = "\n".join(f"  {fault} (version {n})" for fault, n in sorted(faults.items()))
@@ -152,8 +152,11 @@ def check_savable(tables: Sequence[tuple[int, Table]], wanted: Wanted) -> None:
         )
 
 
-def _faults(recorded: dict[str, ArrayInfo | Constant]) -> list[str]:
+def _faults(table: Table, wanted: Wanted) -> list[str]:
     """What Orbax cannot save of a tree, a line each."""
+    recorded = _recorded(table, wanted)
+    if not recorded and empty_nodes(table, ()).keys() <= {BARE_LEAF}:
+        return [f"{BARE_LEAF}: the tree has no leaves"]
     leaves = {
         name: known if isinstance(known, Constant) else spec_of(known)
         for name, known in recorded.items()
@@ -164,7 +167,20 @@ def _faults(recorded: dict[str, ArrayInfo | Constant]) -> list[str]:
     faults = [f"{name}: {leaves[name]}, {reason}" for name, reason in reasons.items() if reason]
     joined = Counter(map(_name_in_orbax, leaves))
     twice = [name for name in leaves if joined[_name_in_orbax(name)] > 1]
-    return faults + [f"{name}: is {_name_in_orbax(name)!r} there, as another is" for name in twice]
+    faults += [f"{name}: is {_name_in_orbax(name)!r} there, as another is" for name in twice]
+    texts = [
+        name for name, leaf in leaves.items() if isinstance(leaf, Constant) and leaf.kind == "str"
+    ]
+    marked = [name for name in texts if {"~", "/"} & set(_name_in_orbax(name))]
+    return faults + [f"{name}: a text at a key with '~' or '/'" for name in marked]
+
+
+def _recorded(table: Table, wanted: Wanted) -> dict[str, ArrayInfo | Constant]:
+    """The leaves of the tree; where there are none, the arrays that were made by name."""
+    recorded = recorded_in(table, wanted)
+    if recorded or wanted is not None:
+        return recorded
+    return {info.name: info for info in table.arrays.values()}
 
 
 def _name_in_orbax(name: str) -> str:
@@ -200,12 +216,24 @@ def build_nested(state: StoredState, wanted: Wanted, place_of: PlaceOf) -> Any:
         wanted: which leaves; None for all.
         place_of: where arrays of JAX go.
     """
-    table = state.table
-    recorded = recorded_in(table, wanted)
-    if not recorded and wanted is None:
-        recorded = {info.name: info for info in table.arrays.values()}
+    return _build(state.table, wanted, lambda info: read_array(state, info, place_of))
+
+
+def outline_of(state: StoredState, wanted: Wanted, place_of: PlaceOf) -> Any:
+    """As `build_nested`, with what an array is in its place."""
+    del place_of
+    return _build(state.table, wanted, lambda info: _outline(spec_of(info)))
+
+
+def _outline(spec: LeafSpec) -> jax.ShapeDtypeStruct:
+    with jax.enable_x64(True):
+        return jax.ShapeDtypeStruct(spec.shape, parse_dtype(spec.dtype))
+
+
+def _build(table: Table, wanted: Wanted, leaf_of: Callable[[ArrayInfo], Any]) -> Any:
+    recorded = _recorded(table, wanted)
     flat: dict[str, Any] = {
-        name: known.value if isinstance(known, Constant) else read_array(state, known, place_of)
+        name: known.value if isinstance(known, Constant) else leaf_of(known)
         for name, known in recorded.items()
     }
     return nested(flat if wanted else flat | empty_nodes(table, flat))
