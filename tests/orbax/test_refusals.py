@@ -183,6 +183,13 @@ def test_tree_that_is_one_leaf_is_refused(bus, tmp_path):
         bus.to_orbax(tmp_path / "out")
 
 
+def test_like_that_is_one_leaf_is_refused(bus, tmp_path):
+    bus.commit({"w": np.ones(3)})
+    with pytest.raises(mmsb.StructureError, match="is one leaf"):
+        bus.to_orbax(tmp_path / "out", arrays=["w"], like=np.ones(3))
+    assert not (tmp_path / "out").exists()
+
+
 def test_versions_of_one_step_are_refused(bus, tmp_path):
     for x in (1.0, 2.0):
         bus.commit({"x": x}, step=3)

@@ -58,6 +58,8 @@ def to_orbax(
     """Write versions as checkpoints, one after the other; see `Bus.to_orbax`."""
     import_orbax()
     wanted = wanted_names(arrays)
+    if like is not None and jax.tree_util.all_leaves([like]):
+        raise StructureError(f"like={show(like)} is one leaf, which Orbax saves in a tree alone")
     with session.lock:
         session.settle()
         numbers = _numbers(session, refs, steps)
