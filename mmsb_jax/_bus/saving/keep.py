@@ -3,13 +3,27 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from mmsb_jax._base.arguments import check_choice, check_text, show
 from mmsb_jax._store.query.commit import Commit
 
-KeepPolicy = Callable[[Sequence[Commit]], Iterable[Commit]]
-"""Chooses, of the commits whose bytes can be had, those whose bytes stay."""
+
+class KeepPolicy(Protocol):
+    """Chooses the commits whose bytes stay: `Keep`, or any function.
+
+    >>> import mmsb_jax as mmsb
+    >>> def of_full_hours(commits):
+    ...     return [commit for commit in commits if commit.step % 3600 == 0]
+    >>> bus = mmsb.open(keep=of_full_hours)
+    """
+
+    def __call__(self, commits: Sequence[Commit], /) -> Iterable[Commit]:
+        """Those of ``commits`` that keep theirs; all of these have bytes, and are not superseded.
+
+        Reading one reads its header.
+        """
+        ...
 
 
 @dataclass(frozen=True)
