@@ -65,6 +65,8 @@ ENTRIES = (
     Entry(21, "what an array is besides its bytes, and a tree besides its leaves", 2,
           ("tests/bus/test_exact.py", "tests/bus/test_weak.py", "tests/bus/test_statics.py",
            "tests/bus/test_like.py")),
+    Entry(23, "a run ended by SIGTERM and SIGKILL at 500 random moments, under every policy", 30,
+          ("tests/bus/test_ended.py", "tests/bus/test_preempted.py")),
 )  # fmt: skip
 
 

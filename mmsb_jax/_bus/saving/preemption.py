@@ -24,7 +24,6 @@ class Preemption:
         signals: those that announce the end.
         grace_s: how long the end can wait for the next commit, in seconds.
         was_told: whether one has come, or JAX has said so.
-        is_due: whether one has come, and no bytes were logged since.
     """
 
     def __init__(self, policy: SavePolicy | None, save_now: Callable[[], bool]) -> None:
@@ -34,7 +33,17 @@ class Preemption:
         self.signals = frozenset(number for each in told for number in _numbers_of(each))
         self.grace_s = max((each.grace for each in told), default=0.0)
         self._save_now = weakref.WeakMethod[Any](save_now)
-        self.was_told = self.is_due = False
+        self.was_told = False
+        self._owes = False
+        self._is_over = True
+
+    @property
+    def is_due(self) -> bool:
+        """Whether a commit must have bytes: a signal has come, and there were none, or may be more.
+
+        Until the handler before is called, the process may go on, and commit.
+        """
+        return self._owes or not self._is_over
 
     def begin(self) -> None:
         """Hear of the signals from now on."""
@@ -48,18 +57,23 @@ class Preemption:
 
     def hear(self) -> bool:
         """A signal has come: log the newest tree; whether it could be done."""
-        self.was_told = self.is_due = True
+        self._is_over = False
+        self.was_told = self._owes = True
         save_now = self._save_now()
         if save_now is None:
             return True
         with contextlib.suppress(Exception):  # the next commit tries again, and says why
             if save_now():
-                self.is_due = False
-        return not self.is_due
+                self._owes = False
+        return not self._owes
+
+    def pass_on(self) -> None:
+        """The handler before is called now."""
+        self._is_over = True
 
     def saved(self) -> None:
         """The newest tree is durable."""
-        self.is_due = False
+        self._owes = False
         watch.done(self)
 
     def is_announced(self, step: int) -> bool:

@@ -37,6 +37,10 @@ class SignalListener(Protocol):
         """Do what is to be done, in a thread of its own; whether all is done by now."""
         ...
 
+    def pass_on(self) -> None:
+        """Hear that the handler before is called now, in the main thread."""
+        ...
+
 
 class SignalWatch:
     """Tells listeners, and then the handler that was there before; one a process.
@@ -119,6 +123,9 @@ class SignalWatch:
                 self._ends[1].send(bytes([number | _FROM_HANDLER]))
 
     def _call_before(self, number: int, frame: FrameType | None) -> None:
+        for each in self._listeners:
+            if number in each.signals:
+                each.pass_on()
         before = self._before.get(number, signal.SIG_DFL)
         if callable(before):
             before(number, frame)
