@@ -37,6 +37,7 @@ GROUPS = (
     "graph",
     "persistence",
     "shipping",
+    "saving",
     "stress",
     "pipeline",
     "memory",
