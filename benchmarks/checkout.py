@@ -19,6 +19,7 @@ def rows(folder: Path, long: bool) -> Rows:
     yield from _old(folder)
     yield from _newest(folder)
     yield from _one_array(folder, (2048 if long else 256) * MB)
+    yield _bisection(folder, 10_000 if long else 1_000)
     yield _growth(folder, (10, 100, 1_000) if long else (4, 20, 100))
 
 
@@ -76,6 +77,28 @@ def _one_array(folder: Path, nbytes: int) -> Iterator[Row]:
         yield compare(
             "checkout/one-array-whole", what, one, whole, rounds=3, aim=ratio_at_most(1 / 8)
         )
+
+
+def _bisection(folder: Path, versions: int) -> Row:
+    """The peer is what one would write without it, where the state is one array."""
+    state, wrong = {"x": np.zeros(MB // 16, np.uint32)}, versions * 2 // 3
+    with works.bus_in(folder, snapshots=True) as bus:
+        rng = np.random.default_rng(0)
+        for number in range(versions):
+            state["x"][rng.integers(0, MB // 16, 64)] += 1
+            state["x"][0] = number
+            bus.commit(state)
+
+        def is_bad(value: np.ndarray) -> bool:
+            return bool(value[0] >= wrong)
+
+        search = Work("bisect", lambda: bus.bisect(lambda tree: is_bad(tree["x"]), like=state))
+        history = bus.history("x")
+        scan = Work("a scan of history", lambda: next(v for v in history if is_bad(v.value)))
+        return compare(
+            "checkout/bisect", f"bisect of {versions:,} versions of 256 KB, wrong at two thirds",
+            search, scan, rounds=3, aim=ratio_at_most(1 / 2),
+        )  # fmt: skip
 
 
 def _growth(folder: Path, distances: tuple[int, ...]) -> Row:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from mmsb_jax._bus.events.events import Subscription
     from mmsb_jax._bus.events.kinds import Event
     from mmsb_jax._bus.open import open
+    from mmsb_jax._bus.query.bisection import Bisection
     from mmsb_jax._bus.replica.replica import Replica
     from mmsb_jax._bus.saving.keep import Best, Keep, KeepPolicy
     from mmsb_jax._bus.saving.policy import (
@@ -86,6 +87,7 @@ _MODULES = {
     "_bus.events.events": ("Subscription",),
     "_bus.events.kinds": ("Event",),
     "_bus.open": ("open",),
+    "_bus.query.bisection": ("Bisection",),
     "_bus.replica.replica": ("Replica",),
     "_bus.weights.load": ("from_safetensors",),
     "_bus.weights.publisher": ("Published", "Publisher"),
@@ -121,6 +123,7 @@ __all__ = [
     "ArrayNotFoundError",
     "AtMost",
     "Best",
+    "Bisection",
     "Bus",
     "ClosedError",
     "Commit",

@@ -258,6 +258,12 @@ MUTATIONS = [
              "bus/test_publish_cut_short.py"),
     Mutation("_bus/weights/directory.py", "self._files().publish(_MARK,", "(lambda *_: 0)(_MARK,",
              "bus/test_publish.py"),
+    Mutation("_bus/query/bisection.py", "if not is_in(self._spans, v)]", "]",
+             "bus/test_bisect.py"),
+    Mutation("_bus/query/bisection.py", "max([good, *(v for v in between if v < version)])",
+             "good", "bus/test_bisect.py"),
+    Mutation("_store/query/superseded.py", "version = span[1] + 1", "version = span[0] + 1",
+             "bus/test_bisect.py"),
 ]  # fmt: skip
 
 

@@ -42,6 +42,7 @@ from mmsb_jax._bus.events.events import Events, Subscription
 from mmsb_jax._bus.events.kinds import Event
 from mmsb_jax._bus.opening import fork
 from mmsb_jax._bus.orbax.write import to_orbax
+from mmsb_jax._bus.query.bisection import Bisection, BisectionSearch
 from mmsb_jax._bus.query.finding import first_divergence, first_nonfinite
 from mmsb_jax._bus.query.follow import follow
 from mmsb_jax._bus.query.history import History
@@ -809,6 +810,73 @@ class Bus:
         if found is None:
             return None
         return self._commit_of(found[0]), other._commit_of(found[1]), found[2]
+
+    def bisect(
+        self,
+        bad: Callable[[State], Any],
+        *,
+        like: State | None = None,
+        since: Ref | None = None,
+        until: Ref | None = None,
+        rerun: Callable[[State, Any], tuple[State, Any]] | None = None,
+    ) -> Bisection:
+        """Where a run went wrong: the commit whose state is bad, and the good one before it.
+
+        It looks at the states of a few versions, half of the rest away each time, as `git bisect`
+        does: where something went wrong and right again, one of the times is found.
+
+        Args:
+            bad: whether a state is bad. It may use the bus.
+            like: as for `checkout`; the tree that it gives without for None.
+            since: a version that is good; the oldest with bytes for None.
+            until: a version that is bad; the newest for None. Versions that it did not come from
+                (`resume`) are left out.
+            rerun: a step, as for `rerun`. The versions without bytes between the two that were
+                found are looked at too: their steps are taken again, and held against the digests.
+
+        Returns:
+            ``.good`` and ``.bad``, two commits; ``.exact`` is False where there are versions
+            between them whose bytes cannot be had.
+
+        Raises:
+            ValueError: the state at ``since`` is bad already, or that at ``until`` is not.
+            VersionError: no such version, or no bytes of it; the message names the nearest.
+            DigestMismatchError: a step that was taken again gives other bytes.
+            whatever ``bad`` raises, with a note of the version.
+
+        Cost: the logarithm of the number of versions, in checkouts; behind the newest snapshot
+        before ``bad`` one replay, in parts. Two states in memory. With ``rerun`` the steps between
+        two versions with bytes.
+
+        >>> import mmsb_jax as mmsb
+        >>> bus = mmsb.open()
+        >>> for step in range(100):
+        ...     _ = bus.commit({"w": float(step)}, step=step)
+        >>> found = bus.bisect(lambda tree: tree["w"] > 41)
+        >>> found.good.step, found.bad.step, found.exact
+        (41, 42, True)
+        """
+        if not callable(bad):
+            raise TypeError(f"bad={show(bad)}: expected a function of a tree, true where it is bad")
+        check_function("rerun", rerun)
+        with self._lock:
+            self._session.settle()
+            number_of, log = self._session.number_of, self._session.log
+            first = None if since is None else number_of("since", since)
+            last = None if until is None else number_of("until", until)
+        steps = None if rerun is None else Rerun(log, rerun, self.page_bytes)
+
+        def look_at(version: int, known: StoredState | None) -> tuple[StoredState, Any]:
+            with self._lock:
+                self._session.settle()
+                state = self._session.state_from(known, version)
+                if like is None:
+                    return state, self._build(state)
+                return state, checkouts.build_like(state, like, None, None, "error", _PARTS)
+
+        search = BisectionSearch(log, bad, look_at, self.extra, steps)
+        good, wrong, is_exact = search.run(first, last)
+        return Bisection(self._commit_of(good), self._commit_of(wrong), is_exact, search.looks)
 
     def _at_version(self, version: int, like: Any, extra: Any) -> tuple[Any, Any]:
         """The tree of a version with bytes, and the ``extra`` in force there."""

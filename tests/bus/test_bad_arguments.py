@@ -88,6 +88,8 @@ CALLS: dict[str, dict[str, Any]] = {
     "at a time": {"time_ns": 2**62},
     "checkout by step": {"step": 1, "lineage": "living"},
     "checkout by time": {"time_ns": 2**62},
+    "bisect": {"bad": lambda tree: not tree["w"].any(), "like": TREE, "since": 1, "until": 2,
+               "rerun": lambda s, e: (s, e)},
     "clone": {"name": "x", "copy": "z", "source": "s"},
     "commit": {"tree": TREE, "step": 1, "source": "s", "note": 1, "extra": 1, "wait": True,
                "busy": "skip", "save": True, "structure": "same"},

@@ -1,5 +1,6 @@
 """A session: what all parts of one bus share. Its log, its engine if it writes, and its lock."""
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Mapping
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mmsb_jax._base.arguments import check_choice, check_number
-from mmsb_jax._base.errors import ClosedError, VersionError
+from mmsb_jax._base.errors import ClosedError, CorruptionError, LocationError, VersionError
 from mmsb_jax._bus.derive.registry import Derivations
 from mmsb_jax._bus.engine.engine import Engine, of_the_parent
 from mmsb_jax._bus.engine.stats import Meter, Stats
@@ -125,6 +126,15 @@ class Session:
             self.log.check_saved(version)
             return self.engine.head.state
         return self.log.state(version, wanted, executor=self.threads)
+
+    def state_from(self, known: StoredState | None, version: int) -> StoredState:
+        """As `state_now` of all arrays; made from ``known`` where it is nearer than a snapshot."""
+        if known is not None and known.table.version <= version < self.log.version:
+            since = known.table.version
+            if not any(since < snapshot <= version for snapshot in self.log.snapshots()):
+                with contextlib.suppress(CorruptionError, LocationError, VersionError):
+                    return self.log.state_after(known, version, self.threads)
+        return self.state_now(version, None)
 
     @property
     def durable_version(self) -> int:

@@ -12,7 +12,7 @@ from mmsb_jax._bus.trees.tree import TreeShape, differences
 from mmsb_jax._store.format.record import CommitRecord
 from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.query.annotations import are_annotations
-from mmsb_jax._store.query.superseded import is_in, superseded_at
+from mmsb_jax._store.query.superseded import is_in, last_saved_outside, superseded_at
 from mmsb_jax._store.state.state import Table
 
 Step = Callable[[Any, Any], tuple[Any, Any]]
@@ -56,12 +56,8 @@ def origin_of(log: Log, version: int) -> int:
     Raises:
         VersionError: there is none.
     """
-    spans, before = superseded_at(log, version), version - 1
-    while before and (found := log.last_saved(before)):
-        span = next(((a, b) for a, b in spans if a <= found <= b), None)
-        if span is None:
-            return found
-        before = span[0] - 1
+    if found := last_saved_outside(log, superseded_at(log, version), version - 1):
+        return found
     raise VersionError(
         f"version {version} has no version with bytes before it, from which to take steps again."
     )
@@ -89,7 +85,16 @@ class Rerun:
         return self._taken
 
     def run(self, state: Any, extra: Any, since: int, until: int, check: bool) -> tuple[Any, Any]:
-        """The state and the ``extra`` after ``until``, from those after ``since``.
+        """The state and the ``extra`` after ``until``, from those after ``since``; as `walk`."""
+        made = state, extra
+        for _, *after in self.walk(state, extra, since, until, check):
+            made = after[0], after[1]
+        return made
+
+    def walk(
+        self, state: Any, extra: Any, since: int, until: int, check: bool
+    ) -> Iterator[tuple[int, Any, Any]]:
+        """Each version that a step leads to, with the state and the ``extra`` after it.
 
         Raises:
             DigestMismatchError: a step gives another state than the one recorded.
@@ -110,7 +115,7 @@ class Rerun:
             if check:
                 self._check(state, table, version)
             self._taken += 1
-        return state, extra
+            yield version, state, extra
 
     def _tables(self, since: int, until: int) -> Iterator[tuple[int, Table]]:
         """The versions on the way, each with the table after it."""

@@ -58,6 +58,26 @@ def superseded_at(log: Log, version: int) -> Spans:
     return superseded_in(log.table(version).graph)
 
 
+def last_saved_outside(log: Log, spans: Spans, version: int) -> int:
+    """The newest version up to ``version``, in none of some spans, whose bytes can be had; or 0."""
+    while version > 0 and (found := log.last_saved(version)):
+        span = next((span for span in spans if span[0] <= found <= span[1]), None)
+        if span is None:
+            return found
+        version = span[0] - 1
+    return 0
+
+
+def first_saved_outside(log: Log, spans: Spans, version: int) -> int | None:
+    """The oldest version from ``version`` on, in none of some spans, whose bytes can be had."""
+    while (found := log.first_saved(version)) is not None:
+        span = next((span for span in spans if span[0] <= found <= span[1]), None)
+        if span is None:
+            return found
+        version = span[1] + 1
+    return None
+
+
 def entry_of(before: Spans, origin: int, version: int) -> dict[str, str | None]:
     """What the commit of ``version`` records that goes on from the version ``origin``.
 
