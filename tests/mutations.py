@@ -262,8 +262,9 @@ MUTATIONS = [
              "bus/test_bisect.py"),
     Mutation("_bus/query/bisection.py", "max([good, *(v for v in between if v < version)])",
              "good", "bus/test_bisect.py"),
-    Mutation("_store/query/superseded.py", "version = span[1] + 1", "version = span[0] + 1",
+    Mutation("_store/query/superseded.py", "version = span[0] - 1", "version = span[0] - 2",
              "bus/test_bisect.py"),
+    Mutation("_store/query/diff.py", "table.lanes_now(array_id))", "0)", "bus/test_diff_logs.py"),
 ]  # fmt: skip
 
 

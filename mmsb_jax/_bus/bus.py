@@ -36,12 +36,13 @@ from mmsb_jax._bus.derive.transaction import GraphEdit
 from mmsb_jax._bus.device.policy import Shadowing, check_shadow
 from mmsb_jax._bus.engine.commit_info import CommitInfo
 from mmsb_jax._bus.engine.engine import Engine
-from mmsb_jax._bus.engine.session import Lineage, Ref, Session
+from mmsb_jax._bus.engine.session import Lineage, Ref, Session, number_of
 from mmsb_jax._bus.engine.stats import Stats
 from mmsb_jax._bus.events.events import Events, Subscription
 from mmsb_jax._bus.events.kinds import Event
 from mmsb_jax._bus.opening import fork
 from mmsb_jax._bus.orbax.write import to_orbax
+from mmsb_jax._bus.opening import fork, log_to_read
 from mmsb_jax._bus.query.bisection import Bisection, BisectionSearch
 from mmsb_jax._bus.query.finding import first_divergence, first_nonfinite
 from mmsb_jax._bus.query.follow import follow
@@ -84,7 +85,7 @@ from mmsb_jax._store.maintain.verify import VerifyReport, verify
 from mmsb_jax._store.query.annotations import annotated, entry_of
 from mmsb_jax._store.query.commit import Commit, read_commit, read_extra_in_force
 from mmsb_jax._store.query.commits import Commits
-from mmsb_jax._store.query.diff import diff_versions
+from mmsb_jax._store.query.diff import diff_logs, diff_versions
 from mmsb_jax._store.query.follow import Follower
 from mmsb_jax._store.query.notes import Series, notes_of
 from mmsb_jax._store.query.superseded import is_in, superseded_in
@@ -1578,13 +1579,25 @@ class Bus:
         commit = read_commit(self._session.log, version, lambda: self.durable_version)
         return annotated(commit, self._session.entries)
 
-    def diff(self, old: Ref, new: Ref) -> "VersionDiff":
+    def diff(
+        self, old: Ref, new: Ref, *, other: "Bus | str | os.PathLike[str] | None" = None
+    ) -> "VersionDiff":
         """What differs between two versions, array by array; prints as a table.
 
         A tag is a version; 0 is the empty state. ``.delta`` is the `Delta` between them.
 
+        Args:
+            old: a version.
+            new: the version to compare with.
+            other: the bus, or the directory of the log, that ``new`` is a version of; this one for
+                None. Arrays are compared by name.
+
         Raises:
-            VersionError: no such version or tag, or a compaction dropped its data.
+            VersionError: no such version or tag, or no bytes of it.
+            LocationError: ``other`` is a path where no log is.
+
+        Cost: two checkouts of the arrays that may differ: those that a commit between the two
+        touched, or, in two logs, whose digests are not the same.
 
         >>> import numpy as np
         >>> import mmsb_jax as mmsb
@@ -1594,17 +1607,30 @@ class Bus:
         >>> _ = bus.tag("first", 1)
         >>> print(bus.diff("first", 2).summary())
         version 1 → 2: 1 of 1 arrays differ, 6 bytes
+        >>> bool(bus.diff(2, 2, other=bus.fork()))
+        False
         """
         from mmsb_jax._bus.query.diff import version_diff
 
+        state, layout = self._state_at, self._layout_now  # they keep the bus
         with self._lock:
             self._session.settle()
             session = self._session
-            before, after = session.number_of("old", old), session.number_of("new", new)
-            found = diff_versions(session.log, before, after, executor=session.threads)
-            # These keep the bus, as long as the difference reads from its log.
-            state, layout = self._state_at, self._layout_now
-            return version_diff(found, lambda: (state(before), state(after)), layout)
+            before = session.number_of("old", old)
+            if other is None:
+                after = session.number_of("new", new)
+                found = diff_versions(session.log, before, after, executor=session.threads)
+                return version_diff(found, lambda: (state(before), state(after)), layout)
+        reading = functools.partial(_reading, other)
+        with reading() as log:
+            after = number_of(log, "new", new)
+            found = diff_logs(session.log, before, log, after, executor=session.threads)
+
+        def states() -> tuple[StoredState, StoredState]:
+            with reading() as log:
+                return state(before), log.state(after)
+
+        return version_diff(found, states, layout)
 
     def _state_at(self, version: int) -> StoredState:
         return self._session.log.state(version)
@@ -2206,6 +2232,18 @@ class Bus:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+@contextlib.contextmanager
+def _reading(other: "Bus | str | os.PathLike[str]") -> Iterator[Log]:
+    """The log of a bus once all has landed, or that in a directory."""
+    if not isinstance(other, Bus):
+        with log_to_read(other) as log:
+            yield log
+        return
+    with other._lock:
+        other._session.settle()
+    yield other._session.log
 
 
 def _warn_of_unsaved(version: int, newest: int) -> None:

@@ -1,9 +1,10 @@
 """Where the log of a bus is made, opened and forked, and who may write it; `_open` is for users."""
 
+import contextlib
 import os
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,7 +12,7 @@ from mmsb_jax._base.errors import DivergenceError, LocationError
 from mmsb_jax._bus.engine.engine import Engine
 from mmsb_jax._core.layout import DEFAULT_PAGE_BYTES
 from mmsb_jax._store.files.disk import DiskFiles
-from mmsb_jax._store.files.local import check_local
+from mmsb_jax._store.files.local import check_local, check_log_place
 from mmsb_jax._store.files.lock import WriterLock
 from mmsb_jax._store.files.memory import MemoryFiles
 from mmsb_jax._store.files.protocol import Files
@@ -135,6 +136,19 @@ def open_files(
     """What ``make`` makes of a log that is there, to be written."""
     log = Log(files, name)
     return make(log, Engine(files, log, lock, durability, snapshots), files, place)
+
+
+@contextlib.contextmanager
+def log_to_read(path: Any) -> Iterator[Log]:
+    """The log in a directory, as a reader sees it, for as long as it is looked at."""
+    place = check_log_place(path)
+    files = DiskFiles(place)
+    try:
+        yield Log(files, str(place))
+    except PermissionError as error:
+        raise disk_error(error, str(place)) from error
+    finally:
+        files.close()
 
 
 def fork(

@@ -99,7 +99,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "delete": {"name": "x", "source": "s"},
     "derive": {"name": "sum", "inputs": ["w"], "function": jnp.sum, "when": "read",
                "equal": "bytes", "pagewise": False, "source": "s"},
-    "diff": {"old": 1, "new": 2},
+    "diff": {"old": 1, "new": 2, "other": None},
     "export": {"since": 1, "path": None},
     "extend": {"log": None, "steps": [], "notes": [], "source": "s", "layout": None},
     "extend_stacked": {"states": {"w": np.ones((2, 3), np.float32), "n": np.arange(2)},

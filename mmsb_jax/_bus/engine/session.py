@@ -30,6 +30,28 @@ _MOST_HEADERS = 1000
 """So many behind, a reader begins anew at the newest snapshot."""
 
 
+def number_of(log: Log, name: str, version: Any) -> int:
+    """The number of a version that is there, given by a `Ref` as ``name``."""
+    if isinstance(version, str):
+        return log.tagged(version)
+    if isinstance(version, Commit):
+        return _number_of_commit(log, name, version)
+    check_number(name, version)
+    if version > log.version:
+        raise log.no_version(version)
+    return int(version)
+
+
+def _number_of_commit(log: Log, name: str, commit: Commit) -> int:
+    number = commit.version
+    if number > log.version or log.row(number).time_ns != commit.time_ns:
+        raise VersionError(
+            f"{name} is a commit of another log: its version {number} is not that of "
+            f"{log.place}. Give a commit, a version or a tag of it."
+        )
+    return number
+
+
 class Session:
     """The log of a bus, opened.
 
@@ -172,24 +194,8 @@ class Session:
         return self.log.version
 
     def number_of(self, name: str, version: Any) -> int:
-        """The number of a version that is there, given by a `Ref` as ``name``."""
-        if isinstance(version, str):
-            return self.log.tagged(version)
-        if isinstance(version, Commit):
-            return self._number_of_commit(name, version)
-        check_number(name, version)
-        if version > self.log.version:
-            raise self.log.no_version(version)
-        return int(version)
-
-    def _number_of_commit(self, name: str, commit: Commit) -> int:
-        number = commit.version
-        if number > self.log.version or self.log.row(number).time_ns != commit.time_ns:
-            raise VersionError(
-                f"{name} is a commit of another log: its version {number} is not the one here. "
-                f"Give a commit, a version or a tag of this log."
-            )
-        return number
+        """As the function `number_of`, of this log."""
+        return number_of(self.log, name, version)
 
     def passed_over(self, lineage: Lineage) -> Spans:
         """The versions that do not count in a search."""

@@ -21,7 +21,8 @@ from mmsb_jax._store.state.state import StoredState
 class VersionDiff(StateDiff):
     """A `StateDiff` that can also be applied.
 
-    ``bus.apply(bus.diff(a, b).delta)`` brings a bus that stands at ``a`` to the bytes of ``b``.
+    ``bus.apply(bus.diff(a, b).delta)`` brings a bus that stands at ``a`` to the bytes of ``b``,
+    which may be a version of another log.
     It can be pickled, with its delta where that has been asked for.
     """
 
@@ -92,7 +93,7 @@ def _delta(old: StoredState, new: StoredState, layout: Layout) -> Delta:
             rows = pool[region.page : region.page + region.pages]
             rows.reshape(-1).view(np.uint8)[: info.nbytes] = state.bytes_of(info.id)
         pools.append(pool)
-    if old.table.ids != new.table.ids:
+    if old.table.ids.keys() != new.table.ids.keys():
         raise StructureError(
             f"versions {old.table.version} and {new.table.version} do not have the same arrays, "
             f"and a delta cannot make or delete arrays. Check both versions out instead."

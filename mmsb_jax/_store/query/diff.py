@@ -4,7 +4,7 @@ import contextlib
 import functools
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import ml_dtypes
@@ -153,6 +153,7 @@ class StateDiff:
         arrays: the arrays that differ, by name.
         values: the constants that differ, by name.
         arrays_in_all: arrays that there are in either state.
+        new_log: where the log of the new version is; None where both are of one log.
     """
 
     old_version: int
@@ -160,6 +161,7 @@ class StateDiff:
     arrays: tuple[ArrayDiff, ...]
     values: tuple[ValueDiff, ...]
     arrays_in_all: int
+    new_log: str | None = None
 
     COLUMNS = ("array", "change", "type", "bytes changed", "elements changed", "non-finite")
 
@@ -176,6 +178,7 @@ class StateDiff:
         return {
             "old_version": self.old_version,
             "new_version": self.new_version,
+            "new_log": self.new_log,
             "differs": bool(self),
             "changed_bytes": self.changed_bytes,
             "arrays_in_all": self.arrays_in_all,
@@ -186,8 +189,9 @@ class StateDiff:
     def summary(self) -> str:
         """One line."""
         constants = f"; {len(self.values)} constants" if self.values else ""
+        place = "" if self.new_log is None else f" of {printable(self.new_log)}"
         return (
-            f"version {self.old_version} → {self.new_version}: {len(self.arrays)} of "
+            f"version {self.old_version} → {self.new_version}{place}: {len(self.arrays)} of "
             f"{self.arrays_in_all} arrays differ, {self.changed_bytes:,} bytes{constants}"
         )
 
@@ -259,6 +263,45 @@ def diff_versions(
     if after is None:
         after = log.state(high, is_compared, executor=executor)
     return diff_states(*((before, after) if old == low else (after, before)), wanted)
+
+
+def diff_logs(
+    ours: Log,
+    old: int,
+    theirs: Log,
+    new: int,
+    wanted: Callable[[str], bool] | None = None,
+    executor: Executor | None = None,
+) -> StateDiff:
+    """What differs between a version of one log and a version of another, by name.
+
+    Args:
+        ours, old: the log and version to compare from; 0 is the empty state.
+        theirs, new: those to compare with.
+        wanted: which arrays to compare, by name; None for all.
+        executor: where to decode and check side by side.
+
+    Cost: the tables of both, and a checkout of the arrays whose digests differ.
+    """
+    before, after = ours.table(old), theirs.table(new)
+
+    def is_compared(name: str) -> bool:
+        is_same = _type_and_digest(before, name) == _type_and_digest(after, name)
+        return not is_same and (wanted is None or wanted(name))
+
+    found = diff_states(
+        ours.state(old, is_compared, executor=executor),
+        theirs.state(new, is_compared, executor=executor),
+        wanted,
+    )
+    return replace(found, new_log=theirs.place)
+
+
+def _type_and_digest(table: Table, name: str) -> tuple[Any, ...] | None:
+    array_id = table.ids.get(name)
+    if array_id is None:
+        return None
+    return (*_type_of(table.arrays[array_id]), table.lanes_now(array_id))
 
 
 def _touched_names(log: Log, low: int, high: int) -> set[str]:
