@@ -265,6 +265,13 @@ MUTATIONS = [
     Mutation("_store/query/superseded.py", "version = span[0] - 1", "version = span[0] - 2",
              "bus/test_bisect.py"),
     Mutation("_store/query/diff.py", "table.lanes_now(array_id))", "0)", "bus/test_diff_logs.py"),
+    Mutation("_bus/write/going_back.py", "and not are_annotations([name])", "",
+             "bus/test_reverting.py"),
+    Mutation("_bus/write/going_back.py", "head.bases.get(array_id, 0) <= then.version",
+             "head.bases.get(array_id, 0) <= then.version + 1", "bus/test_reverting.py"),
+    Mutation("_bus/write/tree_writer.py", "shape if shape is before else copy.copy(shape)",
+             "shape", "bus/test_reverting.py"),
+    Mutation("_bus/reverting.py", "engine.look_anew(shape)", "pass", "bus/test_reverting.py"),
 ]  # fmt: skip
 
 

@@ -40,15 +40,15 @@ from mmsb_jax._bus.engine.session import Lineage, Ref, Session, number_of
 from mmsb_jax._bus.engine.stats import Stats
 from mmsb_jax._bus.events.events import Events, Subscription
 from mmsb_jax._bus.events.kinds import Event
-from mmsb_jax._bus.opening import fork
-from mmsb_jax._bus.orbax.write import to_orbax
 from mmsb_jax._bus.opening import fork, log_to_read
+from mmsb_jax._bus.orbax.write import to_orbax
 from mmsb_jax._bus.query.bisection import Bisection, BisectionSearch
 from mmsb_jax._bus.query.finding import first_divergence, first_nonfinite
 from mmsb_jax._bus.query.follow import follow
 from mmsb_jax._bus.query.history import History
 from mmsb_jax._bus.query.rerun import ReplayReport, Rerun, check_step, origin_of
 from mmsb_jax._bus.saving.keep import KeepPolicy, check_keep
+from mmsb_jax._bus.reverting import revert
 from mmsb_jax._bus.saving.policy import SavePolicy, check_policy
 from mmsb_jax._bus.saving.preemption import Preemption
 from mmsb_jax._bus.stacked import StackedStates, infos_of
@@ -552,6 +552,51 @@ class Bus:
             if not checkouts.has_tree(self._session.head()):
                 return init(), extra
             return self.resume(abstract_of(init), extra, cast=cast, rename=rename)
+
+    def revert_to(
+        self,
+        ref: Ref,
+        *,
+        extra: Literal["then", "now"] = "then",
+        source: str = "",
+        note: Any = None,
+    ) -> Commit:
+        """Make the state of an older version the newest again, by a commit.
+
+        All of it comes back to the bit: the tree, arrays by name, what is derived and linked, and
+        what was stale. Arrays that were made since are deleted. The versions between are
+        *superseded*, as behind ``resume(at=…)``. No function runs; what is derived keeps those
+        that are attached here.
+
+        Args:
+            ref: which version.
+            extra: the step and the ``extra`` that it says: ``"then"`` those in force at ``ref``;
+                ``"now"`` those in force at the newest version, so that what was read meanwhile
+                (bad batches) is not read again.
+            source, note: as for `commit`.
+
+        Raises:
+            VersionError: no such version, or no bytes of it; the message names the nearest.
+            LocationError: the disk is full or fails. Nothing has changed.
+
+        Cost: a checkout of the arrays that were written since, compared with what they are now; the
+        bytes that differ, encoded and written.
+
+        >>> import mmsb_jax as mmsb
+        >>> bus = mmsb.open()
+        >>> for step in range(5):
+        ...     _ = bus.commit({"w": float(step)}, step=step, extra={"next": step + 1})
+        >>> bus.revert_to(bus.at(step=2)).version
+        6
+        >>> bus.tree(), bus.step, bus.extra()
+        ({'w': 2.0}, 2, {'next': 3})
+        """
+        check_choice("extra", extra, "then", "now")
+        info = CommitInfo(None, source, note, None)
+        with self._events, self._lock:
+            self._enter("revert_to")
+            version = self._session.number_of("ref", ref)
+            return revert(self._session, self._arrays, version, extra == "now", info)
 
     def rerun(
         self,

@@ -133,6 +133,7 @@ CALLS: dict[str, dict[str, Any]] = {
                 "encoding": "xor", "config": "."},
     "to_safetensors": {"path": "w.safetensors", "ref": 1, "arrays": ["w"],
                        "rename": {"w": "weight"}},
+    "revert_to": {"ref": 1, "extra": "now", "source": "s", "note": 1},
     "subscribe": {"kind": "commit", "handler": print, "where": "w"},
     "tag": {"name": "there", "version": 1},
     "to_orbax": {"path": None, "refs": [1], "arrays": ["w"], "like": {"w": TREE["w"]}},

@@ -712,6 +712,31 @@ def import_behind(world: World) -> Trial:
     return _import(world, _source().first, _source().behind, 3, 4, 5, 6)
 
 
+def revert_to(world: World) -> Trial:
+    """In a log of its own: what another thread has written would go back with the rest."""
+    path = world.path and world.path.with_name(f"revert{world.next()}.mmsb")
+    other = World(path, world.durability, derives=False)
+    tree, old = tree_of(world.next()), other.version
+    before = other.values
+    other.do(
+        lambda: other.bus.commit(tree | {"x": np.ones(50)}, structure="new"),
+        tree | {"x": np.ones(50)},
+    )
+    other.do(lambda: other.bus.delete("plot"), {"plot": None})
+
+    def finish(is_done: bool, result: Any) -> None:
+        later = tree_of(world.next())
+        other.do(lambda: other.bus.commit(later, structure="new"), later | {"x": None})
+        other.reopen()
+        if not other.bus.closed:
+            assert other.bus.verify(deep=True)
+        other.end()
+        if path is not None:
+            shutil.rmtree(path)
+
+    return Trial(lambda: other.bus.revert_to(old), other.after(before | {"x": None}), other, finish)
+
+
 def open_again(world: World) -> Trial:
     if world.beside is not None:
         world.beside.wait()
@@ -804,6 +829,7 @@ METHODS: dict[str, Callable[[World], Trial]] = {
     "export to a file": export_path,
     "import_ into an empty log": import_joining,
     "import_ onto a log": import_behind,
+    "revert_to": revert_to,
     "open": open_again,
     "close": close,
     "commit with handlers": commit_with_handlers,

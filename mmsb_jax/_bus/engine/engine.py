@@ -123,6 +123,7 @@ class Engine:
         self.is_released = False
         self._landing: _Landing | None = None
         self._is_look_due = False
+        self._shape_then: TreeShape | None = None
         self._deriving: int | None = None  # the thread that computes derived arrays now
         self.durability = durability
         self._writer_lock = lock
@@ -257,6 +258,16 @@ class Engine:
                     changes += head.compare_derived(plan, derived.contents)
                     values = values | derived.entries
                 landing.result = head.land(plan, changes, draft, values)
+            except BaseException as error:
+                self._end_early(landing, error)
+            return self._end(landing)
+
+    def land_as_is(self, draft: Draft, landed: Callable[[Commit], object]) -> Commit:
+        """`land` of a whole state, that of derived arrays with it: no function runs."""
+        with self.lock:
+            landing = self._begin(draft, landed)
+            try:
+                landing.result = self.head.commit(draft)
             except BaseException as error:
                 self._end_early(landing, error)
             return self._end(landing)
@@ -423,17 +434,21 @@ class Engine:
         landing.commit, self._landing = commit, None
         return commit
 
-    def look_anew(self) -> None:
-        """Take up from the table what is derived, by the next call: another log writes to it."""
-        self._is_look_due = True
+    def look_anew(self, shape: TreeShape | None = None) -> None:
+        """Take up from the table what is derived, by the next call: it came as it is.
+
+        Args:
+            shape: structure of the committed tree by then; None where it is not known.
+        """
+        self._shape_then, self._is_look_due = shape, True
 
     def _look_if_due(self) -> None:
         if not self._is_look_due:
             return
         before, self.derivations = self.derivations, Derivations(self.head.state.table)
         self.derivations.is_deferred = before.is_deferred
-        self.derivations.attach_from(before, self.head.state.table, None)
-        self._is_look_due = False
+        self.derivations.attach_from(before, self.head.state.table, self._shape_then)
+        self._shape_then, self._is_look_due = None, False
 
     def _commit_of(self, draft: Draft, landed: Landed) -> Commit:
         log, writer, version = self.log, self.writer, landed.version

@@ -80,6 +80,17 @@ class ArrayWriter:
         if self.trees is not None:
             self.trees.forget()
 
+    @property
+    def counts_nonfinite(self) -> bool:
+        """As `TreeWriter.counts_nonfinite`."""
+        return self.trees is not None and self.trees.counts_nonfinite
+
+    def went_back(self, shape: TreeShape | None, commit: Commit, took_ns: int) -> None:
+        """As `TreeWriter.went_back`; arrays that were made and not recorded are no more."""
+        self.pending.specs.clear()
+        if self.trees is not None:
+            self.trees.went_back(shape, commit, took_ns)
+
     def layout(self) -> Layout:
         """The layout of all arrays; that of a writer is kept as long as these stay."""
         arrays, engine = self._session.head().table.arrays.values(), self._session.engine

@@ -1,5 +1,6 @@
 """Committing trees: what the caller gives, checked and copied, as a draft for the head."""
 
+import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -91,6 +92,11 @@ class TreeWriter:
         self._shadows = ShadowKeeper(shadow)
 
     @property
+    def counts_nonfinite(self) -> bool:
+        """Whether commits say how many numbers are infinite or none."""
+        return self._saving.has_policy
+
+    @property
     def programs(self) -> int:
         """Programs compiled for commits that do not wait."""
         return self._stager.compiled
@@ -156,7 +162,7 @@ class TreeWriter:
         self, data: Sequence[Any], places: Sequence[int], shape: TreeShape, ids: Sequence[int]
     ) -> Callable[[], Mapping[int, int]] | None:
         """Begin to count what is not finite, where commits without bytes say it too."""
-        if not self._saving.has_policy:
+        if not self.counts_nonfinite:
             return None
         found = Digesting(data, places, shape.names)
         return lambda: {ids[i]: count for i, (*_, count) in found.rows().items()}
@@ -542,6 +548,18 @@ class TreeWriter:
         change = reconcile(table, shape, allow_new, self._pending.specs.keys(), self.shape)
         data = shape.data_leaves(tree)
         return shape, data, change, range(len(data))
+
+    def went_back(self, shape: TreeShape | None, commit: Commit, took_ns: int) -> None:
+        """Go on from a tree of ``shape``, which ``commit`` has made the newest again."""
+        before = self.shape
+        self.forget()
+        self._unsaved = self._expected = self._origin = None
+        self._saving.note(commit, took_ns)
+        if shape is not None:
+            shape = shape if shape is before else copy.copy(shape)
+            shape.succeed(before, commit.version)
+            ids = self._engine.head.state.table.ids
+            self.shape, self._ids = shape, [ids[name] for name in shape.names]
 
     def forget(self) -> None:
         """Look at the next tree anew: the table has changed without it."""
