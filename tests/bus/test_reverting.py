@@ -1,6 +1,7 @@
 """The state of an older version made the newest again, and what each reader sees of it."""
 
 import random
+from collections import namedtuple
 
 import jax
 import jax.numpy as jnp
@@ -178,6 +179,18 @@ def test_structure_goes_back_with_its_classes_and_functions(bus):
     assert_same_tree(bus.checkout(version=1), first)
     assert same_bytes(bus, 2, 5)
     assert bus.verify(deep=True)
+
+
+def test_each_version_comes_back_in_the_class_that_it_had(bus):
+    """The leaves of the three have the same names, so that each class fits each version."""
+    kinds = [namedtuple(name, ["w"]) for name in ("First", "Second", "Third")]
+    for number, kind in enumerate(kinds):
+        bus.commit(kind(np.float32(number)), structure="new")
+    bus.revert_to(2)
+    found = [type(bus.checkout(version=version)).__name__ for version in range(1, 5)]
+    assert found == ["First", "Second", "Third", "Second"]
+    assert type(bus.tree()) is kinds[1]
+    bus.commit(kinds[1](np.float32(7)))
 
 
 @pytest.mark.parametrize("wait", [True, False])
