@@ -272,6 +272,12 @@ MUTATIONS = [
     Mutation("_bus/write/tree_writer.py", "shape if shape is before else copy.copy(shape)",
              "shape", "bus/test_reverting.py"),
     Mutation("_bus/reverting.py", "engine.look_anew(shape)", "pass", "bus/test_reverting.py"),
+    Mutation("_store/maintain/fork.py", "is_sealed and size == piece.end_offset == ",
+             "size == piece.end_offset == ", "bus/test_fork_shared.py"),
+    Mutation("_store/maintain/fork.py", "and piece.end <= (self.shared_until or 0)", "",
+             "bus/test_fork_shared.py"),
+    Mutation("_store/files/disk.py", "self._unlink(path)  # another file", "return True  #",
+             "bus/test_fork_shared.py"),
 ]  # fmt: skip
 
 

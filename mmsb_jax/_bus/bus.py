@@ -81,6 +81,7 @@ from mmsb_jax._store.format.tags import check_tag, no_tag
 from mmsb_jax._store.log.in_force import step_in_force
 from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.maintain.compact import CompactReport, compact
+from mmsb_jax._store.maintain.fork import surely_durable
 from mmsb_jax._store.maintain.verify import VerifyReport, verify
 from mmsb_jax._store.query.annotations import annotated, entry_of
 from mmsb_jax._store.query.commit import Commit, read_commit, read_extra_in_force
@@ -1779,14 +1780,28 @@ class Bus:
             self._session.settle()
             return self._session.log.tags()
 
-    def fork(self, path: Any = None, *, version: Ref | None = None, **options: Any) -> Self:
-        """A bus of its own that begins with the versions up to ``version`` (the newest for None).
+    def fork(
+        self,
+        path: Any = None,
+        ref: Ref | None = None,
+        *,
+        share: Literal["auto", "never"] = "auto",
+        version: Ref | None = None,
+        **options: Any,
+    ) -> Self:
+        """A bus of its own that begins with the versions up to ``ref`` (the newest for None).
 
         What was derived up to there is derived there too, by the same functions.
 
         Args:
             path: a directory for its log; in memory for None.
-            version: the last version that both have, or its tag; it goes on at the next.
+            ref: the last version that both have, or its tag; it goes on at the next.
+            share: whether the two logs may have files in common, on one file system: sealed
+                segments, snapshots and archives, which no log ever writes again. ``"auto"`` shares
+                their blocks where the file system can (a reflink), else the file has a name more
+                (a hard link), else it is copied. Damage to such a file is damage to both logs.
+                ``"never"`` copies.
+            version: another name of ``ref``.
             **options: ``durability`` and ``snapshots``, as in `mmsb_jax.open`; ``shadow``,
                 ``memory_kind``, ``save`` and ``keep``, which are else those of this bus.
 
@@ -1794,11 +1809,16 @@ class Bus:
             VersionError: no such version, or a compaction dropped its data.
             LocationError: there is something at ``path``.
 
-        Cost: a copy of the log up to there; on a file system that can share blocks, nothing.
+        Cost: in memory a copy of the log up to there. On disk some small files, and a copy of what
+            was logged since the newest segment was begun; where that is much, it is sealed first
+            and shared. Then the state is read, as by `mmsb_jax.open`.
         """
+        check_choice("share", share, "auto", "never")
+        if ref is not None and version is not None:
+            raise ValueError(f"give one of ref and version; got {show(ref)} and {show(version)}")
         with self._events, self._lock:
             self._session.settle()
-            chosen = self._session.version_of(version)
+            chosen = self._session.version_of(version if ref is None else ref)
             choices = self._choices | {"copy_to": None}  # that of this bus is its own
             own = {name: options.pop(name, now) for name, now in choices.items()}
             check_shadow(own["shadow"])
@@ -1806,9 +1826,15 @@ class Bus:
             check_keep(own["keep"])
             check_place("memory_kind", own["memory_kind"])
             make = functools.partial(type(self), **own)
-            bus = fork(make, self._session.log, chosen, path, **options)
+            until = self._shared_until(chosen) if share == "auto" and path is not None else None
+            bus = fork(make, self._session.log, chosen, path, shared_until=until, **options)
             self._derived.attach_to_fork(bus._derived)
             return bus
+
+    def _shared_until(self, version: int) -> int:
+        """Up to which position a fork behind ``version`` may have segments in common with this."""
+        engine = self._session.engine
+        return surely_durable(self._session.log) if engine is None else engine.seal(version)
 
     # ----------------------------------------------------------------------------- other processes
 

@@ -157,6 +157,7 @@ def fork(
     version: int,
     path: Any,
     *,
+    shared_until: int | None,
     durability: Durability = "os",
     snapshots: bool = True,
 ) -> B:
@@ -176,7 +177,7 @@ def fork(
         try:
             check_nothing_left(files, place)
             with opening, all_or_nothing(files):
-                fork_log(log, version, files)
+                fork_log(log, version, files, shared_until)
                 bus = open_files(make, files, str(place), lock, durability, snapshots, place)
                 open_here[key_of(place)] = bus
         except BaseException:

@@ -120,7 +120,8 @@ class FaultyFiles:
 
     def __init__(self, inner: Files, faults: Faults) -> None:
         self.inner, self._faults = inner, faults
-        self.names, self.size, self.copy = inner.names, inner.size, inner.copy
+        self.names, self.size = inner.names, inner.size
+        self.copy, self.share = inner.copy, inner.share
         self.remove, self.close, self.rewrite = inner.remove, inner.close, inner.rewrite
 
     def create(self, name: str) -> AppendFile:

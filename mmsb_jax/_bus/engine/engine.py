@@ -49,6 +49,8 @@ from mmsb_jax._store.writer.writer import LogWriter, disk_error
 
 _STATES_KEPT_APART = 2
 """States in a segment, where old ones are to go, or new ones to be copied: whole segments are."""
+_LEAST_SEALED = 1 << 20
+"""Bytes of a segment that are copied to a fork rather than sealed for it."""
 
 
 @dataclass(slots=True)
@@ -473,7 +475,8 @@ class Engine:
         try:
             sealed = self.writer.rotate()
             self.head.begin_segment()
-            self.writer.schedule_snapshot(self.page_bytes, sealed)
+            if self._snapshots or self._has_upkeep:
+                self.writer.schedule_snapshot(self.page_bytes, sealed)
             if self._has_upkeep:
                 self.writer.schedule_upkeep(self._keep_up)
         except MMSBError as error:
@@ -494,6 +497,22 @@ class Engine:
         if (copier := self.copier) is not None:
             self.writer.while_still(lambda: None)
             copier.run(whole=True)
+
+    def seal(self, version: int) -> int:
+        """Prepare a fork behind ``version``: go on in a new segment, where there is much to share.
+
+        A snapshot is made with it, as wherever a segment is begun.
+
+        Returns:
+            Up to which position the segments may be shared.
+        """
+        with self.lock:
+            self.settle_landing()
+            is_large = self.log.scan.offset > max(_LEAST_SEALED, self.head.state_bytes // 2)
+            if is_large and version == self.log.version:
+                self.writer.sync()
+                self._begin_snapshot()
+            return self.writer.mark_sealed()
 
     def snapshot(self) -> None:
         """Make a snapshot of the newest version that has bytes, and wait for it."""

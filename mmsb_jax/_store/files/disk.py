@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import os
 import stat
 import threading
@@ -24,6 +25,8 @@ _ENDINGS = (".seg", ".cut", ".arc", ".snap")
 """Of what is listed whatever it is: a pipe in the place of a segment is no missing segment."""
 OWN_FILE = os.O_NOFOLLOW | os.O_NONBLOCK
 """How a file of the log is opened: no link is followed, and no pipe is waited for."""
+_FICLONE = 0x40049409
+"""Linux's number for it (``linux/fs.h``)."""
 _READ_BYTES = 1 << 20
 """What is read without asking first how much there is: a file may claim any size."""
 
@@ -65,6 +68,14 @@ class _DiskAppendFile:
             if not copied:
                 raise OSError(f"the source ends {size - done} bytes before it should")
             done += copied
+
+    def clone(self, source: int) -> bool:
+        """Become a file of the blocks of ``source``; False where the disk cannot do it."""
+        try:
+            fcntl.ioctl(self._descriptor.number, _FICLONE, source)
+        except OSError:
+            return False
+        return True
 
     def sync(self) -> None:
         self._os.fdatasync(self._descriptor.number)
@@ -125,6 +136,7 @@ class DiskFiles:
         self._readers_lock = threading.Lock()
         self._removed_from: set[Path] = set()
         self.made: set[str] = set()
+        self._can_clone = True
 
     def create(self, name: str) -> AppendFile:
         path = self.root / name
@@ -287,6 +299,53 @@ class DiskFiles:
             with contextlib.suppress(OSError):
                 self._unlink(path)
             raise
+
+    def share(self, source: Files, name: str, size: int) -> None:
+        if not (isinstance(source, DiskFiles) and self._shared(source, name)):
+            self.copy(source, name, size)
+
+    def _shared(self, source: "DiskFiles", name: str) -> bool:
+        """Share a file; False where it is to be copied."""
+        is_real = source._os is self._os is os
+        return is_real and (self._cloned(source, name) or self._linked(source, name))
+
+    def _cloned(self, source: "DiskFiles", name: str) -> bool:
+        """Make a file of the same blocks (a reflink); False where the file system cannot."""
+        if not self._can_clone:
+            return False
+        path, reader = self.root / name, source._reader(name)
+        self.made.add(name)
+        self._make_folder(path.parent)
+        handle = self._append_file(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, [path.parent])
+        try:
+            with _closing(handle.close):
+                self._can_clone = handle.clone(reader.number)
+                if self._can_clone:
+                    handle.sync()
+        except BaseException:
+            with contextlib.suppress(OSError):
+                self._unlink(path)
+            raise
+        if not self._can_clone:
+            self._unlink(path)
+        return self._can_clone
+
+    def _linked(self, source: "DiskFiles", name: str) -> bool:
+        """Make another name of a file (a hard link); False where the file system cannot."""
+        path, reader = self.root / name, source._reader(name)
+        self.made.add(name)
+        self._make_folder(path.parent)
+        try:
+            os.link(source.root / name, path, follow_symlinks=False)
+        except FileExistsError:
+            raise
+        except OSError:  # another file system, somebody else's file, as many names as there can be
+            return False
+        if not os.path.samestat(os.lstat(path), os.fstat(reader.number)):
+            self._unlink(path)  # another file was put in its place meanwhile
+            return False
+        sync_folder(self._os, path.parent)
+        return True
 
     def remove(self, name: str) -> None:
         path = self.root / name

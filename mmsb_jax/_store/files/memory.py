@@ -81,6 +81,9 @@ class MemoryFiles:
     def copy(self, source: Files, name: str, size: int) -> None:
         self._files[name] = _MemoryFile(source.read(name, 0, size))
 
+    def share(self, source: Files, name: str, size: int) -> None:
+        self.copy(source, name, size)
+
     def remove(self, name: str) -> None:
         self._files.pop(name, None)
 

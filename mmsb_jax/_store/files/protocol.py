@@ -81,6 +81,10 @@ class Files(Protocol):
         """Make ``name`` durably from the first ``size`` bytes of the file of that name there."""
         ...
 
+    def share(self, source: "Files", name: str, size: int) -> None:
+        """As `copy` of a whole file that nobody will write to any more: it may be the same file."""
+        ...
+
     def remove(self, name: str) -> None:
         """Delete a file; it need not exist."""
         ...

@@ -387,6 +387,21 @@ class LogWriter:
                 file.close()
             return self.durable_version
 
+    def mark_sealed(self) -> int:
+        """Let the log say, whatever happens, that its sealed segments are durable.
+
+        Returns:
+            The position up to which it says so; what is before it is never written again.
+        """
+        self.sync()
+        with self._append_lock:
+            self._check_usable()
+            newest = self.log.pieces[-1].segment
+            if newest.synced >= newest.base:  # its first frame says it
+                return newest.synced
+            self._append_mark()
+            return self.log.scan.synced if self._poison is None else 0
+
     def rotate(self) -> LogSegment | None:
         """Go on in a new segment; returns the one that is sealed, None where it is still empty."""
         with self._append_lock:
@@ -526,21 +541,26 @@ class LogWriter:
 
     def _leave_mark(self) -> None:
         """Without a mark, damage to the last commits would pass for a torn tail."""
-        log, scan = self.log, self.log.scan
+        log = self.log
         with contextlib.suppress(CorruptionError):
             if log.durable_version >= log.version and not self._has_tagged:
                 return  # as far as the marks tell
         with self._append_lock:
-            header, buffers = build_frame(Kind.MARK, log.position, self._synced)
-            self.is_at_work = True
-            try:
-                self._file.append(buffers)
-                self._file.sync()
-            except OSError:
-                self._take_back(scan.offset)
-                return
-            scan.offset, scan.synced = scan.offset + header.frame_bytes, header.synced
-            self.is_at_work = False
+            self._append_mark()
+
+    def _append_mark(self) -> None:
+        """Say in the log up to where it is durable, durably; where that fails, it is not said."""
+        scan = self.log.scan
+        header, buffers = build_frame(Kind.MARK, self.log.position, self._synced)
+        self.is_at_work = True
+        try:
+            self._file.append(buffers)
+            self._file.sync()
+        except OSError:
+            self._take_back(scan.offset)
+            return
+        scan.offset, scan.synced = scan.offset + header.frame_bytes, header.synced
+        self.is_at_work = False
 
 
 def disk_error(error: OSError, place: str) -> LocationError:

@@ -4,7 +4,7 @@ import click
 
 from mmsb_jax._display.text import printable
 from mmsb_jax._store.files.local import check_local
-from mmsb_jax._store.maintain.fork import fork_log
+from mmsb_jax._store.maintain.fork import fork_log, surely_durable
 from mmsb_jax._store.writer.create import new_log
 from mmsb_jax.cli.common.command import (
     PATH,
@@ -23,6 +23,12 @@ from mmsb_jax.cli.common.logs import find_version, open_log
 @path_argument
 @click.argument("new", type=PATH)
 @version_options
+@click.option(
+    "--share",
+    type=click.Choice(["auto", "never"]),
+    default="auto",
+    help="Whether files that are never written again may be the same in both.",
+)
 @salvage_option
 @json_option
 def fork(
@@ -31,13 +37,15 @@ def fork(
     version: int | str | None,
     step: int | None,
     time_ns: int | None,
+    share: str,
     salvage: bool,
     as_json: bool,
 ) -> None:
     """Make at NEW a log that goes on behind a version.
 
-    It is a copy, sharing blocks where the disk can: the two logs do not need each other. NEW must
-    not exist, or be an empty directory.
+    The two logs do not need each other: either may be removed. Files that no log writes again are
+    shared where the disk can, by their blocks or by a hard link, and so is damage to them;
+    "--share never" and --salvage copy them. NEW must not exist, or be an empty directory.
     """
     target = check_local(new)
     with open_log(path, salvage, quiet=as_json) as opened:
@@ -46,7 +54,8 @@ def fork(
             opened.part_of(found)
             opened.check_state(found)
         with new_log(target) as files:
-            fork_log(opened, found, files)
+            is_shared = share == "auto" and not salvage
+            fork_log(opened, found, files, surely_durable(opened) if is_shared else None)
     if as_json:
         say(to_json({"version": found, "path": str(target)}))
     else:
