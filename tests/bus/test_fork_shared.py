@@ -198,6 +198,18 @@ def test_segments_are_shared_as_soon_as_they_are_surely_durable(tmp_path):
         assert bus.verify(deep=True)
 
 
+def test_a_segment_that_may_not_be_durable_is_copied(tmp_path):
+    """After a crash the next writer of the log would have to write it again."""
+    with mmsb.open(tmp_path / "parent.mmsb") as bus:
+        for number in range(3):
+            bus.commit(tree(number))
+        bus._session.engine.writer.rotate()
+        reader = mmsb.open(bus.path, mode="r")
+        with reader, reader.fork(tmp_path / "fork.mmsb") as fork:
+            assert not shared(bus.path, fork.path)
+            assert fork.verify(deep=True)
+
+
 def test_a_reader_shares_what_is_sealed(parent, tmp_path):
     parent.fork(tmp_path / "first.mmsb").close()
     parent.commit(tree(9))

@@ -101,7 +101,7 @@ class _Forking:
         for piece in pieces:
             is_sealed, name = piece is not newest, piece.segment.name
             size = (min(piece.end, end) if is_sealed else end) - piece.segment.base
-            is_whole = is_sealed and size == piece.end_offset == self._size(name, size)
+            is_whole = size == piece.end_offset == self._size(name, size)
             if is_whole and piece.end <= (self.shared_until or 0):
                 self._take(name)
             else:
