@@ -278,6 +278,9 @@ MUTATIONS = [
              "bus/test_fork_shared.py"),
     Mutation("_store/files/disk.py", "self._unlink(path)  # another file", "return True  #",
              "bus/test_fork_shared.py"),
+    Mutation("cli/inspect/usage.py", "segments - extra - sum(stored.values())",
+             "segments - sum(stored.values()) - 1", "cli/test_find.py"),
+    Mutation("cli/find/history.py", "operated | {*log.select", "{*log.select", "cli/test_find.py"),
 ]  # fmt: skip
 
 

@@ -43,7 +43,6 @@ from mmsb_jax._bus.events.kinds import Event
 from mmsb_jax._bus.opening import fork, log_to_read
 from mmsb_jax._bus.orbax.write import to_orbax
 from mmsb_jax._bus.query.bisection import Bisection, BisectionSearch
-from mmsb_jax._bus.query.finding import first_divergence, first_nonfinite
 from mmsb_jax._bus.query.follow import follow
 from mmsb_jax._bus.query.history import History
 from mmsb_jax._bus.query.rerun import ReplayReport, Rerun, check_step, origin_of
@@ -87,6 +86,7 @@ from mmsb_jax._store.query.annotations import annotated, entry_of
 from mmsb_jax._store.query.commit import Commit, read_commit, read_extra_in_force
 from mmsb_jax._store.query.commits import Commits
 from mmsb_jax._store.query.diff import diff_logs, diff_versions
+from mmsb_jax._store.query.finding import first_divergence, first_nonfinite
 from mmsb_jax._store.query.follow import Follower
 from mmsb_jax._store.query.notes import Series, notes_of
 from mmsb_jax._store.query.superseded import is_in, superseded_in

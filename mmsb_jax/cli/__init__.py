@@ -13,12 +13,17 @@ from mmsb_jax.cli.change.repair import repair
 from mmsb_jax.cli.change.ship import export, follow, import_
 from mmsb_jax.cli.change.tag import tag
 from mmsb_jax.cli.common.command import Commands, show_strange_characters
+from mmsb_jax.cli.find.bisect import bisect
+from mmsb_jax.cli.find.history import history
+from mmsb_jax.cli.find.notes import notes
 from mmsb_jax.cli.inspect.bench import bench
 from mmsb_jax.cli.inspect.checkout import checkout
+from mmsb_jax.cli.inspect.completion import completion
 from mmsb_jax.cli.inspect.diff import diff
 from mmsb_jax.cli.inspect.log import log
 from mmsb_jax.cli.inspect.show import show
 from mmsb_jax.cli.inspect.stats import stats
+from mmsb_jax.cli.inspect.usage import usage
 from mmsb_jax.cli.inspect.verify import verify
 
 
@@ -45,7 +50,8 @@ def main() -> None:
 
 
 for commands in (
-    (log, show, diff, verify, checkout, stats, follow, bench),
+    (log, show, diff, verify, checkout, stats, usage, follow, bench, completion),
+    (bisect, history, notes),
     (fork, tag, compact, export, import_, repair, demo),
 ):
     for command in commands:

@@ -156,6 +156,7 @@ def test_whatever_one_does_the_files_of_the_others_are_as_they_were(parent, tmp_
 def test_a_repair_leaves_what_is_shared(parent, tmp_path):
     fork = parent.fork(tmp_path / "fork.mmsb")
     fork.close()
+    parent.snapshot()  # which a thread may be at
     before = state_of(parent.path)
     files = DiskFiles(fork.path)
     repaired = tmp_path / "repaired.mmsb"

@@ -59,7 +59,7 @@ def test_commits_without_a_step_or_a_note_are_no_matter(bus):
 def test_what_no_note_says_is_refused(noted):
     with pytest.raises(mmsb.ArrayNotFoundError, match="They say 'loss'"):
         noted.notes("los")
-    with mmsb.open() as empty, pytest.raises(mmsb.ArrayNotFoundError, match="None has entries"):
+    with mmsb.open() as empty, pytest.raises(mmsb.ArrayNotFoundError, match="There are no entries"):
         empty.notes("loss")
 
 

@@ -382,7 +382,7 @@ def _diff_array(
     if before is None or after is None:
         state, info = (new, after) if before is None else (old, before)
         assert info is not None
-        non_finite = _count_non_finite(state, info)
+        non_finite = count_non_finite(state, info)
         return ArrayDiff(
             name=info.name,
             change="created" if before is None else "deleted",
@@ -403,8 +403,8 @@ def _diff_array(
         new=after,
         changed_bytes=changed_bytes,
         changed_elements=changed_elements,
-        non_finite_old=_count_non_finite(old, before),
-        non_finite_new=_count_non_finite(new, after),
+        non_finite_old=count_non_finite(old, before),
+        non_finite_new=count_non_finite(new, after),
     )
 
 
@@ -441,7 +441,7 @@ def _count_items(mixed: np.ndarray, item_bytes: int) -> int:
     return int(np.count_nonzero(mixed.reshape(-1, item_bytes).any(axis=1)))
 
 
-def _count_non_finite(state: StoredState, info: ArrayInfo) -> int | None:
+def count_non_finite(state: StoredState, info: ArrayInfo) -> int | None:
     """Infinities and NaNs of an array; None where its dtype has none."""
     dtype = parse_dtype(info.dtype)
     if not _is_inexact(dtype):

@@ -99,7 +99,7 @@ def notes_of(commits: Iterable[Commit], name: str) -> Series:
             others |= said.keys()
     if not found:
         near = difflib.get_close_matches(name, others, n=3) or sorted(others)[:8]
-        hint = f"They say {', '.join(map(repr, near))}." if near else "None has entries."
+        hint = f"They say {', '.join(map(repr, near))}." if near else "There are no entries."
         raise ArrayNotFoundError(f"no note says {show(name)}. {hint}")
     versions = np.array([commit.version for commit, _ in found], np.int64)
     steps = [commit.step for commit, _ in found]

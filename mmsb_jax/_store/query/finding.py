@@ -3,17 +3,16 @@
 from collections.abc import Callable
 from concurrent.futures import Executor
 
-from mmsb_jax._base.dtypes import parse_dtype
-from mmsb_jax._bus.saving.digests import count_not_finite
 from mmsb_jax._store.encoding.digest import Lanes
 from mmsb_jax._store.format.record import DIGESTS
 from mmsb_jax._store.log.log import Log
+from mmsb_jax._store.query.diff import count_non_finite
 from mmsb_jax._store.query.superseded import is_in, superseded_at
 from mmsb_jax._store.state.state import StoredState, Table
 
 
 def first_nonfinite(
-    log: Log, wanted: Callable[[str], bool], executor: Executor
+    log: Log, wanted: Callable[[str], bool], executor: Executor | None = None
 ) -> tuple[int, tuple[str, ...]] | None:
     """The first version with a number that is infinite or none, and the arrays that have one.
 
@@ -35,15 +34,11 @@ def first_nonfinite(
             else:
                 log.advance(state, version)
                 ids = [i for i in record.touched() if i in state.words]
-            names = [state.table.arrays[i].name for i in ids if _is_not_finite(state, i)]
+            infos = [state.table.arrays[i] for i in ids]
+            names = [info.name for info in infos if count_non_finite(state, info)]
         if names:
             return version, tuple(sorted(names))
     return None
-
-
-def _is_not_finite(state: StoredState, array_id: int) -> bool:
-    dtype = parse_dtype(state.table.arrays[array_id].dtype)
-    return count_not_finite(state.bytes_of(array_id).view(dtype)) > 0
 
 
 def first_divergence(ours: Log, theirs: Log) -> tuple[int, int, tuple[str, ...]] | None:

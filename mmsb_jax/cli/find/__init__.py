@@ -1,0 +1,1 @@
+"""Commands that look for something along the history of a log."""
