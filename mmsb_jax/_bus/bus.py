@@ -46,8 +46,8 @@ from mmsb_jax._bus.query.bisection import Bisection, BisectionSearch
 from mmsb_jax._bus.query.follow import follow
 from mmsb_jax._bus.query.history import History
 from mmsb_jax._bus.query.rerun import ReplayReport, Rerun, check_step, origin_of
-from mmsb_jax._bus.saving.keep import KeepPolicy, check_keep
 from mmsb_jax._bus.reverting import revert
+from mmsb_jax._bus.saving.keep import KeepPolicy, check_keep
 from mmsb_jax._bus.saving.policy import SavePolicy, check_policy
 from mmsb_jax._bus.saving.preemption import Preemption
 from mmsb_jax._bus.stacked import StackedStates, infos_of

@@ -69,7 +69,7 @@ class _Forking:
 
     def run(self) -> None:
         """Make it all; the manifest comes last."""
-        source, version, target = self.source, self.version, self.target
+        source, version, target, view = self.source, self.version, self.target, self.source.view
         source.check_state(version)
         ids = new_ids(_lineage(source, version))
         tags = {name: tagged for name, tagged in source.tags().items() if tagged <= version}
@@ -93,6 +93,8 @@ class _Forking:
         compaction = self._compaction(oldest, tags)
         frames = [*segment.frame(), *_tag_frame(source, copied, segment, tags)]
         target.publish(segment.name, frames)
+        if source.view is not view:  # a compaction came between: what was read are two logs
+            raise FileNotFoundError(f"{source.place} was compacted meanwhile")
         Manifest(ids, source.manifest.page_bytes, time.time_ns(), compaction).publish(target)
 
     def _take_segments(self, pieces: list[LogSegment], end: int) -> None:
@@ -135,7 +137,7 @@ class _Forking:
 
     def _compaction(self, oldest: Segment, tags: dict[str, int]) -> Compaction | None:
         """What the compactions of the source have left of the versions that the fork has."""
-        source, version, compaction = self.source, self.version, self.source.manifest.compaction
+        source, version, compaction = self.source, self.version, self.source.view.compaction
         if compaction is None:
             return None
         return Compaction(
