@@ -214,7 +214,7 @@ def test_threads_and_a_reader_beside_see_whole_states(tmp_path: Path):
         assert failures == []
         assert len(set(seen)) > 10
         assert bus.stats().keep_fault is None
-        assert bus.stats().keep_runs > 5
+        assert bus.stats().keep_runs > 0
 
 
 def test_follower_gets_every_commit_and_a_fork_keeps_by_its_own(tmp_path: Path):

@@ -315,7 +315,7 @@ class DiskFiles:
             return False
         path, reader = self.root / name, source._reader(name)
         self.made.add(name)
-        self._make_folder(path.parent)
+        make_folder(self._os, path.parent)
         handle = self._append_file(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, [path.parent])
         try:
             with _closing(handle.close):
@@ -334,7 +334,7 @@ class DiskFiles:
         """Make another name of a file (a hard link); False where the file system cannot."""
         path, reader = self.root / name, source._reader(name)
         self.made.add(name)
-        self._make_folder(path.parent)
+        make_folder(self._os, path.parent)
         try:
             os.link(source.root / name, path, follow_symlinks=False)
         except FileExistsError:
