@@ -1,9 +1,9 @@
-# Everything here sets itself up: `make demo`, `make test`, `make bench`, `make check`.
+# Everything here sets itself up: `make demo`, `make run`, `make test`, `make bench`, `make check`.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test test-long mutations torture check check-gpu extras bench notebooks clean
+.PHONY: demo run test test-long mutations torture check check-gpu extras bench notebooks clean
 
 # One stamp an extra, so that each target installs what it needs and no more.
 $(VENV)/.made:
@@ -16,6 +16,11 @@ $(VENV)/.with-%: $(VENV)/.made pyproject.toml
 
 demo: $(VENV)/.with-demo
 	$(BIN)/mmsb demo
+
+# Seconds to half an hour: SIZE=tiny, small, 20m.
+SIZE ?= small
+run: $(VENV)/.with-demo
+	$(BIN)/python -m mmsb_jax.demo.language --size $(SIZE)
 
 # A worker a file: the tests of one share what they compile.
 TESTS ?= tests
