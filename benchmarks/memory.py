@@ -80,7 +80,7 @@ def _status(field: str) -> int:
     return int(found[1]) * 1024
 
 
-class _Memory:
+class Memory:
     """What the process weighs beyond what it weighed when this was made."""
 
     def __init__(self) -> None:
@@ -100,7 +100,7 @@ class _Memory:
 def _commit(folder: Path, nbytes: int, wait: bool = True) -> dict[str, int]:
     state = bf16_state(nbytes, _LEAVES)
     states = [state, *changes(state, 0.01, 1)]
-    memory = _Memory()
+    memory = Memory()
     with mmsb.open(folder / f"commit-{wait}.mmsb", snapshots=False) as bus:
         for new in itertools.islice(itertools.cycle(states), 6):
             landing = bus.commit(new, wait=wait)
@@ -127,14 +127,14 @@ def _log(folder: Path, name: str, nbytes: int) -> mmsb.Bus:
 
 def _snapshot(folder: Path, nbytes: int) -> dict[str, int]:
     with _log(folder, "snapshot", nbytes) as bus:
-        memory = _Memory()
+        memory = Memory()
         bus.snapshot()
         return memory.taken()
 
 
 def _one_array(folder: Path, nbytes: int) -> dict[str, int]:
     with _log(folder, "one", nbytes) as bus:
-        memory = _Memory()
+        memory = Memory()
         bus.checkout(version=3, arrays=["layer07"])
         return memory.taken()
 
@@ -143,7 +143,7 @@ def _restart(folder: Path, nbytes: int) -> dict[str, int]:
     with _log(folder, "restart", nbytes) as bus:
         like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), bus.tree())
     del bus
-    memory = _Memory()
+    memory = Memory()
     with mmsb.open(folder / "restart.mmsb", snapshots=False) as bus:
         state = jax.block_until_ready(bus.resume(like))
         found = memory.taken()

@@ -74,3 +74,20 @@ def saved_bytes(folder: Path, state: Any) -> int:
         saver.save(Path(name, "state"), state)
         saver.wait_until_finished()
         return sum(path.stat().st_size for path in Path(name).rglob("*") if path.is_file())
+
+
+@contextlib.contextmanager
+def manager(folder: Path, interval: int) -> Iterator[ocp.CheckpointManager]:
+    """What a training loop has: it saves without waiting, every ``interval`` steps."""
+    with tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as name:
+        options = ocp.CheckpointManagerOptions(
+            save_interval_steps=interval, enable_async_checkpointing=True
+        )
+        with ocp.CheckpointManager(Path(name), options=options) as made:
+            yield made
+
+
+def bytes_of_newest(made: ocp.CheckpointManager) -> int:
+    """What the files of the newest save take."""
+    place = Path(made.directory, str(made.latest_step()))
+    return sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
