@@ -1,6 +1,7 @@
 import collections
 import errno
 import os
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from mmsb_jax._store.format.record import ArrayInfo, Op, OpCode
 from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.maintain.compact import compact
 from mmsb_jax._store.maintain.verify import verify
-from mmsb_jax._store.state.snapshot import write_snapshot
+from mmsb_jax._store.state.snapshot import read_snapshot, write_snapshot
 from tests.store._compacted import write_story
 from tests.store._logs import (
     PAGE_BYTES,
@@ -259,6 +260,25 @@ def test_verify_goes_on_behind_a_record_that_does_not_decode_and_a_commit_that_d
         "versions 10 to 11 cannot be replayed: DELETE of array 2 'gone' does not fit",
     ]
     assert report.versions == 13
+
+
+def test_verify_does_not_take_for_damage_what_a_compaction_here_takes_away_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    scribe = write_story()
+    compact(scribe.writer, 9)
+    scribe.writer.append_tags({"first": None})  # the state of version 2 goes with the next
+    works = iter([lambda: compact(scribe.writer, 13)])
+
+    def read(*given: Any) -> Any:
+        for work in works:
+            work()
+        return read_snapshot(*given)
+
+    monkeypatch.setattr("mmsb_jax._store.maintain.verify.read_snapshot", read)
+    report = verify(scribe.writer.log)
+    assert report.faults == []
+    assert report.versions == 4
 
 
 @pytest.mark.parametrize("code", [errno.EACCES, errno.EMFILE, errno.ENFILE, errno.EPERM])

@@ -78,8 +78,10 @@ def verify(
     find since when.
     """
     while True:
+        view = log.view
         report = log.retry_if_compacted(lambda: _verify(log, progress, executor, deep))
-        if report or not log.reload():  # what a compaction takes away meanwhile is no damage
+        # What a compaction takes away meanwhile, here or in another process, is no damage.
+        if report or (log.view is view and not log.reload()):
             return report
 
 
