@@ -281,6 +281,18 @@ MUTATIONS = [
     Mutation("cli/inspect/usage.py", "segments - extra - sum(stored.values())",
              "segments - sum(stored.values()) - 1", "cli/test_find.py"),
     Mutation("cli/find/history.py", "operated | {*log.select", "{*log.select", "cli/test_find.py"),
+    Mutation("_store/maintain/verify.py", "log.view is view and not log.reload()",
+             "not log.reload()", "store/test_verify.py"),
+    Mutation("demo/language/_training.py", "default_rng(number)", "default_rng()",
+             "test_demo_language.py"),
+    Mutation("demo/language/_model.py", "is_causal=True", "is_causal=False",
+             "test_demo_language.py"),
+    Mutation("demo/language/_loop.py", "if number == spoil_at:", "if number == spoil_at + 1:",
+             "test_demo_language.py"),
+    Mutation("demo/language/_child.py", "os.kill(os.getpid(), signal.SIGKILL)", "pass",
+             "test_demo_language.py"),
+    Mutation("demo/language/_story.py", "if not holds:", "if holds is None:",
+             "test_demo_language.py"),
 ]  # fmt: skip
 
 

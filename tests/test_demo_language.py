@@ -2,6 +2,8 @@
 
 import contextlib
 import io
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -98,6 +100,16 @@ def test_story_ends_where_it_is_not_so(told, monkeypatch):
 def test_training_that_ends_otherwise_than_it_should_is_reported():
     with pytest.raises(mmsb.MMSBError, match="was to end with code -9, and ended with"):
         _story._run_child(-9, "--no-such-thing")
+
+
+def test_command_refuses_a_place_that_is_a_file(tmp_path):
+    place = tmp_path / "file"
+    place.write_text("mine")
+    command = [sys.executable, "-m", "mmsb_jax.demo.language", "--size", "tiny", "--out", place]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "is not a directory" in done.stderr
+    assert place.read_text() == "mine"
 
 
 def test_batch_follows_from_the_number_of_its_step():

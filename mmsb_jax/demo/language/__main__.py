@@ -13,7 +13,12 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, default="small", help="of the model and its run")
     parser.add_argument("--out", type=Path, default=Path("run-output"), help="where the logs go")
     asked = parser.parse_args()
-    run(asked.out, asked.size)
+    if asked.out.exists() and not asked.out.is_dir():
+        parser.error(f"{asked.out} is not a directory. Give one, or a path where nothing is.")
+    try:
+        run(asked.out, asked.size)
+    except ModuleNotFoundError as error:
+        parser.error(f"this needs {error.name}, which is not installed: pip install mmsb-jax[demo]")
 
 
 if __name__ == "__main__":

@@ -232,7 +232,8 @@ def _go_back(
     ends = (one.checkout(step=size.steps, like=like) for one in (bus, other))
     _claim(
         bus.first_divergence(other) is None and _are_equal(*ends),
-        "its end has the bytes of the run that nothing interrupted, and no digest differs any more",
+        "its end has the bytes of the run that nothing interrupted, and of the digests that both "
+        "logs can still compare none differs",
     )
     _claim(
         bus.notes("loss").values == other.notes("loss").values,
