@@ -1819,7 +1819,7 @@ class Bus:
         with self._events, self._lock:
             self._session.settle()
             chosen = self._session.version_of(version if ref is None else ref)
-            choices = self._choices | {"copy_to": None}  # that of this bus is its own
+            choices = {name: now for name, now in self._choices.items() if name != "copy_to"}
             own = {name: options.pop(name, now) for name, now in choices.items()}
             check_shadow(own["shadow"])
             check_policy(own["save"])
@@ -2217,7 +2217,12 @@ class Bus:
             engine = self._enter("compact")
             chosen = self._session.version_of(keep_since)
             with engine.lock:
-                engine.copy_all()  # it is to have what goes
+                if not dry_run and not engine.copy_all():
+                    raise LocationError(
+                        f"nothing was compacted: the copy does not have what would go, since it "
+                        f"failed ({engine.copier and engine.copier.fault}). Mend it, or open the "
+                        f"log without copy_to=."
+                    )
                 return compact(
                     engine.writer,
                     chosen,
@@ -2344,7 +2349,7 @@ def _end(
         files.close()
         return
 
-    if engine.queue.is_run_here and start_thread(
+    if (engine.queue.is_run_here or engine.writer.is_run_here) and start_thread(
         lambda: _end(engine, files, threads, pending, preemption), "mmsb-close"
     ):
         return  # collected at one of its own commits, for which it has to wait

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from mmsb_jax._base.arguments import check_choice, check_flag, path_text
+from mmsb_jax._base.arguments import check_choice, check_flag
 from mmsb_jax._base.errors import ClosedError
 from mmsb_jax._bus.bus import Bus
 from mmsb_jax._bus.device.policy import Shadowing, check_shadow
@@ -16,7 +16,7 @@ from mmsb_jax._bus.saving.policy import SavePolicy, check_policy
 from mmsb_jax._bus.trees.places import check_place
 from mmsb_jax._core.layout import DEFAULT_PAGE_BYTES, check_page_bytes
 from mmsb_jax._store.files.disk import DiskFiles
-from mmsb_jax._store.files.local import check_local, check_log_place
+from mmsb_jax._store.files.local import as_place, check_local, check_log_place
 from mmsb_jax._store.files.memory import MemoryFiles
 from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.writer.create import create_log
@@ -130,15 +130,19 @@ def open(
             return known
         if known is not None:
             _let_go(known)
-        if (copy := _place_of("restore_from", restore_from)) is not None:
+        copy, kept_at = _place_of("restore_from", restore_from), _place_of("copy_to", copy_to)
+        for name, there in (("restore_from", copy), ("copy_to", kept_at)):
+            if there is not None and (there == place or place in there.parents):
+                raise ValueError(f"{name}={str(there)!r} is within the log itself, {place}")
+        if copy is not None:
             restore_log(place, copy)
-        make = functools.partial(make, copy_to=_place_of("copy_to", copy_to))
+        make = functools.partial(make, copy_to=kept_at)
         return open_to_write(make, place, page_bytes, durability, snapshots)
 
 
 def _place_of(name: str, path: Any) -> Path | None:
     """A directory on whatever file system."""
-    return None if path is None else Path(path_text(name, path)).expanduser().absolute()
+    return None if path is None else as_place(name, path)
 
 
 def _is_dead(bus: Bus) -> bool:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -12,15 +13,17 @@ from mmsb_jax._base.errors import DivergenceError, LocationError
 from mmsb_jax._bus.engine.engine import Engine
 from mmsb_jax._core.layout import DEFAULT_PAGE_BYTES
 from mmsb_jax._store.files.disk import DiskFiles
-from mmsb_jax._store.files.local import check_local, check_log_place
+from mmsb_jax._store.files.local import check_local, check_log_place, sync_path_to
 from mmsb_jax._store.files.lock import WriterLock
 from mmsb_jax._store.files.memory import MemoryFiles
 from mmsb_jax._store.files.protocol import Files
+from mmsb_jax._store.format.names import LOG_FOLDER, MANIFEST_NAME, SNAPSHOT_FOLDER
 from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.maintain.copy import restore
 from mmsb_jax._store.maintain.fork import fork_log
 from mmsb_jax._store.writer.create import (
     all_or_nothing,
+    check_free,
     check_nothing_left,
     create_log,
     is_log,
@@ -38,6 +41,8 @@ open_here: "weakref.WeakValueDictionary[str, Any]" = weakref.WeakValueDictionary
 """Key of a directory → the bus that writes the log in it."""
 opening = threading.RLock()
 """Held while a log is opened to be written."""
+
+_LOCKS = {"lock", "lock.holder"}
 
 
 def key_of(place: Path) -> str:
@@ -101,17 +106,34 @@ def restore_log(place: Path, copy: Path) -> None:
         if is_log(files := DiskFiles(place)):
             _refuse_behind(Log(files, str(place)), Log(there, str(copy)))
             return
-        make_directory(place)
-        lock = WriterLock(place)
-        try:
-            with all_or_nothing(files):
-                restore(there, str(copy), files)
-        finally:
-            lock.release()
+        _restore(there, str(copy), place)
     except OSError as error:
         if isinstance(error, LocationError):
             raise
         raise disk_error(error, str(place)) from error
+
+
+def _restore(copy: Files, name: str, place: Path) -> None:
+    """Make it beside its place, where another try may have left something, and move it there."""
+    with contextlib.suppress(OSError):  # of a log whose making was cut short
+        if {entry.name for entry in place.iterdir()} <= _LOCKS:
+            shutil.rmtree(place)
+    check_free(place)
+    draft = place.with_name(f".{place.name}.restored")
+    draft.mkdir(parents=True, exist_ok=True)
+    lock = WriterLock(draft)
+    try:
+        files = DiskFiles(draft)
+        for left in [MANIFEST_NAME, *files.names(LOG_FOLDER), *files.names(SNAPSHOT_FOLDER)]:
+            files.remove(left)
+        restore(copy, name, files)
+        files.close()
+    finally:
+        lock.release()
+    for left in _LOCKS:
+        (draft / left).unlink(missing_ok=True)
+    draft.rename(place)
+    sync_path_to(place)
 
 
 def _refuse_behind(log: Log, copy: Log) -> None:

@@ -1,6 +1,7 @@
 """``copy_to=``, ``restore_from=``: a run whose disk may go goes on from its copy."""
 
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 import mmsb_jax as mmsb
 from mmsb_jax._store.commit import tally
+from tests.bus._script import run_script
 from tests.bus.test_keep import settled, state
 
 
@@ -98,6 +100,60 @@ def test_nothing_is_given_up_that_was_not_copied(tmp_path: Path):
         assert reader.verify()
 
 
+def test_nothing_is_compacted_that_could_not_be_copied(tmp_path: Path):
+    copy = tmp_path / "copy"
+    with mmsb.open(tmp_path / "run.mmsb", copy_to=copy) as bus:
+        for step in range(10):
+            bus.commit(state(step), step=step)
+        shutil.rmtree(copy, ignore_errors=True)
+        copy.write_text("a file")
+        with (
+            pytest.warns(UserWarning, match="nothing was copied"),
+            pytest.raises(mmsb.LocationError, match="nothing was compacted"),
+        ):
+            bus.compact(keep_since=9)
+        copy.unlink()
+        bus.compact(keep_since=9)
+        assert bus.stats().copied_version == 10
+
+
+def test_warnings_that_are_errors_hide_no_fault(tmp_path: Path):
+    with mmsb.open(tmp_path / "run.mmsb", copy_to=tmp_path / "copy") as bus:
+        (tmp_path / "copy").write_text("a file")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            _train(bus, range(10))
+        assert bus.stats().copy_fault
+
+
+def test_restoring_that_was_killed_is_done_again(tmp_path: Path):
+    path, copy = tmp_path / "b.mmsb", tmp_path / "copy"
+    with mmsb.open(tmp_path / "a.mmsb", copy_to=copy) as bus:
+        _train(bus, range(10))
+    run_script(
+        """
+        import os, sys
+        import mmsb_jax as mmsb
+        from mmsb_jax._store.files.disk import DiskFiles
+
+        publish = DiskFiles.publish
+        def die(self, name, buffers):
+            if name == "manifest":
+                os._exit(0)
+            publish(self, name, buffers)
+        DiskFiles.publish = die
+        mmsb.open(sys.argv[1], restore_from=sys.argv[2])
+        """,
+        path,
+        copy,
+    )
+    assert not path.exists()
+    with mmsb.open(path, restore_from=copy) as bus:
+        assert bus.latest.step == 9
+        assert bus.verify()
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a.mmsb", "b.mmsb", "copy"]
+
+
 def test_disk_that_came_back_behind_its_copy_is_refused(tmp_path: Path):
     path, copy = tmp_path / "run.mmsb", tmp_path / "copy"
     with mmsb.open(path, copy_to=copy) as bus:
@@ -115,6 +171,8 @@ def test_fork_has_no_copy_and_restoring_where_a_log_is_does_nothing(tmp_path: Pa
     copy = tmp_path / "copy"
     with mmsb.open(tmp_path / "run.mmsb", copy_to=copy, restore_from=tmp_path / "none") as bus:
         bus.commit(state(1), step=1)
+        with pytest.raises(TypeError, match="copy_to"):
+            bus.fork(tmp_path / "other.mmsb", copy_to=tmp_path / "there")
         with bus.fork(tmp_path / "fork.mmsb") as fork:
             assert fork.stats().copied_version is None
     with mmsb.open(tmp_path / "run.mmsb", restore_from=copy) as bus:
@@ -129,6 +187,11 @@ def test_wrong_places_are_refused(tmp_path: Path):
         mmsb.open(tmp_path / "run.mmsb", mode="r", restore_from=tmp_path)
     with pytest.raises(TypeError, match="copy_to"):
         mmsb.open(tmp_path / "run.mmsb", copy_to=3)
+    for name in ("copy_to", "restore_from"):
+        with pytest.raises(mmsb.LocationError, match="is a URL"):
+            mmsb.open(tmp_path / "run.mmsb", **{name: "gs://bucket/run"})
+        with pytest.raises(ValueError, match="within the log itself"):
+            mmsb.open(tmp_path / "run.mmsb", **{name: tmp_path / "run.mmsb" / "log"})
     with mmsb.open(tmp_path / "a.mmsb", copy_to=tmp_path / "copy") as bus:
         bus.commit(state(1))
         with pytest.raises(ValueError, match="copy_to"):

@@ -26,7 +26,7 @@ def end_once(path: Path, policy: str, noise: random.Random) -> tuple[int, int, i
         stop = noise.randrange(1, 80)
         for count, line in enumerate(process.stdout):
             words = line.split()
-            if words[0] == "C":
+            if len(words) == 3 and words[0] == "C":  # the last line may be cut short
                 told = int(words[1])
                 with_bytes = told if words[2] == "1" else with_bytes
             if count == stop:

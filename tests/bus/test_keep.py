@@ -1,8 +1,11 @@
 """``keep=``: whose bytes stay, what is given up, and what goes on beside it."""
 
 import contextlib
+import gc
 import math
+import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -172,6 +175,96 @@ def test_policy_that_fails_loses_nothing_and_is_told_of(keep, fault: str):
         assert fault in bus.stats().keep_fault
         with pytest.raises((KeyError, TypeError), match=fault):
             bus.compact(keep_since=20)
+
+
+@pytest.mark.parametrize("call", [lambda bus: bus.tags(), lambda bus: bus.commits])
+def test_policy_that_asks_the_bus_is_refused_and_waits_for_nothing(call):
+    buses: list[mmsb.Bus] = []
+
+    def asks(commits):
+        for bus in buses:
+            call(bus)
+        return commits[-1:]
+
+    with mmsb.open(keep=asks) as bus:
+        buses.append(bus)
+        with pytest.warns(UserWarning, match=r"the policy of keep= uses the bus"):
+            train(bus, range(10))
+        assert steps_with_bytes(bus) == [*range(10)]
+
+
+def test_policy_that_ends_the_process_does_not():
+    with mmsb.open(keep=lambda commits: sys.exit(3)) as bus:
+        with pytest.warns(UserWarning, match="SystemExit"):
+            train(bus, range(10))
+        assert steps_with_bytes(bus) == [*range(10)]
+
+
+def test_bus_that_is_collected_in_its_own_background_is_closed(tmp_path: Path):
+    def collects(commits):
+        gc.collect()
+        return commits[-1:]
+
+    def leave() -> None:
+        holder = type("Holder", (), {})()
+        holder.me, holder.bus = holder, mmsb.open(tmp_path / "run.mmsb", keep=collects)
+        for step in range(6):
+            holder.bus.commit(state(step), step=step)
+
+    gc.disable()
+    try:
+        leave()
+    finally:
+        gc.enable()
+    until = time.monotonic() + 60
+    while True:
+        gc.collect()
+        with contextlib.suppress(mmsb.LockedError), mmsb.open(tmp_path / "run.mmsb") as bus:
+            assert bus.latest.step == 5
+            return
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("save", [None, mmsb.Every(steps=1)])
+def test_what_is_found_does_not_depend_on_what_is_kept(save):
+    def run(keep, part: int) -> mmsb.Bus:
+        bus = mmsb.open(keep=keep, save=save)
+        for step in range(40):
+            value = np.nan if step in (17, 30) else step + part * (step > 20)
+            bus.commit({"w": np.full(500, value, np.float32)}, step=step)
+            settled(bus)
+        return bus
+
+    for keep in (None, mmsb.Keep(last=1)):
+        ours, theirs = run(keep, 0), run(keep, 1)
+        commit, arrays = ours.first_nonfinite()
+        assert (commit.step, arrays) == (17, ("w",))
+        assert [commit.step for commit in ours.first_divergence(theirs)[:2]] == [21, 21]
+        ours.close()
+        theirs.close()
+
+
+def test_numbers_that_no_float_holds_are_not_ranked():
+    with mmsb.open(keep=mmsb.Keep(last=1, every_seconds=1e-12, best=mmsb.Best("loss"))) as bus:
+        for step in range(10):
+            bus.commit(state(step), step=step, note={"loss": 10**400 if step == 3 else step})
+            settled(bus)
+        assert bus.stats().keep_fault is None
+        assert bus.stats().unranked == 1
+
+
+def test_annotation_is_no_commit_that_a_policy_counts_from(tmp_path: Path):
+    save = mmsb.Every(steps=10)
+    with mmsb.open(tmp_path / "run.mmsb", save=save) as bus:
+        for step in range(1, 12):
+            commit = bus.commit(state(step), step=step)
+        bus.commit(state(12), step=12, save=True)
+        bus.annotate(commit, {"accuracy": 1})
+    with mmsb.open(tmp_path / "run.mmsb", save=save) as bus:
+        bus.resume(state(0))
+        saved = [bus.commit(state(s), step=s).saved for s in range(13, 37, 4)]
+        assert saved == [False, False, True, False, False, True]
 
 
 def test_compact_by_hand_keeps_what_the_policy_does():

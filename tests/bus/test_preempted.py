@@ -72,7 +72,7 @@ WAYS = {
     print(signal.getsignal(signal.SIGTERM).__name__, signal.set_wakeup_fd(-1))
 """,
     "go on": """
-    while not bus.preempted:
+    while not bus.preempted or bus._arrays.preemption.is_due:
         time.sleep(0.01)
     print(bus.commit(step(state), step=20).saved)
     bus.close()
@@ -218,6 +218,88 @@ def test_two_buses_are_told_and_close_in_any_order(tmp_path: Path):
         del second, bus  # not closed
         gc.collect()
         _wait_for(lambda: watch._listeners == [])
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_forked_child_that_is_ended_is_no_signal_to_its_parent(tmp_path: Path):
+    told = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
+    try:
+        with mmsb.open(tmp_path / "run.mmsb", save=mmsb.OnPreemption()) as bus:
+            bus.commit({"w": jnp.zeros(3)}, step=0)
+            signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+            child = os.fork()
+            if not child:
+                time.sleep(60)
+                os._exit(0)
+            time.sleep(0.2)
+            os.kill(child, signal.SIGTERM)
+            os.kill(child, signal.SIGUSR1)
+            assert os.waitpid(child, 0)[1] == signal.SIGUSR1
+            time.sleep(0.3)
+            assert (bus.preempted, told) == (False, [])
+            os.kill(os.getpid(), signal.SIGTERM)
+            _wait_for(lambda: told)
+            assert bus.preempted
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_signal_that_comes_while_the_bus_is_closed_is_passed_on(tmp_path: Path):
+    told = []
+    before = signal.signal(signal.SIGUSR1, lambda number, frame: told.append(number))
+    try:
+        for i in range(10):
+            bus = mmsb.open(tmp_path / f"{i}.mmsb", save=mmsb.OnSignal(signal.SIGUSR1))
+            bus.commit({"w": jnp.zeros(3)}, step=0)
+            threading.Timer(i / 500, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+            time.sleep(i / 500)
+            bus.close()
+            _wait_for(lambda: len(told) == i + 1)
+        time.sleep(0.2)
+        assert len(told) == 10
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_handler_that_came_later_is_called_once(tmp_path: Path):
+    told, before = [], signal.getsignal(signal.SIGUSR1)
+    try:
+        with mmsb.open(tmp_path / "run.mmsb", save=mmsb.OnSignal(signal.SIGUSR1)) as bus:
+            bus.commit({"w": jnp.zeros(3)}, step=0)
+            signal.signal(signal.SIGUSR1, lambda number, frame: told.append(number))
+            for count in (1, 2):
+                os.kill(os.getpid(), signal.SIGUSR1)
+                time.sleep(0.3)
+                assert len(told) == count
+            assert bus.preempted
+            assert not watch._ready
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_end_comes_as_soon_as_all_have_saved(tmp_path: Path):
+    told = []
+    before = signal.signal(signal.SIGUSR1, lambda number, frame: told.append(time.monotonic()))
+    try:
+        save = mmsb.Every(steps=100) | mmsb.OnSignal(signal.SIGUSR1, grace=60)
+        slow, fast = (mmsb.open(tmp_path / f"{name}.mmsb", save=save) for name in "ab")
+        for bus in (slow, fast):
+            for step in range(2):
+                state = {"w": jnp.zeros(3) + step}
+                bus.commit(state, step=step)
+        state["w"].delete()  # of the fast one
+        save_now = slow._arrays._save_now
+        slow._arrays.preemption._save_now = lambda: lambda: time.sleep(0.5) or save_now()
+        begun = time.monotonic()
+        os.kill(os.getpid(), signal.SIGUSR1)
+        _wait_for(lambda: fast.preempted or slow.preempted)
+        fast.commit({"w": jnp.zeros(3)}, step=2)
+        _wait_for(lambda: told)
+        assert told[0] - begun < 20
+        fast.close()
+        slow.close()
     finally:
         signal.signal(signal.SIGUSR1, before)
 

@@ -14,6 +14,7 @@ from mmsb_jax._store.maintain.copy import LogCopy, restore
 from mmsb_jax._store.maintain.verify import verify
 from mmsb_jax._store.writer.create import is_log
 from mmsb_jax.testing._disk import Disk
+from mmsb_jax.testing._faulty import Faults, FaultyFiles
 from tests._sampled import stepped
 from tests.store._compacted import VERSIONS, check_compacted, write_story
 from tests.store._logs import PLACE, Scribe, check_log
@@ -123,6 +124,52 @@ def test_restoring_that_dies_at_any_moment_is_done_again(step: int):
         fresh = Scribe(files, history=list(scribe.history))
         fresh.patch("w", {0: 3}).commit()
         check_log(Log(files, PLACE), fresh.history)
+
+
+def test_parts_of_a_copy_that_never_was_a_log_are_in_nobodys_way():
+    scribe, target = write_story(), MemoryFiles()
+    LogCopy(scribe.log, target, "copy").run(whole=True)
+    target.remove("manifest")  # as where its first making was cut short
+    other = write_story()
+    LogCopy(other.log, target, "copy").run()
+    check_log(Log(target, "copy"), other.history[: SEALED + 1])
+
+
+def test_version_of_a_copy_is_that_of_its_files(monkeypatch):
+    scribe, target = write_story(), MemoryFiles()
+    copy, publish = LogCopy(scribe.log, target, "copy"), target.publish
+
+    def slowly(name, buffers):
+        publish(name, buffers)
+        scribe.patch("w", {1: len(scribe.history)}).commit()
+        scribe.snapshot(rotate=True)
+
+    monkeypatch.setattr(target, "publish", slowly)
+    copy.run()
+    monkeypatch.undo()
+    assert copy.version == Log(target, "copy").version == SEALED
+    copy.run()
+    assert copy.version == Log(target, "copy").version == len(scribe.history) - 1
+    assert verify(Log(target, "copy"))
+
+
+def test_copy_goes_on_behind_a_disk_that_failed_at_any_call():
+    for fail_at in range(60):
+        scribe, faults, inner = write_story(), Faults(), MemoryFiles()
+        copy = LogCopy(scribe.log, FaultyFiles(inner, faults), "copy")
+        faults.arm(fail_at)
+        try:
+            copy.run()
+        except OSError:
+            faults.disarm()
+            scribe.patch("w", {1: 9}).commit()
+            scribe.snapshot(rotate=True)
+            copy.run()
+            check_log(Log(inner, "copy"), scribe.history)
+        else:
+            assert fail_at > 5
+            return
+    raise AssertionError("it fails for ever")
 
 
 def test_copies_of_others_are_refused():

@@ -17,6 +17,7 @@ from mmsb_jax._base.errors import (
     DeviceMemoryError,
     MMSBError,
     RecomputeError,
+    StructureError,
     VersionError,
 )
 from mmsb_jax._base.memory_limit import room_for
@@ -482,21 +483,32 @@ class Engine:
         except MMSBError as error:
             self.writer.snapshot_fault = str(error)
 
+    def refuse_policy(self) -> None:
+        """Refuse a policy that asks the bus, which may wait for it."""
+        keeper = self.keeper
+        if keeper is not None and keeper.thread == threading.get_ident():
+            raise StructureError(
+                "the policy of keep= uses the bus. It is given the commits, and their notes: "
+                "choose by these."
+            )
+
     @property
     def _has_upkeep(self) -> bool:
         return self.keeper is not None or self.copier is not None
 
     def _keep_up(self) -> None:
         """Copy what is new, and give up what is old; in the background, behind a snapshot."""
-        is_copied = self.copier is None or self.copier.run()
+        copier = self.copier
+        is_copied = copier is None or copier.run()
         if self.keeper is not None and is_copied:
-            self.keeper.run()
+            self.keeper.run(None if copier is None else copier.version)
 
-    def copy_all(self) -> None:
-        """Bring the copy forward to the newest version, now."""
-        if (copier := self.copier) is not None:
-            self.writer.while_still(lambda: None)
-            copier.run(whole=True)
+    def copy_all(self) -> bool:
+        """Bring the copy forward to the newest version, now; whether there is none, or it is."""
+        if (copier := self.copier) is None:
+            return True
+        self.writer.while_still(lambda: None)
+        return copier.run(whole=True)
 
     def seal(self, version: int) -> int:
         """Prepare a fork behind ``version``: go on in a new segment, where there is much to share.

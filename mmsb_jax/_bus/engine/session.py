@@ -97,6 +97,8 @@ class Session:
         """The lock of the bus, to be taken with ``with``: no interrupt leaves it locked."""
         if self.is_forked:
             raise of_the_parent(self._pid)
+        if self.engine is not None:
+            self.engine.refuse_policy()
         return self.own_lock
 
     @property

@@ -36,9 +36,9 @@ class Copier:
             self._writer.sync()
             self._copy.run(whole)
         except Exception as error:
-            if self.fault is None:
+            is_new, self.fault = self.fault is None, str(error)
+            if is_new:
                 warnings.warn(f"copy_to={self._place!r}: nothing was copied: {error}", stacklevel=2)
-            self.fault = str(error)
         else:
             self.fault = None
         return self.fault is None

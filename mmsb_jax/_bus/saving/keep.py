@@ -63,9 +63,12 @@ class Best:
 def number_in(commit: Commit, name: str) -> float | None:
     """What the note of a commit says, by which it can be ranked; None where it cannot."""
     value = commit.note.get(name) if isinstance(commit.note, dict) else None
-    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return value
+    try:
+        return None if math.isnan(number := float(value)) else number
+    except OverflowError:  # an integer that is more than any float
+        return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +144,7 @@ class Keep:
                 commits, lambda c: (c.version if c.step is None else c.step) // steps
             )
         if seconds is not None:
-            yield from _first_of_each(commits, lambda c: c.time_ns // round(seconds * 1e9))
+            yield from _first_of_each(commits, lambda c: c.time_ns // max(1, round(seconds * 1e9)))
 
 
 def _first_of_each(

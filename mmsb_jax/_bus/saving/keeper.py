@@ -1,7 +1,8 @@
 """Giving up the bytes that a policy does not keep, beside the commits that go on."""
 
+import threading
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Executor
 from typing import Any
 
@@ -10,7 +11,7 @@ from mmsb_jax._bus.saving.keep import Keep, KeepPolicy, number_in
 from mmsb_jax._store.commit.head import Head
 from mmsb_jax._store.maintain.compact import compact_beside
 from mmsb_jax._store.maintain.cut import best_cut
-from mmsb_jax._store.query.annotations import annotated, are_annotations
+from mmsb_jax._store.query.annotations import annotated, is_annotation
 from mmsb_jax._store.query.commit import Commit, read_commit
 from mmsb_jax._store.query.commits import Commits
 from mmsb_jax._store.query.superseded import is_in, superseded_in
@@ -30,6 +31,7 @@ class Keeper:
         fault: why the last run came to nothing; None when all was well.
         unranked: versions that no `Best` could rank at the last run.
         runs: how often something was given up.
+        thread: the thread in which the policy is asked; None where it is not.
     """
 
     def __init__(
@@ -43,19 +45,24 @@ class Keeper:
         self.fault: str | None = None
         self.unranked = 0
         self.runs = 0
+        self.thread: int | None = None
 
-    def run(self) -> None:
-        """Give up what is not kept, where that frees more than it writes."""
+    def run(self, until: int | None = None) -> None:
+        """Give up what is not kept, where that frees more than it writes.
+
+        Args:
+            until: the newest version that may go; None for any.
+        """
         try:
             chosen = self.choose()
-            cut = best_cut(self._log, chosen, self._head.state_bytes)
+            cut = best_cut(self._log, chosen, self._head.state_bytes, until)
             if cut is not None and compact_beside(
                 self._writer, cut.keep_since, chosen, self._executor
             ):
                 self.runs += 1
             self.fault = None
-        except Exception as error:
-            self._tell(f"nothing was given up: {error}")
+        except (Exception, SystemExit) as error:  # whatever a policy raises
+            self._tell(f"nothing was given up: {error!r}")
 
     def _tell(self, fault: str) -> None:
         if fault != self.fault:
@@ -72,7 +79,12 @@ class Keeper:
             return known[version]
 
         commits = Commits(versions, read)
-        chosen = self._checked(self._policy(commits), commits)
+        self.thread = threading.get_ident()
+        try:
+            said = list(_iterated(self._policy(commits)))
+        finally:
+            self.thread = None
+        chosen = {_checked(commit, known).version for commit in said}
         if isinstance(self._policy, Keep):
             bests = self._policy.bests
             self.unranked = sum(number_in(c, b.name) is None for b in bests for c in commits)
@@ -84,29 +96,25 @@ class Keeper:
         return [
             version
             for version in self._log.with_bytes()
-            if not is_in(spans, version) and not self._is_annotation(version)
+            if not is_in(spans, version) and not is_annotation(self._log, version)
         ]
-
-    def _is_annotation(self, version: int) -> bool:
-        """Whether a commit says something of another one, and nothing else."""
-        row = self._log.row(version)
-        if row.touched or row.step is not None:
-            return False
-        return are_annotations(self._log.record(version).values)
 
     def _commit_of(self, version: int) -> Commit:
         writer = self._writer
         commit = read_commit(self._log, version, lambda: writer.durable_version)
         return annotated(commit, self._head.state.table.graph)
 
-    def _checked(self, said: Any, commits: Commits) -> set[int]:
-        if not isinstance(said, Iterable):
-            raise TypeError(f"the policy returned {show(said)}. Expected commits.")
-        said = list(said)
-        for commit in said:
-            if not isinstance(commit, Commit) or commit not in commits:
-                raise TypeError(
-                    f"the policy returned {show(commit)}. Expected some of the commits that it was "
-                    f"given."
-                )
-        return {commit.version for commit in said}
+
+def _iterated(said: Any) -> Iterable[Any]:
+    if not isinstance(said, Iterable):
+        raise TypeError(f"the policy returned {show(said)}. Expected commits.")
+    return said
+
+
+def _checked(commit: Any, known: Mapping[int, Commit]) -> Commit:
+    """A commit that a policy has returned, which must be one that it was given."""
+    if not isinstance(commit, Commit) or known.get(commit.version) != commit:
+        raise TypeError(
+            f"the policy returned {show(commit)}. Expected some of the commits that it was given."
+        )
+    return commit

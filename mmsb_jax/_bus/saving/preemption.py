@@ -24,6 +24,7 @@ class Preemption:
         signals: those that announce the end.
         grace_s: how long the end can wait for the next commit, in seconds.
         was_told: whether one has come, or JAX has said so.
+        owes: whether one has come, and the newest tree is not durable yet.
     """
 
     def __init__(self, policy: SavePolicy | None, save_now: Callable[[], bool]) -> None:
@@ -34,7 +35,7 @@ class Preemption:
         self.grace_s = max((each.grace for each in told), default=0.0)
         self._save_now = weakref.WeakMethod[Any](save_now)
         self.was_told = False
-        self._owes = False
+        self.owes = False
         self._is_over = True
 
     @property
@@ -43,7 +44,7 @@ class Preemption:
 
         Until the handler before is called, the process may go on, and commit.
         """
-        return self._owes or not self._is_over
+        return self.owes or not self._is_over
 
     def begin(self) -> None:
         """Hear of the signals from now on."""
@@ -55,17 +56,14 @@ class Preemption:
         if self.signals:
             watch.remove(self)
 
-    def hear(self) -> bool:
-        """A signal has come: log the newest tree; whether it could be done."""
+    def hear(self) -> None:
+        """A signal has come: log the newest tree, where it can be done."""
         self._is_over = False
-        self.was_told = self._owes = True
+        self.was_told = self.owes = True
         save_now = self._save_now()
-        if save_now is None:
-            return True
         with contextlib.suppress(Exception):  # the next commit tries again, and says why
-            if save_now():
-                self._owes = False
-        return not self._owes
+            if save_now is None or save_now():
+                self.owes = False
 
     def pass_on(self) -> None:
         """The handler before is called now."""
@@ -73,7 +71,7 @@ class Preemption:
 
     def saved(self) -> None:
         """The newest tree is durable."""
-        self._owes = False
+        self.owes = False
         watch.done(self)
 
     def is_announced(self, step: int) -> bool:

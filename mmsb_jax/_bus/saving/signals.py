@@ -33,8 +33,13 @@ class SignalListener(Protocol):
     @property
     def grace_s(self) -> float: ...
 
-    def hear(self) -> bool:
-        """Do what is to be done, in a thread of its own; whether all is done by now."""
+    @property
+    def owes(self) -> bool:
+        """Whether it has something left to do."""
+        ...
+
+    def hear(self) -> None:
+        """Do what is to be done, in a thread of its own; `owes` says whether some is left."""
         ...
 
     def pass_on(self) -> None:
@@ -53,6 +58,7 @@ class SignalWatch:
         self._pid = os.getpid()
         self._listeners: list[SignalListener] = []
         self._before: dict[int, Any] = {}
+        self._handled: set[int] = set()
         self._ready: set[int] = set()
         self._sent_again: set[int] = set()
         self._owing: dict[int, tuple[float, list[SignalListener]]] = {}
@@ -60,17 +66,39 @@ class SignalWatch:
         self._ends: tuple[socket.socket, socket.socket] | None = None
 
     def add(self, listener: SignalListener) -> None:
-        """Tell a listener of its signals from now on. Called in the main thread."""
+        """Tell a listener of its signals from now on. Called in the main thread.
+
+        Raises:
+            ValueError: a signal that code in C handles, whose handler cannot be called from here.
+        """
+        for number in listener.signals:
+            if signal.getsignal(number) is None:
+                name = signal.Signals(number).name
+                raise ValueError(
+                    f"{name} has a handler that is not Python's, and would be lost. Set it behind "
+                    f"the bus, or leave {name} out of save=."
+                )
         self._listeners.append(listener)
-        if self._ends is None or self._pid != os.getpid():
+        if self._ends is None:
             self._begin()
         for number in listener.signals:
             if signal.getsignal(number) != self._handle:
                 self._before[number] = signal.getsignal(number)
                 signal.signal(number, self._handle)
 
-    def _begin(self) -> None:
+    def leave_to_parent(self) -> None:
+        """In a forked child: tell nobody, and leave to the parent what is its own."""
+        ends, self._ends = self._ends, None
         self._pid = os.getpid()
+        self._listeners, self._owing = [], {}
+        self._handled, self._ready, self._sent_again = set(), set(), set()
+        if ends is not None:
+            with contextlib.suppress(ValueError):
+                signal.set_wakeup_fd(-1)
+            for end in ends:
+                end.close()
+
+    def _begin(self) -> None:
         self._ends = ours, theirs = socket.socketpair()
         theirs.setblocking(False)
         self._fd_before = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
@@ -84,7 +112,7 @@ class SignalWatch:
         self.done(listener)
         with contextlib.suppress(ValueError):
             self._listeners.remove(listener)
-        if self._pid != os.getpid() or threading.current_thread() is not threading.main_thread():
+        if threading.current_thread() is not threading.main_thread():
             return
         wanted = frozenset[int]().union(*(each.signals for each in self._listeners))
         for number in self._before.keys() - wanted:
@@ -115,23 +143,27 @@ class SignalWatch:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         """In the main thread, between any two of its lines: takes no lock, waits for nothing."""
         is_wanted = any(number in each.signals for each in self._listeners)
-        if self._pid != os.getpid() or not is_wanted or number in self._ready:
+        if not is_wanted or number in self._ready:
             self._ready.discard(number)
             self._call_before(number, frame)
-        elif self._ends is not None:  # where another's file descriptor has got the byte
-            with contextlib.suppress(OSError):
+        elif self._ends is not None:
+            self._handled.add(number)
+            with contextlib.suppress(OSError):  # another's file descriptor may have got the byte
                 self._ends[1].send(bytes([number | _FROM_HANDLER]))
 
     def _call_before(self, number: int, frame: FrameType | None) -> None:
-        for each in self._listeners:
-            if number in each.signals:
-                each.pass_on()
+        self._tell_of_end(number)
         before = self._before.get(number, signal.SIG_DFL)
         if callable(before):
             before(number, frame)
         elif before == signal.SIG_DFL:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
+
+    def _tell_of_end(self, number: int) -> None:
+        for each in list(self._listeners):
+            if number in each.signals:
+                each.pass_on()
 
     def _listen(self, ours: socket.socket) -> None:
         """In a thread: until the other end is closed."""
@@ -160,14 +192,18 @@ class SignalWatch:
             return
         due = [each for each in self._listeners if number in each.signals]
         if not due:
+            if is_from_handler:  # it was left to those who have gone since
+                self._pass_on(number)
             return
-        owing = [each for each in due if not each.hear()]
+        begun = time.monotonic()
+        for each in due:
+            each.hear()
         self._drain(ours)
-        if owing:
-            until = time.monotonic() + max(each.grace_s for each in owing)
-            self._owing[number] = until, owing
-        else:
-            self._pass_on(number)
+        owing = list(due)
+        self._owing[number] = begun + max(each.grace_s for each in due), owing
+        for each in due:
+            if not each.owes or each not in self._listeners:
+                self.done(each)
 
     def _drain(self, ours: socket.socket) -> None:
         """Forget what was told again meanwhile."""
@@ -186,10 +222,18 @@ class SignalWatch:
 
     def _pass_on(self, number: int) -> None:
         """Let the main thread call the handler before."""
-        self._ready.add(number)
-        self._sent_again.add(number)
+        was_handled = number in self._handled
+        self._handled.discard(number)
+        if signal.getsignal(number) == self._handle:
+            self._ready.add(number)
+            self._sent_again.add(number)
+        else:
+            self._tell_of_end(number)
+            if not was_handled:  # one that came later: it was called
+                return
         signal.pthread_kill(threading.main_thread().ident or 0, number)
 
 
 watch = SignalWatch()
 """That of the process: a signal has one handler."""
+os.register_at_fork(after_in_child=watch.leave_to_parent)

@@ -30,6 +30,7 @@ from mmsb_jax._bus.write.going_back import Origin
 from mmsb_jax._core.tree.leaves import is_deleted
 from mmsb_jax._store.commit.draft import ArrayContent, Draft
 from mmsb_jax._store.log.log import Log
+from mmsb_jax._store.query.annotations import is_annotation
 from mmsb_jax._store.query.commit import Commit
 
 _LARGE_BYTES = 256 << 20
@@ -94,7 +95,7 @@ class TreeWriter:
     @property
     def counts_nonfinite(self) -> bool:
         """Whether commits say how many numbers are infinite or none."""
-        return self._saving.has_policy
+        return self._saving.has_policy or self._engine.keeper is not None
 
     @property
     def programs(self) -> int:
@@ -255,8 +256,8 @@ class TreeWriter:
         """
         shape = TreeShape(tree, self._engine.page_bytes)
         leaves = shape.data_leaves(tree)
-        data = list(map(zeros_for, leaves, shape.names))
         with room_for("arrays like those of the commits to come"):
+            data = list(map(zeros_for, leaves, shape.names))
             self._stager.stage(data, shape.names).release()
             rows = Digesting(data, range(len(data)), shape.names).rows()
         known = self._data_of(tree)
@@ -579,6 +580,8 @@ def _deliver(engine: Engine, land: Callable[[], Commit]) -> None:
 def _last_saved(log: Log) -> Saved | None:
     """The newest commit with bytes of a log that is opened; None for none."""
     version = log.last_saved(log.version)
+    while version >= log.kept_since and is_annotation(log, version):
+        version = log.last_saved(version - 1)
     if version < log.kept_since:
         return None
     row = log.row(version)

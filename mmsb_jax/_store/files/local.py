@@ -35,17 +35,23 @@ def check_log_place(path: AnyPath) -> Path:
     return place
 
 
-def check_local(path: AnyPath) -> Path:
-    """``path`` as an absolute path on a local file system."""
-    text = path_text("path", path)
+def as_place(name: str, path: AnyPath) -> Path:
+    """``path``, given as ``name``, as an absolute path of whatever file system."""
+    text = path_text(name, path)
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text):
         raise LocationError(
-            f"{text} is a URL. A log lies in a directory of a local file system: give its path."
+            f"{text} is a URL. A log lies in a directory of a file system: give its path, or that "
+            f"at which it is mounted."
         )
     try:
-        place = Path(text).expanduser().absolute()
+        return Path(text).expanduser().absolute()
     except (OSError, RuntimeError) as error:  # no such user; the working directory is gone
         raise LocationError(f"{text} is no path: {error}") from error
+
+
+def check_local(path: AnyPath) -> Path:
+    """``path`` as an absolute path on a local file system."""
+    place = as_place("path", path)
     kind = file_system_of(place)
     if kind in _NETWORK:
         raise LocationError(

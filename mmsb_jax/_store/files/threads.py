@@ -51,6 +51,7 @@ class Job(Future[Any]):
         self._call = call
         self._lock = threading.Lock()
         self._is_done = self._is_cancelled = False
+        self._runner: int | None = None
         self._value: Any = None
         self._error: BaseException | None = None
 
@@ -58,11 +59,17 @@ class Job(Future[Any]):
         """Make the call, unless it was made; return once it is."""
         with self._lock:
             if not self._is_done and not self._is_cancelled:
+                self._runner = threading.get_ident()
                 try:
                     self._value = self._call()
                 except Exception as error:
                     self._error = error
                 self._is_done = True
+
+    @property
+    def is_run_here(self) -> bool:
+        """Whether this very thread is at it, and cannot wait for it."""
+        return not self._is_done and self._runner == threading.get_ident()
 
     def work(self) -> None:
         """Make the call, unless somebody else is at it."""

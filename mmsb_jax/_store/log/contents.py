@@ -77,9 +77,10 @@ class LogContents(OpenedLog):
         return self.retry_if_compacted(self._tags)
 
     def _tags(self) -> dict[str, int]:
-        compaction = self.view.compaction
+        view = self.view
+        compaction = view.compaction
         found = dict[str, int | None]() if compaction is None else dict(compaction.tags)
-        for piece in list(self.pieces):
+        for piece in list(view.pieces):
             found |= self.index_of(piece).tags
         return {
             name: version
@@ -183,8 +184,10 @@ class LogContents(OpenedLog):
         """The versions whose bytes can be had, ascending."""
 
         def find() -> list[int]:
-            indexes = map(self.index_of, list(self.pieces))
-            return [*self.kept, *(v for index in indexes for v in index.saved())]
+            view = self.view
+            kept = () if view.compaction is None else view.compaction.kept
+            indexes = map(self.index_of, list(view.pieces))
+            return [*kept, *(v for index in indexes for v in index.saved())]
 
         return self.retry_if_compacted(find)
 

@@ -252,7 +252,8 @@ class _Work:
             return None
         self._piece = self._log.piece_of(self.keep_since)
         self._put_in_force()
-        return leftovers(self._files, self._log.manifest)
+        gone = leftovers(self._files, self._log.manifest)
+        return [name for name in gone if not name.endswith(".draft")]  # one may be on its way
 
     @contextlib.contextmanager
     def _all_or_nothing(self) -> Iterator[None]:

@@ -12,7 +12,8 @@ from mmsb_jax._store.files.protocol import Files
 from mmsb_jax._store.format.manifest import Manifest
 from mmsb_jax._store.format.names import LOG_FOLDER, SNAPSHOT_FOLDER, snapshot_name
 from mmsb_jax._store.log.log import Log
-from mmsb_jax._store.writer.cleanup import remove_leftovers
+from mmsb_jax._store.log.segment import LogSegment
+from mmsb_jax._store.writer.cleanup import is_of_a_log, remove_leftovers
 from mmsb_jax._store.writer.create import is_log
 
 _PART_BYTES = 1 << 23
@@ -38,12 +39,22 @@ class LogCopy:
         self._source = source
         self._target = target
         self._place = place
-        self._seen = _sizes(target)
+        self._seen: dict[str, int] | None = None
         self._copied = dict[str, int]()
         self.version = 0
+        self._look()
+
+    def _look(self) -> None:
+        """See what is there: a copy that goes on here, or parts of one that never was a log."""
+        target = self._target
         if is_log(target):
-            self._check(Log(target, place))
-            self._copied = dict(self._seen)
+            self._check(Log(target, self._place))
+            self._copied = _sizes(target)
+        else:
+            for name in _sizes(target):
+                target.remove(name)
+            self._copied = {}
+        self._seen = _sizes(target)
 
     def _check(self, there: Log) -> None:
         source = self._source
@@ -72,37 +83,33 @@ class LogCopy:
             DivergenceError: somebody else has changed the copy.
             OSError: its disk fails; it is as whole as before.
         """
+        if self._seen is None:  # what was done last was cut short
+            self._look()
         if _sizes(self._target) != self._seen:
             raise DivergenceError(
                 f"{self._place} was changed by another process than the one that copies "
                 f"{self._source.place} there. Give another directory for the copy."
             )
-        wanted = self._wanted(whole)
-        if not wanted:
-            return
-        manifest = self._source.manifest
-        try:
-            for name, size in wanted.items():
-                if self._copied.get(name) != size:
-                    self._target.publish(name, _parts(self._source.files, name, size))
-                    self._copied[name] = size
-            if not is_log(self._target) or Manifest.read(self._target, self._place) != manifest:
-                manifest.publish(self._target)
-            remove_leftovers(self._target, manifest)
-        finally:
-            self._seen = _sizes(self._target)
-        self.version = self._last_version(whole)
-
-    def _last_version(self, whole: bool) -> int:
-        source = self._source
-        return source.version if whole else source.pieces[-1].segment.first_version - 1
-
-    def _wanted(self, whole: bool) -> dict[str, int]:
-        """The files of the copy and their sizes, in the order in which they are made."""
-        source = self._source
-        pieces = source.pieces if whole else source.pieces[:-1]
+        # The writer goes on meanwhile: what is there now is looked at once.
+        manifest, pieces = self._source.manifest, list(self._source.pieces)
+        last = self._source.version if whole else pieces[-1].segment.first_version - 1
+        pieces = pieces if whole else pieces[:-1]
         if not pieces:
-            return {}
+            return
+        wanted, self._seen = self._wanted(pieces, last), None
+        for name, size in wanted.items():
+            if self._copied.get(name) != size:
+                self._target.publish(name, _parts(self._source.files, name, size))
+                self._copied[name] = size
+        if not is_log(self._target) or Manifest.read(self._target, self._place) != manifest:
+            manifest.publish(self._target)
+        remove_leftovers(self._target, manifest)
+        self._seen = _sizes(self._target)
+        self.version = last
+
+    def _wanted(self, pieces: list[LogSegment], last: int) -> dict[str, int]:
+        """The files of a copy up to version ``last``, in the order in which they are made."""
+        source = self._source
         self._refuse_gap(pieces[0].segment.number)
         wanted = {a.entry.name: source.files.size(a.entry.name) for a in source.view.archives}
         for piece in pieces:
@@ -112,7 +119,6 @@ class LogCopy:
         for piece in pieces[:-1]:  # it says that another segment follows
             if (name := piece.segment.index_name) in known:
                 wanted[name] = source.files.size(name)
-        last = self._last_version(whole)
         for version in source.snapshots():
             if version <= last:
                 wanted[snapshot_name(version)] = source.files.size(snapshot_name(version))
@@ -142,7 +148,7 @@ def restore(copy: Files, place: str, target: Files) -> None:
 
 def _sizes(files: Files) -> dict[str, int]:
     names = [*files.names(LOG_FOLDER), *files.names(SNAPSHOT_FOLDER)]
-    return {name: files.size(name) for name in names if not name.endswith(".draft")}
+    return {name: files.size(name) for name in names if is_of_a_log(name)}
 
 
 def _parts(files: Files, name: str, size: int) -> Iterator[bytes]:

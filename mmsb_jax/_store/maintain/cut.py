@@ -20,7 +20,9 @@ class Cut:
     gain: int
 
 
-def best_cut(log: Log, chosen: Collection[int], state_bytes: int) -> Cut | None:
+def best_cut(
+    log: Log, chosen: Collection[int], state_bytes: int, until: int | None = None
+) -> Cut | None:
     """The beginning of a segment at which a compaction frees the most; None where none does.
 
     Of what is older the states of ``chosen`` are kept, each as a snapshot, and of the version right
@@ -30,13 +32,15 @@ def best_cut(log: Log, chosen: Collection[int], state_bytes: int) -> Cut | None:
         log: the log.
         chosen: versions with bytes, of which the state must stay.
         state_bytes: of the newest state, as what a snapshot takes.
+        until: the newest version that may go; None for any.
     """
     known = {version: log.files.size(snapshot_name(version)) for version in log.snapshots()}
     first, cuts = log.pieces[0], list[Cut]()
+    newest = log.version if until is None else min(log.version, until + 1)
     tagged = set(log.tags().values())
     for piece in log.pieces:
         version = piece.segment.first_version
-        if not 1 < version <= log.version or not log.is_saved(version - 1):
+        if not 1 < version <= newest or not log.is_saved(version - 1):
             continue
         kept = {v for v in tagged.union(chosen) if v < version} | {version - 1}
         missing = [v for v in kept if v >= log.kept_since and v not in known]

@@ -164,6 +164,8 @@ def _check_frames(log: Log, report: VerifyReport) -> None:
 
 def _further(log: Log, piece: LogSegment, after: int) -> list[str]:
     """What else is not whole in a segment with a fault: commits behind version ``after``."""
+    if piece not in log.pieces:
+        return []  # a compaction took it away: all is looked at again
     place = log.pieces.index(piece) + 1
     is_last = place == len(log.pieces)
     last = log.version if is_last else log.pieces[place].segment.first_version - 1

@@ -8,6 +8,7 @@ from typing import Any
 from mmsb_jax._base.errors import CorruptionError
 from mmsb_jax._base.strict_json import parse_json
 from mmsb_jax._store.format.record import GRAPH_PREFIX
+from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.query.commit import Commit
 
 _ENTRY = f"{GRAPH_PREFIX}note/"
@@ -42,6 +43,14 @@ def annotated(commit: Commit, entries: Mapping[str, str]) -> Commit:
     """A commit, with what was said of it later in its note."""
     later = annotation_in(entries, commit.version)
     return replace(commit, note=(commit.note or {}) | later) if later else commit
+
+
+def is_annotation(log: Log, version: int) -> bool:
+    """Whether a commit says something of others, and nothing else."""
+    row = log.row(version)
+    if row.touched or row.step is not None:
+        return False
+    return are_annotations(log.record(version).values)
 
 
 def are_annotations(entries: Iterable[str]) -> bool:

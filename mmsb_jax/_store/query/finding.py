@@ -44,7 +44,7 @@ def first_nonfinite(
 def first_divergence(ours: Log, theirs: Log) -> tuple[int, int, tuple[str, ...]] | None:
     """The versions of the first step at which the trees of two runs differ, and in which arrays.
 
-    Steps that only one of them has, or whose data were compacted away, are passed over.
+    Steps that only one of them has are passed over.
 
     Cost: the headers of both, and no bytes of arrays.
     """
@@ -61,7 +61,8 @@ def first_divergence(ours: Log, theirs: Log) -> tuple[int, int, tuple[str, ...]]
 def _versions_by_step(log: Log) -> dict[int, int]:
     """Step → its newest version of the living lineage, of those that can be looked at."""
     passed, found = superseded_at(log, log.version), dict[int, int]()
-    for version in range(max(1, log.kept_since), log.version + 1):
+    first = 1 if log.first_version == 1 else log.kept_since
+    for version in range(first, log.version + 1):
         step = log.row(version).step
         if step is not None and not is_in(passed, version):
             found[step] = version
@@ -77,10 +78,12 @@ class _Walk:
 
     def lanes(self, version: int) -> dict[str, Lanes]:
         """Array of the tree → its digest at a version."""
-        table = self._table
+        log, table = self._log, self._table
         if table is None or table.version > version:
-            table = self._table = self._log.table(version)
-        self._log.advance_table(table, version)
+            is_all = log.first_version == 1
+            table = self._table = log.table(0 if is_all else version)
+        for number in range(table.version + 1, version + 1):  # also of what was compacted away
+            table.advance(log.record(number), log.chain_after(number))
         return {
             info.name: table.lanes_now(array_id)
             for array_id, info in table.arrays.items()

@@ -19,6 +19,11 @@ _SNAPSHOT = re.compile(r"snapshots/([0-9]{20})\.snap")
 _DRAFT = ".draft"
 
 
+def is_of_a_log(name: str) -> bool:
+    """Whether a file of that name is one that a log is made of, its manifest aside."""
+    return any(known.fullmatch(name) for known in (_SEGMENT, ARCHIVE_NAME, _SNAPSHOT))
+
+
 def leftovers(files: Files, manifest: Manifest) -> list[str]:
     """Names of the files that a compaction has replaced, or began and did not finish.
 
@@ -31,8 +36,7 @@ def leftovers(files: Files, manifest: Manifest) -> list[str]:
 def _is_left_over(name: str, manifest: Manifest) -> bool:
     compaction = manifest.compaction
     if name.endswith(_DRAFT):
-        made = name.removesuffix(_DRAFT)
-        return any(known.fullmatch(made) for known in (_SEGMENT, ARCHIVE_NAME, _SNAPSHOT))
+        return is_of_a_log(name.removesuffix(_DRAFT))
     if ARCHIVE_NAME.fullmatch(name):
         return compaction is None or name not in (entry.name for entry in compaction.archives)
     if found := _SEGMENT.fullmatch(name):

@@ -431,6 +431,11 @@ class LogWriter:
                 job.run()
         return self.at_rest(work)
 
+    @property
+    def is_run_here(self) -> bool:
+        """Whether this very thread is at work in the background, for which it cannot wait."""
+        return any(job is not None and job.is_run_here for job in (self._snapshot, self._upkeep))
+
     def at_rest(self, work: Callable[[], Result]) -> Result:
         """What ``work`` returns, which is short; meanwhile nothing is appended."""
         with self._sync_lock, self._append_lock:
