@@ -792,8 +792,8 @@ class Bus:
     ) -> tuple[Commit, tuple[str, ...]] | None:
         """The first commit behind which a number is infinite or none, and the arrays that have it.
 
-        Commits of a bus with a policy (``save=``) count such numbers, also where no bytes are
-        logged; of others the bytes are looked at, in one replay.
+        Commits of a bus with a policy (``save=``, ``keep=``) count such numbers, also where no
+        bytes are logged; of others the bytes are looked at, in one replay.
 
         Args:
             arrays: a name or patterns, as for `checkout`.
