@@ -209,3 +209,28 @@ def test_arrays_of_numpy_and_numbers_are_held_against_their_digests(bus):
         state, _ = count(state, None)
     assert bus.check_replay(count, like=state, steps=3)
     assert bus.rerun(count, like=state, to=4)[0]["n"] == 3
+
+
+def test_commit_that_only_has_the_bytes_of_the_one_before_is_no_step(tmp_path):
+    def step(state, extra):
+        return {"w": state["w"] * 1.5 + extra["next"]}, {"next": extra["next"] + 1}
+
+    state, extra = {"w": jnp.ones(3)}, {"next": 0}
+    for until in (20, 40):
+        with mmsb.open(tmp_path / "run.mmsb", save=mmsb.Every(steps=50)) as bus:
+            state, extra = bus.resume(state, extra)
+            if extra["next"]:
+                state, extra = step(state, extra)
+            while extra["next"] < until:
+                number = extra["next"]
+                bus.commit(state, step=number, extra=extra, note={"loss": number})
+                if number == 13:
+                    bus.tag("here")
+                state, extra = step(state, extra)
+            state, extra = {"w": jnp.ones(3)}, {"next": 0}
+    with mmsb.open(tmp_path / "run.mmsb", mode="r") as bus:
+        assert [c.step for c in bus.commits if c.saved] == [0, 13, 19, 39]
+        report = bus.check_replay(step, like=state, steps=40)
+        assert (bool(report), report.steps) == (True, 39)
+        assert bus.notes("loss").steps == [*range(40)]
+        assert bus.rerun(step, like=state, to=bus.at(step=30))[1] == {"next": 30}

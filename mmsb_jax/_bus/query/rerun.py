@@ -9,6 +9,7 @@ from mmsb_jax._base.errors import DigestMismatchError, StructureError, VersionEr
 from mmsb_jax._bus.derive.log_entries import is_of_graph, rules_in
 from mmsb_jax._bus.saving.digests import Digesting
 from mmsb_jax._bus.trees.tree import TreeShape, differences
+from mmsb_jax._store.encoding.digest import ZERO
 from mmsb_jax._store.format.record import CommitRecord
 from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.query.annotations import are_annotations
@@ -120,12 +121,14 @@ class Rerun:
     def _tables(self, since: int, until: int) -> Iterator[tuple[int, Table]]:
         """The versions on the way, each with the table after it."""
         log, table = self._log, self._log.table(since)
-        spans = superseded_at(log, until)
+        spans, before = superseded_at(log, until), log.record(since)
         for version in range(since + 1, until + 1):
             if is_in(spans, version):
                 continue
             found = log.find(version)
             is_step = _is_step(found.record, table, version)
+            is_step = is_step and not _is_of_bytes(found.record, before, table)
+            before = found.record
             table.advance(found.record, found.chain)
             if is_step:
                 yield version, table
@@ -152,6 +155,25 @@ class Rerun:
         ]
         if differing:
             raise DigestMismatchError(version, self._log.row(version).step, tuple(differing))
+
+
+def _is_of_bytes(record: CommitRecord, before: CommitRecord, table: Table) -> bool:
+    """Whether a commit only has the bytes of the one ``before``, of which digests were logged.
+
+    Args:
+        record: the commit.
+        before: that of the version before it.
+        table: that before it.
+    """
+    said, said_before = ((r.step, r.source, r.note) for r in (record, before))
+    if before.is_saved or not record.is_saved or record.ops or said != said_before:
+        return False
+    after = {row[0]: (row[2], row[3]) for row in record.rows()}
+    return all(
+        after.get(i, table.lanes.get(i, ZERO)) == table.lanes_now(i)
+        for i in after.keys() | table.ahead.keys()
+        if i in table.arrays and table.arrays[i].member
+    )
 
 
 def _is_step(record: CommitRecord, table: Table, version: int) -> bool:

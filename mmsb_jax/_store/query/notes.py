@@ -91,8 +91,13 @@ def notes_of(commits: Iterable[Commit], name: str) -> Series:
         ArrayNotFoundError: none says anything of it; the message names what they do say.
     """
     found, others = list[tuple[Commit, Any]](), set[str]()
+    before: Commit | None = None
     for commit in commits:
         said = dict(_said_in(commit.note, ""))
+        is_said_again = before is not None and _is_of_bytes(commit, before)
+        before = commit
+        if is_said_again:
+            continue
         if name in said:
             found.append((commit, said[name]))
         else:
@@ -104,6 +109,12 @@ def notes_of(commits: Iterable[Commit], name: str) -> Series:
     versions = np.array([commit.version for commit, _ in found], np.int64)
     steps = [commit.step for commit, _ in found]
     return Series(name, versions, steps, [value for _, value in found])
+
+
+def _is_of_bytes(commit: Commit, before: Commit) -> bool:
+    """Whether a commit says the same as the one before it, of which digests alone were logged."""
+    said, said_before = ((c.step, c.source, c.note) for c in (commit, before))
+    return commit.saved and not before.saved and said == said_before
 
 
 def _said_in(note: Any, before: str) -> Iterator[tuple[str, Any]]:
