@@ -376,11 +376,13 @@ class Bus:
                     return None
                 pending = trees.enqueue(tree, info, save)
                 if pending is not None:
-                    self._arrays.answer_preemption()
+                    if self._arrays.preemption.was_told:
+                        self._arrays.answer_preemption()
                     return pending
             self._session.settle()
             commit = trees.commit(tree, info, structure == "new", save)
-            self._arrays.answer_preemption()
+            if self._arrays.preemption.was_told:
+                self._arrays.answer_preemption()
             return commit if wait else done(commit)
 
     def warmup(self, like: Any) -> None:

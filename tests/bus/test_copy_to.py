@@ -105,6 +105,7 @@ def test_nothing_is_compacted_that_could_not_be_copied(tmp_path: Path):
     with mmsb.open(tmp_path / "run.mmsb", copy_to=copy) as bus:
         for step in range(10):
             bus.commit(state(step), step=step)
+        settled(bus)
         shutil.rmtree(copy, ignore_errors=True)
         copy.write_text("a file")
         with (

@@ -173,8 +173,9 @@ def test_apply_of_an_overflowed_delta_raises_outside_of_transformations():
     new = Pages(zeros().words.at[:, 0].set(1), zeros().version)
     delta = diff(zeros(), new, capacity=2)
     expected = (
-        "the delta overflowed: more blocks changed than its capacity of 2. Make it again with a "
-        "larger capacity."
+        "the delta overflowed: more blocks changed than its capacity of 2, or a slice did not lie "
+        "within its array. Make it again with a larger capacity: Layout.capacity(names) is always "
+        "enough."
     )
     assert message_of(apply, zeros(), delta) == expected
     batch = jax.tree.map(lambda x: x[None], zeros())

@@ -172,6 +172,17 @@ def test_copy_goes_on_behind_a_disk_that_failed_at_any_call():
     raise AssertionError("it fails for ever")
 
 
+def test_copy_that_was_removed_is_made_anew():
+    scribe, target = write_story(), MemoryFiles()
+    copy = LogCopy(scribe.log, target, "copy")
+    copy.run()
+    for name in ["manifest", *target.names("log"), *target.names("snapshots")]:
+        target.remove(name)
+    compact(scribe.writer, 9)
+    copy.run(whole=True)
+    check_compacted(Log(target, "copy"), scribe.history, 9, (2, 5, 8))
+
+
 def test_copies_of_others_are_refused():
     scribe, target = write_story(), MemoryFiles()
     LogCopy(scribe.log, target, "copy").run(whole=True)

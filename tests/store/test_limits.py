@@ -321,7 +321,7 @@ def test_archives_that_have_no_room_together_are_refused(small_machine):
 
 def test_archives_hold_one_block_between_them():
     story = write_story()
-    compact(story.writer, 7)
+    compact(story.writer, 9)
     story.commit()
     compact(story.writer, 13)
     log = Log(story.files, PLACE)

@@ -484,9 +484,8 @@ class Engine:
             self.writer.snapshot_fault = str(error)
 
     def refuse_policy(self) -> None:
-        """Refuse a policy that asks the bus, which may wait for it."""
-        keeper = self.keeper
-        if keeper is not None and keeper.thread == threading.get_ident():
+        """Refuse a policy of ``keep=`` that asks the bus, which may wait for it."""
+        if self.keeper is not None and self.keeper.thread == threading.get_ident():
             raise StructureError(
                 "the policy of keep= uses the bus. It is given the commits, and their notes: "
                 "choose by these."

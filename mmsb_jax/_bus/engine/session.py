@@ -97,7 +97,7 @@ class Session:
         """The lock of the bus, to be taken with ``with``: no interrupt leaves it locked."""
         if self.is_forked:
             raise of_the_parent(self._pid)
-        if self.engine is not None:
+        if self.engine is not None and self.engine.keeper is not None:
             self.engine.refuse_policy()
         return self.own_lock
 

@@ -284,17 +284,16 @@ class Saving:
     Args:
         policy: as for `mmsb_jax.open`.
         last: the newest commit with bytes; None for none.
+
+    Attributes:
+        has_policy: whether there is a policy, and commits without bytes are to be expected.
     """
 
     def __init__(self, policy: SavePolicy | None, last: Saved | None) -> None:
         self._policy = policy
+        self.has_policy = policy is not None
         self._landed = last
         self._queued: tuple[Saved, int] | None = None
-
-    @property
-    def has_policy(self) -> bool:
-        """Whether there is a policy, and commits without bytes are to be expected."""
-        return self._policy is not None
 
     def last(self, failures: int) -> Saved | None:
         """The newest commit with bytes; one that is queued counts, unless it has failed.

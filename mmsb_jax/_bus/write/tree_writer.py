@@ -137,7 +137,8 @@ class TreeWriter:
             values=change.values,
         )
         info.fill(draft, info.numbers())
-        draft.nonfinite = self._counting(data, places, shape, ids)
+        if self.counts_nonfinite:
+            draft.nonfinite = self._counting(data, places, shape, ids)
         if self._origin is not None:
             self._origin.enter(draft, self._engine.head.state.table.version + 1)
         leaves, shadow = LivingLeaves.of(data, places, self._last), self._shadows.shadow
@@ -161,10 +162,8 @@ class TreeWriter:
 
     def _counting(
         self, data: Sequence[Any], places: Sequence[int], shape: TreeShape, ids: Sequence[int]
-    ) -> Callable[[], Mapping[int, int]] | None:
-        """Begin to count what is not finite, where commits without bytes say it too."""
-        if not self.counts_nonfinite:
-            return None
+    ) -> Callable[[], Mapping[int, int]]:
+        """Begin to count what is not finite."""
         found = Digesting(data, places, shape.names)
         return lambda: {ids[i]: count for i, (*_, count) in found.rows().items()}
 
@@ -422,7 +421,7 @@ class TreeWriter:
             raise
         if found is None:
             self._seed(shape, data)
-        nonfinite = self._counting(data, places, shape, ids)
+        nonfinite = self._counting(data, places, shape, ids) if self.counts_nonfinite else None
         leaves, self._last = LivingLeaves.of(data, places, self._last), None
         shadow = self._shadows.shadow
 

@@ -83,7 +83,9 @@ class LogCopy:
             DivergenceError: somebody else has changed the copy.
             OSError: its disk fails; it is as whole as before.
         """
-        if self._seen is None:  # what was done last was cut short
+        is_gone = not _sizes(self._target) and not is_log(self._target)
+        if self._seen is None or is_gone:  # what was done last was cut short; or it is made anew
+            self.version = 0
             self._look()
         if _sizes(self._target) != self._seen:
             raise DivergenceError(
