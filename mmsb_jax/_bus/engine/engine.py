@@ -141,16 +141,21 @@ class Engine:
         self.derivations = Derivations(state.table)
         self.keeper: Keeper | None = None
         self.copier: Copier | None = None
+        self._has_upkeep = False
 
     def copy_to(self, target: Files, place: str) -> None:
         """Keep a copy of the log in the directory ``target``, called ``place``, from now on."""
         self.copier = Copier(self.writer, target, place)
+        self._begin_upkeep()
+
+    def _begin_upkeep(self) -> None:
+        self._has_upkeep = True
         self.head.segment_states = _STATES_KEPT_APART
 
     def keep(self, policy: KeepPolicy) -> None:
         """Give up, from now on, the bytes of versions that ``policy`` does not keep."""
         self.keeper = Keeper(policy, self.writer, self.head, self.threads)
-        self.head.segment_states = _STATES_KEPT_APART
+        self._begin_upkeep()
 
     def tell(self, events: Events) -> None:
         """Post what commits do to ``events``. Not held: its handlers may hold the bus."""
@@ -490,10 +495,6 @@ class Engine:
                 "the policy of keep= uses the bus. It is given the commits, and their notes: "
                 "choose by these."
             )
-
-    @property
-    def _has_upkeep(self) -> bool:
-        return self.keeper is not None or self.copier is not None
 
     def _keep_up(self) -> None:
         """Copy what is new, and give up what is old; in the background, behind a snapshot."""
