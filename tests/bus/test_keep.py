@@ -133,7 +133,7 @@ def test_superseded_versions_are_not_kept(tmp_path: Path):
         bus.resume(state(0), at=bus.at(step=2))
         for step in range(3, 30):
             bus.commit(state(100 + step), step=step, note={"loss": 1.0 + step})
-        settled(bus)
+            settled(bus)
         assert abandoned.version not in bus._session.log.with_bytes()
         np.testing.assert_array_equal(bus.checkout(step=29)["w"], state(129)["w"])
         np.testing.assert_array_equal(bus.checkout(step=0)["w"], state(0)["w"])  # of equal ones
