@@ -7,6 +7,7 @@ import jax
 import pytest
 
 import mmsb_jax as mmsb
+from mmsb_jax._store.commit import tally
 from mmsb_jax._store.files.memory import MemoryFiles
 from mmsb_jax._store.writer.create import create_log
 from mmsb_jax.testing._faulty import Faults, FaultyFiles, open_on
@@ -27,6 +28,13 @@ def any_bus(request, tmp_path) -> Iterator[mmsb.Bus]:
     path = None if request.param == "memory" else tmp_path / "run.mmsb"
     with mmsb.open(path) as opened:
         yield opened
+
+
+@pytest.fixture
+def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Segments of some states, however small these are."""
+    monkeypatch.setattr(tally, "LEAST_TOTAL_BYTES", 0)
+    monkeypatch.setattr(tally, "LEAST_SPARSE_BYTES", 0)
 
 
 @pytest.fixture

@@ -8,21 +8,10 @@ import numpy as np
 import pytest
 
 import mmsb_jax as mmsb
-from mmsb_jax._store.commit import tally
+from tests.bus._dense import settled, state, train
 from tests.bus._script import run_script
-from tests.bus.test_keep import settled, state
 
-
-@pytest.fixture(autouse=True)
-def _small_segments(monkeypatch):
-    monkeypatch.setattr(tally, "LEAST_TOTAL_BYTES", 0)
-    monkeypatch.setattr(tally, "LEAST_SPARSE_BYTES", 0)
-
-
-def _train(bus: mmsb.Bus, steps: range) -> None:
-    for step in steps:
-        bus.commit(state(step), step=step)
-        settled(bus)
+pytestmark = pytest.mark.usefixtures("small_segments")
 
 
 def test_run_goes_on_from_its_copy_on_machine_after_machine(tmp_path: Path):
@@ -62,7 +51,7 @@ def test_fault_of_the_copy_stops_no_commit_and_is_told(tmp_path: Path):
     with mmsb.open(tmp_path / "run.mmsb", copy_to=tmp_path / "copy") as bus:
         (tmp_path / "copy").write_text("a file")
         with pytest.warns(UserWarning, match="nothing was copied"):
-            _train(bus, range(10, 20))
+            train(bus, range(10, 20))
         assert bus.stats().copy_fault
         (tmp_path / "copy").unlink()
         for step in range(20, 30):
@@ -79,10 +68,10 @@ def test_nothing_is_given_up_while_the_copy_fails(tmp_path: Path):
     with mmsb.open(tmp_path / "run.mmsb", copy_to=copy, keep=mmsb.Keep(last=1)) as bus:
         copy.write_text("a file")
         with pytest.warns(UserWarning, match="nothing was copied"):
-            _train(bus, range(30))
+            train(bus, range(30))
         assert bus.stats().keep_runs == 0
         copy.unlink()
-        _train(bus, range(30, 40))
+        train(bus, range(30, 40))
         assert bus.stats().keep_runs > 0
 
 
@@ -123,14 +112,14 @@ def test_warnings_that_are_errors_hide_no_fault(tmp_path: Path):
         (tmp_path / "copy").write_text("a file")
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            _train(bus, range(10))
+            train(bus, range(10))
         assert bus.stats().copy_fault
 
 
 def test_restoring_that_was_killed_is_done_again(tmp_path: Path):
     path, copy = tmp_path / "b.mmsb", tmp_path / "copy"
     with mmsb.open(tmp_path / "a.mmsb", copy_to=copy) as bus:
-        _train(bus, range(10))
+        train(bus, range(10))
     run_script(
         """
         import os, sys

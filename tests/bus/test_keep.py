@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import itertools
 import math
 import sys
 import threading
@@ -14,33 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mmsb_jax as mmsb
-from mmsb_jax._store.commit import tally
+from tests.bus._dense import STATE_BYTES, note, settled, state, train
 
-STATE_BYTES = 4 * 2_000
-
-
-@pytest.fixture(autouse=True)
-def _small_segments(monkeypatch):
-    """Segments of some states, however small these are."""
-    monkeypatch.setattr(tally, "LEAST_TOTAL_BYTES", 0)
-    monkeypatch.setattr(tally, "LEAST_SPARSE_BYTES", 0)
-
-
-def state(number: int) -> dict[str, np.ndarray]:
-    noise = np.random.default_rng(number)
-    return {"w": noise.integers(0, 1 << 32, 2_000, np.uint32)}
-
-
-def settled(bus: mmsb.Bus) -> None:
-    """Wait for what goes on in the background."""
-    bus._session.engine.writer.while_still(lambda: None)
-
-
-def train(bus: mmsb.Bus, steps: range) -> None:
-    """Commit steps, no faster than the background does its work."""
-    for step in steps:
-        bus.commit(state(step), step=step, note=note(step), extra={"at": step})
-        settled(bus)
+pytestmark = pytest.mark.usefixtures("small_segments")
 
 
 def steps_with_bytes(bus: mmsb.Bus) -> list[int]:
@@ -50,10 +27,6 @@ def steps_with_bytes(bus: mmsb.Bus) -> list[int]:
 
 def used(path: Path) -> int:
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-
-
-def note(step: int) -> dict[str, float]:
-    return {"loss": abs(step - 37.0)}
 
 
 def test_run_keeps_what_is_asked_for_and_its_disk_stays_small(tmp_path: Path):
@@ -265,6 +238,29 @@ def test_annotation_is_no_commit_that_a_policy_counts_from(tmp_path: Path):
         bus.resume(state(0))
         saved = [bus.commit(state(s), step=s).saved for s in range(13, 37, 4)]
         assert saved == [False, False, True, False, False, True]
+
+
+def test_what_is_committed_while_a_policy_chooses_is_not_given_up(monkeypatch):
+    with mmsb.open(keep=mmsb.Keep(last=1, every_steps=10)) as bus:
+        keeper, steps = bus._session.engine.keeper, itertools.count()
+        choose = keeper.choose
+
+        def slowly() -> set[int]:
+            chosen = choose()
+            for step in itertools.islice(steps, 16):
+                bus.commit(state(step), step=step)
+            return chosen
+
+        monkeypatch.setattr(keeper, "choose", slowly)
+        for step in itertools.islice(steps, 4):
+            bus.commit(state(step), step=step)
+            settled(bus)
+        for step in itertools.islice(steps, 40):
+            bus.commit(state(step), step=step)
+            settled(bus)
+        newest = bus.latest.step
+        assert keeper.runs > 0
+        assert set(range(0, newest, 10)) <= set(steps_with_bytes(bus))
 
 
 def test_compact_by_hand_keeps_what_the_policy_does():

@@ -507,7 +507,7 @@ class Engine:
         """Bring the copy forward to the newest version, now; whether there is none, or it is."""
         if (copier := self.copier) is None:
             return True
-        self.writer.while_still(lambda: None)
+        self.writer.finish_background()
         return copier.run(whole=True)
 
     def seal(self, version: int) -> int:

@@ -53,8 +53,10 @@ class Keeper:
         Args:
             until: the newest version that may go; None for any.
         """
+        known = self._log.version  # what is committed while the policy chooses may not go
         try:
             chosen = self.choose()
+            until = known if until is None else min(known, until)
             cut = best_cut(self._log, chosen, self._head.state_bytes, until)
             if cut is not None and compact_beside(
                 self._writer, cut.keep_since, chosen, self._executor

@@ -426,10 +426,14 @@ class LogWriter:
 
     def while_still(self, work: Callable[[], Result]) -> Result:
         """What ``work`` returns; meanwhile nothing is appended, and nothing done beside it."""
+        self.finish_background()
+        return self.at_rest(work)
+
+    def finish_background(self) -> None:
+        """Return once what was begun in the background is done, here where no thread is at it."""
         for job in (self._snapshot, self._upkeep):
             if job is not None:
                 job.run()
-        return self.at_rest(work)
 
     @property
     def is_run_here(self) -> bool:
@@ -523,9 +527,7 @@ class LogWriter:
             self._close_files()
             return
         self._durability.stop()
-        for job in (self._snapshot, self._upkeep):
-            if job is not None:
-                job.run()
+        self.finish_background()
         self._background.shutdown()
         try:
             if self._poison is None:
