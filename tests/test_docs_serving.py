@@ -1,27 +1,13 @@
 """docs/serving.md is true: its examples run in their order, and print what the page says."""
 
-import contextlib
-import io
-import re
-from pathlib import Path
-from typing import Any
-
+from tests._pages import DOCS, run_page
 from tests.bus._pull import Server
-
-PAGE = Path(__file__).parents[1] / "docs" / "serving.md"
-EXAMPLE = re.compile(r"^```python\n(.*?)^```$(?:\n\n^```\n(.*?)^```$)?", re.MULTILINE | re.DOTALL)
 
 
 def test_page_examples_print_what_the_page_says(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    text, names = PAGE.read_text(), dict[str, Any]()
-    examples = EXAMPLE.findall(text)
-    assert len(examples) == text.count("```python") == 5
-    for code, expected in examples:
-        printed = io.StringIO()
-        with contextlib.redirect_stdout(printed):
-            exec(compile(code, str(PAGE), "exec"), names)
-        assert printed.getvalue() == expected
+    count, names = run_page(DOCS / "serving.md")
+    assert count == 5
     served = Server().pull(tmp_path / "weights", 3).arrays()
     views = {path: names["bus"].read(path).tobytes() for path in names["served"]}
     assert served == {names["name"](path): raw for path, raw in views.items()}

@@ -118,6 +118,8 @@ def open(
     if mode == "r":
         return _reading_bus(check_log_place(path), salvage, memory_kind)
     place = check_local(path)
+    copy = _elsewhere("copy_to", copy_to, place)
+    source = _elsewhere("restore_from", restore_from, place)
     with opening:
         known = open_here.get(key_of(place))
         if known is not None and not _is_dead(known):
@@ -126,23 +128,24 @@ def open(
             _check_choice_of(known, "memory_kind", memory_kind, None)
             _check_choice_of(known, "save", save, None)
             _check_choice_of(known, "keep", keep, None)
-            _check_choice_of(known, "copy_to", _place_of("copy_to", copy_to), None)
+            _check_choice_of(known, "copy_to", copy, None)
             return known
         if known is not None:
             _let_go(known)
-        copy, kept_at = _place_of("restore_from", restore_from), _place_of("copy_to", copy_to)
-        for name, there in (("restore_from", copy), ("copy_to", kept_at)):
-            if there is not None and (there == place or place in there.parents):
-                raise ValueError(f"{name}={str(there)!r} is within the log itself, {place}")
-        if copy is not None:
-            restore_log(place, copy)
-        make = functools.partial(make, copy_to=kept_at)
+        if source is not None:
+            restore_log(place, source)
+        make = functools.partial(make, copy_to=copy)
         return open_to_write(make, place, page_bytes, durability, snapshots)
 
 
-def _place_of(name: str, path: Any) -> Path | None:
-    """A directory on whatever file system."""
-    return None if path is None else as_place(name, path)
+def _elsewhere(name: str, path: Any, log: Path) -> Path | None:
+    """A directory on whatever file system, but not within the log."""
+    if path is None:
+        return None
+    place = as_place(name, path)
+    if place == log or log in place.parents:
+        raise ValueError(f"{name}={str(place)!r} is within the log itself, {log}")
+    return place
 
 
 def _is_dead(bus: Bus) -> bool:

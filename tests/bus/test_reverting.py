@@ -9,20 +9,8 @@ import numpy as np
 import pytest
 
 import mmsb_jax as mmsb
+from tests.bus._steps import run_steps, tree, value_at
 from tests.core._compare import assert_same_tree
-
-
-def tree(number: float) -> dict[str, np.ndarray]:
-    return {"w": np.full(4, number, np.float32)}
-
-
-def run_steps(bus: mmsb.Bus, first: int, last: int, run: int = 0) -> None:
-    for step in range(first, last + 1):
-        bus.commit(tree(1000 * run + step), step=step, extra={"next": step + 1, "run": run})
-
-
-def value_at(bus: mmsb.Bus, **which) -> float:
-    return float(bus.checkout(**which)["w"][0])
 
 
 def same_bytes(bus: mmsb.Bus, old: int, new: int) -> bool:

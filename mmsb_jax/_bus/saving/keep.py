@@ -49,7 +49,7 @@ class Best:
     def __post_init__(self) -> None:
         check_text("name", self.name, "the name of a number in notes")
         check_choice("mode", self.mode, "min", "max")
-        _check_count("Best", "n", self.n)
+        _check_above_zero("Best", "n", self.n)
 
     def __call__(self, commits: Iterable[Commit]) -> list[Commit]:
         """The best of some commits, oldest first, the best of them first."""
@@ -102,15 +102,11 @@ class Keep:
     best: Best | Sequence[Best] = ()
 
     def __post_init__(self) -> None:
-        _check_count("Keep", "last", self.last)
+        _check_above_zero("Keep", "last", self.last)
         if self.every_steps is not None:
-            _check_count("Keep", "every_steps", self.every_steps)
-        seconds = self.every_seconds
-        if seconds is not None:
-            if isinstance(seconds, bool) or not isinstance(seconds, int | float):
-                raise TypeError(f"Keep(every_seconds={show(seconds)}): expected a number")
-            if not 0 < seconds < float("inf"):
-                raise ValueError(f"Keep(every_seconds={show(seconds)}): expected it to be above 0")
+            _check_above_zero("Keep", "every_steps", self.every_steps)
+        if self.every_seconds is not None:
+            _check_above_zero("Keep", "every_seconds", self.every_seconds, is_whole=False)
         if not isinstance(self.best, Best | Sequence) or not all(
             isinstance(best, Best) for best in self.bests
         ):
@@ -159,10 +155,11 @@ def _first_of_each(
             yield commit
 
 
-def _check_count(name: str, argument: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name}({argument}={show(value)}): expected an integer")
-    if value < 1:
+def _check_above_zero(name: str, argument: str, value: Any, is_whole: bool = True) -> None:
+    if isinstance(value, bool) or not isinstance(value, int if is_whole else int | float):
+        expected = "an integer" if is_whole else "a number"
+        raise TypeError(f"{name}({argument}={show(value)}): expected {expected}")
+    if not 0 < value < float("inf"):
         raise ValueError(f"{name}({argument}={show(value)}): expected it to be above 0")
 
 

@@ -46,15 +46,14 @@ class LogCopy:
 
     def _look(self) -> None:
         """See what is there: a copy that goes on here, or parts of one that never was a log."""
-        target = self._target
+        target, there = self._target, _sizes(self._target)
         if is_log(target):
             self._check(Log(target, self._place))
-            self._copied = _sizes(target)
         else:
-            for name in _sizes(target):
+            for name in there:
                 target.remove(name)
-            self._copied = {}
-        self._seen = _sizes(target)
+            there = {}
+        self._seen, self._copied = there, dict(there)
 
     def _check(self, there: Log) -> None:
         source = self._source
@@ -83,11 +82,12 @@ class LogCopy:
             DivergenceError: somebody else has changed the copy.
             OSError: its disk fails; it is as whole as before.
         """
-        is_gone = not _sizes(self._target) and not is_log(self._target)
+        there = _sizes(self._target)
+        is_gone = not there and not is_log(self._target)
         if self._seen is None or is_gone:  # what was done last was cut short; or it is made anew
             self.version = 0
             self._look()
-        if _sizes(self._target) != self._seen:
+        elif there != self._seen:
             raise DivergenceError(
                 f"{self._place} was changed by another process than the one that copies "
                 f"{self._source.place} there. Give another directory for the copy."
