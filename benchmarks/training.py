@@ -5,6 +5,9 @@ optimisers keep of them) in float32 and in bfloat16. Each pair is a process, in 
 keep the state has a turn: the step alone, a commit with bytes behind each step, commits of digests,
 bytes every 50 steps, and Orbax's asynchronous saves behind each step and every 50.
 
+The steps alone have a turn before each of these and one behind the last: what a way adds is beyond
+the mean of the two beside it, and the slowest and the fastest tell how steady the machine was.
+
 Behind each step: the clock begins and ends with a commit under way, so that what it does behind the
 next step counts, and once. Every 50 steps: of the time of `_WINDOW` steps, in which one save falls
 and lands, what is beyond the steps alone is divided among 50, with that of 49 commits of digests.
@@ -13,6 +16,7 @@ Memory is the peak of the process in a turn, beyond that of the steps alone.
 
 import argparse
 import contextlib
+import itertools
 import json
 import shutil
 import statistics
@@ -81,7 +85,8 @@ class Price:
     Attributes:
         optimizer, dtype: of the training.
         state_bytes: bytes of the state.
-        alone_s: seconds of a step alone: before the others had their turns, and behind them.
+        alone_s: seconds of a step alone, the fastest and the slowest turn of those in the process.
+        beside_s: the same, the mean of the turns before this way and behind it.
         way: how the state is kept.
         added_s: seconds that this adds to a step.
         step_bytes: bytes of the disk that a step takes.
@@ -92,6 +97,7 @@ class Price:
     dtype: str
     state_bytes: int
     alone_s: tuple[float, float]
+    beside_s: float
     way: str
     added_s: float
     step_bytes: float
@@ -176,13 +182,17 @@ def measure(optimizer: str, dtype: str, size: ModelSize, folder: Path) -> list[P
         return _turn(step, jax.block_until_ready(start()), begin(folder), is_window)
 
     jax.block_until_ready(step(start(), {"next": 0}))  # compiles
-    first = turn(_by_nothing, False)
-    turns = {way: turn(begin, is_window) for way, (begin, is_window) in _WAYS.items()}
-    last = turn(_by_nothing, False)
-    alone_s = (first.step_s + last.step_s) / 2
-    of_digests_s = turns["commits, digests alone"].step_s - alone_s
+    alone, turns = [turn(_by_nothing, False)], dict[str, Turn]()
+    for way, (begin, is_window) in _WAYS.items():
+        turns[way] = turn(begin, is_window)
+        alone.append(turn(_by_nothing, False))
+    steps_s = [one.step_s for one in alone]
+    beside_s = dict(zip(_WAYS, map(statistics.mean, itertools.pairwise(steps_s)), strict=True))
+    digests = "commits, digests alone"
+    of_digests_s = turns[digests].step_s - beside_s[digests]
 
     def price(way: str, one: Turn) -> Price:
+        alone_s = beside_s[way]
         added_s, step_bytes = one.step_s - alone_s, one.saved_bytes or one.other_bytes
         if _WAYS[way][1]:
             other_s = of_digests_s if one.other_bytes else 0
@@ -193,11 +203,12 @@ def measure(optimizer: str, dtype: str, size: ModelSize, folder: Path) -> list[P
             optimizer=optimizer,
             dtype=dtype,
             state_bytes=state_bytes,
-            alone_s=(first.step_s, last.step_s),
+            alone_s=(min(steps_s), max(steps_s)),
+            beside_s=alone_s,
             way=way,
             added_s=added_s,
             step_bytes=step_bytes,
-            memory_bytes=one.peak_bytes - min(first.peak_bytes, last.peak_bytes),
+            memory_bytes=one.peak_bytes - min(each.peak_bytes for each in alone),
         )
 
     return [price(way, one) for way, one in turns.items()]
@@ -239,19 +250,17 @@ _COLUMNS = (
 
 
 def _cells(price: Price, is_first: bool) -> tuple[str, ...]:
-    alone_s = statistics.mean(price.alone_s)
-    low, high = sorted(price.alone_s)
     head = (
         price.optimizer,
         price.dtype,
         shown(price.state_bytes, "B"),
-        f"{shown(alone_s, 's')} ({shown(low, 's')} to {shown(high, 's')})",
+        " to ".join(shown(seconds, "s") for seconds in price.alone_s),
     )
     return (
         *(head if is_first else ("",) * len(head)),
         price.way,
         shown(price.added_s, "s"),
-        f"{price.added_s / alone_s:.1%}",
+        f"{price.added_s / price.beside_s:.1%}",
         shown(price.step_bytes, "B"),
         f"{price.step_bytes / price.state_bytes:.2%}",
         shown(price.memory_bytes, "B"),

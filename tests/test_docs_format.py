@@ -96,7 +96,11 @@ CONSTANTS: dict[str, dict[str, Any]] = {
         "STRUCTURE_CHANGED": _record.STRUCTURE_CHANGED,
         "DIGESTS": _record.DIGESTS,
     },
-    "record flags": {"FULL": _record.FULL, "PAGE_VERSIONS": _record.PAGE_VERSIONS},
+    "record flags": {
+        "FULL": _record.FULL,
+        "PAGE_VERSIONS": _record.PAGE_VERSIONS,
+        "ASIDE": _record.ASIDE,
+    },
     "index flags": {
         "HAS_STEP": index._HAS_STEP,
         "HAS_OPERATIONS": index._HAS_OPS,

@@ -48,7 +48,7 @@ from mmsb_jax._bus.query.history import History
 from mmsb_jax._bus.query.rerun import ReplayReport, Rerun, check_step, origin_of
 from mmsb_jax._bus.reverting import revert
 from mmsb_jax._bus.saving.keep import KeepPolicy, check_keep
-from mmsb_jax._bus.saving.policy import SavePolicy, check_policy
+from mmsb_jax._bus.saving.policy import SavePolicies, check_policy
 from mmsb_jax._bus.saving.preemption import Preemption
 from mmsb_jax._bus.stacked import StackedStates, infos_of
 from mmsb_jax._bus.transfer import export, take_in
@@ -128,7 +128,7 @@ class Bus:
         path: Path | None,
         shadow: Shadowing = "auto",
         memory_kind: str | None = None,
-        save: SavePolicy | None = None,
+        save: SavePolicies | None = None,
         keep: KeepPolicy | None = None,
         copy_to: Path | None = None,
     ) -> None:
@@ -138,7 +138,7 @@ class Bus:
         self._choices: dict[str, Any] = {
             "shadow": shadow,
             "memory_kind": memory_kind,
-            "save": save,
+            "save": dict(save) if isinstance(save, Mapping) else save,
             "keep": keep,
             "copy_to": copy_to,
         }
@@ -957,13 +957,14 @@ class Bus:
                 own. ``time_ns`` finds the newest commit that is not later.
             lineage: ``"all"`` looks among superseded commits too (`resume`), for a step or time.
             arrays: patterns (``params/**``); a subtree where one holds them, else a dict by name.
+                Of a version that was not saved whole, those that have bytes there.
             like: a tree that gives classes, functions and shardings, and whose paths, shapes and
                 dtypes are checked. `jax.ShapeDtypeStruct` will do.
             missing: ``"keep"`` takes paths that are not recorded from ``like``, with a warning.
 
         Raises:
-            VersionError: no such version, step or time, or a compaction dropped its data; the
-                message names the nearest.
+            VersionError: no such version, step or time, its bytes were not logged, or a compaction
+                dropped them; the message names the nearest.
             ArrayNotFoundError: a pattern that selects nothing.
             StructureError: ``like`` differs; every path is named.
             CorruptionError: what was written does not read back, or its digest differs.

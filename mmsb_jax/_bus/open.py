@@ -12,7 +12,7 @@ from mmsb_jax._bus.bus import Bus
 from mmsb_jax._bus.device.policy import Shadowing, check_shadow
 from mmsb_jax._bus.opening import key_of, open_files, open_here, open_to_write, opening, restore_log
 from mmsb_jax._bus.saving.keep import KeepPolicy, check_keep
-from mmsb_jax._bus.saving.policy import SavePolicy, check_policy
+from mmsb_jax._bus.saving.policy import SavePolicies, check_policy
 from mmsb_jax._bus.trees.places import check_place
 from mmsb_jax._core.layout import DEFAULT_PAGE_BYTES, check_page_bytes
 from mmsb_jax._store.files.disk import DiskFiles
@@ -34,7 +34,7 @@ def open(
     snapshots: bool = True,
     shadow: Shadowing = "auto",
     memory_kind: str | None = None,
-    save: SavePolicy | None = None,
+    save: SavePolicies | None = None,
     keep: KeepPolicy | None = None,
     copy_to: str | os.PathLike[str] | None = None,
     restore_from: str | os.PathLike[str] | None = None,
@@ -64,7 +64,9 @@ def open(
         save: which commits of a tree log bytes, and not digests alone: `Every` so many steps or
             seconds, `AtMost` at a price, several of them joined by ``|``, or a function of a
             `Moment`; None for all. The first, one that changes the structure, and the newest when
-            the bus is closed always do.
+            the bus is closed always do. A dict of patterns and policies saves parts of the tree
+            more often than the whole, which is ``"**"``:
+            ``{"params/**": Every(steps=10), "**": Every(steps=500)}``.
         keep: which versions keep their bytes: `Keep` the newest, some of the older ones, the
             `Best`, or a function from the commits that have bytes to those that are to have them
             on; None for all. The newest is always kept, and what a tag names. The others are given

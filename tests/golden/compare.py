@@ -1,11 +1,13 @@
 """A log read twice, by the library and by the independent reader, against what it must hold."""
 
+import contextlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mmsb_jax._base.errors import VersionError
 from mmsb_jax._store.files.disk import DiskFiles
 from mmsb_jax._store.format.record import DIGESTS
 from mmsb_jax._store.log.log import Log
@@ -67,13 +69,16 @@ def _states(log: reader.ReadLog) -> States:
 
 def _versions(log: reader.ReadLog, states: States) -> list[Version]:
     commits = [*log.archived(), *log.commits]
-    names, versions = _names(commits, states.values()), []
+    names, versions, aside = _names(commits, states.values()), [], log.aside()
     for commit in commits:
         versions.append(_said(commit, names))
         if commit.version in states:
             versions[-1] |= _held(states[commit.version], log.extra(commit))
         elif commit.flags & reader.DIGEST_ONLY:
             versions[-1]["extra"] = encode(log.extra(commit))
+        if commit.version in aside:
+            held = sorted(aside[commit.version].items())
+            versions[-1]["aside"] = {name: encode(content) for name, content in held}
     return versions
 
 
@@ -147,7 +152,7 @@ def _check_index(log: reader.ReadLog, place: int) -> None:
     assert columns["step"] == [commit.step or 0 for commit in commits]
     assert columns["time_ns"] == [commit.time_ns for commit in commits]
     assert [index["sources"][i] for i in columns["source"]] == [c.source for c in commits]
-    touched = [[r.id for r in commit.records if r.id] for commit in commits]
+    touched = [[r.id for r in (*c.aside, *c.records) if r.id] for c in commits]
     assert index["ids"] == [array_id for ids in touched for array_id in ids]
     assert columns["touched_end"] == np.cumsum([len(ids) for ids in touched]).tolist()
     flags = [(c.step is not None) + 2 * bool(c.operations) for c in commits]
@@ -186,6 +191,8 @@ def read_by_library(log: Log, version: int) -> Version:
         rows = record.digests.tolist()
         said["digests"] = {log.name_of(i): numbers for i, *numbers in rows}
     if not record.is_saved:
+        if len(record.aside):
+            said["aside"] = _aside(log, version)
         return said | {"extra": encode(log.extra(version)[0])}
     if version < log.kept_since and version not in log.kept:
         return said
@@ -208,6 +215,16 @@ def read_by_library(log: Log, version: int) -> Version:
         "chain": state.table.chain.hex(),
         "state_digest": f"{state.table.state_digest:032x}",
     }
+
+
+def _aside(log: Log, version: int) -> dict[str, str | None]:
+    """The arrays that have bytes at a version without all of them."""
+    there = {}
+    for info in sorted(log.table(version).arrays.values(), key=lambda info: info.name):
+        with contextlib.suppress(VersionError):
+            raw = log.state(version, info.name.__eq__).bytes_of(info.id)
+            there[info.name] = encode(raw.tobytes())
+    return there
 
 
 def codings(log: reader.ReadLog) -> set[int]:

@@ -64,6 +64,9 @@ def _describe(scribe: Scribe, version: int, expected: Expected) -> Version:
         described["digests"] = {scribe.log.name_of(i): numbers for i, *numbers in rows}
     if expected.saved:
         return described
+    if len(record.aside):
+        held = sorted(expected.there().items())
+        described["aside"] = {name: encode(content) for name, content in held}
     return said_of(described) | {"extra": described["extra"]}
 
 
@@ -351,6 +354,31 @@ def write_unsaved(root: Path) -> Scribe:
     return scribe.close()
 
 
+def write_parts(root: Path) -> Scribe:
+    """A log of which some commits were saved in part, one by a writer that began anew; closed."""
+    w, b = np.linspace(-1, 1, 300, dtype=np.float32), np.arange(5).astype(ml_dtypes.bfloat16)
+    big = np.arange(30_000, dtype=np.uint32)
+    scribe = Scribe(DiskFiles(root))
+    scribe.create("params/w", (300,)).create("params/b", (5,), ml_dtypes.bfloat16)
+    scribe.create("opt/big", (30_000,), np.uint32).create("step", (), np.int64, "int")
+    scribe.write("params/w", w).write("params/b", b).write("opt/big", big).commit(0)
+    step, params = (lambda n: {"step": np.array(n)}), ("params/w", "params/b")
+    scribe.digests({"params/w": w + 1, "opt/big": big + 1} | step(1), 1, aside=["params/w"])
+    scribe.digests({"opt/big": big * 7} | step(2), 2, extra=b"two", aside=["opt/big", "step"])
+    scribe.digests({"params/w": w, "params/b": b + b} | step(3), 3, aside=params)
+    touched = w.copy()
+    touched[[3, 77]] = 5
+    scribe.digests({"params/w": touched, "opt/big": big ^ 9} | step(4), 4, aside=["params/w"])
+    scribe.digests(step(5), 5)
+    scribe = scribe.reopen()
+    touched[4] = np.nan
+    scribe.digests({"params/w": touched} | step(6), 6, aside=["params/w"])
+    scribe.write("params/w", w + 2).write("step", np.array(7)).commit(7, nonfinite={})
+    scribe.digests({"params/w": w + 3} | step(8), 8, aside=["params/w"])
+    scribe.write("opt/big", big).commit(9, nonfinite={})
+    return scribe.close()
+
+
 def _entry(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"))
 
@@ -387,6 +415,10 @@ def _make_unsaved(root: Path) -> dict[str, Any]:
     return {"unsaved": describe(write_unsaved(root / "unsaved"))}
 
 
+def _make_parts(root: Path) -> dict[str, Any]:
+    return {"parts": describe(write_parts(root / "parts"))}
+
+
 def _make_streams(root: Path) -> dict[str, Any]:
     """All of a log; a snapshot of its fork and what is behind it; and what is behind that."""
     whole, branch = (Log(DiskFiles(root / name), name) for name in ("whole", "fork"))
@@ -413,6 +445,7 @@ MAKERS = {
     "trees": (_make_trees, 7),
     "groups": (_make_groups, 8),
     "unsaved": (_make_unsaved, 9),
+    "parts": (_make_parts, 10),
 }
 """What makes logs or streams, and returns what ``NAME.json`` says of them; the first log's id."""
 
@@ -435,7 +468,7 @@ def read_golden(folder: Path) -> dict[str, list[Version]]:
     """What the logs of a golden folder hold, by version."""
     contents = read_contents(folder, "contents")
     whole, own = contents["whole"], contents["fork"]
-    names = ("compacted", "graph", "trees", "groups", "unsaved")
+    names = ("compacted", "graph", "trees", "groups", "unsaved", "parts")
     later = {name: read_contents(folder, name)[name] for name in names}
     return {"whole": whole, "fork": whole[: own[0]["version"] - 1] + own} | later
 

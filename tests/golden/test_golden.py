@@ -40,7 +40,7 @@ from tools import format_reader as reader
 
 FOLDERS = sorted(Path(__file__).parent.glob("v*"))
 V1 = Path(__file__).parent / "v1"
-LOGS = ("whole", "fork", "compacted", "graph", "trees", "groups", "unsaved")
+LOGS = ("whole", "fork", "compacted", "graph", "trees", "groups", "unsaved", "parts")
 STREAMS = ("whole", "late", "behind")
 
 GOLDEN_LOGS = [

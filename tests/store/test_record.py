@@ -143,7 +143,7 @@ def test_record_whose_records_do_not_share_out_the_chunks_is_refused():
     "change",
     [
         lambda record: setattr(record, "flags", 1 << 6),
-        lambda record: record.records["flags"].__setitem__(0, 1 << 2),
+        lambda record: record.records["flags"].__setitem__(0, 1 << 3),
         lambda record: record.chunks["coding"].__setitem__(0, 8),
         lambda record: record.chunks["coding"].__setitem__(0, 0),
     ],

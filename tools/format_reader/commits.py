@@ -19,7 +19,7 @@ SPARSE, SPARSE_ZSTD, FULL, FULL_ZSTD, XOR_ZSTD, FULL_GROUP, XOR_GROUP = range(1,
 CREATE, DELETE, UPDATE = 1, 2, 3
 HAS_STEP, DIGEST_ONLY, EXTRA_IS_JSON, VALUES_REPLACE, STRUCTURE_CHANGED = 1, 2, 4, 8, 16
 DIGESTS = 32
-RECORD_FULL, RECORD_PAGE_VERSIONS = 1, 2
+RECORD_FULL, RECORD_PAGE_VERSIONS, RECORD_ASIDE = 1, 2, 4
 
 _PLAIN = {
     *("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
@@ -113,6 +113,8 @@ class Commit:
     flags: int
     frame_sizes: list[int]
     records: list[Record]
+    """But for those of `aside`."""
+    aside: list[Record]
     operations: list[Operation]
     source: str
     note: str
@@ -127,11 +129,11 @@ def read_commit(meta: bytes) -> Commit:
     check(len(meta) >= 136, "a commit shorter than its fixed part")
     (
         log_id, previous_chain, state_digest, frames_hash, version, step, time_ns, changed_bytes,
-        next_id, flags, frames, records, chunks, ops_bytes, note_bytes, constants_bytes,
+        next_id, flags, frames, count, chunks, ops_bytes, note_bytes, constants_bytes,
         source_bytes, _,
     ) = COMMIT.unpack_from(meta)  # fmt: skip
     sizes = (
-        frames * 8, records * 40, chunks * 24, ops_bytes, source_bytes, note_bytes, constants_bytes
+        frames * 8, count * 40, chunks * 24, ops_bytes, source_bytes, note_bytes, constants_bytes
     )  # fmt: skip
     end = 136 + sum(sizes)
     fills = end <= len(meta) if flags & DIGESTS else end == len(meta)
@@ -158,6 +160,14 @@ def read_commit(meta: bytes) -> Commit:
         operations = list(read_operations(parts[3]))
     except (ValueError, RecursionError) as error:
         raise BadError(str(error)) from error
+    records = read_records(parts[1], parts[2])
+    aside = [record for record in records if record.flags & RECORD_ASIDE]
+    check(records[: len(aside)] == aside, "records aside that are not the first")
+    ids = [record.id for record in aside]
+    check(not aside or flags & DIGEST_ONLY, "records aside of a commit with all bytes")
+    check(0 not in ids and len(set(ids)) == len(ids), "records aside that are not one an array")
+    rest = records[len(aside) :]
+    check(not (flags & DIGEST_ONLY and any(r.id for r in rest)), "records without bytes")
     return Commit(
         log_id=log_id,
         previous_chain=previous_chain,
@@ -170,7 +180,8 @@ def read_commit(meta: bytes) -> Commit:
         next_id=next_id,
         flags=flags,
         frame_sizes=list(struct.unpack(f"<{frames}Q", parts[0])),
-        records=read_records(parts[1], parts[2]),
+        records=rest,
+        aside=aside,
         operations=operations,
         source=source,
         note=note,
@@ -222,7 +233,7 @@ def read_records(record_part: bytes, chunk_part: bytes) -> list[Record]:
     find_groups(chunks)
     records, start = [], 0
     for array_id, base, lane0, lane1, changed, count, flags in RECORD.iter_unpack(record_part):
-        if flags & ~(RECORD_FULL | RECORD_PAGE_VERSIONS):
+        if flags & ~(RECORD_FULL | RECORD_PAGE_VERSIONS | RECORD_ASIDE):
             raise NewerFormatError(f"record flags {flags}")
         own = chunks[start : start + count]
         start += count
@@ -252,7 +263,7 @@ def find_groups(chunks: list[Chunk]) -> None:
 def give_data(commit: Commit, parts: list[bytes]) -> None:
     """Give each chunk its bytes, from the data of the frames in order."""
     part, start = 0, 0
-    for record in commit.records:
+    for record in (*commit.aside, *commit.records):
         for chunk in record.chunks:
             if chunk.stored and part < len(parts) and start == len(parts[part]):
                 part, start = part + 1, 0

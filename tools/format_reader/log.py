@@ -144,6 +144,25 @@ class ReadLog:
                 raise DamagedError(f"version {commit.version}: {error}") from error
             yield None if commit.flags & DIGEST_ONLY else state
 
+    def aside(self) -> dict[int, dict[str, bytes]]:
+        """Of each commit that has bytes aside: every array that has bytes there, by name."""
+        found, state, beside, stale = {}, State(), State(), set[int]()
+        for commit, known in zip(self.commits, self.states(), strict=True):
+            if known is not None:
+                state = beside = known
+                stale = set()
+                continue
+            for record in commit.aside:
+                if record.base == state.bases.get(record.id, 0):  # of a writer that began anew
+                    beside.content[record.id] = state.content[record.id]
+                    beside.bases[record.id] = record.base
+            beside = beside.aside(commit)
+            stale = (stale | commit.digests.keys()) - {record.id for record in commit.aside}
+            if commit.aside:
+                fresh = [a for a in beside.arrays.values() if a.id not in stale]
+                found[commit.version] = {a.name: beside.content[a.id] for a in fresh}
+        return found
+
     def tags(self) -> dict[str, int]:
         """The version that each tag names."""
         compaction = self.manifest.compaction

@@ -135,6 +135,18 @@ class State:
                 versions[page] = version
         self.page_versions[record.id] = versions
 
+    def aside(self, commit: Commit) -> "State":
+        """The state with what a commit has aside; its own bytes are those of a version before."""
+        state = replace(self, content=dict(self.content), bases=dict(self.bases))
+        for record in commit.aside:
+            check(record.id in self.arrays, "a record aside of an array that is not there")
+            pages = dict(state.page_versions)
+            state.apply(record, state.bases.get(record.id, 0), commit.version)
+            state.page_versions = pages
+            check(lanes_of(state.content[record.id]) == record.lanes, "the lanes of bytes aside")
+            state.bases[record.id] = commit.version
+        return state
+
     def check_digest(self) -> None:
         """Compute every digest from the bytes, and compare."""
         total = sum(constant_term(*constant) for constant in self.constants.items())

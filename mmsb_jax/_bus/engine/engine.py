@@ -295,11 +295,11 @@ class Engine:
         draft: Draft,
         landed: Callable[[Commit], object],
     ) -> Commit:
-        """`land` of digests alone: the bytes, and what is derived from them, stay as they are.
+        """`land` of digests: the bytes, and what is derived from them, stay as they are.
 
         Args:
             rows: array → both lanes, and how many of its numbers are not finite.
-            draft: what the caller says of the commit, no more.
+            draft: what the caller says of the commit, and the arrays whose bytes stand aside.
             landed: as in `land`.
         """
         with self.lock:
@@ -470,6 +470,7 @@ class Engine:
             changed_bytes=landed.changed_bytes,
             logged_bytes=landed.logged_bytes,
             saved=landed.is_saved,
+            saved_arrays=landed.changed if landed.is_saved else landed.aside,
             _extra=lambda: read_extra(log, version),
             _patches=lambda: patches_of(log, version),
             _durable_version=lambda: writer.durable_version,

@@ -146,9 +146,9 @@ class Session:
 
     def state_now(self, version: int, wanted: Callable[[str], bool] | None) -> StoredState:
         """A version, to be read at once: that of a writer's head goes on changing."""
-        if self.engine is not None and version == self.engine.head.state.table.version:
-            self.log.check_saved(version)
-            return self.engine.head.state
+        head = None if self.engine is None else self.engine.head
+        if head is not None and head.is_saved and version == head.state.table.version:
+            return head.state
         return self.log.state(version, wanted, executor=self.threads)
 
     def state_from(self, known: StoredState | None, version: int) -> StoredState:
@@ -252,7 +252,7 @@ class Session:
             arrays=len(sizes),
             pages=sum(-(-size // self.page_bytes) for size in sizes),
             state_bytes=sum(sizes),
-            host_bytes=copied_bytes + (0 if engine is None else state.held_bytes),
+            host_bytes=copied_bytes + (0 if engine is None else engine.head.held_bytes),
             device_bytes=device_bytes,
             segments=len(self.log.pieces),
             snapshots=len(self.log.snapshots()),

@@ -25,8 +25,8 @@ class Stats:
         pages: pages of these.
         state_bytes: bytes of these.
         host_bytes: bytes that the bus holds of them: its own state, with the versions of its pages,
-            the copies of commits that do not wait, and their buffers; these it lets go of with
-            `sync`, and with a commit that waits.
+            what was saved in part since the newest whole version, the copies of commits that do not
+            wait, and their buffers; these it lets go of with `sync`, and with a commit that waits.
         device_bytes: bytes that the bus holds on devices: what was committed last, where
             ``shadow=`` keeps it there.
         segments, snapshots: files of the log.

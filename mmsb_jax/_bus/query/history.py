@@ -71,6 +71,9 @@ class History:
     def __iter__(self) -> Iterator[ArrayVersion]:
         state, oldest = None, self._log.kept_since
         for version, shown in self._shown_in.items():
+            if not self._log.is_saved(shown):
+                yield self._read(version)  # its bytes stand aside; the replay goes on without
+                continue
             if state is None or shown < oldest or state.table.version < oldest - 1:
                 state = self._log.state(shown, wanted=self._is_mine, check=False)
             else:

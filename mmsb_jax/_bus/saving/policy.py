@@ -3,7 +3,7 @@
 import signal
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -231,9 +231,27 @@ class OnPreemption(OnSignal):
         super().__init__(signal.SIGTERM, grace=grace)
 
 
+SavePolicies = SavePolicy | Mapping[str, SavePolicy]
+"""A policy of all commits; or one for the whole tree (``"**"``) and others for parts of it."""
+
+
+def whole_of(save: SavePolicies | None) -> SavePolicy | None:
+    """When the whole tree is saved."""
+    return save["**"] if isinstance(save, Mapping) else save
+
+
+def parts_of(save: SavePolicies | None) -> dict[str, SavePolicy]:
+    """Pattern → when what it selects is saved besides."""
+    if not isinstance(save, Mapping):
+        return {}
+    return {pattern: policy for pattern, policy in save.items() if pattern != "**"}
+
+
 def members_of(policy: Any) -> Iterator[Any]:
-    """The policies that one is joined of."""
-    if isinstance(policy, Either):
+    """The policies that one is joined of; of those of parts, that of the whole tree."""
+    if isinstance(policy, Mapping):
+        yield from members_of(whole_of(policy))
+    elif isinstance(policy, Either):
         yield from members_of(policy.left)
         yield from members_of(policy.right)
     elif policy is not None:
@@ -255,16 +273,39 @@ def _check_one(name: str, **given: Any) -> None:
 
 def check_policy(save: Any) -> None:
     """Refuse what is no policy."""
-    if save is not None and not callable(save):
+    if isinstance(save, Mapping):
+        _check_parts(save)
+    elif save is not None and not callable(save):
         raise TypeError(
             f"save={show(save)}: expected a policy, such as mmsb_jax.Every(steps=50), a function "
-            f"of a Moment, or None to log the bytes of every commit"
+            f"of a Moment, a dict of patterns and policies, or None to log the bytes of every "
+            f"commit"
         )
     hears = any(isinstance(member, OnSignal) for member in members_of(save))
     if hears and threading.current_thread() is not threading.main_thread():
         raise ValueError(
             f"save={show(save)} is told by signals, whose handlers Python sets in the main thread "
             f"alone: open the bus there"
+        )
+
+
+def _check_parts(save: Mapping[Any, Any]) -> None:
+    for pattern, policy in save.items():
+        if not isinstance(pattern, str):
+            raise TypeError(f"save={show(save)}: the key {show(pattern)} is no pattern")
+        if not callable(policy):
+            raise TypeError(
+                f"save={show(save)}: expected a policy for {pattern!r}, such as "
+                f"mmsb_jax.Every(steps=50), not {show(policy)}"
+            )
+        if pattern != "**" and any(isinstance(each, OnSignal) for each in members_of(policy)):
+            raise ValueError(
+                f"save={show(save)}: a signal saves the whole tree. Give {show(policy)} to '**'."
+            )
+    if "**" not in save:
+        raise ValueError(
+            f"save={show(save)}: expected a policy for '**' among them, which says when the whole "
+            f"tree is saved: a run goes on from nothing less"
         )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-from mmsb_jax._bus.saving.policy import OnPreemption, OnSignal, SavePolicy, members_of
+from mmsb_jax._bus.saving.policy import OnPreemption, OnSignal, SavePolicies, members_of
 from mmsb_jax._bus.saving.signals import watch
 
 
@@ -27,7 +27,7 @@ class Preemption:
         owes: whether one has come, and the newest tree is not durable yet.
     """
 
-    def __init__(self, policy: SavePolicy | None, save_now: Callable[[], bool]) -> None:
+    def __init__(self, policy: SavePolicies | None, save_now: Callable[[], bool]) -> None:
         members = list(members_of(policy))
         told = [each for each in members if isinstance(each, OnSignal)]
         self._asks_jax = any(isinstance(each, OnPreemption) for each in told)

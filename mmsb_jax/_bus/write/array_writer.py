@@ -13,7 +13,7 @@ from mmsb_jax._bus.device.policy import Shadowing
 from mmsb_jax._bus.engine.commit_info import CommitInfo
 from mmsb_jax._bus.engine.session import Session
 from mmsb_jax._bus.events.events import is_held
-from mmsb_jax._bus.saving.policy import SavePolicy
+from mmsb_jax._bus.saving.policy import SavePolicies
 from mmsb_jax._bus.saving.preemption import Preemption
 from mmsb_jax._bus.trees.tree import TreeShape
 from mmsb_jax._bus.write.array_specs import word_patches_of
@@ -49,7 +49,7 @@ class ArrayWriter:
         pending: arrays that enter the log with the next commit.
     """
 
-    def __init__(self, session: Session, shadow: Shadowing, save: SavePolicy | None) -> None:
+    def __init__(self, session: Session, shadow: Shadowing, save: SavePolicies | None) -> None:
         self._session = session
         self.pending = PendingArrays()
         self.trees: TreeWriter | None = None

@@ -19,7 +19,8 @@ from mmsb_jax._bus.engine.commit_info import CommitInfo
 from mmsb_jax._bus.engine.engine import Engine
 from mmsb_jax._bus.engine.queue import MOST_WAITING
 from mmsb_jax._bus.saving.digests import Digesting
-from mmsb_jax._bus.saving.policy import Moment, Saved, SavePolicy, Saving
+from mmsb_jax._bus.saving.parts import DueParts, PartsSaving
+from mmsb_jax._bus.saving.policy import Moment, Saved, SavePolicies, Saving, parts_of, whole_of
 from mmsb_jax._bus.saving.preemption import Preemption
 from mmsb_jax._bus.trees.abstract import zeros_for
 from mmsb_jax._bus.trees.living import LivingLeaves
@@ -75,7 +76,7 @@ class TreeWriter:
         engine: Engine,
         pending: PendingArrays,
         shadow: Shadowing,
-        save: SavePolicy | None,
+        save: SavePolicies | None,
         preemption: Preemption,
     ) -> None:
         self.shape: TreeShape | None = None
@@ -84,7 +85,8 @@ class TreeWriter:
         self._ids: list[int] = []
         self._last: LivingLeaves | None = None  # of the newest commit with bytes
         self._newest: LivingLeaves | None = None
-        self._saving = Saving(save, _last_saved(engine.log))
+        self._saving = Saving(whole_of(save), _last_saved(engine.log))
+        self._parts = PartsSaving(parts_of(save))
         self._preemption = preemption
         self._unsaved: _Unsaved | None = None
         self._expected: TreeShape | None = None
@@ -118,8 +120,9 @@ class TreeWriter:
         shape, data, change, others = self._match(tree, allow_new)
         ops = self._pending.ops() + change.ops
         is_new = bool(ops or change.values or self._origin)
-        if moment is not None and not is_new and not self._saving.wants(save, moment):
-            return self._commit_digests(info, shape, data, change.ids)
+        due = None if moment is None or is_new else self._due(save, moment, shape)
+        if moment is not None and due is not None:
+            return self._commit_digests(info, shape, data, change.ids, due, moment)
         is_audit = self._begin_audit()
         ids, last = change.ids, self._last
         places = range(len(data)) if is_audit else self._to_read(last, shape, data, ids, others)
@@ -176,18 +179,43 @@ class TreeWriter:
         is_announced = self._preemption.is_announced(version if info.step is None else info.step)
         return Moment(info.step, version, time.time_ns(), last, self.is_busy, is_announced)
 
+    def _due(self, save: bool | None, moment: Moment, shape: TreeShape) -> DueParts | None:
+        """What a commit logs the bytes of; None for all.
+
+        Args:
+            save: what its caller said of it.
+            moment: the commit.
+            shape: its structure, that committed last.
+        """
+        engine = self._engine
+        is_asked = save is None and engine.head.whole_is_due
+        if is_asked or self._saving.wants(save, moment):
+            return None
+        if save is not None:
+            return DueParts()
+        due = self._parts.due(moment, engine.queue.failures, shape.names)
+        return None if len(due.places) == len(shape.names) else due
+
     def _commit_digests(
         self,
         info: CommitInfo,
         shape: TreeShape,
         data: list[Any],
         ids: Sequence[int],
+        due: DueParts,
+        moment: Moment,
     ) -> Commit:
-        """Commit the digests of a tree, of the structure committed last, and none of its bytes."""
+        """Commit the digests of a tree, of the structure committed last, and the bytes of parts."""
+        begun, failures = time.perf_counter_ns(), self._engine.queue.failures
         found, leaves = self._begin_digests(shape, data, ids)
-        draft = info.fill(Draft(), info.numbers())
+        with jax.transfer_guard("allow"), room_for("the bytes of this commit"):
+            contents = self._read(data, shape.names, due.places)
+        by_id = {ids[i]: content for i, content in contents.items()}
+        draft = info.fill(Draft(contents=by_id), info.numbers())
+        due.expect(moment, failures)
 
         def landed(commit: Commit) -> None:
+            due.note(commit, time.perf_counter_ns() - begun)
             self.shape, self._ids, self._newest = shape, list(ids), leaves
             leaves.version = commit.version
             self._unsaved = _Unsaved(draft, commit.version, shape, data, ids)
@@ -196,25 +224,41 @@ class TreeWriter:
         return self._engine.land_digests(rows, draft, landed)
 
     def _enqueue_digests(
-        self, info: CommitInfo, shape: TreeShape, data: list[Any], failures: int
+        self,
+        info: CommitInfo,
+        shape: TreeShape,
+        data: list[Any],
+        due: DueParts,
+        moment: Moment,
+        failures: int,
     ) -> "Future[Commit]":
         """`_commit_digests`, without waiting."""
         engine, ids, time_ns = self._engine, self._ids, time.time_ns()
         found, leaves = self._begin_digests(shape, data, ids)
-        numbers = self._stager.stage(info.note_arrays, ["note"] * len(info.note_arrays))
+        places, count = due.places, len(due.places)
+        names = [*(shape.names[i] for i in places), *(["note"] * len(info.note_arrays))]
+        with room_for("the copy of this commit"):
+            staged = self._stager.stage([*(data[i] for i in places), *info.note_arrays], names)
 
         def run(landed: Callable[[Commit], None]) -> None:
+            begun = time.perf_counter_ns()
+
             def known(commit: Commit) -> None:
+                due.note(commit, time.perf_counter_ns() - begun)
                 leaves.version = commit.version
                 self._unsaved = _Unsaved(draft, commit.version, shape, data, ids)
                 landed(commit)
 
-            said = [numbers.value_of(i).reshape(()) for i in range(len(info.note_arrays))]
-            draft = info.fill(Draft(time_ns=time_ns), said)
+            with room_for("the bytes of this commit"):
+                raws = map(staged.bytes_of, range(count))
+                contents = {ids[i]: raw for i, raw in zip(places, raws, strict=True)}
+            said = [staged.value_of(i).reshape(()) for i in range(count, len(names))]
+            draft = info.fill(Draft(contents=contents, time_ns=time_ns), said)
             rows = {ids[i]: row for i, row in found.rows().items()}
             _deliver(engine, lambda: engine.land_digests(rows, draft, known))
 
-        outcome = engine.queue.submit(run, numbers.release, failures)
+        outcome = engine.queue.submit(run, staged.release, failures)
+        due.expect(moment, failures)
         self._newest = leaves
         return outcome
 
@@ -404,9 +448,10 @@ class TreeWriter:
         for array in info.note_arrays:
             check_readable(array, "note")
         moment = self._moment(info, save)
-        if moment is not None and not self._saving.wants(save, moment):
-            self._wait_for_room(MOST_WAITING)
-            return self._enqueue_digests(info, shape, data, failures)
+        due = None if moment is None else self._due(save, moment, shape)
+        if moment is not None and due is not None:
+            self._wait_for_room(self._most_waiting if due.places else MOST_WAITING)
+            return self._enqueue_digests(info, shape, data, due, moment, failures)
         self._wait_for_room(self._most_waiting)
         is_audit, ids, last = self._begin_audit(), self._ids, self._last
         places = range(len(data)) if is_audit else self._to_read(last, shape, data, ids, others)

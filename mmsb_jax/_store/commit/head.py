@@ -10,7 +10,7 @@ import numpy as np
 
 from mmsb_jax._base.words import WORD_BYTES
 from mmsb_jax._store.commit.compare import Changes, compare, patched
-from mmsb_jax._store.commit.draft import Draft
+from mmsb_jax._store.commit.draft import ArrayContent, Draft
 from mmsb_jax._store.commit.encode import Recorded, record_all
 from mmsb_jax._store.commit.lots import Compared
 from mmsb_jax._store.commit.plain import (
@@ -30,6 +30,7 @@ from mmsb_jax._store.files.protocol import Buffer
 from mmsb_jax._store.format.data import CommitFrames, NewCommit
 from mmsb_jax._store.format.frame import BadFrameError
 from mmsb_jax._store.format.record import (
+    ASIDE,
     DIGEST,
     DIGEST_ONLY,
     DIGESTS,
@@ -44,12 +45,18 @@ from mmsb_jax._store.format.record import (
     Row,
     records_of,
 )
-from mmsb_jax._store.state.state import StoredState
+from mmsb_jax._store.state.aside import BytesAside
+from mmsb_jax._store.state.state import StoredState, Table
 from mmsb_jax._store.writer.writer import LogWriter
 
 
 class Landed(NamedTuple):
-    """What became of a draft; ``is_saved`` says whether its bytes were logged."""
+    """What became of a draft.
+
+    Attributes:
+        is_saved: whether all of its bytes were logged.
+        aside: else the arrays whose bytes were.
+    """
 
     version: int
     time_ns: int
@@ -57,6 +64,7 @@ class Landed(NamedTuple):
     changed_bytes: int
     logged_bytes: int
     is_saved: bool = True
+    aside: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -113,11 +121,15 @@ class PlainLanding:
 
 @dataclass(slots=True)
 class DigestLanding:
-    """As `Landing`, of a commit that holds digests alone: the bytes of the head stay."""
+    """As `Landing`, of a commit of digests: the bytes of the head stay.
+
+    ``changes`` are those of the bytes aside; None where these were not decoded.
+    """
 
     version: int
     record: CommitRecord
     marks: Marks
+    changes: Sequence[Recorded] | None
     logged_bytes: int | None = None
 
     def adopt(self, head: "Head") -> Landed:
@@ -125,6 +137,7 @@ class DigestLanding:
         table = head.state.table
         table.apply_values(self.record)
         table.apply_head(self.record, head.writer.log.scan.chain)
+        head.adopt_aside(self.record, self.changes)
         ids = self.record.digests["id"].tolist()
         return head.count(self, self.record, [table.arrays[i].name for i in ids])
 
@@ -157,6 +170,7 @@ class Head:
         landed: what became of the newest commit made here; kept, since an interrupt may lose what
             was returned.
         structure: version of the newest commit made here that changed the table of arrays.
+        aside: the bytes of versions that were saved in part.
     """
 
     def __init__(
@@ -176,6 +190,7 @@ class Head:
         self._state_bytes = state.nbytes
         self.structure = state.table.version
         self.landed: Landed | None = None
+        self.aside = BytesAside()
         self._landing: Landing | PlainLanding | DigestLanding | Joining | None = None
         self._recount()
 
@@ -239,12 +254,21 @@ class Head:
         self.tally.count(record, logged_bytes, landing.marks)
         changed = tuple(sorted(names))
         said = landing.version, record.time_ns, changed, record.changed_bytes, logged_bytes
-        return Landed(*said, record.is_saved)
+        if record.is_saved:
+            return Landed(*said)
+        arrays = self.state.table.arrays
+        aside = sorted(arrays[i].name for i in record.aside["id"].tolist())
+        return Landed(*said, False, tuple(aside))
 
     @property
     def state_bytes(self) -> int:
         """Bytes of all arrays."""
         return self._state_bytes
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes held of the newest states."""
+        return self.state.held_bytes + self.aside.nbytes
 
     @property
     def is_saved(self) -> bool:
@@ -255,6 +279,13 @@ class Head:
     def snapshot_is_due(self) -> bool:
         """Whether so much has been logged that a snapshot is worth it, and there is one to make."""
         return self.is_saved and self.tally.snapshot_is_due(self._state_bytes, self.segment_states)
+
+    @property
+    def whole_is_due(self) -> bool:
+        """Whether so much has been logged that the next commit is to have all bytes."""
+        return not self.is_saved and self.tally.snapshot_is_due(
+            self._state_bytes, self.segment_states
+        )
 
     def begin_segment(self) -> None:
         """Start the tally anew: a snapshot of the newest version is on its way."""
@@ -345,22 +376,66 @@ class Head:
         self.state.table.apply_head(commit.record, self.writer.log.scan.chain)
 
     def land_digests(self, digests: np.ndarray, draft: Draft) -> Landed:
-        """Commit the digests of arrays, and nothing of their bytes.
+        """Commit the digests of arrays, and the bytes of few of them or of none.
 
         Args:
             digests: a row an array that changed, by id (`DIGEST`).
-            draft: what the caller says of the commit, no more.
+            draft: what the caller says of the commit, and the arrays whose bytes stand aside.
         """
         table = self.state.table
         record = _said(draft, draft.values, table.next_id)
         record.flags |= DIGEST_ONLY | DIGESTS
         record.digests = digests
         record.state_digest = self._digest_with(record)
-        chunks = [] if draft.extra is None else compress_blob(draft.extra)
+        extra = [] if draft.extra is None else compress_blob(draft.extra)
         if draft.extra is not None:
-            record.records = records_of([_extra_row(len(chunks))])
+            record.records = records_of([_extra_row(len(extra))])
         record.check_said()
-        return self._append_digests(NewCommit(record, chunks), record)
+        changes = self._record_aside(record, draft.contents) if draft.contents else []
+        chunks = [chunk for change in changes for chunk in change.chunks]
+        return self._append_digests(NewCommit(record, [*chunks, *extra]), record, changes)
+
+    def _record_aside(
+        self, record: CommitRecord, contents: Mapping[int, ArrayContent]
+    ) -> list[Recorded]:
+        """Enter the records of arrays that are saved, where others are not."""
+        state = self.aside.over(self.state, contents)
+        plan = Plan(state, Draft(contents=contents))
+        bases, executor = state.table.bases, self.executor
+        changes, waiting = record_all(
+            self.compare(plan),
+            plan.lanes_before,
+            lambda array_id: array_id not in bases,
+            Tally(),
+            self.page_bytes,
+            executor,
+        )
+        for future in waiting:
+            future.result()
+        rows = [change.rows(bases) for change in changes]
+        # An array that is again as it was saved has no byte to log, and is as good as saved.
+        changed = {info.id for change in changes for info in change.infos}
+        known = self.state.table.ahead.keys() | set(record.digests["id"].tolist())
+        same = [i for i in contents if i in known and i not in changed]
+        rows.append(records_of([_row_of_same(i, state.table) for i in same]))
+        record.aside = np.concatenate(rows)
+        record.aside["flags"] |= ASIDE
+        record.changed_bytes = int(record.aside["changed"].sum())
+        return changes
+
+    def adopt_aside(self, record: CommitRecord, changes: Sequence[Recorded] | None) -> None:
+        """Take over the bytes aside of a commit that the log has."""
+        if not len(record.aside):
+            return
+        if changes is None:
+            self.aside = BytesAside()
+            return
+        state = self.aside.over(self.state, ())
+        for change in changes:
+            change.put(state.page_versions, self.page_bytes // WORD_BYTES, record.version)
+        for array_id, _, lane0, lane1, *_ in record.aside.tolist():
+            state.table.lanes[array_id] = (lane0, lane1)
+            state.table.bases[array_id] = record.version
 
     def take_digests(self, commit: CommitFrames) -> Landed:
         """`land_digests` of a commit that another log wrote.
@@ -375,7 +450,7 @@ class Head:
             raise BadFrameError("it is not the commit of a log")
         if self._digest_with(record) != record.state_digest:
             raise BadFrameError("the state does not have the digest recorded")
-        return self._append_digests(commit, record)
+        return self._append_digests(commit, record, None)
 
     def _digest_with(self, record: CommitRecord) -> int:
         """The digest of the state after a commit that holds digests alone."""
@@ -386,9 +461,14 @@ class Head:
             total -= state_term(array_id, schema, table.lanes_now(array_id))
         return state_sum(total, self._values_term(record))
 
-    def _append_digests(self, commit: NewCommit | CommitFrames, record: CommitRecord) -> Landed:
-        version = self.writer.log.version + 1
-        self._landing = landing = DigestLanding(version, record, self.tally.marks([EXTRA_ID]))
+    def _append_digests(
+        self,
+        commit: NewCommit | CommitFrames,
+        record: CommitRecord,
+        changes: Sequence[Recorded] | None,
+    ) -> Landed:
+        version, marks = self.writer.log.version + 1, self.tally.marks([EXTRA_ID])
+        self._landing = landing = DigestLanding(version, record, marks, changes)
         landing.logged_bytes = self.writer.append(commit)
         return self._landed()
 
@@ -568,6 +648,11 @@ def _digests_of(records: np.ndarray, nonfinite: Mapping[int, int]) -> np.ndarray
         if nonfinite.get(array_id)
     ]
     return np.array(sorted(rows), DIGEST)
+
+
+def _row_of_same(array_id: int, table: Table) -> Row:
+    """The record of an array that has no other bytes than before."""
+    return array_id, table.bases.get(array_id, 0), *table.lanes.get(array_id, ZERO), 0, 0, 0
 
 
 def _extra_row(chunks: int) -> Row:

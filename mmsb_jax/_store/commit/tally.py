@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mmsb_jax._store.format.record import FULL, ArrayInfo, CommitRecord, PlainRecord
+from mmsb_jax._store.format.record import ASIDE, FULL, ArrayInfo, CommitRecord, PlainRecord
 
 LEAST_SPARSE_BYTES = 4 << 20
 LEAST_TOTAL_BYTES = 64 << 20
@@ -79,6 +79,8 @@ class Tally:
         sparse_bytes = before.sparse_bytes + logged_bytes
         self._total_bytes = before.total_bytes + logged_bytes
         for array_id, nbytes, flags in record.stored():
+            if flags & ASIDE:
+                continue
             if flags & FULL:
                 self._delta_bytes[array_id] = 0
                 sparse_bytes -= nbytes

@@ -106,7 +106,7 @@ class SegmentIndex:
         if version != self.first_version + len(rows):
             self._check_entered(version, offset, logged_bytes)
             return
-        rows.touched.extend(record.touched())
+        rows.touched.extend(record.logged())
         row = (
             offset,
             record.step or 0,

@@ -55,6 +55,9 @@ FULL = 1
 """Record flag: the chunks give every byte of the array; what was there before does not matter."""
 PAGE_VERSIONS = 2
 """Record flag, in snapshots: the data are the versions of the array's pages (uint64 each)."""
+ASIDE = 4
+"""Record flag, in commits without the bytes of all: it stands aside, and those of others do not
+build on it."""
 
 EXTRA_ID = 0
 """Array id of the record that holds the caller's ``extra``."""
@@ -65,12 +68,12 @@ GRAPH_PREFIX = "\0"
 HAS_STEP, DIGEST_ONLY, EXTRA_IS_JSON, VALUES_REPLACE, STRUCTURE_CHANGED, DIGESTS = (
     1, 2, 4, 8, 16, 32,
 )  # fmt: skip
-"""Flags of a commit. DIGEST_ONLY: it holds no bytes of arrays; DIGESTS: its meta ends with a table
-of them (`DIGEST`)."""
+"""Flags of a commit. DIGEST_ONLY: it does not hold the bytes of all that it changed; DIGESTS: its
+meta ends with a table of them (`DIGEST`)."""
 
 _KNOWN_FLAGS = (
     HAS_STEP | DIGEST_ONLY | EXTRA_IS_JSON | VALUES_REPLACE | STRUCTURE_CHANGED | DIGESTS,
-    FULL | PAGE_VERSIONS,
+    FULL | PAGE_VERSIONS | ASIDE,
 )
 _KNOWN_CODINGS = frozenset(map(int, Coding))
 
@@ -166,6 +169,8 @@ class CommitRecord:
     Attributes:
         digests: with the flag DIGESTS: of a commit without bytes each array that it changed; of
             another those of the arrays it changed that have an element that is not finite.
+        aside: of a commit that was saved in part, the records of those arrays; the rest are in
+            ``records``. Their chunks come first.
     """
 
     log_id: bytes
@@ -186,6 +191,7 @@ class CommitRecord:
     chunks: np.ndarray = field(default_factory=lambda: _NO_CHUNKS)
     ops: list[Op] = field(default_factory=list)
     digests: np.ndarray = field(default_factory=lambda: _NO_DIGESTS)
+    aside: np.ndarray = field(default_factory=lambda: _NO_RECORDS)
 
     @property
     def is_saved(self) -> bool:
@@ -199,7 +205,7 @@ class CommitRecord:
         values = json.dumps(self.values, sort_keys=True).encode() if self.values else b""
         ops = b"".join(map(_encode_op, self.ops))
         flags = self.flags | (HAS_STEP if self.step is not None else 0)
-        tables = self.records.tobytes() + self.chunks.tobytes()
+        tables = self.aside.tobytes() + self.records.tobytes() + self.chunks.tobytes()
         digests = b""
         if flags & DIGESTS:
             digests = _DIGESTS.pack(len(self.digests), 0) + self.digests.tobytes()
@@ -208,7 +214,8 @@ class CommitRecord:
             _FIXED.size + 8 * len(self.frame_sizes) + len(tables) + sum(map(len, rest)), 0
         )
         _check_parsed(len(ops) + len(values))
-        counts = (len(self.frame_sizes), len(self.records), len(self.chunks))
+        records = len(self.aside) + len(self.records)
+        counts = (len(self.frame_sizes), records, len(self.chunks))
         fixed = _fixed(
             self, self.frames_hash, flags, *counts, *map(len, (ops, note, values, source))
         )
@@ -298,8 +305,11 @@ class CommitRecord:
             raise BadFrameError("the records of the commit do not share out its chunks")
         chunk_table = np.frombuffer(parts[2], CHUNK)
         _refuse_unknown(flags, record_table, chunk_table)
+        aside, record_table = (
+            _apart(record_table) if flags & DIGEST_ONLY else (_NO_RECORDS, record_table)
+        )
         digests = _decode_digests(meta[end:]) if flags & DIGESTS else _NO_DIGESTS
-        _check_saved(flags, record_table, digests, bool(ops_bytes))
+        _check_saved(flags, record_table, aside, digests, bool(ops_bytes))
         log_id, previous_chain, state_digest, frames_hash = hashes
         try:
             return cls(
@@ -321,6 +331,7 @@ class CommitRecord:
                 chunks=chunk_table,
                 ops=_decode_ops(parts[3]),
                 digests=digests,
+                aside=aside,
             )
         except FormatError:
             raise
@@ -332,7 +343,7 @@ class CommitRecord:
         places = np.flatnonzero(self.records["id"] == EXTRA_ID)
         if not places.size:
             return None
-        start = int(self.records["chunks"][: places[0]].sum())
+        start = _sum(self.aside["chunks"]) + _sum(self.records["chunks"][: places[0]])
         return slice(start, start + int(self.records["chunks"][places[0]]))
 
     @property
@@ -341,17 +352,21 @@ class CommitRecord:
         return EXTRA_ID in self.records["id"]
 
     def touched(self) -> list[int]:
-        """Ids of the arrays that the commit has bytes of."""
+        """Ids of the arrays whose bytes the commit changes."""
         return [i for i in self.records["id"].tolist() if i != EXTRA_ID]
 
+    def logged(self) -> list[int]:
+        """Ids of the arrays that the commit has bytes of, aside or not."""
+        return [*self.aside["id"].tolist(), *self.touched()]
+
     def rows(self) -> list[Row]:
-        """Its records."""
+        """Its records, but for those that stand aside."""
         return self.records.tolist()
 
     def stored(self) -> Iterator[Stored]:
         """Of each of its records what it takes; of a group's bytes, its share by size."""
         sizes, stop = shares(self.chunks), 0
-        for array_id, _, _, _, _, chunks, flags in self.rows():
+        for array_id, _, _, _, _, chunks, flags in (*self.aside.tolist(), *self.rows()):
             start, stop = stop, stop + chunks
             yield array_id, sizes[start] if chunks == 1 else sum(sizes[start:stop]), flags
 
@@ -391,6 +406,7 @@ class PlainRecord:
     says_extra: ClassVar[bool] = False
     is_saved: ClassVar[bool] = True
     digests: ClassVar[np.ndarray] = _NO_DIGESTS
+    aside: ClassVar[np.ndarray] = _NO_RECORDS
 
     def encode(self) -> bytes:
         """The meta's bytes; what was checked when it was made is not checked again."""
@@ -410,6 +426,8 @@ class PlainRecord:
     def touched(self) -> list[int]:
         """As `CommitRecord.touched`."""
         return [row[0] for row in self.made]
+
+    logged = touched
 
     def rows(self) -> Sequence[Row]:
         """As `CommitRecord.rows`."""
@@ -452,7 +470,7 @@ def _sum(column: np.ndarray) -> int:
 def _check_tables(record: CommitRecord) -> None:
     """Refuse records and chunks that contradict each other, or say what no reader knows."""
     records, chunks = record.records, record.chunks
-    if _sum(records["chunks"]) != len(chunks):
+    if _sum(record.aside["chunks"]) + _sum(records["chunks"]) != len(chunks):
         raise StructureError("the records of the commit do not share out its chunks")
     try:
         _refuse_unknown(record.flags, records, chunks)
@@ -463,7 +481,7 @@ def _check_tables(record: CommitRecord) -> None:
     if len(record.digests) and not record.flags & DIGESTS:
         raise StructureError("the digests of a commit are recorded with the flag DIGESTS alone")
     try:
-        _check_saved(record.flags, records, record.digests, bool(record.ops))
+        _check_saved(record.flags, records, record.aside, record.digests, bool(record.ops))
     except BadFrameError as error:
         raise StructureError(f"what cannot be read back cannot be recorded: {error}") from error
     # A chunk has less than 2**32 bytes: few cannot be too many.
@@ -540,13 +558,25 @@ def _decode_digests(raw: bytes) -> np.ndarray:
     return np.frombuffer(raw, DIGEST, offset=_DIGESTS.size)
 
 
-def _check_saved(flags: int, records: np.ndarray, digests: np.ndarray, has_ops: bool) -> None:
+def _apart(records: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The records that stand aside, and those behind them."""
+    count = int(np.count_nonzero(records["flags"] & ASIDE))
+    return records[:count], records[count:]
+
+
+def _check_saved(
+    flags: int, records: np.ndarray, aside: np.ndarray, digests: np.ndarray, has_ops: bool
+) -> None:
     """Refuse digests out of order, and a commit that has bytes and says that it has none."""
     ids = digests["id"]
     if (ids[:-1] >= ids[1:]).any() or EXTRA_ID in ids[:1]:
         raise BadFrameError("the digests of the commit do not stand in the order of their arrays")
     if flags & DIGEST_ONLY and (has_ops or (records["id"] != EXTRA_ID).any()):
         raise BadFrameError("a commit without bytes has records or operations")
+    if (len(aside) and not flags & DIGEST_ONLY) or (records["flags"] & ASIDE).any():
+        raise BadFrameError("a commit with the bytes of all has records that stand aside")
+    if EXTRA_ID in aside["id"] or len(np.unique(aside["id"])) < len(aside):
+        raise BadFrameError("the records aside of a commit are not one an array")
 
 
 def _encode_op(op: Op) -> bytes:

@@ -22,6 +22,15 @@ from mmsb_jax._store.log.opened import OpenedLog, Read
 from mmsb_jax._store.log.segment import LogSegment, StoredCommit
 from mmsb_jax._store.state.snapshot import read_snapshot, read_snapshot_extra
 
+_NAMED = 4
+"""Arrays that a message names."""
+
+
+def few(names: Sequence[str]) -> str:
+    """Some names, and how many more there are."""
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(map(repr, names[:_NAMED])) + more
+
 
 class LogContents(OpenedLog):
     """What the files of a log hold, commit by commit; see `Log`."""
@@ -192,19 +201,26 @@ class LogContents(OpenedLog):
         return self.retry_if_compacted(find)
 
     def check_saved(self, version: int) -> None:
-        """Refuse a version of which only a digest was logged, with the nearest on both sides."""
+        """Refuse a version of which not all bytes were logged, with the nearest on both sides."""
         if self.is_saved(version):
             return
-        before, after = self.last_saved(version), self.first_saved(version)
+        aside = sorted(map(self.name_of, self.record(version).aside["id"].tolist()))
+        fault = "holds a digest only: its bytes were not logged"
+        if aside:
+            fault = f"was saved in part: arrays=[…] gives {few(aside)}, the rest was not logged"
+        raise self.unsaved(version, fault, self.last_saved(version), self.first_saved(version))
+
+    def unsaved(self, version: int, fault: str, before: int, after: int | None) -> VersionError:
+        """The error for a version that has no bytes of what is asked for, with the nearest."""
         names = [str(near) for near in (before, after) if near]
         nearest = (
             f"the nearest with bytes: {' and '.join(names)}"
             if names
             else "no version has bytes yet"
         )
-        raise VersionError(
-            f"version {version} holds a digest only: its bytes were not logged, as a policy or "
-            f"save=False said; {nearest}. `Bus.rerun` takes its steps again."
+        return VersionError(
+            f"version {version} {fault}, as a policy or save=False said; {nearest}. `Bus.rerun` "
+            f"takes its steps again."
         )
 
     def check_kept(self, version: int) -> None:

@@ -1,14 +1,15 @@
 """A log: its commits, and the state at any of them."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 
 from mmsb_jax._base.errors import CorruptionError
 from mmsb_jax._base.memory_limit import room_for
 from mmsb_jax._store.format.frame import BadFrameError
-from mmsb_jax._store.log.contents import LogContents
+from mmsb_jax._store.log.contents import LogContents, few
 from mmsb_jax._store.log.replay import advance, replay
+from mmsb_jax._store.state.aside import BytesAside, FoundAside
 from mmsb_jax._store.state.state import StoredState, Table
 
 
@@ -54,7 +55,8 @@ class Log(LogContents):
         """The state at ``version``, from the nearest snapshot and the commits behind it.
 
         Args:
-            version: 0 is the empty state.
+            version: 0 is the empty state. One that was saved in part has the arrays ``wanted`` if
+                their bytes are there.
             wanted: which arrays to hold, by name; None for all.
             page_bytes: to keep the versions of pages; None to leave them.
             check: whether to compare the digest of every array held, from scratch.
@@ -65,8 +67,67 @@ class Log(LogContents):
         """
         if version == 0:
             return StoredState(self.manifest.ids.own, wanted, page_bytes)
+        if wanted is not None and page_bytes is None and not self.is_saved(version):
+            return self._state_aside(version, wanted, check, executor)
         self.check_saved(version)
         return self._state(version, wanted, page_bytes, check, executor)
+
+    def newest_with(self, wanted: Callable[[str], bool], until: int) -> int:
+        """The newest version up to ``until`` that has the bytes of the arrays ``wanted``."""
+        base = self.last_saved(until)
+        return max(self._with_bytes_of(wanted, base, until), default=base)
+
+    def _with_bytes_of(self, wanted: Callable[[str], bool], base: int, until: int) -> Iterator[int]:
+        """The versions behind ``base``, the last with all bytes, that have those of ``wanted``."""
+        found, is_wanted = FoundAside(), dict[int, bool]()
+        for version in range(base + 1, until + 1):
+            found.take(self.record(version))
+            stale = found.stale
+            for i in stale - is_wanted.keys():
+                is_wanted[i] = wanted(self.name_of(i))
+            if not any(map(is_wanted.__getitem__, stale)):
+                yield version
+
+    def found_aside(self, version: int) -> FoundAside:
+        """What the commits up to ``version`` have aside, since the newest with all bytes."""
+        found = FoundAside()
+        for number in range(self.last_saved(version) + 1, version + 1):
+            found.take(self.record(number))
+        return found
+
+    def _state_aside(
+        self,
+        version: int,
+        wanted: Callable[[str], bool],
+        check: bool,
+        executor: Executor | None,
+    ) -> StoredState:
+        """The arrays ``wanted`` at a version that was not saved whole."""
+        self.check_kept(version)
+        found, base = self.found_aside(version), self.last_saved(version)
+        stale = sorted(name for i in found.stale if wanted(name := self.name_of(i)))
+        if not base:
+            self.check_saved(version)
+        if stale:
+            after = self.first_saved(version)
+            last = self.version if after is None else after - 1
+            near = list(self._with_bytes_of(wanted, base, last))
+            before = max((v for v in near if v < version), default=base)
+            after = min((v for v in near if v > version), default=after)
+            fault = f"has no bytes of {few(stale)}: these were not logged"
+            raise self.unsaved(version, fault, before, after)
+        state, aside = self._state(base, wanted, None, False, executor), BytesAside()
+        for number, ids in found.steps(state.words):
+            commit = self.find(number)
+            try:
+                aside.take(state, commit.record, self.chunks_of(commit), ids)
+            except BadFrameError as error:
+                raise self.damaged(commit.piece.segment, commit.offset, str(error)) from error
+        self.advance(state, version)
+        aside.put_into(state)
+        if check:
+            self._check_digest(state, executor)
+        return state
 
     def head(
         self,

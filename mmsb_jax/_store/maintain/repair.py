@@ -378,7 +378,8 @@ class _Work:
                 for array_id, is_whole in trial.unproven.items()
                 if not (is_whole and self._keep_unproven)
             }
-            anew.write(trial.state, record, blob, trial.unproven.keys(), absent)
+            unproven = trial.unproven.keys()
+            anew.write(trial.state, record, blob, unproven, absent, trial.aside)
             if version == part.flaw and not is_continued:
                 writer.sync()
                 if self.survey.page_bytes is not None:

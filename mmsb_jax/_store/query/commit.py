@@ -28,9 +28,12 @@ class Commit:
         changed: names of the arrays with a changed byte, sorted.
         changed_bytes: bytes that differ from the version before.
         logged_bytes: bytes that it takes in the log, all its frames together.
-        saved: whether its bytes were logged (a compaction may have dropped them since). Of one that
-            holds digests alone, ``changed`` goes by
-            these, and ``changed_bytes`` is 0; `Bus.checkout` cannot give it.
+        saved: whether the bytes of all arrays were logged (a compaction may have dropped them
+            since). Else ``changed`` goes by digests, and `Bus.checkout` gives no more than the
+            arrays that have bytes there: those that no commit without theirs has changed.
+        saved_arrays: the arrays whose bytes it logged: ``changed`` where it is ``saved``, some of
+            them where it was saved in part, none where it holds digests alone.
+            ``changed_bytes`` counts in these.
 
     It can be pickled: what it says, `extra` among it, goes along, and `durable` stays what it was
     then. `patches` are in the log alone.
@@ -45,6 +48,7 @@ class Commit:
     changed_bytes: int
     logged_bytes: int
     saved: bool
+    saved_arrays: tuple[str, ...]
     _extra: Callable[[], Any] = field(repr=False)
     _patches: Callable[[], Iterator[Patch]] = field(repr=False)
     _durable_version: Callable[[], int] = field(repr=False)
@@ -198,16 +202,19 @@ def _decode_json(text: str | bytes, version: int, name: str) -> Any:
 def read_commit(log: Log, version: int, durable_version: Callable[[], int]) -> Commit:
     """The commit of ``version``; reads its frame's meta and no payload."""
     record, row = log.record(version), log.row(version)
+    changed = tuple(log.arrays_of(record))
+    aside = sorted(map(log.name_of, record.aside["id"].tolist()))
     return Commit(
         version=version,
         step=record.step,
         time_ns=record.time_ns,
         source=record.source,
         note=_decode_json(record.note, version, "note"),
-        changed=tuple(log.arrays_of(record)),
+        changed=changed,
         changed_bytes=record.changed_bytes,
         logged_bytes=row.logged_bytes,
         saved=record.is_saved,
+        saved_arrays=changed if record.is_saved else tuple(aside),
         _extra=lambda: read_extra(log, version),
         _patches=lambda: patches_of(log, version),
         _durable_version=durable_version,

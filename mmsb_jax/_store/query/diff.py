@@ -250,6 +250,8 @@ def diff_versions(
     Cost: two checkouts of the arrays that a commit between the two touched, and of no others.
     """
     low, high = sorted((old, new))
+    log.check_saved(low)
+    log.check_saved(high)
     touched = _touched_names(log, low, high)
 
     def is_compared(name: str) -> bool:
@@ -283,6 +285,8 @@ def diff_logs(
 
     Cost: the tables of both, and a checkout of the arrays whose digests differ.
     """
+    for log, version in ((ours, old), (theirs, new)):
+        log.check_saved(version)
     before, after = ours.table(old), theirs.table(new)
 
     def is_compared(name: str) -> bool:

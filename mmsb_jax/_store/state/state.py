@@ -489,6 +489,11 @@ class StoredState:
             if later.nbytes > _MOST_WAITING_BYTES:
                 self.decode_later(later)
 
+    def put(self, array_id: int, rows: np.ndarray, parts: Sequence[ChunkData], flags: int) -> None:
+        """Decode the chunks of one record into the bytes of an array."""
+        target = self._target_of_bytes(array_id, rows, flags)
+        decode_all(target, list(zip(rows, parts, strict=True)))
+
     def _put(self, array_id: int, chunks: Iterable[tuple[np.void, ChunkData, int]]) -> None:
         """Decode chunks of one array, in order, and note the versions of the pages they change."""
         target, versions = self.bytes_of(array_id), self.page_versions.get(array_id)

@@ -68,8 +68,9 @@ def _entries(log: Log, name: str) -> list[dict[str, Any]]:
 def _entry(log: Log, name: str, version: int) -> dict[str, Any]:
     record, row = log.record(version), log.row(version)
     mine: list[Op] = [op for op in record.ops if op.info.name == name]
-    ids = [i for i in record.touched() if log.name_of(i) == name]
-    changed = sum(each[4] for each in record.rows() if each[0] in ids)
+    ids = [i for i in record.logged() if log.name_of(i) == name]
+    rows = (*record.aside.tolist(), *record.rows())
+    changed = sum(each[4] for each in rows if each[0] in ids)
     stored = sum(nbytes for array_id, nbytes, _ in record.stored() if array_id in ids)
     return {
         "version": version,

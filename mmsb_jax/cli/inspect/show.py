@@ -134,7 +134,7 @@ def _touched(opened: Log, record: CommitRecord) -> list[dict[str, Any]]:
             "changed_bytes": int(row["changed"]),
             "digest": _show_lanes((int(row["lane0"]), int(row["lane1"]))),
         }
-        for row in record.records
+        for row in (*record.aside, *record.records)
         if row["id"] != EXTRA_ID
     ]
     return sorted(arrays, key=lambda array: array["name"])
@@ -146,7 +146,7 @@ def _show_lanes(lanes: Lanes) -> str:
 
 def _arrays(record: CommitRecord, table: Table) -> list[dict[str, Any]]:
     """The arrays after the commit, by name."""
-    changed = {int(row["id"]): int(row["changed"]) for row in record.records}
+    changed = {int(row["id"]): int(row["changed"]) for row in (*record.aside, *record.records)}
     return [
         {
             "name": info.name,
@@ -164,13 +164,11 @@ def _arrays(record: CommitRecord, table: Table) -> list[dict[str, Any]]:
 
 def _extra(record: CommitRecord) -> dict[str, Any] | None:
     """Kind and size of the caller's ``extra``, without reading it; None where there is none."""
-    stop = 0
-    for row in record.records:
-        start, stop = stop, stop + int(row["chunks"])
-        if row["id"] == EXTRA_ID:
-            size = int(record.chunks["raw"][start:stop].sum(dtype="uint64"))
-            return {"kind": "json" if record.flags & EXTRA_IS_JSON else "bytes", "bytes": size}
-    return None
+    span = record.extra_span()
+    if span is None:
+        return None
+    size = int(record.chunks["raw"][span].sum(dtype="uint64"))
+    return {"kind": "json" if record.flags & EXTRA_IS_JSON else "bytes", "bytes": size}
 
 
 def _print_commit(commit: Commit, record: CommitRecord, chain: bytes) -> None:

@@ -6,7 +6,7 @@ arrays that are left out.
 """
 
 import json
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import replace
 from typing import Any
 
@@ -42,6 +42,7 @@ class Anew:
         extra: tuple[bytes | None, bool],
         unproven: Set[int],
         absent: Set[int],
+        aside: Mapping[int, np.ndarray],
     ) -> None:
         """Append a version.
 
@@ -51,10 +52,11 @@ class Anew:
             extra: the caller's blob, and whether it is JSON.
             unproven: the arrays that are not shown to be right.
             absent: those of them to leave out.
+            aside: the bytes that a version without all of its own has of some arrays.
         """
         table = state.table
         if not record.is_saved:
-            self._write_digests(table, record, extra)
+            self._write_digests(table, record, extra, aside)
             return
         arrays = {i: info for i, info in table.arrays.items() if i not in absent}
         ops = list(self._ops(arrays))
@@ -75,12 +77,20 @@ class Anew:
         self._head.commit(draft)
 
     def _write_digests(
-        self, table: Table, record: CommitRecord, extra: tuple[bytes | None, bool]
+        self,
+        table: Table,
+        record: CommitRecord,
+        extra: tuple[bytes | None, bool],
+        aside: Mapping[int, np.ndarray],
     ) -> None:
-        """Append a version of which only digests are known."""
+        """Append a version of which digests are known, and the bytes of few arrays."""
         kept = [row for row in record.digests.tolist() if row[0] in self._ids]
         rows = sorted((self._ids[array_id], *rest) for array_id, *rest in kept)
-        draft = replace(_said(record, extra), values=self._values(table, []))
+        draft = replace(
+            _said(record, extra),
+            values=self._values(table, []),
+            contents={self._ids[i]: raw for i, raw in aside.items() if i in self._ids},
+        )
         self._head.land_digests(np.array(rows, DIGEST), draft)
 
     def keep_page_versions(self, state: StoredState) -> None:

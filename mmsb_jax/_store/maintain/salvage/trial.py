@@ -10,8 +10,12 @@ from concurrent.futures import Executor
 from dataclasses import replace
 from typing import Generic, TypeVar
 
+import numpy as np
+
 from mmsb_jax._store.encoding.digest import ZERO, Lanes
+from mmsb_jax._store.format.frame import BadFrameError
 from mmsb_jax._store.format.record import FULL, CommitRecord
+from mmsb_jax._store.state.aside import BytesAside
 from mmsb_jax._store.state.state import DataReader, StoredState
 
 Key = TypeVar("Key")
@@ -31,6 +35,7 @@ class Trial:
         unproven: those of them that the digest of a state has not shown to be right either.
         digest_is_wrong: whether the digest of the state fits neither the digests recorded of its
             arrays nor their bytes.
+        aside: array → its bytes (uint8[n]), of those that the present version has aside.
         is_flawed: whether anything that is recorded of the present version is wrong.
     """
 
@@ -42,6 +47,9 @@ class Trial:
         self._executor = executor
         self._lanes: dict[int, Lanes] = {}
         self._broken: set[int] = set()
+        self.aside: dict[int, np.ndarray] = {}
+        self._faults_aside: set[str] = set()
+        self._bytes_aside = BytesAside()
         self._check(state.table.lanes)
 
     def apply(
@@ -57,13 +65,32 @@ class Trial:
             record, chain, read_chunks: as for `StoredState.apply`.
             ids: the arrays to digest; None for those that the commit touches.
         """
-        self._broken = set()
+        self._broken, self.aside, self._faults_aside = set(), {}, set()
         self.state.apply(record, chain, read_chunks, broken=self._broken)
+        if len(record.aside):
+            self._take_aside(record, read_chunks)
         for row in record.records[(record.records["flags"] & FULL) != 0]:
             if int(row["id"]) in self.wrong:
                 self.wrong[int(row["id"])] = True
         touched = {*record.touched(), *(op.info.id for op in record.ops)}
         self._check({*(touched if ids is None else ids), *self._broken})
+
+    def _take_aside(self, record: CommitRecord, read_chunks: DataReader) -> None:
+        """Decode and digest what a commit has aside; each array on its own."""
+        table, parts = self.state.table, read_chunks()
+        for array_id in record.aside["id"].tolist():
+            name = table.arrays[array_id].name if array_id in table.arrays else str(array_id)
+            try:
+                if array_id not in self.state.words:
+                    raise BadFrameError("it is not there")
+                found = self._bytes_aside.take(self.state, record, parts, [array_id])
+                (_, lanes), *_ = found.digests([array_id], self._executor)
+                if lanes != found.table.lanes[array_id] or lanes != table.lanes_now(array_id):
+                    raise BadFrameError("they do not have the digest recorded")
+            except BadFrameError as error:
+                self._faults_aside.add(f"the bytes of {name!r}, saved apart: {error}")
+            else:
+                self.aside[array_id] = found.bytes_of(array_id)
 
     def check_all(self) -> None:
         """Digest every array anew."""
@@ -75,7 +102,7 @@ class Trial:
             self.state.table.lanes |= self._lanes
             self.wrong.clear()
             self._lanes.clear()
-            self.is_flawed = False
+            self.is_flawed = bool(self._faults_aside)
 
     def take(self, other: "Trial") -> None:
         """Take over the arrays that ``other``, of the same version, shows to be right."""
@@ -91,7 +118,7 @@ class Trial:
     def faults(self) -> set[str]:
         """What is wrong at the present version."""
         names = {i: self.state.table.arrays[i].name for i in {*self.wrong, *self._broken}}
-        found = {
+        found = self._faults_aside | {
             f"the bytes of {name!r} do not have the digest recorded"
             if self.wrong.get(array_id, False)
             else f"the bytes of {name!r} are lost: a record of it does not decode"
@@ -116,7 +143,8 @@ class Trial:
             self.wrong[array_id] = self.unproven[array_id] = is_whole
             self._lanes[array_id] = lanes
         self._check_state()
-        self.is_flawed = bool(self.wrong or self._broken) or self.digest_is_wrong
+        is_wrong = self.wrong or self._broken or self._faults_aside
+        self.is_flawed = bool(is_wrong) or self.digest_is_wrong
 
     def _check_state(self) -> None:
         """The digest of the state may show what that of an array does not."""
