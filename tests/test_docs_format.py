@@ -34,7 +34,7 @@ from mmsb_jax._store.format import frame, index, tags
 from mmsb_jax._store.format import manifest as _manifest
 from mmsb_jax._store.format import record as _record
 from mmsb_jax._store.format.chunk import Coding
-from mmsb_jax._store.log import archive, contents
+from mmsb_jax._store.log import archive, contents, in_force
 from mmsb_jax._store.log import segment as _segment
 from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.transfer import stream
@@ -146,6 +146,7 @@ CONSTANTS: dict[str, dict[str, Any]] = {
         "max_extra_bytes": contents.MAX_EXTRA_BYTES,
         "max_note_bytes": _record.MAX_NOTE_BYTES,
         "max_tag_bytes": tags.MAX_TAG_BYTES,
+        "max_process_bytes": in_force.MAX_PROCESS_BYTES,
         "max_static_bytes": statics.MAX_TEXT,
         "max_digits": texts.MAX_DIGITS,
         "max_json_depth": strict_json.MAX_JSON_DEPTH,

@@ -1,5 +1,7 @@
 """The exception tree. Every error says what arrived, what was expected, and what to do."""
 
+from collections.abc import Mapping
+
 
 def _public(module: str) -> str:
     """Where users find what is in a module: so that a traceback says ``mmsb_jax.VersionError``."""
@@ -89,11 +91,21 @@ class DigestMismatchError(MMSBError, ValueError):
         version: the version whose digests it does not give.
         step: the step of that commit; None where it has none.
         arrays: the names of the arrays that differ.
+        then, now: what is known of the process that made the version, and that is other in this
+            one, by name: versions of JAX and jaxlib, devices, flags.
     """
 
-    def __init__(self, version: int, step: int | None, arrays: tuple[str, ...]) -> None:
-        super().__init__(version, step, arrays)
+    def __init__(
+        self,
+        version: int,
+        step: int | None,
+        arrays: tuple[str, ...],
+        then: Mapping[str, str] | None = None,
+        now: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(version, step, arrays, then, now)
         self.version, self.step, self.arrays = version, step, arrays
+        self.then, self.now = dict(then or {}), dict(now or {})
 
     def __str__(self) -> str:
         what = f"version {self.version}" if self.step is None else f"step {self.step}"
@@ -101,6 +113,17 @@ class DigestMismatchError(MMSBError, ValueError):
         more = f" and {len(self.arrays) - 8} more" if len(self.arrays) > 8 else ""
         return (
             f"{what} taken again gives other bytes than were recorded (version {self.version}), of "
-            f"{len(self.arrays)} arrays: {first}{more}. The function depends on more than its "
-            f"arguments, or is another than it was; or the machine, JAX or XLA's flags are."
+            f"{len(self.arrays)} arrays: {first}{more}. {self._cause()}"
         )
+
+    def _cause(self) -> str:
+        if not self.then:
+            return (
+                "The function depends on more than its arguments, or is another than it was; or "
+                "the machine, JAX or XLA's flags are."
+            )
+        told = ", ".join(
+            f"{name} {was or 'not set'}, now {self.now.get(name) or 'not set'}"
+            for name, was in self.then.items()
+        )
+        return f"It was made by another process: {told}. Or the function is another than it was."

@@ -11,6 +11,7 @@ import optax
 import pytest
 
 import mmsb_jax as mmsb
+from tests.bus._script import run_script
 from tests.core._compare import assert_same_tree
 
 OPTIMISER = optax.adam(1e-2)
@@ -234,3 +235,43 @@ def test_commit_that_only_has_the_bytes_of_the_one_before_is_no_step(tmp_path):
         assert (bool(report), report.steps) == (True, 39)
         assert bus.notes("loss").steps == [*range(40)]
         assert bus.rerun(step, like=state, to=bus.at(step=30))[1] == {"next": 30}
+
+
+def test_a_mismatch_names_what_the_process_had_then(monkeypatch):
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    with mmsb.open(save=mmsb.Every(steps=50)) as bus:
+        for step in range(3):
+            bus.commit({"w": jnp.full(3, step)}, step=step)
+        ways = {"like": {"w": jnp.zeros(3, int)}, "extra": None, "to": 3}
+        with pytest.raises(mmsb.DigestMismatchError, match="depends on more") as found:
+            bus.rerun(lambda state, extra: (state, extra), **ways)
+        assert found.value.then == {}
+        monkeypatch.setenv("XLA_FLAGS", "--xla_other")
+        told = "another process: XLA_FLAGS not set, now --xla_other"
+        with pytest.raises(mmsb.DigestMismatchError, match=told) as found:
+            bus.rerun(lambda state, extra: (state, extra), **ways)
+        assert found.value.now == {"XLA_FLAGS": "--xla_other"}
+        again = pickle.loads(pickle.dumps(found.value))
+        assert (again.then, again.now, str(again)) == (
+            found.value.then, found.value.now, str(found.value),
+        )  # fmt: skip
+
+
+def test_a_tree_without_arrays_of_jax_makes_no_process_take_its_devices():
+    code = """
+        import numpy as np
+        import jax
+        import mmsb_jax as mmsb
+        from mmsb_jax._store.log.in_force import process_at
+        def taken():
+            raise AssertionError("the devices were taken")
+        devices, jax.devices = jax.devices, taken
+        with mmsb.open() as bus:
+            bus.commit({"w": np.zeros(3)})
+            print("devices" in process_at(bus._session.log, 1))
+        jax.devices = devices
+        with mmsb.open() as bus:
+            bus.commit({"w": jax.numpy.zeros(3)})
+            print(process_at(bus._session.log, 1)["devices"])
+    """
+    assert run_script(code, JAX_PLATFORMS="cpu").split("\n")[:2] == ["False", "1 cpu"]

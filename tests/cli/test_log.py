@@ -27,6 +27,7 @@ def test_log_of_a_commit_gives_what_was_said_of_it(mmsb, small):
         "changed": ["params/b"],
         "changed_bytes": 16,
         "saved": True,
+        "saved_arrays": ["params/b"],
         "durable": False,
     }
 

@@ -359,6 +359,7 @@ def write_parts(root: Path) -> Scribe:
     w, b = np.linspace(-1, 1, 300, dtype=np.float32), np.arange(5).astype(ml_dtypes.bfloat16)
     big = np.arange(30_000, dtype=np.uint32)
     scribe = Scribe(DiskFiles(root))
+    scribe.writer.process = {"JAX": "0.10.2", "devices": "8 TPU v4", "XLA_FLAGS": ""}
     scribe.create("params/w", (300,)).create("params/b", (5,), ml_dtypes.bfloat16)
     scribe.create("opt/big", (30_000,), np.uint32).create("step", (), np.int64, "int")
     scribe.write("params/w", w).write("params/b", b).write("opt/big", big).commit(0)
@@ -371,6 +372,7 @@ def write_parts(root: Path) -> Scribe:
     scribe.digests({"params/w": touched, "opt/big": big ^ 9} | step(4), 4, aside=["params/w"])
     scribe.digests(step(5), 5)
     scribe = scribe.reopen()
+    scribe.writer.process = {"JAX": "0.11.0", "devices": "1 cpu"}
     touched[4] = np.nan
     scribe.digests({"params/w": touched} | step(6), 6, aside=["params/w"])
     scribe.write("params/w", w + 2).write("step", np.array(7)).commit(7, nonfinite={})

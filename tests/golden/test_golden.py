@@ -16,6 +16,7 @@ from mmsb_jax._store.commit.draft import Draft
 from mmsb_jax._store.commit.head import Head
 from mmsb_jax._store.files.disk import DiskFiles
 from mmsb_jax._store.format.chunk import GROUP_CODINGS, Coding
+from mmsb_jax._store.log.in_force import process_at
 from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.maintain.compact import compact
 from mmsb_jax._store.writer.writer import LogWriter
@@ -82,6 +83,16 @@ def test_golden_log_has_every_coding_and_a_snapshot(name: str):
 
 def test_golden_log_of_groups_has_both_codings():
     assert codings(reader.ReadLog(V1 / "groups")) >= GROUP_CODINGS
+
+
+def test_golden_log_says_which_process_made_what():
+    first = {"JAX": "0.10.2", "devices": "8 TPU v4", "XLA_FLAGS": ""}
+    second = {"JAX": "0.11.0", "devices": "1 cpu"}
+    (walk,) = reader.ReadLog(V1 / "parts").walks
+    assert walk.processes == {1: first, 7: second}
+    log = Log(DiskFiles(V1 / "parts"), "parts")
+    assert [process_at(log, v) for v in range(1, 11)] == [first] * 6 + [second] * 4
+    assert process_at(Log(DiskFiles(V1 / "whole"), "whole"), 3) == {}
 
 
 @pytest.mark.parametrize(("folder", "name"), GOLDEN_LOGS)

@@ -8,7 +8,7 @@ import xxhash
 HEADER = struct.Struct("<4sBBHQQIIQQQQ")
 KINDS = (
     "SEGMENT", "DATA", "COMMIT", "MARK", "SNAPSHOT", "MANIFEST", "INDEX", "TAG", "COMPACTED",
-    "STREAM", "ARCHIVED", "ARCHIVE",
+    "STREAM", "ARCHIVED", "ARCHIVE", "PROCESS",
 )  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """Sections 5 and 12 of docs/format.md: the segments that make a log, and the walk over each."""
 
+import json
 import re
 import struct
 from dataclasses import dataclass, field, replace
@@ -11,6 +12,7 @@ from tools.format_reader.frames import BadError, DamagedError, Frame, check, rea
 from tools.format_reader.manifest import Manifest, read_tags
 
 SEGMENT = struct.Struct("<16sQQQ16s")
+KINDS = ("DATA", "COMMIT", "MARK", "TAG", "PROCESS", "PASS OVER")
 
 
 @dataclass
@@ -99,6 +101,7 @@ class Walk:
         commits: the commits, oldest first.
         places: where in the file each commit frame stands and ends.
         tags: what TAG frames say, the newest of each name.
+        processes: what PROCESS frames say, by the version of the first commit that is meant.
     """
 
     version: int
@@ -109,6 +112,7 @@ class Walk:
     commits: list[Commit] = field(default_factory=list)
     places: list[tuple[int, int]] = field(default_factory=list)
     tags: dict[str, int | None] = field(default_factory=dict)
+    processes: dict[int, dict[str, str]] = field(default_factory=dict)
 
 
 def walk_segment(segment: Segment, manifest: Manifest, following: Segment | None) -> Walk:
@@ -121,11 +125,13 @@ def walk_segment(segment: Segment, manifest: Manifest, following: Segment | None
             frame = read_frame(segment.raw, offset, segment.base + offset)
             kind = frame.kind
             check(kind in ("DATA", "COMMIT") or not waiting, f"{kind} behind data frames")
-            check(kind in ("DATA", "COMMIT", "MARK", "TAG", "PASS OVER"), f"{kind} in the log")
+            check(kind in KINDS, f"{kind} in the log")
             if kind == "DATA":
                 waiting.append(frame)
             elif kind == "TAG":
                 walk.tags |= read_tags(frame.meta)
+            elif kind == "PROCESS":
+                walk.processes[walk.version + 1] = json.loads(frame.meta)
             elif kind == "COMMIT":
                 commit = commit_in(frame, waiting, walk, manifest)
                 walk.version, walk.chain, waiting = commit.version, commit.chain, []

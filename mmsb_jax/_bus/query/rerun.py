@@ -7,10 +7,12 @@ from typing import Any
 from mmsb_jax._base.arguments import show
 from mmsb_jax._base.errors import DigestMismatchError, StructureError, VersionError
 from mmsb_jax._bus.derive.log_entries import is_of_graph, rules_in
+from mmsb_jax._bus.engine.process import this_process
 from mmsb_jax._bus.saving.digests import Digesting
 from mmsb_jax._bus.trees.tree import TreeShape, differences
 from mmsb_jax._store.encoding.digest import ZERO
 from mmsb_jax._store.format.record import CommitRecord
+from mmsb_jax._store.log.in_force import process_at
 from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.query.annotations import are_annotations
 from mmsb_jax._store.query.superseded import is_in, last_saved_outside, superseded_at
@@ -154,7 +156,15 @@ class Rerun:
             name for i, name in enumerate(names) if rows[i][:2] != table.lanes_now(table.ids[name])
         ]
         if differing:
-            raise DigestMismatchError(version, self._log.row(version).step, tuple(differing))
+            then, now = process_at(self._log, version), this_process(data)
+            others = [name for name in then if then[name] != now.get(name, "")]
+            raise DigestMismatchError(
+                version,
+                self._log.row(version).step,
+                tuple(differing),
+                {name: then[name] for name in others},
+                {name: now.get(name, "") for name in others},
+            )
 
 
 def _is_of_bytes(record: CommitRecord, before: CommitRecord, table: Table) -> bool:

@@ -17,6 +17,7 @@ from mmsb_jax._bus.device.shadow import FoundChanges, Shadow
 from mmsb_jax._bus.device.transfer import start_fetch
 from mmsb_jax._bus.engine.commit_info import CommitInfo
 from mmsb_jax._bus.engine.engine import Engine
+from mmsb_jax._bus.engine.process import this_process
 from mmsb_jax._bus.engine.queue import MOST_WAITING
 from mmsb_jax._bus.saving.digests import Digesting
 from mmsb_jax._bus.saving.parts import DueParts, PartsSaving
@@ -118,6 +119,8 @@ class TreeWriter:
         begun, moment = time.perf_counter_ns(), self._moment(info, save)
         self.give_up()
         shape, data, change, others = self._match(tree, allow_new)
+        if not self._engine.writer.process:
+            self._engine.writer.process = this_process(data)
         ops = self._pending.ops() + change.ops
         is_new = bool(ops or change.values or self._origin)
         due = None if moment is None or is_new else self._due(save, moment, shape)

@@ -53,6 +53,7 @@ class Kind(IntEnum):
     STREAM = 10
     ARCHIVED = 11
     ARCHIVE = 12
+    PROCESS = 13
 
 
 _KINDS = frozenset(map(int, Kind))

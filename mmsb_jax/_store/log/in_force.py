@@ -3,11 +3,18 @@
 A commit that says nothing of them leaves them as they were. The index tells which commits have said
 something; that of an older log does not, and its commits are looked at, once, newest first. Where a
 compaction, or a late join, has left the commit behind, a snapshot carries its ``extra``.
+
+And the process that commits: a PROCESS frame in each segment, before its first commit there, says
+what it computes with.
 """
 
+import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from mmsb_jax._base.errors import VersionError
+from mmsb_jax._base.strict_json import parse_json
+from mmsb_jax._store.format.frame import BadFrameError, Kind, read_meta, reader_of, walk_frames
 from mmsb_jax._store.format.record import EXTRA_IS_JSON
 from mmsb_jax._store.state.snapshot import Extra, read_snapshot_extra
 
@@ -106,3 +113,39 @@ def _carried(log: "Log", giver: int, version: int) -> Extra | None:
             if extra is not None and (given_by == giver or not giver):
                 return extra._replace(version=given_by)
     return None
+
+
+MAX_PROCESS_BYTES = 1 << 16
+
+
+def encode_process(said: Mapping[str, str]) -> bytes:
+    """The meta of a PROCESS frame; texts are cut where they would be too long."""
+    most = MAX_PROCESS_BYTES // (8 * (1 + len(said)))
+    return json.dumps({name: text[:most] for name, text in said.items()}, sort_keys=True).encode()
+
+
+def process_at(log: "Log", version: int) -> dict[str, str]:
+    """What is known of the process that made a version; empty where nothing was said.
+
+    Cost: the headers of a part of a segment.
+    """
+    return log.retry_if_compacted(lambda: _process_at(log, version))
+
+
+def _process_at(log: "Log", version: int) -> dict[str, str]:
+    if version < log.kept_since:
+        return {}
+    found = log.find(version)
+    segment = found.piece.segment
+    if found.record.log_id != segment.log_id:
+        return {}  # taken from another log
+    read, newest = reader_of(log.files, segment.name), None
+    try:
+        for offset, header in walk_frames(read, segment.base, 0, found.offset):
+            if header.kind == Kind.PROCESS:
+                newest = read_meta(read, offset, header)
+        said = {} if newest is None else parse_json(newest)
+    except (BadFrameError, ValueError):
+        return {}
+    is_table = isinstance(said, dict) and all(isinstance(text, str) for text in said.values())
+    return said if is_table else {}

@@ -200,6 +200,10 @@ class Scan:
     tags: TagChanges = field(default_factory=dict)
 
 
+_BETWEEN = (Kind.MARK, Kind.TAG, Kind.PROCESS)
+"""What may stand between commits."""
+
+
 def scan_commits(
     read: Reader,
     segment: Segment,
@@ -230,7 +234,7 @@ def scan_commits(
             elif header.kind == Kind.COMMIT:
                 commit = _read_commit(read, offset, header, scan, pending, log_ids, check_data)
                 pending = []
-            elif pending or (header.is_known and header.kind not in (Kind.MARK, Kind.TAG)):
+            elif pending or (header.is_known and header.kind not in _BETWEEN):
                 raise BadFrameError(f"a frame of kind {header.kind} where none should be")
             else:  # a mark, or what a later version has added and this one may pass over
                 meta = read_meta(read, offset, header)

@@ -6,7 +6,7 @@ import itertools
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from mmsb_jax._base.errors import ClosedError, CorruptionError, DivergenceError, LocationError
@@ -17,7 +17,7 @@ from mmsb_jax._store.format.data import CommitFrames, Frames, Position
 from mmsb_jax._store.format.frame import Kind, build_frame
 from mmsb_jax._store.format.names import LOG_FOLDER, NO_SEGMENT, list_snapshots, snapshot_name
 from mmsb_jax._store.format.tags import TagChanges, encode_tags
-from mmsb_jax._store.log.in_force import stored_extra
+from mmsb_jax._store.log.in_force import encode_process, stored_extra
 from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.log.segment import SEGMENT_FRAME_BYTES, LogSegment, ScannedCommit, Segment
 from mmsb_jax._store.state.snapshot import write_snapshot
@@ -51,6 +51,8 @@ class LogWriter:
         snapshots_begun: snapshots that were begun here.
         snapshot_fault: why the last snapshot could not be made; None when it could.
         is_at_work: whether something that changes the log is going on, or was cut short.
+        process: what to say of this process before its first commit in each segment; empty for
+            nothing.
     """
 
     def __init__(
@@ -72,6 +74,8 @@ class LogWriter:
         self._poison: str | None = None
         self.is_at_work = False
         self._has_tagged = False
+        self.process: Mapping[str, str] = {}
+        self._introduced_in = ""
         self._has_lock = has_lock
         self._place_checked_ns = time.monotonic_ns()
         self._synced = log.scan.synced
@@ -151,6 +155,8 @@ class LogWriter:
                 self._check_place()
             self.is_at_work = True
             scan, piece = self.log.scan, self.log.pieces[-1]
+            if self.process and self._introduced_in != self._file_name:
+                self._introduce()
             start = scan.offset
             try:
                 written = self._write(commit)
@@ -203,6 +209,25 @@ class LogWriter:
             scan.offset, scan.synced = start + header.frame_bytes, max(scan.synced, header.synced)
             self._has_tagged, self.is_at_work = True, False
         self._durability.appended()
+
+    def _introduce(self) -> None:
+        """Say which process the commits are of that follow."""
+        scan = self.log.scan
+        header, buffers = build_frame(
+            Kind.PROCESS,
+            self.log.position,
+            self._synced,
+            encode_process(self.process),
+            must_understand=False,
+        )
+        try:
+            self._file.append(buffers)
+        except OSError as error:
+            self._take_back(scan.offset)
+            raise disk_error(error, self.log.place) from error
+        scan.synced = max(scan.synced, header.synced)
+        scan.offset += header.frame_bytes
+        self._introduced_in = self._file_name
 
     def _write(self, commit: Frames) -> ScannedCommit:
         """Write the frames of a commit; returns it as a scan would meet it."""

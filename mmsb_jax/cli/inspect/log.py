@@ -101,5 +101,6 @@ def describe_commit(commit: Commit) -> dict[str, Any]:
         "changed_bytes": commit.changed_bytes,
         "logged_bytes": commit.logged_bytes,
         "saved": commit.saved,
+        "saved_arrays": list(commit.saved_arrays),
         "durable": commit.durable,
     }

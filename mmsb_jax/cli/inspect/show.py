@@ -8,6 +8,7 @@ import click
 from mmsb_jax._display.times import local_time
 from mmsb_jax._store.encoding.digest import Lanes
 from mmsb_jax._store.format.record import EXTRA_ID, EXTRA_IS_JSON, CommitRecord
+from mmsb_jax._store.log.in_force import process_at
 from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.query.commit import Commit, read_commit
 from mmsb_jax._store.query.commits import show_note
@@ -78,6 +79,7 @@ class _Shown:
         arrays: the arrays after it, by name; those that it touched where its data were dropped.
         values: the constants after it; None where its data were dropped.
         dropped: what to say where its data were dropped; empty where they were not.
+        process: what is known of the process that made it.
     """
 
     commit: Commit
@@ -86,6 +88,7 @@ class _Shown:
     arrays: list[dict[str, Any]]
     values: dict[str, str] | None
     dropped: str
+    process: dict[str, str]
 
     @classmethod
     def of(cls, opened: Log, version: int) -> "_Shown":
@@ -95,14 +98,16 @@ class _Shown:
         if version >= opened.kept_since or version in opened.kept:
             table = opened.table(version)
             values = dict(sorted(table.values.items()))
-            return cls(commit, record, chain, _arrays(record, table), values, "")
+            process = process_at(opened, version)
+            return cls(commit, record, chain, _arrays(record, table), values, "", process)
         touched = _touched(opened, record)
-        return cls(commit, record, chain, touched, None, str(opened.dropped(version)))
+        return cls(commit, record, chain, touched, None, str(opened.dropped(version)), {})
 
     def to_dict(self) -> dict[str, Any]:
         values = self.values
         return describe_commit(self.commit) | {
             "dropped": bool(self.dropped),
+            "process": self.process,
             "extra": _extra(self.record),
             "log_id": self.record.log_id.hex(),
             "chain": self.chain.hex(),
@@ -112,7 +117,7 @@ class _Shown:
         }
 
     def print(self) -> None:
-        _print_commit(self.commit, self.record, self.chain)
+        _print_commit(self.commit, self.record, self.chain, self.process)
         if self.arrays:
             say()
             keys = [key for key in _COLUMNS if key in self.arrays[0]]
@@ -162,6 +167,15 @@ def _arrays(record: CommitRecord, table: Table) -> list[dict[str, Any]]:
     ]
 
 
+def _bytes_of(commit: Commit) -> str | None:
+    """What to say of a commit that does not have the bytes of all arrays."""
+    if commit.saved:
+        return None
+    if not commit.saved_arrays:
+        return "not logged: digests only"
+    return f"logged in part: of {', '.join(commit.saved_arrays)}"
+
+
 def _extra(record: CommitRecord) -> dict[str, Any] | None:
     """Kind and size of the caller's ``extra``, without reading it; None where there is none."""
     span = record.extra_span()
@@ -171,7 +185,9 @@ def _extra(record: CommitRecord) -> dict[str, Any] | None:
     return {"kind": "json" if record.flags & EXTRA_IS_JSON else "bytes", "bytes": size}
 
 
-def _print_commit(commit: Commit, record: CommitRecord, chain: bytes) -> None:
+def _print_commit(
+    commit: Commit, record: CommitRecord, chain: bytes, process: dict[str, str]
+) -> None:
     extra = _extra(record)
     changed = ", ".join(commit.changed) or "no array"
     print_facts(
@@ -183,8 +199,9 @@ def _print_commit(commit: Commit, record: CommitRecord, chain: bytes) -> None:
             "note": show_note(commit.note) or None,
             "extra": None if extra is None else f"{extra['kind']}, {extra['bytes']:,} bytes",
             "changed": f"{commit.changed_bytes:,} bytes of {changed}" if commit.saved else changed,
-            "bytes": None if commit.saved else "not logged: digests only",
+            "bytes": _bytes_of(commit),
             "logged": f"{commit.logged_bytes:,} bytes",
+            "made by": ", ".join(f"{k} {v}" for k, v in process.items() if v) or None,
             "durable": "yes" if commit.durable else "not known to be",
             "digest": f"{record.state_digest:032x}",
             "chain": chain.hex(),
