@@ -1,7 +1,8 @@
-"""What a run pays that does not log each step's bytes, and what it has on its disk."""
+"""What a run pays that does not log the bytes of each step, or of each part; and its disk."""
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -18,6 +19,7 @@ _LAST = 5
 def rows(folder: Path, long: bool) -> Rows:
     """Commits of digests, beside a digest; the disk of a run that keeps the newest."""
     yield _digests(folder)
+    yield _parts(folder)
     yield _disk(folder, 5_000 if long else 1_000)
 
 
@@ -43,6 +45,27 @@ def _digests(folder: Path) -> Row:
                  lambda: jax.block_until_ready(mmsb.digest(next(packed), layout))),
             rounds=15, must=ratio_at_most(1.2),
         )  # fmt: skip
+
+
+def _parts(folder: Path) -> Row:
+    """A third of the state at ten times the rate of the rest, as weights beside Adam's moments."""
+    states = [
+        {"params": _state(8 * MB, number), "moments": _state(16 * MB, number + 8)}
+        for number in range(7)
+    ]
+    often, seldom = mmsb.Every(steps=10), mmsb.Every(steps=100)
+
+    def logged(save: Any) -> int:
+        with works.bus_in(folder, save=save) as bus:
+            pairs = zip(range(201), itertools.cycle(states), strict=False)
+            return sum(bus.commit(state, step=step).logged_bytes for step, state in pairs)
+
+    return Row(
+        "saving/parts",
+        "201 steps of 24 MB, every word changed: 8 MB of weights logged every 10, all every 100",
+        "B", [logged({"params": often, "**": seldom})], "all of it every 10", [logged(often)],
+        aim=ratio_at_most(0.5), note=f"all of it every 100: {logged(seldom) / MB:.0f} MB",
+    )  # fmt: skip
 
 
 def _disk(folder: Path, steps: int) -> Row:

@@ -180,15 +180,16 @@ def test_a_tag_logs_the_bytes_of_the_newest():
         assert_same_tree(bus.checkout(version="best"), state(2))
 
 
-def test_the_whole_is_saved_when_a_snapshot_is_due(monkeypatch):
+@pytest.mark.parametrize("snapshots", [True, False])
+def test_the_whole_is_saved_when_a_snapshot_is_due(snapshots, monkeypatch):
     monkeypatch.setattr(Tally, "snapshot_is_due", lambda self, *sizes: self._total_bytes > 40_000)
     save = {"params/**": mmsb.Every(steps=1), "**": lambda moment: False}
-    with mmsb.open(save=save) as bus:
+    with mmsb.open(save=save, snapshots=snapshots) as bus:
         saved = [commit.step for commit in run(bus, range(60)) if commit.saved]
-        assert len(saved) > 2
+        assert 2 < len(saved) < 10 if snapshots else saved == [0]
         bus.sync()
         assert bus.verify(deep=True)
-        assert bus.stats().segments > 1
+        assert (bus.stats().segments > 1) == snapshots
 
 
 def test_bytes_that_are_again_as_they_were_are_there(tmp_path):

@@ -45,7 +45,9 @@ def story(files: Files | None = None) -> Scribe:
     touched[[7, 30_000]] = 5
     scribe.digests({"w": W + 3, "big": touched}, 4, note='{"loss":2}', aside=["w", "big"])
     scribe.write("w", W + 4).write("b", B + 1).write("big", touched).commit(5)
-    scribe.digests({"w": W + 5, "b": B}, 6, aside=["w"])
+    few = W + 4
+    few[9] = 1
+    scribe.digests({"w": few, "b": B}, 6, aside=["w"])
     scribe.digests({"b": B}, 7, aside=["b"])
     scribe.patch("w", {3: 7}).commit(8)
     scribe.digests({"w": W}, 9, aside=["w"])

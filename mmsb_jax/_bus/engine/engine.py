@@ -406,9 +406,18 @@ class Engine:
         """Do what follows from a commit that has landed."""
         self._deriving = None
         commit = landing.commit or self._finish(landing)
-        if (self._snapshots or self._has_upkeep) and self.head.snapshot_is_due:
+        if self._makes_snapshots and self.head.snapshot_is_due:
             self._begin_snapshot()
         return commit
+
+    @property
+    def _makes_snapshots(self) -> bool:
+        return self._snapshots or self._has_upkeep
+
+    @property
+    def whole_is_due(self) -> bool:
+        """Whether a snapshot waits for a commit with all bytes."""
+        return self._makes_snapshots and self.head.whole_is_due
 
     def _finish(self, landing: _Landing) -> Commit:
         """Do what is left once log and head have a commit; done again, it is the same."""
@@ -482,7 +491,7 @@ class Engine:
         try:
             sealed = self.writer.rotate()
             self.head.begin_segment()
-            if self._snapshots or self._has_upkeep:
+            if self._makes_snapshots:
                 self.writer.schedule_snapshot(self.page_bytes, sealed)
             if self._has_upkeep:
                 self.writer.schedule_upkeep(self._keep_up)

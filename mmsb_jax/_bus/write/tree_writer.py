@@ -191,7 +191,7 @@ class TreeWriter:
             shape: its structure, that committed last.
         """
         engine = self._engine
-        is_asked = save is None and engine.head.whole_is_due
+        is_asked = save is None and engine.whole_is_due
         if is_asked or self._saving.wants(save, moment):
             return None
         if save is not None:

@@ -79,7 +79,8 @@ class Tally:
         sparse_bytes = before.sparse_bytes + logged_bytes
         self._total_bytes = before.total_bytes + logged_bytes
         for array_id, nbytes, flags in record.stored():
-            if flags & ASIDE:
+            if flags & ASIDE:  # whoever replays passes it over
+                sparse_bytes -= nbytes
                 continue
             if flags & FULL:
                 self._delta_bytes[array_id] = 0
