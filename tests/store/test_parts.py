@@ -108,6 +108,8 @@ def test_deltas_aside_build_on_those_before():
     (big,) = [row for row in scribe.log.record(5).aside.tolist() if row[0] == 3]
     assert (big[1], big[4] < 20, big[6]) == (3, True, ASIDE)
     assert scribe.log.row(5).logged_bytes < 2_000
+    (few,) = scribe.log.record(7).aside.tolist()
+    assert (few[1], few[4] < 5, few[6]) == (6, True, ASIDE)
     assert scribe.log.record(6).records["base"].tolist() == [1, 1, 1]
 
 
