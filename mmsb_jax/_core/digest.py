@@ -27,7 +27,7 @@ from mmsb_jax._core.delta import (
 from mmsb_jax._core.layout import Layout, check_pages, check_part
 from mmsb_jax._core.pages import Pages
 from mmsb_jax._core.settings import any_settings
-from mmsb_jax.kernels.xla import mix
+from mmsb_jax.kernels.xla import mix, sums_of_rows
 
 
 def digest(pages: Pages, layout: Layout, first_page: Any = None) -> UInt32[Array, "regions 2"]:
@@ -105,11 +105,17 @@ def lanes_of_lines(
     words: UInt32[Array, "*n w"], index: UInt32[Array, "*n w"]
 ) -> UInt32[Array, "*n 2"]:
     """Lanes of each row of ``words``, which stand at ``index`` of their array."""
+    return jnp.stack(sums_of_rows(*mixed(words, index)), axis=-1)
+
+
+def mixed(
+    words: UInt32[Array, "*n"], index: UInt32[Array, "*n"]
+) -> tuple[UInt32[Array, "*n"], UInt32[Array, "*n"]]:
+    """What each word adds to either lane."""
     key = mix(index + jnp.uint32(GOLDEN))
     live = words != 0
-    first = jnp.where(live, mix(words ^ key), 0).sum(axis=-1, dtype=jnp.uint32)
-    second = jnp.where(live, mix((words + key) ^ jnp.uint32(SALT)), 0)
-    return jnp.stack([first, second.sum(axis=-1, dtype=jnp.uint32)], axis=-1)
+    first = jnp.where(live, mix(words ^ key), 0)
+    return first, jnp.where(live, mix((words + key) ^ jnp.uint32(SALT)), 0)
 
 
 def lines_of_words(

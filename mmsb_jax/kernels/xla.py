@@ -1,5 +1,7 @@
 """The operations in plain JAX: what the kernels must equal, and what runs where there are none."""
 
+from collections.abc import Sequence
+
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Int32, UInt32
@@ -81,6 +83,20 @@ def lanes(lines: Array, column: Array, seed: Array, other_seed: Array) -> tuple[
     one = jnp.sum(mix(lines ^ key), axis=1, dtype=jnp.uint32)
     other = jnp.sum(mix((lines + key) ^ (jnp.uint32(SALT) ^ other_seed)), axis=1, dtype=jnp.uint32)
     return one, other
+
+
+def sums_of_rows(*parts: UInt32[Array, "*n w"]) -> tuple[UInt32[Array, "*n"], ...]:
+    """The sum along the last axis of each of ``parts``.
+
+    In one reduction: what they have in common is computed once, where XLA would for each anew.
+    """
+    zeros = (varying_as(jnp.uint32(0), *parts),) * len(parts)
+    axis = parts[0].ndim - 1
+    return tuple(lax.reduce(parts, zeros, _add_each, (axis,)))
+
+
+def _add_each(left: Sequence[Array], right: Sequence[Array]) -> tuple[Array, ...]:
+    return tuple(map(jnp.add, left, right))
 
 
 def mix(words: Array) -> Array:

@@ -14,10 +14,11 @@ from mmsb_jax._bus.device.device_shadow import groups_of
 from mmsb_jax._bus.device.programs import without_wide_types
 from mmsb_jax._bus.device.shadow import apart
 from mmsb_jax._bus.trees.staging import check_readable, held_here
-from mmsb_jax._core.digest import lanes_of_lines, lines_of_words
+from mmsb_jax._core.digest import lanes_of_lines, lines_of_words, mixed
 from mmsb_jax._core.tree.leaves import host_array
 from mmsb_jax._core.tree.words import to_words
 from mmsb_jax._store.encoding.digest import digest_each, digest_words
+from mmsb_jax.kernels.xla import sums_of_rows
 
 Found = tuple[int, int, int]
 """Both lanes of an array, and how many of its numbers are infinite or none."""
@@ -102,13 +103,13 @@ def _digest(arrays: Sequence[Array], dtype: str) -> Array:
 
 def _digest_one(array: Array, dtype: str) -> Array:
     lines, index = lines_of_words(to_words(array))
-    lanes = lanes_of_lines(lines, index)
     if _is_of_bytes(dtype):
         count = (~jnp.isfinite(array)).sum(dtype=jnp.uint32)
-        return jnp.append(lanes.sum(axis=0, dtype=jnp.uint32), count)
-    # By lines, beside the lanes: one pass over the words finds all three.
-    counts = _not_finite(lines, index, dtype).sum(axis=-1, dtype=jnp.uint32)
-    return jnp.concatenate([lanes, counts[:, None]], axis=-1).sum(axis=0, dtype=jnp.uint32)
+        return jnp.append(lanes_of_lines(lines, index).sum(axis=0, dtype=jnp.uint32), count)
+    # Beside the lanes: one pass over the words finds all three.
+    counts = _not_finite(lines, index, dtype).astype(jnp.uint32)
+    sums = sums_of_rows(*mixed(lines, index), counts)
+    return jnp.stack(sums).sum(axis=1, dtype=jnp.uint32)
 
 
 def _is_of_bytes(dtype: str) -> bool:
