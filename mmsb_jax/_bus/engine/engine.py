@@ -130,7 +130,7 @@ class Engine:
         self._deriving: int | None = None  # the thread that computes derived arrays now
         self.durability = durability
         self._writer_lock = lock
-        self._snapshots = snapshots
+        self._makes_snapshots = snapshots
         self._pid = os.getpid()
         page_bytes = log.manifest.page_bytes
         self.page_bytes = page_bytes
@@ -149,7 +149,7 @@ class Engine:
         self._begin_upkeep()
 
     def _begin_upkeep(self) -> None:
-        self._has_upkeep = True
+        self._has_upkeep = self._makes_snapshots = True
         self.head.segment_states = _STATES_KEPT_APART
 
     def keep(self, policy: KeepPolicy) -> None:
@@ -409,10 +409,6 @@ class Engine:
         if self._makes_snapshots and self.head.snapshot_is_due:
             self._begin_snapshot()
         return commit
-
-    @property
-    def _makes_snapshots(self) -> bool:
-        return self._snapshots or self._has_upkeep
 
     @property
     def whole_is_due(self) -> bool:
