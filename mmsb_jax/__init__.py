@@ -179,7 +179,7 @@ __all__ = [
 ]
 
 
-_PACKAGES = ("algebra", "kernels", "orbax", "testing")
+_PACKAGES = ("algebra", "kernels", "orbax", "programs", "testing")
 
 
 def __getattr__(name: str) -> Any:

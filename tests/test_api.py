@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any
 
 import mmsb_jax
-from mmsb_jax import algebra, testing
+from mmsb_jax import algebra, programs, testing
 
 SNAPSHOT = Path(__file__).with_name("api.txt")
 
@@ -48,7 +48,7 @@ def listing(module: ModuleType) -> Iterator[str]:
 
 
 def whole() -> str:
-    modules = mmsb_jax, algebra, testing
+    modules = mmsb_jax, algebra, programs, testing
     return "\n".join(line for module in modules for line in listing(module)) + "\n"
 
 

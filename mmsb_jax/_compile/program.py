@@ -21,7 +21,7 @@ from mmsb_jax._compile.body import Body
 from mmsb_jax._core.settings import any_settings, is_traced
 
 
-class Program:
+class SharedProgram:
     """A function of arrays, compiled when it is first called for their shapes.
 
     Cost: 10 µs a call on a CPU and what is computed, if the function uses `run_here`.
@@ -67,7 +67,7 @@ class Program:
 
 def program_of(
     function: Callable[..., Any], what: Hashable, bodies: Iterable[Body], is_wide: bool = False
-) -> Program:
+) -> SharedProgram:
     """The program of ``function(what, *arrays)``: one for all buses that ask for an equal one.
 
     The newest 16 outlive the buses that asked for them, so that a log that is opened again compiles
@@ -75,12 +75,12 @@ def program_of(
     """
     if all(body.is_light and not body.can_fail for body in bodies):
         return _shared(function, what, is_wide)
-    return Program(functools.partial(function, what), is_wide)
+    return SharedProgram(functools.partial(function, what), is_wide)
 
 
 @functools.lru_cache(maxsize=16)
-def _shared(function: Callable[..., Any], what: Hashable, is_wide: bool) -> Program:
-    return Program(functools.partial(function, what), is_wide)
+def _shared(function: Callable[..., Any], what: Hashable, is_wide: bool) -> SharedProgram:
+    return SharedProgram(functools.partial(function, what), is_wide)
 
 
 def run_here(value: Any, never: Any) -> Any:

@@ -16,6 +16,7 @@ from mmsb_jax.cli.common.command import Commands, show_strange_characters
 from mmsb_jax.cli.find.bisect import bisect
 from mmsb_jax.cli.find.history import history
 from mmsb_jax.cli.find.notes import notes
+from mmsb_jax.cli.find.programs import programs
 from mmsb_jax.cli.inspect.bench import bench
 from mmsb_jax.cli.inspect.checkout import checkout
 from mmsb_jax.cli.inspect.completion import completion
@@ -51,7 +52,7 @@ def main() -> None:
 
 for commands in (
     (log, show, diff, verify, checkout, stats, usage, follow, bench, completion),
-    (bisect, history, notes),
+    (bisect, history, notes, programs),
     (fork, tag, compact, export, import_, repair, demo),
 ):
     for command in commands:

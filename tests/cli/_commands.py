@@ -10,6 +10,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "bisect": ("bisect", "LOG", "--nonfinite"),
     "history": ("history", "LOG", "params/w"),
     "notes": ("notes", "LOG", "loss"),
+    "programs": ("programs", "LOG"),
     "usage": ("usage", "LOG"),
     "verify": ("verify", "LOG"),
     "stats": ("stats", "LOG"),

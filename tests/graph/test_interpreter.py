@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import mmsb_jax as mmsb
-from mmsb_jax._compile.program import Program, on_device, run_here
+from mmsb_jax._compile.program import SharedProgram, on_device, run_here
 from mmsb_jax._graph.run import single
 from mmsb_jax._graph.run.interpreter import Interpreter
 from tests.graph._graphs import F, close, insides
@@ -145,7 +145,7 @@ GUARDS = [
 @pytest.mark.parametrize("guard", GUARDS)
 @pytest.mark.parametrize("level", ["disallow", "disallow_explicit"])
 def test_results_of_a_program_pass_a_transfer_guard_on_their_way_to_the_host(guard, level) -> None:
-    program = Program(lambda x: x, is_wide=False)
+    program = SharedProgram(lambda x: x, is_wide=False)
     program._call = OnDevice
     with guard(level):
         assert program.on_host(F(1, 2)).tolist() == [1, 2]
@@ -159,14 +159,14 @@ def test_results_of_a_large_function_pass_a_transfer_guard(guard, equal, monkeyp
     bus = mmsb.open()
     bus.commit({"large": np.zeros(5000, np.float32)})
     bus.derive("big", ["large"], lambda x: x + 1, equal=equal)
-    real = Program.__call__
+    real = SharedProgram.__call__
 
-    def far(program: Program, *arrays: Any) -> Any:
+    def far(program: SharedProgram, *arrays: Any) -> Any:
         near = [np.asarray(a) if isinstance(a, OnDevice) else a for a in jax.tree.leaves(arrays)]
         near = jax.tree.unflatten(jax.tree.structure(arrays), near)
         return jax.tree.map(OnDevice, real(program, *near))
 
-    monkeypatch.setattr(Program, "__call__", far)
+    monkeypatch.setattr(SharedProgram, "__call__", far)
     with guard("disallow_explicit"):
         assert bus.commit({"large": np.ones(5000, np.float32)}).changed == ("big", "large")
     assert bytes(np.asarray(bus.read("big"))) == bytes(np.full(5000, 2, np.float32))
@@ -188,7 +188,7 @@ def test_wave_while_a_function_is_traced_is_no_part_of_it(transform: Any) -> Non
 
 
 def test_program_that_runs_here_holds_a_callback_that_is_not_called() -> None:
-    program = Program(lambda x, never: run_here(x.sum() * 2, never), is_wide=False)
+    program = SharedProgram(lambda x, never: run_here(x.sum() * 2, never), is_wide=False)
     number, never = on_device(np.ones(4, np.float32)), np.zeros((), np.bool_)
     assert float(program(number, never)) == 8
     assert ("callback" in program.text(number, never)) == (jax.default_backend() == "cpu")

@@ -23,6 +23,10 @@ class Derived:
         when: computed with each commit, or when read.
         is_stale: whether an input has changed since it was computed.
         runs: how often its function has run in this process.
+        function_version: the commit from which on its function does what it does: another function,
+            or other shapes of what it reads, make a new one; attaching the same one again does not.
+            Where it is stale, its value may be older. None where the log does not say, since an
+            earlier version of this library derived it.
     """
 
     name: str
@@ -34,3 +38,4 @@ class Derived:
     when: When
     is_stale: bool
     runs: int
+    function_version: int | None

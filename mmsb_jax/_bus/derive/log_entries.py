@@ -5,7 +5,7 @@ makes, so that a bus that is opened again knows what follows from what, and mark
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,16 +31,18 @@ class Recorded:
         serial: its number among the rules.
         arrays: what it makes.
         fingerprint: a hash of what its function did.
+        since: the version from which on its function does that; None where that was not recorded.
     """
 
     rule: Rule
     serial: int
     arrays: tuple[str, ...]
     fingerprint: str
+    since: int | None
 
 
 def rule_entry(
-    rule: Rule, serial: int, arrays: tuple[str, ...], fingerprint: str
+    rule: Rule, serial: int, arrays: tuple[str, ...], fingerprint: str, since: int | None = None
 ) -> tuple[str, str]:
     """Name and text of the entry of a rule."""
     equal = rule.equal if isinstance(rule.equal, str) else f"function {qualified_name(rule.equal)}"
@@ -54,7 +56,27 @@ def rule_entry(
         "arrays": arrays,
         "serial": serial,
     }
+    if since is not None:
+        said["since"] = since
     return _RULE + rule.name, json.dumps(said, separators=(",", ":"))
+
+
+def in_force_since(
+    entries: Mapping[str, str], name: str, fingerprint: str, version: int
+) -> int | None:
+    """From which version on the function of a rule does what it does.
+
+    Args:
+        entries: those of the graph before a commit.
+        name: the rule.
+        fingerprint: a hash of what its function does from that commit on.
+        version: that of the commit.
+    """
+    text = entries.get(_RULE + name)
+    known = None if text is None else _rule_of(name, text)
+    if known is not None and known.fingerprint == fingerprint:
+        return known.since
+    return version
 
 
 def link_entry(edge: Edge) -> tuple[str, str]:
@@ -112,7 +134,7 @@ def is_of_graph(entries: Iterable[str]) -> bool:
     return any(name.startswith((_RULE, _LINK, _STALE)) for name in entries)
 
 
-def rules_in(entries: dict[str, str]) -> list[Recorded]:
+def rules_in(entries: Mapping[str, str]) -> list[Recorded]:
     """The rules of a table, in the order in which they were made."""
     found = [_rule_of(name, text) for name, text in _named(entries, _RULE)]
     return sorted(found, key=lambda recorded: recorded.serial)
@@ -138,7 +160,7 @@ def marks_in(entries: dict[str, str]) -> dict[str, Mark]:
     return marks
 
 
-def _named(entries: dict[str, str], prefix: str) -> Iterator[tuple[str, str]]:
+def _named(entries: Mapping[str, str], prefix: str) -> Iterator[tuple[str, str]]:
     for name, text in entries.items():
         if name.startswith(prefix):
             yield name.removeprefix(prefix), text
@@ -160,9 +182,18 @@ def _rule_of(name: str, text: str) -> Recorded:
             equal=said["equal"],
             pagewise=bool(said["pagewise"]),
         )
-        return Recorded(rule, said["serial"], tuple(said["arrays"]), said["fingerprint"])
+        return Recorded(
+            rule, said["serial"], tuple(said["arrays"]), said["fingerprint"], _since(said, name)
+        )
     except (KeyError, TypeError) as error:
         raise _broken(name) from error
+
+
+def _since(said: dict[str, Any], name: str) -> int | None:
+    since = said.get("since")
+    if since is not None and (type(since) is not int or since < 1):
+        raise _broken(name)
+    return since
 
 
 def _parsed(text: str, name: str) -> Any:

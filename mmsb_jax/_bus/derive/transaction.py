@@ -20,6 +20,7 @@ from mmsb_jax._bus.derive.log_entries import (
     Edge,
     check_results,
     gone,
+    in_force_since,
     link_entry,
     mark_entry,
     mark_of,
@@ -310,7 +311,10 @@ class DerivationTransaction:
             _check_same_results(old, node)
         changed = self._make_arrays(node, old, is_asked)
         self._flow.add(node)
-        name, text = rule_entry(rule, serial, node.outputs, node.fingerprint)
+        since = in_force_since(
+            self._table.graph, rule.name, node.fingerprint, self._table.version + 1
+        )
+        name, text = rule_entry(rule, serial, node.outputs, node.fingerprint, since)
         if self._table.graph.get(name) != text:
             self._draft.values[name] = text
         self._bound[rule.name] = is_asked or self._bound.get(rule.name, False)

@@ -11,7 +11,7 @@ from mmsb_jax._bus.engine.process import this_process
 from mmsb_jax._bus.saving.digests import Digesting
 from mmsb_jax._bus.trees.tree import TreeShape, differences
 from mmsb_jax._store.encoding.digest import ZERO
-from mmsb_jax._store.format.record import CommitRecord
+from mmsb_jax._store.format.record import PROGRAM_PREFIX, CommitRecord
 from mmsb_jax._store.log.in_force import process_at
 from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.query.annotations import are_annotations
@@ -197,7 +197,8 @@ def _is_step(record: CommitRecord, table: Table, version: int) -> bool:
     if any(info.member for info in (*touched, *(op.info for op in record.ops))):
         return True
     derived = {name for rule in rules_in(table.graph | _set_by(record)) for name in rule.arrays}
-    written = [info.name for info in touched if info.name not in derived]
+    others = [info.name for info in touched if not info.name.startswith(PROGRAM_PREFIX)]
+    written = [name for name in others if name not in derived]
     if written:
         raise StructureError(
             f"version {version} wrote {written[0]!r}, which is no part of the tree: no step makes "

@@ -28,7 +28,7 @@ from mmsb_jax._core.layout import array_not_found
 from mmsb_jax._core.tree.leaves import Constant, LeafSpec, describe, rebuild, view_as
 from mmsb_jax._core.tree.nodes import TreeNode, nodes_of
 from mmsb_jax._core.tree.paths import BARE_LEAF, flatten_with_names, put_together
-from mmsb_jax._store.format.record import ArrayInfo
+from mmsb_jax._store.format.record import PROGRAM_PREFIX, ArrayInfo
 from mmsb_jax._store.state.state import StoredState, Table
 
 
@@ -73,11 +73,14 @@ def array_of(info: ArrayInfo, raw: np.ndarray, place_of: PlaceOf, weak: bool = F
 def build_flat(
     state: StoredState, wanted: Callable[[str], bool] | None, place_of: PlaceOf
 ) -> dict[str, Any]:
-    """Arrays, strings and integers by name; a tree that was a bare leaf is its only entry."""
+    """Arrays, strings and integers by name; a tree that was a bare leaf is its only entry.
+
+    What functions were compiled to is there where it is asked for.
+    """
     flat = {
         info.name: read_array(state, info, place_of)
         for info in state.table.arrays.values()
-        if wanted is None or wanted(info.name)
+        if (not info.name.startswith(PROGRAM_PREFIX) if wanted is None else wanted(info.name))
     }
     for name, tagged in state.table.values.items():
         constant = constant_of(tagged)

@@ -14,7 +14,7 @@ from mmsb_jax._bus.derive.log_entries import marks_in
 from mmsb_jax._bus.trees.checkout import check_patterns, check_selection
 from mmsb_jax._bus.trees.renamed import check_rename, is_at, path_renamed
 from mmsb_jax._core.layout import array_not_found
-from mmsb_jax._store.format.record import ArrayInfo
+from mmsb_jax._store.format.record import PROGRAM_PREFIX, ArrayInfo
 from mmsb_jax._store.state.state import StoredState
 
 Rename = Mapping[str, str] | Callable[[str], str]
@@ -84,9 +84,12 @@ class Selection:
         check_other_names(rename)
         self._rename: Rename | None = rename
         self._matches = matcher(self._patterns).fullmatch
+        self._has_programs = any(text.startswith(PROGRAM_PREFIX) for text in self._patterns)
 
     def wanted(self, name: str) -> bool:
-        """Whether an array is chosen."""
+        """Whether an array is chosen: what functions were compiled to, where it is asked for."""
+        if name.startswith(PROGRAM_PREFIX) and not self._has_programs:
+            return False
         return self._matches(name) is not None
 
     def tensors(self, state: StoredState) -> list[Tensor]:

@@ -7,6 +7,7 @@ import numpy as np
 
 from mmsb_jax._base.errors import ClosedError
 from mmsb_jax._bus.derive.derived import Derived, Mode
+from mmsb_jax._bus.derive.log_entries import rules_in
 from mmsb_jax._bus.derive.reader_view import DerivedView
 from mmsb_jax._bus.derive.registry import Derivations
 from mmsb_jax._bus.derive.transaction import GraphEdit
@@ -96,6 +97,8 @@ class DerivedArrays:
         """What is derived, by name."""
         derivations = self.known()
         stale = derivations.stale_nodes()
+        recorded = rules_in(self._session.head().table.graph)
+        since = {known.rule.name: known.since for known in recorded}
         return {
             node.name: Derived(
                 name=node.name,
@@ -107,6 +110,7 @@ class DerivedArrays:
                 when=node.rule.when,
                 is_stale=node.name in stale,
                 runs=derivations.runs[node.name],
+                function_version=since.get(node.name),
             )
             for node in sorted(derivations.flow.nodes.values(), key=lambda n: n.serial)
         }

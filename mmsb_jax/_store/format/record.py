@@ -65,6 +65,10 @@ EXTRA_ID = 0
 GRAPH_PREFIX = "\0"
 """What the name of a constant begins with that is no leaf of a tree, but an entry of the graph."""
 
+PROGRAM_PREFIX = "~programs/"
+"""What the names of arrays begin with that say what a function was compiled to. No leaf of a tree
+is called so."""
+
 HAS_STEP, DIGEST_ONLY, EXTRA_IS_JSON, VALUES_REPLACE, STRUCTURE_CHANGED, DIGESTS = (
     1, 2, 4, 8, 16, 32,
 )  # fmt: skip

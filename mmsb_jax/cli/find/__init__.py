@@ -1,1 +1,1 @@
-"""Commands that look for something along the history of a log."""
+"""Commands that look for something along the history of a log, or by name."""
