@@ -38,6 +38,7 @@ GROUPS = (
     "persistence",
     "shipping",
     "saving",
+    "programs",
     "stress",
     "pipeline",
     "memory",

@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import pytest
 
 import mmsb_jax as mmsb
-from mmsb_jax import algebra
+from mmsb_jax import algebra, programs
 from tests.bus.test_bad_arguments import BAD, judge
 
 
@@ -230,6 +231,19 @@ def of_orbax() -> list[Call]:
     return [Call(mmsb.from_orbax, {"src": src / "run", "dst": None, **options})]
 
 
+def of_programs() -> list[Call]:
+    bus, f = mmsb.open(), jax.jit(lambda x: x * 2)
+    captured = programs.capture(bus, "f", f.trace(jnp.ones(3)))
+    how = {"stages": ["hlo"], "export": False, "note": {"why": "a test"}}
+    return [
+        Call(programs.capture, {"bus": bus, "name": "f", "program": f.trace(jnp.ones(3)), **how}),
+        Call(programs.load, {"bus": bus, "name": "f", "ref": 1}),
+        Call(programs.names, {"bus": bus, "ref": 1}),
+        Call(programs.diff, {"a": captured, "b": captured}),
+        Call(captured.text, {"stage": "hlo"}),
+    ]
+
+
 ALL = (
     of_core()
     + of_page_tables()
@@ -238,14 +252,17 @@ ALL = (
     + of_algebra()
     + of_weights()
     + of_orbax()
+    + of_programs()
 )
 CALLS = {call.function.__qualname__: call for call in ALL}
 
 
 def public() -> Iterator[tuple[str, str]]:
     """The functions and methods that have arguments, and how Python calls them."""
-    for name in (*mmsb.__all__, *algebra.__all__):
-        found = getattr(mmsb, name, None) or getattr(algebra, name)
+    for name, module in (
+        (name, module) for module in (mmsb, algebra, programs) for name in module.__all__
+    ):
+        found = getattr(module, name)
         methods = {name: found} if inspect.isfunction(found) else {}
         if inspect.isclass(found) and not issubclass(found, Exception):
             methods = {f"{name}.{each}": getattr(found, each) for each in dir(found)}

@@ -40,6 +40,8 @@ def test_public_names_are_there_documented_and_sorted():
     assert mmsb_jax.__all__ == in_order
     for name in mmsb_jax.__all__:
         assert getattr(mmsb_jax, name).__doc__, name
+    for name in mmsb_jax.programs.__all__:
+        assert getattr(mmsb_jax.programs, name).__doc__, name
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = mmsb_jax.nothing
 
@@ -56,4 +58,5 @@ def test_api_page_names_everything_that_is_public():
     page = (ROOT / "docs" / "api.md").read_text()
     names = [f"mmsb.{name}" for name in mmsb_jax.__all__ if name not in ("Bus", "Commit")]
     names += [f"bus.{name}" for name in dir(mmsb_jax.Bus) if not name.startswith("_")]
+    names += [f"mmsb.programs.{name}" for name in mmsb_jax.programs.__all__]
     assert not [name for name in names if not re.search(rf"`{re.escape(name)}[`(]", page)]

@@ -8,6 +8,7 @@ import numpy as np
 from mmsb_jax._base.arguments import check_flag, check_kind, show
 from mmsb_jax._base.errors import StructureError
 from mmsb_jax._bus.bus import Bus
+from mmsb_jax._bus.engine.commit_info import CommitInfo
 from mmsb_jax.programs._captured.arrays import SOURCE, array_of, check_name
 from mmsb_jax.programs._captured.exported import check_can_export, exported_bytes
 from mmsb_jax.programs._captured.load import load
@@ -93,10 +94,11 @@ def capture(
     check_flag("export", export)
     if note is not None:
         check_kind("note", note, dict)
+        CommitInfo(None, SOURCE, note, None)  # refuse it before what takes long
     if export:
         check_can_export(program)
     with bus._lock:
-        bus._enter("capture")  # before what takes long
+        bus._enter("capture")
     found = stages_of(program)
     contents = _contents(name, found, kept)
     if export and found.traced is not None:

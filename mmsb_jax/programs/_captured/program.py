@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from mmsb_jax._base.arguments import check_choice
 from mmsb_jax._display.html import html_table, html_text
 from mmsb_jax._display.text import aligned, printable
 from mmsb_jax.programs._captured.rows import to_text
@@ -104,8 +105,7 @@ class Program:
             ValueError: no such stage.
             VersionError: a compaction has dropped it.
         """
-        if stage not in STAGES:
-            raise ValueError(f"stage={stage!r}: expected {' or '.join(map(repr, STAGES))}")
+        check_choice("stage", stage, *STAGES)
         return self._text(stage)
 
     def _text(self, stage: str) -> str | None:
