@@ -8,6 +8,7 @@ import pytest
 
 import mmsb_jax
 from mmsb_jax import programs
+from tests.bus._script import run_script
 
 
 @pytest.fixture
@@ -101,3 +102,16 @@ def test_log_that_ends_in_digests_is_read(mmsb, log):
         bus.commit({"w": 2.0})
         assert not bus.latest.saved
         assert mmsb("programs", log, "train", "--json").json["version"] == 4
+
+
+def test_programs_are_read_where_there_is_no_jax(log):
+    code = """
+        import sys
+        sys.modules["jax"] = sys.modules["jaxlib"] = None  # to import them fails
+        from mmsb_jax.cli import main
+        for words in ([], ["train"], ["train", "--stage", "hlo"], ["train", "--diff", "2", "4"]):
+            main(["programs", sys.argv[1], *words], standalone_mode=False)
+    """
+    printed = run_script(code, log)
+    assert "HloModule" in printed
+    assert "train, version 2 → 4" in printed
