@@ -1,5 +1,6 @@
 """Programs captured, and had again at any version, whatever became of the log."""
 
+import doctest
 import importlib.util
 import json
 import warnings
@@ -180,6 +181,16 @@ def test_export_without_flatbuffers_says_what_to_install(bus, monkeypatch):
     with pytest.raises(ImportError, match=r"pip install 'mmsb-jax\[export\]'"):
         programs.capture(bus, "f", traced(), export=True)
     assert bus.version == 0
+
+
+@pytest.mark.parametrize(
+    "module", ["", "._captured.capture", "._captured.load", "._captured.program", "._captured.diff"]
+)
+def test_examples_print_what_they_say(module):
+    found = importlib.import_module(f"mmsb_jax.programs{module}")
+    result = doctest.testmod(found)
+    assert result.attempted > 0
+    assert result.failed == 0
 
 
 # ------------------------------------------------------------------------- beside a tree and others
@@ -482,6 +493,7 @@ def test_long_constants_and_static_arguments_are_left_out(bus):
 
 def test_program_is_shown_as_a_table(bus):
     program = programs.capture(bus, "<b>", traced())
+    assert repr(program) == "<Program <b>, version 1>"
     lines = str(program).splitlines()
     assert lines[0] == "<b>, version 1"
     assert f"flops                 {program.cost.flops:,}" in lines

@@ -1,7 +1,7 @@
 """A program as users see it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from mmsb_jax._base.arguments import check_choice
@@ -18,7 +18,7 @@ from mmsb_jax.programs._captured.summary import (
 )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Program:
     """What a function was compiled to, as a version of a log has it; prints as a table.
 
@@ -44,7 +44,7 @@ class Program:
     name: str
     version: int
     summary: Summary
-    _read: Callable[[str], bytes] = field(repr=False)
+    _read: Callable[[str], bytes]
 
     @property
     def jaxpr(self) -> str | None:
@@ -129,6 +129,9 @@ class Program:
         }
         shown = [*figures, ("operations", show_counts(self.operations)), *texts.items()]
         return [(printable(name), printable(value)) for name, value in shown]
+
+    def __repr__(self) -> str:
+        return f"<Program {title_of(self)}>"
 
     def __str__(self) -> str:
         return "\n".join([title_of(self), *aligned(self._rows())])
