@@ -264,7 +264,23 @@ def test_tree_without_bytes_is_saved_first():
         assert bus.checkout()["w"].tolist() == [2.0] * 3
         bus.commit({"w": jnp.full(3, 7.0)})
         assert not bus.latest.saved
-        assert programs.load(bus, "train").version == program.version
+        for ref in (None, bus.version):
+            assert programs.load(bus, "train", ref).version == program.version
+            assert programs.names(bus, ref) == ("train",)
+        assert programs.load(bus, "train", bus.version).hlo == program.hlo
+
+
+def test_tree_that_is_saved_in_parts_goes_on_beside_programs():
+    save = {"a/**": mmsb.Every(steps=2), "**": mmsb.Every(steps=100)}
+    with mmsb.open(save=save) as bus:
+        program = programs.capture(bus, "train", traced())
+        for step in range(5):
+            bus.commit({"a": {"w": jnp.full(3, 1.0 * step)}, "b": jnp.full(3, 1.0 * step)})
+        assert not bus.latest.saved
+        assert programs.load(bus, "train", bus.version).hlo == program.hlo
+        again = programs.capture(bus, "train", traced())
+        assert bus.checkout(version=again.version)["b"].tolist() == [4.0] * 3
+        assert bus.verify(deep=True)
 
 
 def test_tree_without_bytes_that_is_gone_is_said():
