@@ -1,6 +1,5 @@
 """A program of two versions of JAX in one log: the older one writes it, the newer one goes on."""
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,15 +10,6 @@ from tools.compare_jax import NAME, captured, write
 
 ROOT = Path(__file__).parents[2]
 PYTHONS = [ROOT / venv / "bin" / "python" for venv in (".venv", ".venv-newest")]
-
-
-def test_two_processes_of_one_version_compile_the_same(tmp_path):
-    log = tmp_path / "run.mmsb"
-    for _ in range(2):
-        write(sys.executable, log)
-    old, new = captured(log)
-    assert (old.version, new.version) == (1, 2)
-    assert str(programs.diff(old, new)) == "train, version 1 → 2: the same"
 
 
 def test_what_an_upgrade_of_jax_changes_is_found(tmp_path):
