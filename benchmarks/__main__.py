@@ -41,6 +41,7 @@ GROUPS = (
     "programs",
     "stress",
     "pipeline",
+    "watching",
     "memory",
 )
 RESULTS = Path(__file__).parent / "results"

@@ -1,6 +1,7 @@
 """The exception tree. Every error says what arrived, what was expected, and what to do."""
 
 from collections.abc import Mapping
+from typing import Any
 
 
 def _public(module: str) -> str:
@@ -66,6 +67,32 @@ class GraphCycleError(MMSBError, ValueError):
 
 class RecomputeError(MMSBError):
     """A derived array whose function failed; the message names the array and the function."""
+
+
+class RecompilationError(MMSBError, RuntimeError):
+    """A watched function that has compiled more often than it may.
+
+    Attributes:
+        name: the function's.
+        max_compiles: how often it may compile.
+        compilations: each with its causes, the newest last.
+    """
+
+    def __init__(self, name: str, max_compiles: int, compilations: tuple[Any, ...]) -> None:
+        super().__init__(name, max_compiles, compilations)
+        self.name, self.max_compiles, self.compilations = name, max_compiles, compilations
+
+    def __str__(self) -> str:
+        times = "once" if self.max_compiles == 1 else f"{self.max_compiles:,} times"
+        lines = [f"  {each}" for each in self.compilations[-8:]]
+        advice = dict.fromkeys(text for each in self.compilations for text in each.advice)
+        return "\n".join(
+            [
+                f"{self.name} was to compile {times} at most, and has compiled again:",
+                *lines,
+                *(f"  advice: {text}" for text in advice),
+            ]
+        )
 
 
 class LockedError(MMSBError):

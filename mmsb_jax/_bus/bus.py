@@ -68,6 +68,7 @@ from mmsb_jax._bus.write.derived_arrays import DerivedArrays
 from mmsb_jax._bus.write.draft_builder import PendingArrays
 from mmsb_jax._bus.write.going_back import Origin
 from mmsb_jax._bus.write.tree_writer import TreeWriter, done
+from mmsb_jax._compile.made import MadePrograms
 from mmsb_jax._core.layout import Layout
 from mmsb_jax._graph.dag.kinds import mask_of
 from mmsb_jax._graph.run.node import COPY_NAME, Equal, Rule, When, copy
@@ -2269,7 +2270,7 @@ class Bus:
         with self._events, self._lock:
             trees = self._arrays.trees
             if trees is None:
-                return self._session.stats(programs=0, copied_bytes=0, device_bytes=0)
+                return self._session.stats(MadePrograms(), copied_bytes=0, device_bytes=0)
             return self._session.stats(trees.programs, trees.copied_bytes, trees.device_bytes)
 
     def reset_stats(self) -> None:

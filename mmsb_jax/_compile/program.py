@@ -18,6 +18,8 @@ from jax import lax
 from jax.core import Tracer
 
 from mmsb_jax._compile.body import Body
+from mmsb_jax._compile.made import CompileTime
+from mmsb_jax._compile.monitor import heard, listen
 from mmsb_jax._core.settings import any_settings, is_traced
 
 
@@ -30,11 +32,16 @@ class SharedProgram:
         function: pure; takes and returns pytrees of arrays.
         is_wide: whether it is to be called with JAX's 64-bit types. One that takes words alone need
             not be: it can switch them on itself while it is traced, and `words` calls it.
+
+    Attributes:
+        compile_time: what compiling it has taken.
     """
 
     def __init__(self, function: Callable[..., Any], is_wide: bool = False) -> None:
         self._call = jax.jit(function)
         self._is_wide = is_wide
+        self.compile_time = CompileTime()
+        listen()
 
     def __call__(self, *arrays: Any) -> Any:
         """What the function returns."""
@@ -49,14 +56,20 @@ class SharedProgram:
     def words(self, *arrays: Any) -> np.ndarray:
         """What the function returns, which takes and returns words, as one NumPy array."""
         with undisturbed():
+            before = heard.count
             out = self._call(*arrays)
+            if heard.count != before:
+                self.compile_time.ms += heard.ms_since(before)
             return np.asarray(self._run(arrays) if isinstance(out, Tracer) else out)
 
     def _run(self, arrays: Sequence[Any]) -> Any:
+        before = heard.count
         out = self._call(*arrays)
         if is_traced(out):  # whoever calls is being traced, and this became a part of it
             with jax.ensure_compile_time_eval():
                 out = self._call(*arrays)
+        if heard.count != before:
+            self.compile_time.ms += heard.ms_since(before)
         return out
 
     def text(self, *arrays: Any) -> str:

@@ -1,7 +1,9 @@
-"""Programs as state: what a jitted function was compiled to, versioned like everything else.
+"""Programs as state: what a jitted function was compiled to, and why it was compiled again.
 
 `_captured` is what was compiled: `capture` logs a program, `load` gives one of any version, `diff`
-says what differs between two.
+says what differs between two. `_watching` is why: `watch` wraps a jitted function in a `Watched`,
+which makes a `Compilation` of each call that compiles; `watch_all` hears of every function that a
+thread compiles.
 
 Public names are imported when they are first used: the command line reads programs without JAX.
 
@@ -22,6 +24,14 @@ if TYPE_CHECKING:
     from mmsb_jax.programs._captured.load import load, names
     from mmsb_jax.programs._captured.program import Program
     from mmsb_jax.programs._captured.summary import ProgramCost, ProgramMemory
+    from mmsb_jax.programs._watching.causes import Cause
+    from mmsb_jax.programs._watching.compilation import Compilation, Explanation
+    from mmsb_jax.programs._watching.everything import (
+        CompiledFunction,
+        CompiledFunctions,
+        watch_all,
+    )
+    from mmsb_jax.programs._watching.watched import Watched, watch
 
 _MODULES = {
     "_captured.capture": ("capture",),
@@ -29,19 +39,31 @@ _MODULES = {
     "_captured.load": ("load", "names"),
     "_captured.program": ("Program",),
     "_captured.summary": ("ProgramCost", "ProgramMemory"),
+    "_watching.causes": ("Cause",),
+    "_watching.compilation": ("Compilation", "Explanation"),
+    "_watching.everything": ("CompiledFunction", "CompiledFunctions", "watch_all"),
+    "_watching.watched": ("Watched", "watch"),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
+    "Cause",
+    "Compilation",
+    "CompiledFunction",
+    "CompiledFunctions",
+    "Explanation",
     "Program",
     "ProgramChange",
     "ProgramCost",
     "ProgramDiff",
     "ProgramMemory",
+    "Watched",
     "capture",
     "diff",
     "load",
     "names",
+    "watch",
+    "watch_all",
 ]
 
 

@@ -35,7 +35,7 @@ def insides(bus: mmsb.Bus) -> Derivations:
 
 def programs(bus: mmsb.Bus) -> int:
     """Programs compiled for the derived arrays of a bus."""
-    return insides(bus).machine.programs
+    return bus.stats().wave_programs.total
 
 
 def runs(bus: mmsb.Bus) -> dict[str, int]:

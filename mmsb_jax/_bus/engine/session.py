@@ -14,6 +14,7 @@ from mmsb_jax._bus.engine.engine import Engine, of_the_parent
 from mmsb_jax._bus.engine.stats import Meter, Stats
 from mmsb_jax._bus.events.events import Events
 from mmsb_jax._bus.trees.places import Places
+from mmsb_jax._compile.made import MadePrograms
 from mmsb_jax._store.files.protocol import Files
 from mmsb_jax._store.files.threads import Threads
 from mmsb_jax._store.log.log import Log
@@ -232,7 +233,7 @@ class Session:
             self.threads.shutdown()
             self.files.close()
 
-    def stats(self, programs: int, copied_bytes: int, device_bytes: int) -> Stats:
+    def stats(self, programs: MadePrograms, copied_bytes: int, device_bytes: int) -> Stats:
         """What the bus holds and has done; a reader has committed nothing, and holds no state.
 
         Args:
@@ -277,7 +278,7 @@ class Session:
             stale=len(derivations.stale_nodes()),
             edges=derivations.flow.graph.edge_count,
             depth=derivations.flow.graph.depth,
-            wave_programs=derivations.machine.programs,
+            wave_programs=derivations.machine.log.programs(),
             waves=meter.waves,
             functions_run=meter.functions_run,
             wave_ms_p50=meter.wave_ms(50),

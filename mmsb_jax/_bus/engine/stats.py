@@ -2,11 +2,12 @@
 
 import threading
 from collections import deque
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 
+from mmsb_jax._compile.made import MadePrograms
 from mmsb_jax._display.html import html_table
 from mmsb_jax._display.text import aligned
 from mmsb_jax._store.commit.head import Landed
@@ -39,7 +40,8 @@ class Stats:
         copied_version: the newest version that the copy of ``copy_to=`` has; None without one.
         copy_fault: why the copy was not brought forward at the last try; None when all is well.
         queued: commits that have not landed yet.
-        programs: programs compiled for commits that do not wait.
+        programs: programs compiled for commits that do not wait: the newest 64, each with ``name``,
+            ``why`` and ``ms``; ``.total`` is their number.
         commits: commits since the counters were reset; so are the following.
         unchanged_commits: those in which no byte differed.
         unsaved_commits: those of which digests alone were logged.
@@ -52,7 +54,7 @@ class Stats:
             of the newest 4,096 commits; None where there were none.
         derived, stale: derived arrays' functions, and those of them that are stale.
         edges, depth: of the graph.
-        wave_programs: programs compiled for derived arrays.
+        wave_programs: programs compiled for derived arrays, in the same form.
         waves: commits in which a function ran, since the counters were reset; so are the following.
         functions_run: how many ran in them together.
         wave_ms_p50, wave_ms_p99: time that these took, in milliseconds; None where there were none.
@@ -75,7 +77,7 @@ class Stats:
     copied_version: int | None
     copy_fault: str | None
     queued: int
-    programs: int
+    programs: MadePrograms
     commits: int
     unchanged_commits: int
     unsaved_commits: int
@@ -89,7 +91,7 @@ class Stats:
     stale: int
     edges: int
     depth: int
-    wave_programs: int
+    wave_programs: MadePrograms
     waves: int
     functions_run: int
     wave_ms_p50: float | None
@@ -97,8 +99,8 @@ class Stats:
     failed_handlers: int
 
     def to_dict(self) -> dict[str, Any]:
-        """The counters by name."""
-        return asdict(self)
+        """The counters by name, the programs as dicts: fit for JSON."""
+        return {name: _plain(value) for name, value in self._values()}
 
     def __str__(self) -> str:
         return "\n".join(aligned(self._rows()))
@@ -107,7 +109,14 @@ class Stats:
         return html_table(self._rows())
 
     def _rows(self) -> list[tuple[str, str]]:
-        return [(name, _shown(value)) for name, value in self.to_dict().items()]
+        return [(name, _shown(value)) for name, value in self._values()]
+
+    def _values(self) -> list[tuple[str, Any]]:
+        return [(field.name, getattr(self, field.name)) for field in fields(self)]
+
+
+def _plain(value: Any) -> Any:
+    return value.to_dicts() if isinstance(value, MadePrograms) else value
 
 
 def _shown(value: Any) -> str:

@@ -9,6 +9,7 @@ is so cheap in XLA's eyes that it would run in the caller's thread.
 
 import functools
 import threading
+import time
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ import numpy as np
 from jax import lax
 
 from mmsb_jax._base.errors import StructureError
+from mmsb_jax._compile.made import CompileTime, ProgramLog
 from mmsb_jax._core.settings import any_settings
 from mmsb_jax._core.tree.leaves import host_array, is_deleted
 
@@ -115,19 +117,16 @@ class Stager:
     two: so few programs are compiled, however many leaves there are, and whichever change.
 
     Attributes:
-        compiled: programs compiled so far.
+        log: the programs, and why each was compiled.
     """
 
     def __init__(self) -> None:
         self._pools: dict[Any, _Pool] = {}
         self._programs: dict[tuple[tuple[_Pool, int], ...], Any] = {}
+        self.log = ProgramLog()
         self._choices = 0
+        self._staged: set[int] = set()
         self._living: weakref.WeakSet[Staged] = weakref.WeakSet()
-
-    @property
-    def compiled(self) -> int:
-        """Programs compiled so far."""
-        return len(self._programs)
 
     @property
     def held_bytes(self) -> int:
@@ -203,9 +202,24 @@ class Stager:
         key = _key_of(group)
         program = self._programs.get(key)
         if program is None:
+            begun, why = time.perf_counter_ns(), self._why(group)
             pools = [pool for pool, some in group for _ in some]
             program = self._programs[key] = _compiled(pools)
+            self._staged |= {pool.serial for pool in pools}
+            took = CompileTime()
+            self.log.add(f"a copy of {_named(group)}", why, took)
+            took.ms = (time.perf_counter_ns() - begun) / 1e6
         return program
+
+    def _why(self, group: "Group") -> str:
+        """Why there is no program for a group yet."""
+        if not self._programs:
+            return "the first commit that does not wait"
+        new = [pool for pool, _ in group if pool.serial not in self._staged]
+        if new:
+            shapes = ", ".join(dict.fromkeys(pool.title for pool in new[:4]))
+            return f"leaves of another shape, dtype or place: {shapes}"
+        return "another choice of leaves changed"
 
 
 def _plain(leaf: Any) -> Any:
@@ -261,6 +275,11 @@ class _Pool:
         self.nbytes = sum(part.size * part.dtype.itemsize for part in self.outputs)
 
     @property
+    def title(self) -> str:
+        """What one array is: ``float32[3,4]``."""
+        return f"{self.like.dtype}[{','.join(map(str, self.like.shape))}]"
+
+    @property
     def free_bytes(self) -> int:
         """Bytes of the buffers that wait to be filled."""
         return len(self._free) * self.nbytes
@@ -294,6 +313,11 @@ class _Pool:
 
 Group = list[tuple[_Pool, list[int]]]
 """Pools, each with the places of the leaves that are to be copied into its buffers."""
+
+
+def _named(group: Group) -> str:
+    texts = [f"{len(some):,} {pool.title}" for pool, some in group[:4]]
+    return ", ".join(texts) + (f" and {len(group) - 4:,} more shapes" if len(group) > 4 else "")
 
 
 def _key_of(group: Group) -> tuple[tuple[_Pool, int], ...]:

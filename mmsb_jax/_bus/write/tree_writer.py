@@ -29,6 +29,7 @@ from mmsb_jax._bus.trees.staging import Stager, check_readable, raw_bytes
 from mmsb_jax._bus.trees.tree import Reconciled, TreeShape, differences, reconcile
 from mmsb_jax._bus.write.draft_builder import PendingArrays
 from mmsb_jax._bus.write.going_back import Origin
+from mmsb_jax._compile.made import MadePrograms
 from mmsb_jax._core.tree.leaves import is_deleted
 from mmsb_jax._store.commit.draft import ArrayContent, Draft
 from mmsb_jax._store.log.log import Log
@@ -101,9 +102,9 @@ class TreeWriter:
         return self._saving.has_policy or self._engine.keeper is not None
 
     @property
-    def programs(self) -> int:
+    def programs(self) -> MadePrograms:
         """Programs compiled for commits that do not wait."""
-        return self._stager.compiled
+        return self._stager.log.programs()
 
     def commit(
         self, tree: Any, info: CommitInfo, allow_new: bool, save: bool | None = None

@@ -112,6 +112,7 @@ class Interpreter:
 
     Attributes:
         buffer: uint32[loaded], to be filled before a run.
+        compile_time: what compiling it has taken.
     """
 
     def __init__(self, shape: Shape) -> None:
@@ -119,6 +120,7 @@ class Interpreter:
         self.buffer = _aligned(shape.loaded)
         self._loaded = _resident(self.buffer)
         self._program = program_of(_run, shape, shape.bodies)
+        self.compile_time = self._program.compile_time
 
     def run(self, schedule: jax.Array) -> np.ndarray:
         """The buffer after the steps of ``schedule`` (uint32[steps, columns])."""

@@ -134,21 +134,29 @@ def check_shapeless(title: str, whole: Traced, row: Traced) -> None:
         )
 
 
+def capacity_of(rows: np.ndarray) -> int:
+    """For how many rows a program is compiled that computes ``rows``."""
+    capacity = 4
+    while capacity < rows.size:
+        capacity *= 4
+    return capacity
+
+
 class PagewiseRunner:
     """One body of a row, compiled for few numbers of rows.
 
     Cost: compiled once a power of four of rows; then the bytes of the rows that run.
+
+    Attributes:
+        compile_time: what compiling it has taken.
+        capacities: the numbers of rows that it was compiled for.
     """
 
     def __init__(self, body: Body) -> None:
         self._body = body
         self._program = program_of(_run, body, [body], is_wide=True)
-        self._capacities: set[int] = set()
-
-    @property
-    def programs(self) -> int:
-        """Programs compiled so far."""
-        return len(self._capacities)
+        self.compile_time = self._program.compile_time
+        self.capacities: set[int] = set()
 
     def run(
         self,
@@ -167,10 +175,8 @@ class PagewiseRunner:
             sizes: bytes of each result.
             rows: which rows, ascending.
         """
-        capacity = 4
-        while capacity < rows.size:
-            capacity *= 4
-        self._capacities.add(capacity)
+        capacity = capacity_of(rows)
+        self.capacities.add(capacity)
         gathered = [
             words if is_whole(spec) else _gather(words, row_word_count(spec), rows, capacity)
             for words, spec in zip(arguments, self._body.inputs, strict=True)

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 
 from mmsb_jax._compile.body import Body
+from mmsb_jax._compile.made import ProgramLog
+from mmsb_jax._core.tree.leaves import LeafSpec
 from mmsb_jax._graph.run.interpreter import Interpreter, Recipe, Shape, word_count
 from mmsb_jax._graph.run.node import Node
-from mmsb_jax._graph.run.pagewise import PagewiseRunner, rows_of
+from mmsb_jax._graph.run.pagewise import PagewiseRunner, capacity_of, rows_of
 from mmsb_jax._graph.run.schedule import BufferPlan, RunResult, Schedule, Words
 from mmsb_jax._graph.run.single import SingleRunner, as_input
 
@@ -29,11 +31,12 @@ class NodeRunner:
     """What has been compiled.
 
     Attributes:
-        programs: programs compiled so far.
+        log: the programs, and why each was compiled.
     """
 
     def __init__(self) -> None:
-        self.programs = 0
+        self.log = ProgramLog()
+        self._inputs_of_callers: dict[str, tuple[LeafSpec, ...]] = {}
         self._recipes: dict[Recipe, None] = {}
         self._interpreters: list[Interpreter] = []
         self._callers: dict[Recipe, SingleRunner] = {}
@@ -72,7 +75,7 @@ class NodeRunner:
         caller = self._callers.get(recipe)
         if caller is None:
             caller = self._callers[recipe] = SingleRunner(recipe)
-            self.programs += 1
+            self.log.add(node.name, self._why_alone(node, recipe), caller.compile_time)
         old = [words(name) for name in node.outputs]
         results = caller.run(_inputs_of(node, words), node.constants, old, is_first)
         changed = zip(node.outputs, results, strict=True)
@@ -95,12 +98,14 @@ class NodeRunner:
         if pager is None:
             pager = self._pagers[body] = PagewiseRunner(body)
         rows = rows_of(node.specs, node.reads, changed, changed_words)
-        compiled = pager.programs
+        capacity = capacity_of(rows)
+        if capacity not in pager.capacities:
+            why = f"{capacity:,} of its pages at once: no program for so many yet"
+            self.log.add(node.name, why, pager.compile_time)
         old = [words(name) for name in node.outputs]
         assert node.recipe is not None
         sizes = [spec.nbytes for spec in node.recipe.body.outputs]
         made = pager.run(_inputs_of(node, words), node.paged.constants, old, sizes, rows)
-        self.programs += pager.programs - compiled
         is_always = node.rule.equal == "never"
         changes = zip(node.outputs, made, strict=True)
         return RunResult(
@@ -128,6 +133,34 @@ class NodeRunner:
         wanted = recipes if is_first else self._recipes.keys()
         return Schedule(plan, self._interpreter(plan, recipes, wanted))
 
+    def _why_alone(self, node: Node, recipe: Recipe) -> str:
+        """Why a node that runs by itself needs a program."""
+        inputs = tuple(recipe.body.inputs)
+        before = self._inputs_of_callers.get(node.name)
+        self._inputs_of_callers[node.name] = inputs
+        if before is None:
+            return "its first run: it is large or may fail, and runs by itself"
+        pairs = zip(node.reads, before, inputs, strict=False)
+        changed = [f"{name} {old} -> {new}" for name, old, new in pairs if old != new]
+        return f"other inputs: {', '.join(changed[:4])}" if changed else "another function"
+
+    def _why_together(self, plan: BufferPlan, shape: Shape) -> str:
+        """Why small nodes need another program than those that are there."""
+        if not self._interpreters:
+            return "the first wave of small functions"
+        known = {recipe for each in self._interpreters for recipe in each.shape.recipes}
+        new = [node.name for node in plan.nodes if node.recipe not in known]
+        if new:
+            more = f" and {len(new) - 4:,} more" if len(new) > 4 else ""
+            return f"functions that no program has: {', '.join(new[:4])}{more}"
+        last = self._interpreters[-1].shape
+        sizes = [
+            f"{name} {getattr(last, name):,} -> {getattr(shape, name):,}"
+            for name in Shape._fields
+            if name != "recipes" and getattr(last, name) != getattr(shape, name)
+        ]
+        return f"room for another wave: {', '.join(sizes)}" if sizes else "functions together anew"
+
     def _grow(self, name: str, least: int) -> None:
         self._limits[name] = max(self._limits[name], 1 << (least - 1).bit_length())
 
@@ -150,8 +183,9 @@ class NodeRunner:
             ):
                 return known
         interpreter = Interpreter(shape)
+        name = f"{len(shape.recipes):,} small functions"
+        self.log.add(name, self._why_together(plan, shape), interpreter.compile_time)
         self._interpreters.append(interpreter)
-        self.programs += 1
         return interpreter
 
 

@@ -1,13 +1,13 @@
 """A function that is called by itself: for large arrays, and for what may fail while it runs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from mmsb_jax._base.words import host_words
 from mmsb_jax._compile.body import Body, checked
-from mmsb_jax._compile.program import program_of, run_here, undisturbed
+from mmsb_jax._compile.program import SharedProgram, program_of, run_here, undisturbed
 from mmsb_jax._core.tree.leaves import LeafSpec, host_array, view_as
 from mmsb_jax._graph.run.interpreter import Recipe
 
@@ -33,11 +33,15 @@ class SingleRunner:
     """A recipe compiled by itself.
 
     Cost: compiled when it is first called; a call about 10 µs more than what it computes.
+
+    Attributes:
+        compile_time: what compiling it has taken.
     """
 
     def __init__(self, recipe: Recipe) -> None:
         self._recipe = recipe
         self._program = _compiled(recipe.body)
+        self.compile_time = self._program.compile_time
         cutoff = recipe.cutoff
         self._judge = _compiled(cutoff) if isinstance(cutoff, Body) else None
 
@@ -58,7 +62,7 @@ class SingleRunner:
         """
         body, cutoff = self._recipe.body, self._recipe.cutoff
         own, rest = constants[: len(body.hoisted)], constants[len(body.hoisted) :]
-        new = self._program(list(own), list(map(view_as, body.inputs, arguments)))
+        new = self._program(_NEVER, list(own), list(map(view_as, body.inputs, arguments)))[0]
         if body.has_checks:
             error, new = new
             with undisturbed():
@@ -68,16 +72,15 @@ class SingleRunner:
         if self._judge is not None and not is_first:
             before = list(map(view_as, body.outputs, old))
             with undisturbed():
-                is_equal = bool(self._judge(list(rest), [*before, *new])[0])
+                is_equal = bool(self._judge(_NEVER, list(rest), [*before, *new])[0][0])
             return [(was if is_equal else now, not is_equal) for now, was in pairs]
         if cutoff == "never":
             return [(now, True) for now, _ in pairs]
         return [(now, not np.array_equal(now, was)) for now, was in pairs]
 
 
-def _compiled(body: Body) -> Callable[[Sequence[Any], Sequence[Any]], Any]:
-    program = program_of(_run, body, [body], body.is_wide)
-    return lambda hoisted, arguments: program(_NEVER, hoisted, arguments)[0]
+def _compiled(body: Body) -> SharedProgram:
+    return program_of(_run, body, [body], body.is_wide)
 
 
 def _run(body: Body, never: Any, hoisted: Any, arguments: Any) -> Any:

@@ -1,0 +1,57 @@
+"""A compilation as a commit."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from mmsb_jax.programs._captured.capture import capture
+from mmsb_jax.programs._watching.compilation import Compilation
+
+_MOST_CAUSES = 8
+
+
+def record(bus: Any, name: str, trace: Callable[[], Any] | None, compilation: Compilation) -> int:
+    """Commit a compilation; the version of the commit, whose note says why.
+
+    The program is captured with it. Where that cannot be, there is a count of such compilations,
+    the array ``~programs/NAME/compilations``.
+
+    Args:
+        bus: where to.
+        name: of the program.
+        trace: gives the `jax.stages.Traced` of the call; None where there is none: the arguments
+            are mapped or differentiated.
+        compilation: what is recorded.
+    """
+    if trace is not None:
+        return capture(bus, name, trace(), note=_note_of(name, compilation)).version
+    array = f"~programs/{name}/compilations"
+    is_there = any(region.name == array for region in bus.layout.regions)
+    with bus.batch(source="compile", note=_note_of(name, compilation)):
+        version = bus.version + 1  # a batch holds the bus
+        if not is_there:
+            bus.create(array, (), "int32")
+        bus.write(array, np.int32(compilation.number))
+    return version
+
+
+def warn_of_fault(name: str, error: Exception) -> None:
+    """Say that compilations of ``name`` are not recorded, and why."""
+    warnings.warn(
+        f"a compilation of {name} was not recorded in the bus: {type(error).__name__}: {error}. "
+        f"This is said once; the function goes on.",
+        stacklevel=5,
+    )
+
+
+def _note_of(name: str, compilation: Compilation) -> dict[str, Any]:
+    return {
+        "watched": name,
+        "compilation": compilation.number,
+        "what": compilation.what,
+        "why": "; ".join(map(str, compilation.causes[:_MOST_CAUSES])),
+        "ms": round(compilation.ms, 3),
+        "site": compilation.site or "",
+    }
