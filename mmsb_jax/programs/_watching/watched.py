@@ -289,9 +289,8 @@ def watch(
 
     Args:
         function: what `jax.jit` returns, or `equinox.filter_jit`; None makes a decorator.
-        bus: where each compilation is also made a commit, of the array
-            ``~programs/NAME/compilations``, which counts them, with a note that says why. A bus
-            that fails is warned of once, and the call goes on.
+        bus: where each compilation is also made a commit: the program is captured (`capture`), and
+            the note says why. A bus that fails is warned of once, and the call goes on.
         max_compiles: how often it may compile, from 1; None for any number.
         name: its name in tables and commits; that of the function for None.
         show_values: whether static values are shown as they print, in 80 characters. Else numbers,
@@ -306,7 +305,7 @@ def watch(
         ValueError: ``max_compiles`` below 1; a name that is empty, too long, or has a slash.
         ClosedError: the bus is closed, or a reader.
 
-    Cost: that of `Watched`.
+    Cost: that of `Watched`; with a bus, about a quarter of what compiling takes.
 
     >>> import jax, jax.numpy as jnp
     >>> from mmsb_jax import programs
