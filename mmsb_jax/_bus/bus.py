@@ -981,7 +981,10 @@ class Bus:
             state = self._session.state_now(chosen, wanted)
             checkouts.check_selection(state, arrays)
             if like is not None:
-                return checkouts.build_like(state, like, wanted, arrays, missing, _PARTS)
+                asked = f"version {chosen}"
+                return checkouts.build_like(
+                    state, like, wanted, arrays, missing, _PARTS, against=asked
+                )
             return self._build(state, wanted, arrays)
 
     def move(self, arrays: str | Sequence[str], place: Any) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """Parts of a tree that are saved more often than the whole (``save={...}``)."""
 
 import shutil
+import tracemalloc
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,8 @@ from safetensors.numpy import load_file
 
 import mmsb_jax as mmsb
 from mmsb_jax._store.commit.tally import Tally
+from mmsb_jax._store.state.aside import BytesAside
+from mmsb_jax._store.writer.writer import LogWriter
 from tests.core._compare import assert_same_tree
 
 waits = pytest.mark.parametrize("wait", [True, False])
@@ -112,6 +115,74 @@ def test_history_and_notes_go_by_what_is_there():
         assert history.stack()[:, 0].tolist() == [0, 2, 4, 6, 8]
         assert int(history.at(4).value[0]) == 2
         assert [entry.step for entry in bus.history("opt/count")] == [0, 6]
+
+
+def test_history_is_one_replay(monkeypatch):
+    save = {"params/**": mmsb.Every(steps=1), "**": mmsb.Every(steps=40)}
+    with mmsb.open(save=save) as bus:
+        run(bus, range(90))
+        taken = []
+        take = BytesAside.take
+        monkeypatch.setattr(
+            BytesAside, "take", lambda self, *args: taken.append(1) or take(self, *args)
+        )
+        for name in PARAMS:
+            taken.clear()
+            entries = list(bus.history(name))
+            assert [entry.step for entry in entries] == list(range(90))
+            for entry in entries:
+                assert_same_tree(entry.value, state(entry.step)["params"][name[-1]])
+            assert len(taken) <= 90
+
+
+def test_history_of_a_part_begins_where_its_bytes_do():
+    save = {"params/**": mmsb.Every(steps=1), "**": mmsb.Every(steps=5)}
+    with mmsb.open(save=save) as bus:
+        run(bus, range(3))
+        bus.commit(state(3) | {"params": {"b": np.zeros(2)}}, step=3, structure="new")
+        for step in range(4, 9):
+            bus.commit(state(step) | {"params": {"b": np.full(2, float(step))}}, step=step)
+        bus.compact(keep_since=8)
+        assert bus.history("params/w")[-1].value is None
+        entries = list(bus.history("params/b"))
+        assert [entry.value[0] for entry in entries] == [entry.step for entry in entries]
+        assert entries[-1].step == 8
+
+
+def test_a_part_that_could_not_be_saved_is_saved_with_the_next(monkeypatch):
+    with mmsb.open(save=SAVE) as bus:
+        run(bus, range(2))
+        with monkeypatch.context() as patch:
+            patch.setattr(LogWriter, "append", _full)
+            with pytest.raises(mmsb.LocationError):
+                run(bus, range(2, 3))
+        (commit,) = run(bus, range(3, 4))
+        assert commit.saved_arrays == PARAMS
+
+
+def _full(self, commit):
+    raise mmsb.LocationError("the disk is full")
+
+
+def test_what_is_copied_of_a_part_is_let_go_of():
+    save = {"w": lambda moment: moment.step == 1, "**": lambda moment: False}
+    nbytes = 8 << 20
+    with mmsb.open(save=save) as bus:
+        trees = [{"w": np.full(nbytes, step, np.uint8), "v": step} for step in range(3)]
+        bus.commit(trees[0], step=0)
+        tracemalloc.start()
+        bus.commit(trees[1], step=1, wait=False).result()
+        bus.sync()
+        held = tracemalloc.get_traced_memory()[0]
+        tracemalloc.stop()
+        assert nbytes <= held < 1.5 * nbytes  # the bytes aside
+
+
+def test_a_message_names_the_version_that_was_asked_for():
+    with mmsb.open(save=SAVE) as bus:
+        run(bus, range(4))
+        with pytest.raises(mmsb.StructureError, match="differs from version 3"):
+            bus.checkout(step=2, arrays=["params/b"], like=np.zeros(3))
 
 
 def test_weights_go_out_at_their_own_rate(tmp_path):

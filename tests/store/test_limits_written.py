@@ -28,6 +28,7 @@ from mmsb_jax._store.format.frame import (
 )
 from mmsb_jax._store.format.manifest import MAX_PAGE_BYTES, ArchiveEntry, Compaction, Manifest
 from mmsb_jax._store.format.record import (
+    ASIDE,
     DIGEST,
     DIGEST_ONLY,
     DIGESTS,
@@ -112,6 +113,7 @@ FIELDS: dict[str, tuple[list[Any], list[Any]]] = {
         ],
     ),
     "digests": ([digests()], [digests((1, 2, 3, 4))]),  # a flag says that there are some
+    "aside": ([rows()], [rows((1, 0, 0, 0, 0, 0, ASIDE))]),  # so does one
     "ops": ([[], [Op(OpCode.DELETE, INFO), Op(OpCode.CREATE, INFO)]], [[Op(4, INFO)]]),  # type: ignore[arg-type]
 }
 # The same of an array that is made.
@@ -158,7 +160,7 @@ def record_making(field: str, value: Any) -> CommitRecord:
 
 def fields_of(record: CommitRecord) -> dict[str, Any]:
     fields = {f.name: getattr(record, f.name) for f in dataclasses.fields(record)}
-    tables = ("records", "chunks", "digests")
+    tables = ("records", "aside", "chunks", "digests")
     return fields | {name: getattr(record, name).tolist() for name in tables}
 
 

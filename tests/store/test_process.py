@@ -1,6 +1,7 @@
 """What the log knows of the processes that wrote it."""
 
 import errno
+import json
 import os
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 
 from mmsb_jax._base.errors import LocationError
 from mmsb_jax._store.files.memory import MemoryFiles
-from mmsb_jax._store.log.in_force import MAX_PROCESS_BYTES, encode_process, process_at
+from mmsb_jax._store.log.in_force import MAX_PROCESS_BYTES, encode_process, process_at, says
 from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.maintain.compact import compact
 from mmsb_jax._store.maintain.fork import fork_log
@@ -77,9 +78,30 @@ def test_commits_of_another_log_are_of_no_process_here():
     assert process_at(other.log, 9) == {"JAX": "here"}
 
 
+def test_a_writer_that_says_nothing_is_not_taken_for_the_one_before():
+    scribe = story().reopen()
+    scribe.write("w", np.ones(40, np.float32)).commit()
+    scribe.writer.process = OLD
+    scribe.write("w", np.zeros(40, np.float32)).commit()
+    assert processes(scribe.log) == [OLD] * 4 + [NEW] * 4 + [{}, OLD]
+    scribe = scribe.reopen()
+    assert processes(scribe.log) == [OLD] * 4 + [NEW] * 4 + [{}, OLD]
+    check_log(scribe.log, scribe.history)
+
+
 def test_what_is_said_is_bounded():
     said = encode_process({f"name {i}": "é" * 100_000 for i in range(20)})
     assert len(said) <= MAX_PROCESS_BYTES
+
+
+def test_what_was_cut_is_known_again():
+    flags = " ".join(f"--xla_flag_{i}=true" for i in range(1000))
+    said = json.loads(encode_process({"XLA_FLAGS": flags, "JAX": "0.10.2"}))
+    assert len(said["XLA_FLAGS"]) < len(flags)
+    assert says(said["XLA_FLAGS"], flags)
+    assert says(said["JAX"], "0.10.2")
+    assert not says(said["XLA_FLAGS"], "--other" + flags)
+    assert not says(said["JAX"], "0.10.21")
 
 
 def test_a_disk_that_is_full_costs_nothing(monkeypatch):

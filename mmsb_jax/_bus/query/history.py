@@ -13,6 +13,7 @@ from mmsb_jax._bus.trees.places import PlaceOf
 from mmsb_jax._core.tree.leaves import host_array
 from mmsb_jax._store.format.frame import BadFrameError
 from mmsb_jax._store.log.log import Log
+from mmsb_jax._store.state.aside import BytesAside
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,23 +70,24 @@ class History:
         return self._read(self.versions[position])
 
     def __iter__(self) -> Iterator[ArrayVersion]:
-        state, oldest = None, self._log.kept_since
+        log, state, aside = self._log, None, BytesAside()
+        oldest = log.kept_since
         for version, shown in self._shown_in.items():
-            if not self._log.is_saved(shown):
-                yield self._read(version)  # its bytes stand aside; the replay goes on without
-                continue
+            is_saved = log.is_saved(shown)
             if state is None or shown < oldest or state.table.version < oldest - 1:
-                state = self._log.state(shown, wanted=self._is_mine, check=False)
-            else:
-                self._log.advance(state, shown)
+                begin = shown if is_saved else log.last_saved(shown)
+                state = log.state(begin, wanted=self._is_mine, check=False)
+            log.advance(state, shown)
+            if not is_saved:
+                log.take_aside(aside, state, shown, state.words)
+            found = state if is_saved else aside.beside(state)
             try:
-                state.check_digest()
+                found.check_digest()
             except BadFrameError as error:
                 raise CorruptionError(
-                    f"{self._log.place}: {self.name!r} at version {shown} does not read back: "
-                    f"{error}"
+                    f"{log.place}: {self.name!r} at version {shown} does not read back: {error}"
                 ) from error
-            yield self._entry(version, state)
+            yield self._entry(version, found)
 
     def at(self, version: int) -> ArrayVersion:
         """The array as it was after ``version``, which need not have touched it.

@@ -12,7 +12,7 @@ from mmsb_jax._bus.saving.digests import Digesting
 from mmsb_jax._bus.trees.tree import TreeShape, differences
 from mmsb_jax._store.encoding.digest import ZERO
 from mmsb_jax._store.format.record import PROGRAM_PREFIX, CommitRecord
-from mmsb_jax._store.log.in_force import process_at
+from mmsb_jax._store.log.in_force import process_at, says
 from mmsb_jax._store.log.log import Log
 from mmsb_jax._store.query.annotations import are_annotations
 from mmsb_jax._store.query.superseded import is_in, last_saved_outside, superseded_at
@@ -157,7 +157,7 @@ class Rerun:
         ]
         if differing:
             then, now = process_at(self._log, version), this_process(data)
-            others = [name for name in then if then[name] != now.get(name, "")]
+            others = [name for name in then if not says(then[name], now.get(name, ""))]
             raise DigestMismatchError(
                 version,
                 self._log.row(version).step,

@@ -58,6 +58,11 @@ class _Unsaved:
     data: Sequence[Any]
     ids: Sequence[int]
 
+    @classmethod
+    def of(cls, draft: Draft, *rest: Any) -> "_Unsaved":
+        """What remains of a commit: not the bytes of its parts."""
+        return cls(replace(draft, contents={}), *rest)
+
 
 class TreeWriter:
     """Commits trees; knows the structure that was committed last.
@@ -126,7 +131,7 @@ class TreeWriter:
         is_new = bool(ops or change.values or self._origin)
         due = None if moment is None or is_new else self._due(save, moment, shape)
         if moment is not None and due is not None:
-            return self._commit_digests(info, shape, data, change.ids, due, moment)
+            return self._commit_digests(info, shape, data, change.ids, due)
         is_audit = self._begin_audit()
         ids, last = change.ids, self._last
         places = range(len(data)) if is_audit else self._to_read(last, shape, data, ids, others)
@@ -207,22 +212,20 @@ class TreeWriter:
         data: list[Any],
         ids: Sequence[int],
         due: DueParts,
-        moment: Moment,
     ) -> Commit:
         """Commit the digests of a tree, of the structure committed last, and the bytes of parts."""
-        begun, failures = time.perf_counter_ns(), self._engine.queue.failures
+        begun = time.perf_counter_ns()
         found, leaves = self._begin_digests(shape, data, ids)
         with jax.transfer_guard("allow"), room_for("the bytes of this commit"):
             contents = self._read(data, shape.names, due.places)
         by_id = {ids[i]: content for i, content in contents.items()}
         draft = info.fill(Draft(contents=by_id), info.numbers())
-        due.expect(moment, failures)
 
         def landed(commit: Commit) -> None:
             due.note(commit, time.perf_counter_ns() - begun)
             self.shape, self._ids, self._newest = shape, list(ids), leaves
             leaves.version = commit.version
-            self._unsaved = _Unsaved(draft, commit.version, shape, data, ids)
+            self._unsaved = _Unsaved.of(draft, commit.version, shape, data, ids)
 
         rows = {ids[i]: row for i, row in found.rows().items()}
         return self._engine.land_digests(rows, draft, landed)
@@ -250,7 +253,7 @@ class TreeWriter:
             def known(commit: Commit) -> None:
                 due.note(commit, time.perf_counter_ns() - begun)
                 leaves.version = commit.version
-                self._unsaved = _Unsaved(draft, commit.version, shape, data, ids)
+                self._unsaved = _Unsaved.of(draft, commit.version, shape, data, ids)
                 landed(commit)
 
             with room_for("the bytes of this commit"):

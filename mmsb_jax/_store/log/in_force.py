@@ -116,12 +116,22 @@ def _carried(log: "Log", giver: int, version: int) -> Extra | None:
 
 
 MAX_PROCESS_BYTES = 1 << 16
+_CUT = "…"
+"""How a text ends that was too long."""
 
 
 def encode_process(said: Mapping[str, str]) -> bytes:
     """The meta of a PROCESS frame; texts are cut where they would be too long."""
     most = MAX_PROCESS_BYTES // (8 * (1 + len(said)))
-    return json.dumps({name: text[:most] for name, text in said.items()}, sort_keys=True).encode()
+    cut = {
+        name: text if len(text) <= most else text[: most - 1] + _CUT for name, text in said.items()
+    }
+    return json.dumps(cut, sort_keys=True).encode()
+
+
+def says(said: str, text: str) -> bool:
+    """Whether ``said``, which a log says of a process and may be cut, is ``text``."""
+    return said == text or (said.endswith(_CUT) and text.startswith(said.removesuffix(_CUT)))
 
 
 def process_at(log: "Log", version: int) -> dict[str, str]:

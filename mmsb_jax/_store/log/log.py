@@ -1,7 +1,7 @@
 """A log: its commits, and the state at any of them."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Executor
 
 from mmsb_jax._base.errors import CorruptionError
@@ -118,16 +118,29 @@ class Log(LogContents):
             raise self.unsaved(version, fault, before, after)
         state, aside = self._state(base, wanted, None, False, executor), BytesAside()
         for number, ids in found.steps(state.words):
-            commit = self.find(number)
-            try:
-                aside.take(state, commit.record, self.chunks_of(commit), ids)
-            except BadFrameError as error:
-                raise self.damaged(commit.piece.segment, commit.offset, str(error)) from error
+            self.take_aside(aside, state, number, ids)
         self.advance(state, version)
         aside.put_into(state)
         if check:
             self._check_digest(state, executor)
         return state
+
+    def take_aside(
+        self, aside: BytesAside, state: StoredState, version: int, ids: Collection[int]
+    ) -> None:
+        """Bring ``aside`` forward to what ``version`` has of the arrays ``ids``.
+
+        Args:
+            aside: up to the commit before, of those that have bytes of these arrays.
+            state: their bytes at the newest version before it that was saved whole.
+            version: one that was saved in part.
+            ids: the arrays.
+        """
+        commit = self.find(version)
+        try:
+            aside.take(state, commit.record, self.chunks_of(commit), ids)
+        except BadFrameError as error:
+            raise self.damaged(commit.piece.segment, commit.offset, str(error)) from error
 
     def head(
         self,

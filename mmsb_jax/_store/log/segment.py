@@ -190,6 +190,7 @@ class Scan:
         synced: newest synced position that a frame has named.
         fault: what is wrong behind `offset`; None where the file ends there.
         tags: what was said of tags on the way, the newest of each.
+        has_process: whether anything was said of a process.
     """
 
     offset: int
@@ -198,6 +199,7 @@ class Scan:
     synced: int
     fault: str | None = None
     tags: TagChanges = field(default_factory=dict)
+    has_process: bool = False
 
 
 _BETWEEN = (Kind.MARK, Kind.TAG, Kind.PROCESS)
@@ -241,6 +243,7 @@ def scan_commits(
                 read_data(read, offset, header)
                 if header.kind == Kind.TAG:
                     scan.tags |= decode_tags(meta)
+                scan.has_process |= header.kind == Kind.PROCESS
             scan.synced = max(scan.synced, header.synced)
             reached = offset + header.frame_bytes
             if commit is not None:

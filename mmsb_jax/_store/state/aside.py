@@ -110,6 +110,12 @@ class BytesAside:
             table.lanes[array_id], table.bases[array_id] = (lane0, lane1), record.version
         return state
 
+    def beside(self, state: StoredState) -> StoredState:
+        """Another state with the bytes aside for those of ``state``, which stays as it is."""
+        other = state.copied()
+        self.put_into(other)
+        return other
+
     def put_into(self, state: StoredState) -> None:
         """Take the bytes for those of ``state``, a version from theirs on."""
         if self._state is None:

@@ -51,8 +51,8 @@ class LogWriter:
         snapshots_begun: snapshots that were begun here.
         snapshot_fault: why the last snapshot could not be made; None when it could.
         is_at_work: whether something that changes the log is going on, or was cut short.
-        process: what to say of this process before its first commit in each segment; empty for
-            nothing.
+        process: what to say of this process before its first commit in each segment; empty where
+            nothing is known, which is said behind another process.
     """
 
     def __init__(
@@ -75,6 +75,7 @@ class LogWriter:
         self.is_at_work = False
         self._has_tagged = False
         self.process: Mapping[str, str] = {}
+        self._introduced: Mapping[str, str] = self.process
         self._introduced_in = ""
         self._has_lock = has_lock
         self._place_checked_ns = time.monotonic_ns()
@@ -155,7 +156,7 @@ class LogWriter:
                 self._check_place()
             self.is_at_work = True
             scan, piece = self.log.scan, self.log.pieces[-1]
-            if self.process and self._introduced_in != self._file_name:
+            if self._introduced_in != self._file_name or self._introduced is not self.process:
                 self._introduce()
             start = scan.offset
             try:
@@ -211,8 +212,11 @@ class LogWriter:
         self._durability.appended()
 
     def _introduce(self) -> None:
-        """Say which process the commits are of that follow."""
+        """Say which process the commits are of that follow; where nobody said, not of none."""
         scan = self.log.scan
+        if not (self.process or scan.has_process):
+            self._introduced, self._introduced_in = self.process, self._file_name
+            return
         header, buffers = build_frame(
             Kind.PROCESS,
             self.log.position,
@@ -227,7 +231,7 @@ class LogWriter:
             raise disk_error(error, self.log.place) from error
         scan.synced = max(scan.synced, header.synced)
         scan.offset += header.frame_bytes
-        self._introduced_in = self._file_name
+        self._introduced, self._introduced_in = self.process, self._file_name
 
     def _write(self, commit: Frames) -> ScannedCommit:
         """Write the frames of a commit; returns it as a scan would meet it."""
