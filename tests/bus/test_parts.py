@@ -222,6 +222,15 @@ def test_all_parts_together_are_the_whole():
         assert [commit.saved for commit in run(bus, range(5))] == [True, False, True, False, True]
 
 
+@pytest.mark.parametrize(
+    "save", [mmsb.Every(steps=3), {"a": mmsb.Every(steps=1), "**": mmsb.Every(steps=3)}]
+)
+def test_a_tree_without_arrays_is_saved_when_the_whole_is_due(save):
+    with mmsb.open(save=save) as bus:
+        saved = [bus.commit({"a": "adam"}, step=step).saved for step in range(5)]
+    assert saved == [True, False, False, True, False]
+
+
 def test_moments_of_a_part_are_of_that_part():
     seen = []
 

@@ -203,7 +203,7 @@ class TreeWriter:
         if save is not None:
             return DueParts()
         due = self._parts.due(moment, engine.queue.failures, shape.names)
-        return None if len(due.places) == len(shape.names) else due
+        return None if due.places and len(due.places) == len(shape.names) else due
 
     def _commit_digests(
         self,
