@@ -113,7 +113,10 @@ def test_history_and_notes_go_by_what_is_there():
         assert [entry.step for entry in history] == [0, 2, 4, 6, 8]
         assert [int(entry.value[0]) for entry in history] == [0, 2, 4, 6, 8]
         assert history.stack()[:, 0].tolist() == [0, 2, 4, 6, 8]
-        assert int(history.at(4).value[0]) == 2
+        assert int(history.at(3).value[0]) == 2
+        with pytest.raises(mmsb.VersionError, match=r"no bytes of 'params/b'.*3 and 5"):
+            history.at(4)
+        assert bus.history("frozen").at(4).version == 1
         assert [entry.step for entry in bus.history("opt/count")] == [0, 6]
 
 

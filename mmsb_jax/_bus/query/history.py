@@ -93,8 +93,8 @@ class History:
         """The array as it was after ``version``, which need not have touched it.
 
         Raises:
-            VersionError: the array was not there yet, the log ends before, or a compaction dropped
-                the value.
+            VersionError: the array was not there yet, the log ends before, its bytes at that version
+                were not logged, or a compaction dropped the value.
         """
         earlier = [v for v in self._touched if v <= version]
         if not earlier or version > self._log.version:
@@ -104,6 +104,10 @@ class History:
             )
         if earlier[-1] not in self._shown_in:
             raise self._log.dropped(version)
+        if version != earlier[-1] and not self._log.is_saved(version):
+            stale = self._log.found_aside(version).stale
+            if self.name in map(self._log.name_of, stale):
+                self._log.state(version, wanted=self._is_mine)  # refuses it, with the nearest
         return self._read(earlier[-1])
 
     def stack(self) -> np.ndarray:
