@@ -93,8 +93,8 @@ class History:
         """The array as it was after ``version``, which need not have touched it.
 
         Raises:
-            VersionError: the array was not there yet, the log ends before, its bytes at that version
-                were not logged, or a compaction dropped the value.
+            VersionError: the array was not there yet, the log ends before, its bytes at that
+                version were not logged, or a compaction dropped the value.
         """
         earlier = [v for v in self._touched if v <= version]
         if not earlier or version > self._log.version:
