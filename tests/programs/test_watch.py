@@ -292,6 +292,15 @@ def test_static_values_are_shown_safely(before, after, show_values):
         assert "hunter" not in str(function.explain())
 
 
+@pytest.mark.parametrize("secret", [np.str_("hunter2"), np.bytes_(b"hunter2")])
+def test_strings_of_numpy_are_no_numbers(secret):
+    function = programs.watch(jax.jit(lambda x, n: x, static_argnums=1))
+    function(X, 1)
+    function(X, secret)
+    assert function.compilations[-1].causes[0].kind == "static value"
+    assert "hunter" not in str(function.explain())
+
+
 def test_short_strings_are_shown_when_asked_for():
     function = programs.watch(jax.jit(lambda x, n: x, static_argnums=1), show_values=True)
     function(X, "train")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import gc
 import warnings
 
 import equinox as eqx
@@ -149,6 +150,23 @@ def test_static_value_is_named(name, how):
     assert text in str(cause)
     is_by_identity = name in ("by identity", "a function")
     assert ("__hash__" in cause.advice) == is_by_identity
+
+
+def test_static_values_whose_hashes_are_equal_by_chance_are_told_apart():
+    function = programs.watch(jax.jit(power, static_argnums=1))
+    values = ByValue(-1), ByValue(-2)
+    assert hash(values[0]) == hash(values[1])
+    found = compiled_by(function, lambda f: f(X, values[0]), lambda f: f(X, values[1]))
+    assert found.why == "argument n: static value a ByValue -> another ByValue"
+
+
+def test_static_value_that_is_gone_is_no_difference():
+    function = programs.watch(jax.jit(power, static_argnums=1))
+    function(X, ByValue(2))
+    jax.clear_caches()
+    gc.collect()
+    function(X, ByValue(2))
+    assert [cause.kind for cause in function.compilations[-1].causes] == ["nothing seen"]
 
 
 def test_static_default_that_is_given_is_named():

@@ -3,6 +3,7 @@
 import enum
 import math
 import types
+import weakref
 from collections.abc import Hashable
 from typing import Any, NamedTuple
 
@@ -15,7 +16,22 @@ MOST_SHOWN = 80
 """Characters of a value, and of a path, that are kept."""
 
 _MOST_ITEMS = 8
+_NUMPY_NUMBERS = np.number | np.bool_
 _FUNCTIONS = types.FunctionType | types.BuiltinFunctionType | types.MethodType
+
+
+class WeakValue:
+    """A value to be compared, which is not kept alive; what is gone differs from nothing."""
+
+    def __init__(self, value: Any) -> None:
+        self._ref = weakref.ref(value)
+
+    def __eq__(self, other: object) -> bool:
+        one, two = self._ref(), other._ref() if isinstance(other, WeakValue) else None
+        return one is None or two is None or one is two or bool(one == two)
+
+    def __hash__(self) -> int:
+        return 0
 
 
 class StaticValue(NamedTuple):
@@ -26,12 +42,15 @@ class StaticValue(NamedTuple):
         kind: its type.
         hash: its hash; None where it has none.
         is_by_identity: whether only the same object is equal to it.
+        weak: the value, which tells where two hashes are equal by chance, as those of -1 and -2
+            are; None where there can be no weak reference.
     """
 
     text: str
     kind: type
     hash: int | None
     is_by_identity: bool
+    weak: WeakValue | None
 
 
 def static_value(value: Any, show_values: bool) -> StaticValue:
@@ -41,7 +60,9 @@ def static_value(value: Any, show_values: bool) -> StaticValue:
     is_by_identity = value is not None and (
         kind.__hash__ is object.__hash__ or isinstance(value, _FUNCTIONS)
     )
-    return StaticValue(printable(text), kind, _hash_of(value), is_by_identity)
+    found = _hash_of(value)
+    weak = None if found is None else _weak(value)
+    return StaticValue(printable(text), kind, found, is_by_identity, weak)
 
 
 def safe_text(value: Any) -> str:
@@ -52,7 +73,8 @@ def safe_text(value: Any) -> str:
     """
     if isinstance(value, enum.Enum):
         return f"{type(value).__qualname__}.{value.name}"
-    if value is None or type(value) in (bool, int, float, complex) or isinstance(value, np.generic):
+    is_number = type(value) in (bool, int, float, complex) or isinstance(value, _NUMPY_NUMBERS)
+    if value is None or is_number:
         return "a large int" if _is_large(value) else str(value)
     if isinstance(value, np.dtype):
         return value.name
@@ -73,6 +95,13 @@ def cut(text: str) -> str:
 
 def _is_large(value: Any) -> bool:
     return type(value) is int and value != 0 and math.log2(abs(value)) > 200
+
+
+def _weak(value: Any) -> WeakValue | None:
+    try:
+        return WeakValue(value)
+    except TypeError:  # numbers, strings and tuples have none
+        return None
 
 
 def _hash_of(value: Any) -> int | None:
