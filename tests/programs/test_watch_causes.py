@@ -55,6 +55,13 @@ CAUSES = {
 }  # fmt: skip
 
 
+def nested(value, depth):
+    """A value below many keys."""
+    for number in range(depth):
+        value = {f"a layer of a long name {number}": value}
+    return value
+
+
 def compiled_by(function, *calls):
     """The last compilation of calls, of which each compiles."""
     for number, call in enumerate(calls, 1):
@@ -152,6 +159,18 @@ def test_static_value_is_named(name, how):
     assert ("__hash__" in cause.advice) == is_by_identity
 
 
+@pytest.mark.parametrize("depth", [4, 20])
+def test_leaf_at_the_end_of_a_long_path_is_named(depth):
+    function = programs.watch(jax.jit(lambda x: jax.tree_util.tree_leaves(x)[0] + 1))
+    before, after = (nested({"a": a, "b": X[:1]}, depth) for a in (X, X[:1]))
+    found = compiled_by(function, lambda f: f(before), lambda f: f(after))
+    (cause,) = found.causes
+    assert cause.kind == "shape"
+    assert cause.where.startswith("argument x['a layer of")
+    assert cause.where.endswith("name 0']['a']")
+    assert len(cause.where) < 100
+
+
 def test_static_values_whose_hashes_are_equal_by_chance_are_told_apart():
     function = programs.watch(jax.jit(power, static_argnums=1))
     values = ByValue(-1), ByValue(-2)
@@ -225,6 +244,19 @@ def test_configuration_is_named(name, setting):
     found = compiled_by(function, lambda f: f(X), call)
     assert [cause.kind for cause in found.causes] == ["configuration"]
     assert name in found.why
+
+
+def test_version_of_profiles_is_named():
+    function = programs.watch(jax.jit(lambda x: x + 1))
+    before = jax.config.jax_xla_profile_version
+    function(X)
+    jax.config.update("jax_xla_profile_version", before + 1)
+    try:
+        function(X)
+    finally:
+        jax.config.update("jax_xla_profile_version", before)
+    (cause,) = function.compilations[-1].causes
+    assert cause.where == "configuration jax_xla_profile_version"
 
 
 def test_wide_types_are_named():

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmsb_jax.programs._watching.signature import FACTS, Facts, Signature
-from mmsb_jax.programs._watching.values import StaticValue, cut
+from mmsb_jax.programs._watching.values import StaticValue, cut, cut_middle
 
 MOST_CAUSES = 16
 """Causes that are kept of one compilation; the rest are counted."""
@@ -136,7 +136,8 @@ def _unseen(now: Signature) -> Cause:
     else:
         text = (
             "nothing that the arguments show: the caches were cleared (jax.clear_caches, "
-            "clear_cache) or full, or a `with mesh:` was entered or left"
+            "clear_cache) or full, or a context was entered or left that does not show: "
+            "`with mesh:`, set_xla_metadata, compute_on"
         )
     return Cause("nothing seen", "", "", text)
 
@@ -233,7 +234,9 @@ def _of_pair(path: str, before: Facts, now: Facts) -> Iterator[Cause]:
     for kind, old, new in zip(FACTS, before, now, strict=True):
         if old is not None and new is not None and old.key != new.key:
             after = new.text if new.text != old.text else f"another {new.text}"
-            yield Cause(kind, f"argument {cut(path)}", old.text, after, advice=_ADVICE.get(kind))
+            yield Cause(
+                kind, f"argument {cut_middle(path)}", old.text, after, advice=_ADVICE.get(kind)
+            )
     yield from _of_place(path, _place_of(before), _place_of(now))
 
 
@@ -251,7 +254,9 @@ def _of_place(
 ) -> Iterator[Cause]:
     """From one device to several, or back."""
     if old is not None and new is not None and old[0] != new[0]:
-        yield Cause("sharding", f"argument {cut(path)}", old[1], new[1], advice=_ADVICE["sharding"])
+        yield Cause(
+            "sharding", f"argument {cut_middle(path)}", old[1], new[1], advice=_ADVICE["sharding"]
+        )
 
 
 def _of_settings(before: Signature, now: Signature) -> Iterator[Cause]:

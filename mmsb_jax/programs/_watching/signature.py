@@ -14,7 +14,7 @@ import jax
 from jax.core import Tracer
 
 from mmsb_jax._display.text import printable
-from mmsb_jax.programs._watching.values import StaticValue, cut, static_value
+from mmsb_jax.programs._watching.values import StaticValue, cut, cut_middle, static_value
 
 
 class Fact(NamedTuple):
@@ -64,6 +64,7 @@ _CONFIGURATION = (
     "jax_error_checking_behavior_nan",
     "jax_error_checking_behavior_oob",
     "jax_explicit_x64_dtypes",
+    "jax_no_execution",
     "jax_numpy_dtype_promotion",
     "jax_numpy_rank_promotion",
     "jax_pallas_enable_debug_checks",
@@ -83,6 +84,7 @@ _CONFIGURATION = (
     "jax_use_emit_pipeline_primitive",
     "jax_use_shardy_partitioner",
     "jax_use_simplified_jaxpr_constants",
+    "jax_xla_profile_version",
 )
 """What JAX, of any version that is supported, compiles again for."""
 
@@ -153,7 +155,8 @@ def signature_of(
             continue
         leaves, trees[name] = jax.tree_util.tree_flatten_with_path(value)
         for path, leaf in leaves:
-            paths.append(printable(f"{name}{jax.tree_util.keystr(path)}"[:_MOST_PATH]))
+            full = f"{name}{jax.tree_util.keystr(path)}"
+            paths.append(printable(cut_middle(full, _MOST_PATH)))
             facts.append(_facts_of(leaf, statics is None, show_values))
     return Signature(given, values, trees, tuple(paths), tuple(facts), _settings())
 

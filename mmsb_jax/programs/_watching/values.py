@@ -73,8 +73,7 @@ def safe_text(value: Any) -> str:
     """
     if isinstance(value, enum.Enum):
         return f"{type(value).__qualname__}.{value.name}"
-    is_number = type(value) in (bool, int, float, complex) or isinstance(value, _NUMPY_NUMBERS)
-    if value is None or is_number:
+    if value is None or _is_number(value):
         return "a large int" if _is_large(value) else str(value)
     if isinstance(value, np.dtype):
         return value.name
@@ -91,6 +90,15 @@ def safe_text(value: Any) -> str:
 def cut(text: str) -> str:
     """``text``, or its beginning."""
     return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"
+
+
+def cut_middle(text: str, most: int = MOST_SHOWN) -> str:
+    """``text``, or its beginning and its end, where a path says most."""
+    return text if len(text) <= most else f"{text[: most // 2]}…{text[-(most // 2) :]}"
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (bool, int, float, complex) or isinstance(value, _NUMPY_NUMBERS)
 
 
 def _is_large(value: Any) -> bool:
