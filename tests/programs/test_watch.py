@@ -1,11 +1,13 @@
 """A watched function: it does what the function does, and its records are what happened."""
 
+import copy
 import functools
 import gc
 import threading
 import warnings
 import weakref
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,6 +44,13 @@ def test_results_and_other_attributes_are_those_of_the_function():
     assert "scaled" in repr(scaled)
     with pytest.raises(AttributeError, match="nothing_such"):
         scaled.nothing_such
+
+
+def test_copy_of_a_function_is_the_function():
+    function = doubled()
+    state = {"apply": function, "w": [1]}
+    for copied in (copy.copy(function), copy.deepcopy(state)["apply"]):
+        assert copied is function
 
 
 def test_calls_ahead_of_time_are_no_compilations_of_it():
@@ -331,6 +340,22 @@ def test_compilation_is_a_commit_with_its_cause():
     assert bus.version == 4
 
 
+@pytest.mark.filterwarnings("ignore:Error writing persistent compilation cache")
+@pytest.mark.parametrize(
+    "name", ["a*b", "a\0b", "", "..", "/", pytest.param("\U0001d518" * 80, id="long")]
+)
+def test_function_of_any_name_is_recorded(name):
+    def function(x):
+        return 2 * x
+
+    function.__name__ = name
+    bus = mmsb.open()
+    watched = programs.watch(jax.jit(function), bus=bus)
+    watched(X)
+    assert watched.compilations[0].version == 1
+    assert programs.names(bus) == (watched.compilations[0].function,)
+
+
 def test_second_process_counts_on_in_the_same_array(tmp_path):
     for _ in range(2):
         with mmsb.open(tmp_path / "x.mmsb") as bus:
@@ -348,6 +373,7 @@ def test_bus_that_fails_is_warned_of_once():
     assert [r.tolist() for r in results] == [(2 * X).tolist(), [0, 2]]
     assert len(seen) == 1
     assert seen[0].filename == __file__
+    assert ".." not in str(seen[0].message)
     assert [each.version for each in function.compilations] == [None, None]
 
 
@@ -460,7 +486,11 @@ def test_listeners_do_not_pile_up_and_come_back():
         ({"max_compiles": "2"}, TypeError, "expected an integer"),
         ({"max_compiles": True}, TypeError, "expected an integer"),
         ({"name": ""}, ValueError, "name=''"),
-        ({"name": "a/b"}, ValueError, "without a slash"),
+        ({"name": "a/b"}, ValueError, "without "),
+        ({"name": "a*b"}, ValueError, "without "),
+        ({"name": ".."}, ValueError, "and not"),
+        ({"function": jax.pmap(lambda x: x)}, TypeError, "jax.pmap for one"),
+        ({"function": eqx.filter_pmap(lambda x: x)}, TypeError, "jax.pmap for one"),
         ({"name": 3}, TypeError, "expected the name of a program"),
         ({"bus": "log.mmsb"}, TypeError, "expected a Bus"),
         ({"show_values": 1}, TypeError, "expected True or False"),

@@ -40,8 +40,8 @@ def record(bus: Any, name: str, trace: Callable[[], Any] | None, compilation: Co
 def warn_of_fault(name: str, error: Exception) -> None:
     """Say that compilations of ``name`` are not recorded, and why."""
     warnings.warn(
-        f"a compilation of {name} was not recorded in the bus: {type(error).__name__}: {error}. "
-        f"This is said once; the function goes on.",
+        f"a compilation of {name} was not recorded in the bus: {type(error).__name__}: "
+        f"{str(error).rstrip('.')}. This is said once; the function goes on.",
         stacklevel=5,
     )
 

@@ -11,13 +11,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
+import equinox
 import jax
 from jax.core import Tracer
 
-from mmsb_jax._base.arguments import check_flag, check_kind, check_text, is_integer, show
+from mmsb_jax._base.arguments import check_flag, check_kind, is_integer, show
 from mmsb_jax._base.errors import ClosedError, RecompilationError
 from mmsb_jax._bus.bus import Bus
 from mmsb_jax._compile.monitor import StageTiming, heard, listen
+from mmsb_jax.programs._captured.arrays import check_name
 from mmsb_jax.programs._watching.call_site import call_site
 from mmsb_jax.programs._watching.causes import Cause, explain_call, first_call
 from mmsb_jax.programs._watching.compilation import Compilation, Explanation, What
@@ -33,6 +35,9 @@ _MOST_KEPT = 128
 
 _MOST_CODES = 256
 _MOST_NAME = 80
+_MOST_NAME_BYTES = 200
+
+_FILTER_JIT: type = type(equinox.filter_jit(lambda: None))
 
 
 class Watched(Generic[P, R]):
@@ -104,6 +109,12 @@ class Watched(Generic[P, R]):
         if name == "_function":  # of an object that is being made
             raise AttributeError(name)
         return getattr(self._function, name)
+
+    def __copy__(self) -> "Watched[P, R]":
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Watched[P, R]":
+        return self  # as a function is
 
     def __repr__(self) -> str:
         return f"<Watched {self._own_name}: compiled {self._count} times>"
@@ -302,7 +313,7 @@ def watch(
 
     Raises:
         TypeError: no jitted function; one that is watched; an argument of another type.
-        ValueError: ``max_compiles`` below 1; a name that is empty, too long, or has a slash.
+        ValueError: ``max_compiles`` below 1; a name that no program can have, as for `capture`.
         ClosedError: the bus is closed, or a reader.
 
     Cost: that of `Watched`; with a bus, about a quarter of what compiling takes.
@@ -323,14 +334,14 @@ def watch(
         _check_bus(bus)
     check_flag("show_values", show_values)
     if name is not None:
-        _check_name(name)
+        check_name(name)
     if function is None:
         return functools.partial(
             watch, bus=bus, max_compiles=max_compiles, name=name, show_values=show_values
         )
     _check_jitted(function)
     if name is None:
-        name = str(getattr(function, "__name__", "function"))[:_MOST_NAME].replace("/", "_")
+        name = _name_of(function)
     listen()
     return Watched(function, bus, max_compiles, name, bool(show_values))
 
@@ -342,6 +353,12 @@ def _check_jitted(function: Any) -> None:
         raise TypeError(
             f"function={show(function)}: expected a jitted function. Call jax.jit first: "
             f"watch(jax.jit(f)), or @watch above @jax.jit."
+        )
+    if not hasattr(function, "trace") and not isinstance(function, _FILTER_JIT):
+        raise TypeError(
+            f"function={show(function)}: expected what jax.jit or equinox.filter_jit returns. What "
+            f"others compile, jax.pmap for one, has another name in JAX and is not found: give "
+            f"jax.jit(jax.shard_map(…))."
         )
 
 
@@ -361,9 +378,9 @@ def _check_bus(bus: Any) -> None:
         raise ClosedError(f"bus={bus!r} {why}; expected one that commits: mmsb.open(path)")
 
 
-def _check_name(name: Any) -> None:
-    check_text("name", name, "the name of a program")
-    if not name or len(name) > _MOST_NAME or "/" in name or not name.isprintable():
-        raise ValueError(
-            f"name={show(name)}: expected 1 to {_MOST_NAME} printable characters without a slash"
-        )
+def _name_of(function: Any) -> str:
+    """The name of a function, made one that a program can have."""
+    text = str(getattr(function, "__name__", "function"))[:_MOST_NAME]
+    plain = "".join(c if c.isprintable() and c not in "/*" else "_" for c in text)
+    short = plain.encode()[:_MOST_NAME_BYTES].decode(errors="ignore")
+    return "function" if short in ("", ".", "..") else short
