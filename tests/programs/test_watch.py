@@ -412,6 +412,18 @@ def test_compilation_after_a_version_of_which_all_is_gone_is_warned_of_and_the_n
     assert [each.version for each in function.compilations] == [None, 4]
 
 
+def test_handler_that_compiles_when_it_hears_of_a_compilation_comes_to_an_end():
+    bus = mmsb.open()
+    function = doubled(bus=bus)
+    sizes = iter(range(1, 100))
+    with bus.subscribe(["changed", "created"], lambda event: function(jnp.ones(next(sizes)))):
+        function(jnp.ones((2, 2)))
+    versions = [each.version for each in function.compilations]
+    assert versions[0] == 1
+    assert set(versions[1:]) == {None}
+    assert len(versions) < 20
+
+
 def test_function_inside_a_derived_one_is_a_part_of_its_wave():
     bus = mmsb.open()
     function = doubled(bus=bus)

@@ -26,8 +26,8 @@ class Compilation:
         causes: why; at least one.
         tracing_ms, lowering_ms, compiling_ms: what each stage took, in milliseconds; None for one
             that was not run.
-        cache_hit: whether it came from the persistent compilation cache; None where JAX was not
-            told of one.
+        cache_hit: whether it came from the persistent compilation cache; None where JAX does not
+            say.
         site: the caller, as ``train.py:31 in main``; None where there is none.
         version: of the commit that records it; None without one.
     """

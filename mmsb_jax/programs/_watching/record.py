@@ -1,5 +1,6 @@
 """A compilation as a commit."""
 
+import threading
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -12,8 +13,21 @@ from mmsb_jax.programs._watching.compilation import Compilation
 _MOST_CAUSES = 8
 
 
-def record(bus: Any, name: str, trace: Callable[[], Any] | None, compilation: Compilation) -> int:
+class _Recording(threading.local):
+    """Whether this thread is about to record: who hears of the commit may compile, too."""
+
+    is_going_on = False
+
+
+_recording = _Recording()
+
+
+def record(
+    bus: Any, name: str, trace: Callable[[], Any] | None, compilation: Compilation
+) -> int | None:
     """Commit a compilation; the version of the commit, whose note says why.
+
+    None for one of a handler that hears of such a commit: it would hear of its own without end.
 
     The program is captured with it. Where that cannot be, there is a count of such compilations,
     the array ``~programs/NAME/compilations``.
@@ -25,6 +39,16 @@ def record(bus: Any, name: str, trace: Callable[[], Any] | None, compilation: Co
             are mapped or differentiated.
         compilation: what is recorded.
     """
+    if _recording.is_going_on:
+        return None
+    _recording.is_going_on = True
+    try:
+        return _record(bus, name, trace, compilation)
+    finally:
+        _recording.is_going_on = False
+
+
+def _record(bus: Any, name: str, trace: Callable[[], Any] | None, compilation: Compilation) -> int:
     if trace is not None:
         return capture(bus, name, trace(), note=_note_of(name, compilation)).version
     array = f"~programs/{name}/compilations"
