@@ -341,6 +341,16 @@ def test_a_policy_of_a_part_that_says_no_bool_is_refused():
         assert bus.version == 1
 
 
+def test_bytes_of_parts_are_held_until_the_whole_is_saved():
+    with mmsb.open(save=SAVE) as bus:
+        run(bus, range(1))
+        alone = bus.stats().host_bytes
+        run(bus, range(1, 6))
+        assert alone < bus.stats().host_bytes < 2 * alone
+        run(bus, range(6, 7))
+        assert bus.stats().host_bytes == alone
+
+
 def test_later_changes_of_the_dict_change_nothing():
     save = dict(SAVE)
     with mmsb.open(save=save) as bus:

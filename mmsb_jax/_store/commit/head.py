@@ -589,6 +589,8 @@ class Head:
         for change in landing.changes:
             change.put(state.page_versions, self.page_bytes // WORD_BYTES, record.version)
         table.apply_head(record, self.writer.log.scan.chain)
+        if self.aside.nbytes:
+            self.aside = BytesAside()  # nothing builds on it any more
 
 
 @dataclass(slots=True)
