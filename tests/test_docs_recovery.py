@@ -193,7 +193,7 @@ _OPERATION = 136 + 40 + 24  # behind the fixed part, a record and a chunk
     ("offset", "value"),
     [
         pytest.param(104, b"\x40", id="commit flag"),
-        pytest.param(136 + 36, b"\x04", id="record flag"),
+        pytest.param(136 + 36, b"\x08", id="record flag"),
         pytest.param(136 + 40 + 20, b"\x08", id="coding"),
         pytest.param(_OPERATION, b"\x04", id="operation"),
     ],
