@@ -34,8 +34,6 @@ MUTATIONS = [
              "programs/test_watch.py"),
     Mutation("_bus/query/history.py", "if self.name in map(self._log.name_of, stale):", "if False:",
              "bus/test_parts.py"),
-    Mutation("_store/state/aside.py", "builds_on = chain if not flags & FULL and chain",
-             "builds_on = chain if chain", "store/test_parts.py"),
     Mutation("_store/state/aside.py", "self._begin(state, head, array_id)  # by a writer",
              "pass  # by a writer", "store/test_parts.py"),
     Mutation("_store/state/aside.py", "or self._since != head.table.saved_version",
