@@ -11,6 +11,7 @@ import optax
 import pytest
 
 import mmsb_jax as mmsb
+from mmsb_jax._store.log.in_force import process_at
 from tests.bus._script import run_script
 from tests.core._compare import assert_same_tree
 
@@ -275,3 +276,14 @@ def test_a_tree_without_arrays_of_jax_makes_no_process_take_its_devices():
             print(process_at(bus._session.log, 1)["devices"])
     """
     assert run_script(code, JAX_PLATFORMS="cpu").split("\n")[:2] == ["False", "1 cpu"]
+
+
+def test_a_process_that_resumes_and_never_waits_is_known(tmp_path):
+    with mmsb.open(tmp_path / "a.mmsb") as bus:
+        bus.commit({"w": jnp.zeros(3)})
+    with mmsb.open(tmp_path / "a.mmsb") as bus:
+        state, _ = bus.resume({"w": jnp.zeros(3)})
+        bus.commit({"w": state["w"] + 1}, wait=False).result()
+        assert (
+            process_at(bus._session.log, 2)["devices"] == process_at(bus._session.log, 1)["devices"]
+        )

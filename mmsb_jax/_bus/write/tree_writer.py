@@ -125,8 +125,7 @@ class TreeWriter:
         begun, moment = time.perf_counter_ns(), self._moment(info, save)
         self.give_up()
         shape, data, change, others = self._match(tree, allow_new)
-        if not self._engine.writer.process:
-            self._engine.writer.process = this_process(data)
+        self._introduce(data)
         ops = self._pending.ops() + change.ops
         is_new = bool(ops or change.values or self._origin)
         due = None if moment is None or is_new else self._due(save, moment, shape)
@@ -178,6 +177,12 @@ class TreeWriter:
         """Begin to count what is not finite."""
         found = Digesting(data, places, shape.names)
         return lambda: {ids[i]: count for i, (*_, count) in found.rows().items()}
+
+    def _introduce(self, data: Sequence[Any]) -> None:
+        """Let the log say what this process computes with, once it commits a tree."""
+        writer = self._engine.writer
+        if not writer.process:
+            writer.process = this_process(data)
 
     def _moment(self, info: CommitInfo, save: bool | None) -> Moment | None:
         """A commit that is about to be made; None where it has bytes in any case."""
@@ -450,6 +455,7 @@ class TreeWriter:
         data, others = found
         assert self.shape is not None
         shape = self.shape
+        self._introduce(data)
         engine, time_ns = self._engine, time.time_ns()
         failures = engine.queue.failures
         for array in info.note_arrays:
