@@ -4,10 +4,10 @@ import os
 import platform
 from collections import Counter
 from collections.abc import Iterable
-from importlib import metadata
 from typing import Any
 
 import jax
+import jaxlib
 import numpy as np
 
 _SETTINGS = (
@@ -30,7 +30,7 @@ def this_process(leaves: Iterable[Any]) -> dict[str, str]:
         "Python": platform.python_version(),
         "NumPy": np.__version__,
         "JAX": jax.__version__,
-        "jaxlib": metadata.version("jaxlib"),
+        "jaxlib": jaxlib.__version__,
     }
     if any(isinstance(leaf, jax.Array) for leaf in leaves):
         kinds = Counter(device.device_kind for device in jax.devices())

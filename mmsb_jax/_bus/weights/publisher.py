@@ -22,7 +22,7 @@ from mmsb_jax._base.errors import (
 from mmsb_jax._bus.engine.session import Ref, Session
 from mmsb_jax._bus.weights.delta import Encoding, can_encode, encode
 from mmsb_jax._bus.weights.directory import WeightDirectory
-from mmsb_jax._bus.weights.save import is_living, newest_of, provenance_of, state_at
+from mmsb_jax._bus.weights.save import is_living, provenance_of, state_at
 from mmsb_jax._bus.weights.tensor_file import file_buffers, shards_of
 from mmsb_jax._bus.weights.tensors import Selection, Tensor
 from mmsb_jax._bus.weights.version_index import INDEX_NAME, Provenance, VersionIndex
@@ -231,7 +231,7 @@ class Publisher:
         self._session.settle()
         log = self._session.log
         if ref is None:
-            version = newest_of(log, self._selection, until)
+            version = log.newest_with(self._selection.wanted, until)
             if not version:
                 raise VersionError("no version has bytes yet: there is nothing to publish. Commit.")
             return version

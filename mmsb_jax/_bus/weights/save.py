@@ -16,7 +16,10 @@ def to_safetensors(session: Session, path: Path, ref: Ref | None, selection: Sel
     with session.lock:
         session.settle()
         log = session.log
-        version = session.number_of("ref", ref) if ref is not None else newest_of(log, selection)
+        if ref is None:
+            version = log.newest_with(selection.wanted, log.version)
+        else:
+            version = session.number_of("ref", ref)
         state = state_at(session, version, selection)
         tensors = selection.tensors(state)
         if is_living(session, state):
@@ -30,12 +33,6 @@ def to_safetensors(session: Session, path: Path, ref: Ref | None, selection: Sel
         f"{PREFIX}{key}": str(said) for key, said in provenance._asdict().items()
     }
     return write_file(path, file_buffers(tensors, metadata))
-
-
-def newest_of(log: Log, selection: Selection, until: int | None = None) -> int:
-    """The newest version that has the bytes of what is chosen; 0 for none."""
-    until = log.version if until is None else until
-    return log.newest_with(selection.wanted, until)
 
 
 def state_at(session: Session, version: int, selection: Selection) -> StoredState:

@@ -67,9 +67,10 @@ class Log(LogContents):
         """
         if version == 0:
             return StoredState(self.manifest.ids.own, wanted, page_bytes)
-        if wanted is not None and page_bytes is None and not self.is_saved(version):
-            return self._state_aside(version, wanted, check, executor)
-        self.check_saved(version)
+        if not self.is_saved(version):
+            if wanted is not None and page_bytes is None:
+                return self._state_aside(version, wanted, check, executor)
+            self.check_saved(version)
         return self._state(version, wanted, page_bytes, check, executor)
 
     def newest_with(self, wanted: Callable[[str], bool], until: int) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 from mmsb_jax._store.encoding.digest import ZERO
 from mmsb_jax._store.format.chunk import ChunkData
 from mmsb_jax._store.format.frame import BadFrameError
-from mmsb_jax._store.format.record import FULL, CommitRecord
+from mmsb_jax._store.format.record import FULL, CommitRecord, Row
 from mmsb_jax._store.state.state import StoredState
 
 
@@ -87,6 +87,7 @@ class BytesAside:
         record: CommitRecord,
         parts: Sequence[ChunkData],
         ids: Collection[int],
+        broken: dict[int, BadFrameError] | None = None,
     ) -> StoredState:
         """Decode what a commit has aside of the arrays ``ids``; returns all that are known.
 
@@ -95,20 +96,40 @@ class BytesAside:
             record: the commit.
             parts: the data of its chunks.
             ids: which arrays; ``head`` holds them.
+            broken: where to put those whose record does not decode, while the others go on; None
+                refuses the first.
         """
         state, stop = self.over(head, ids), 0
-        table = state.table
-        for array_id, base, lane0, lane1, _, chunks, flags in record.aside.tolist():
-            start, stop = stop, stop + chunks
-            if array_id not in ids:
+        for row in record.aside.tolist():
+            start, stop = stop, stop + row[5]
+            if row[0] not in ids:
                 continue
-            if not flags & FULL and base != table.bases[array_id]:
-                self._begin(state, head, array_id)  # by a writer that knew of none before
-                if base != table.bases[array_id]:
-                    raise BadFrameError(f"a record of array {array_id} builds on version {base}")
-            state.put(array_id, record.chunks[start:stop], parts[start:stop], flags)
-            table.lanes[array_id], table.bases[array_id] = (lane0, lane1), record.version
+            rows, own = record.chunks[start:stop], parts[start:stop]
+            try:
+                self._take(state, head, row, rows, own, record.version)
+            except BadFrameError as error:
+                if broken is None:
+                    raise
+                broken[row[0]] = error
         return state
+
+    def _take(
+        self,
+        state: StoredState,
+        head: StoredState,
+        row: Row,
+        rows: np.ndarray,
+        parts: Sequence[ChunkData],
+        version: int,
+    ) -> None:
+        array_id, base, lane0, lane1, _, _, flags = row
+        table = state.table
+        if not flags & FULL and base != table.bases[array_id]:
+            self._begin(state, head, array_id)  # by a writer that knew of none before
+            if base != table.bases[array_id]:
+                raise BadFrameError(f"a record of array {array_id} builds on version {base}")
+        state.put(array_id, rows, parts, flags)
+        table.lanes[array_id], table.bases[array_id] = (lane0, lane1), version
 
     def beside(self, state: StoredState) -> StoredState:
         """Another state with the bytes aside for those of ``state``, which stays as it is."""

@@ -17,7 +17,7 @@ from mmsb_jax.programs._captured.summary import Summary, decode_summary
 SOURCE = "compile"
 """The source of commits that capture a program."""
 
-_MOST_NAME_BYTES = 200
+MOST_NAME_BYTES = 200
 
 BytesOf = Callable[[int, str], bytes]
 """The bytes of an array at a version; none where it is not there."""
@@ -29,9 +29,9 @@ def check_name(name: Any) -> str:
         raise TypeError(f"name={show(name)}: expected the name of a program, a string")
     size = len(name.encode(errors="surrogatepass"))
     is_path = name in (".", "..") or "/" in name or "*" in name
-    if not 0 < size <= _MOST_NAME_BYTES or not name.isprintable() or is_path:
+    if not 0 < size <= MOST_NAME_BYTES or not name.isprintable() or is_path:
         raise ValueError(
-            f"name={show(name)}: expected 1 to {_MOST_NAME_BYTES} bytes of text that can be "
+            f"name={show(name)}: expected 1 to {MOST_NAME_BYTES} bytes of text that can be "
             f"printed, without '/' and '*', and not '.' or '..'"
         )
     return name

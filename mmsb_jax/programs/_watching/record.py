@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from mmsb_jax.programs._captured.arrays import SOURCE, array_of
 from mmsb_jax.programs._captured.capture import capture
 from mmsb_jax.programs._watching.compilation import Compilation
 
@@ -51,9 +52,9 @@ def record(
 def _record(bus: Any, name: str, trace: Callable[[], Any] | None, compilation: Compilation) -> int:
     if trace is not None:
         return capture(bus, name, trace(), note=_note_of(name, compilation)).version
-    array = f"~programs/{name}/compilations"
+    array = array_of(name, "compilations")
     is_there = any(region.name == array for region in bus.layout.regions)
-    with bus.batch(source="compile", note=_note_of(name, compilation)):
+    with bus.batch(source=SOURCE, note=_note_of(name, compilation)):
         version = bus.version + 1  # a batch holds the bus
         if not is_there:
             bus.create(array, (), "int32")

@@ -19,7 +19,7 @@ from mmsb_jax._base.arguments import check_flag, check_kind, is_integer, show
 from mmsb_jax._base.errors import ClosedError, RecompilationError
 from mmsb_jax._bus.bus import Bus
 from mmsb_jax._compile.monitor import StageTiming, heard, listen
-from mmsb_jax.programs._captured.arrays import check_name
+from mmsb_jax.programs._captured.arrays import MOST_NAME_BYTES, check_name
 from mmsb_jax.programs._watching.call_site import call_site
 from mmsb_jax.programs._watching.causes import Cause, explain_call, first_call
 from mmsb_jax.programs._watching.compilation import Compilation, Explanation, What
@@ -35,7 +35,6 @@ _MOST_KEPT = 128
 
 _MOST_CODES = 256
 _MOST_NAME = 80
-_MOST_NAME_BYTES = 200
 
 _FILTER_JIT: type = type(equinox.filter_jit(lambda: None))
 
@@ -382,5 +381,5 @@ def _name_of(function: Any) -> str:
     """The name of a function, made one that a program can have."""
     text = str(getattr(function, "__name__", "function"))[:_MOST_NAME]
     plain = "".join(c if c.isprintable() and c not in "/*" else "_" for c in text)
-    short = plain.encode()[:_MOST_NAME_BYTES].decode(errors="ignore")
+    short = plain.encode()[:MOST_NAME_BYTES].decode(errors="ignore")
     return "function" if short in ("", ".", "..") else short

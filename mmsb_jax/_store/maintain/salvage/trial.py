@@ -77,20 +77,18 @@ class Trial:
 
     def _take_aside(self, record: CommitRecord, read_chunks: DataReader) -> None:
         """Decode and digest what a commit has aside; each array on its own."""
-        table, parts = self.state.table, read_chunks()
-        for array_id in record.aside["id"].tolist():
-            name = table.arrays[array_id].name if array_id in table.arrays else str(array_id)
-            try:
-                if array_id not in self.state.words:
-                    raise BadFrameError("it is not there")
-                found = self._bytes_aside.take(self.state, record, parts, [array_id])
-                (_, lanes), *_ = found.digests([array_id], self._executor)
-                if lanes != found.table.lanes[array_id] or lanes != table.lanes_now(array_id):
-                    raise BadFrameError("they do not have the digest recorded")
-            except BadFrameError as error:
-                self._faults_aside.add(f"the bytes of {name!r}, saved apart: {error}")
-            else:
+        table, known = self.state.table, self.state.words.keys()
+        ids = set(record.aside["id"].tolist())
+        broken = {i: BadFrameError("it is not there") for i in ids - known}
+        found = self._bytes_aside.take(self.state, record, read_chunks(), ids & known, broken)
+        for array_id, lanes in found.digests(sorted(ids - broken.keys()), self._executor):
+            if lanes == found.table.lanes[array_id] and lanes == table.lanes_now(array_id):
                 self.aside[array_id] = found.bytes_of(array_id)
+            else:
+                broken[array_id] = BadFrameError("they do not have the digest recorded")
+        for array_id, error in broken.items():
+            name = table.arrays[array_id].name if array_id in table.arrays else str(array_id)
+            self._faults_aside.add(f"the bytes of {name!r}, saved apart: {error}")
 
     def check_all(self) -> None:
         """Digest every array anew."""
