@@ -24,6 +24,7 @@ from mmsb_jax._store.maintain.compact import compact
 from mmsb_jax._store.maintain.fork import fork_log
 from mmsb_jax._store.maintain.repair import repair
 from mmsb_jax._store.maintain.verify import verify
+from mmsb_jax._store.state.aside import BytesAside
 from mmsb_jax._store.transfer.import_ import take_in
 from mmsb_jax._store.transfer.stream import open_stream, write_stream
 from tests.store._logs import PAGE_BYTES, PLACE, Scribe, check_log, check_part, check_state
@@ -111,6 +112,15 @@ def test_deltas_aside_build_on_those_before():
     (few,) = scribe.log.record(7).aside.tolist()
     assert (few[1], few[4] < 5, few[6]) == (6, True, ASIDE)
     assert scribe.log.record(6).records["base"].tolist() == [1, 1, 1]
+
+
+def test_bytes_aside_begin_anew_with_the_next_whole_version():
+    log, aside = story().log, BytesAside()
+    for version in (1, 6, 9):
+        whole = log.state(version, page_bytes=PAGE_BYTES)
+        begun = aside.over(whole, [1, 2])
+        assert begun.table.bases == {i: whole.table.bases[i] for i in (1, 2)}
+        assert begun.bytes_of(1).tobytes() == whole.bytes_of(1).tobytes()
 
 
 def test_the_index_says_which_arrays_have_bytes_aside(tmp_path):
